@@ -1,0 +1,145 @@
+//! The plugin's configuration: from text to a [`Config`] that cannot be wrong.
+//!
+//! A configuration is taken as a whole or refused as a whole, and a refusal names the path of what is wrong.
+
+pub mod networks;
+mod raw;
+mod resolve;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::evm::eip712::Word;
+use crate::ledger::Ledger;
+use crate::route::RouteTable;
+use crate::x402::Requirement;
+
+/// Everything the filter was told, checked.
+#[derive(Debug)]
+pub struct Config {
+    /// Who verifies and settles.
+    pub facilitator: Facilitator,
+    /// The routes in the order of the configuration; [`RouteTable`] names them by index.
+    pub routes: Vec<Route>,
+    /// Finds the route of a request.
+    pub table: RouteTable,
+    /// What happens to requests that no route matches.
+    pub unmatched: Unmatched,
+    /// Headers that a client may send although they can override path or method; in lower case.
+    pub kept_headers: BTreeSet<String>,
+    /// The rules of claims on payments.
+    pub ledger: Ledger,
+}
+
+/// How the facilitator is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facilitator {
+    /// The proxy's cluster that the calls go to.
+    pub cluster: String,
+    /// `http` or `https`.
+    pub scheme: String,
+    /// Host and port of the calls.
+    pub authority: String,
+    /// The path before `/verify` and `/settle`, without a slash at its end.
+    pub base_path: String,
+    /// How long one call may take.
+    pub timeout: Duration,
+    /// Whether payments are verified by the facilitator before the request is served.
+    pub verify: Verify,
+    /// Headers added to each call; names in lower case.
+    pub headers: Vec<(String, String)>,
+}
+
+/// A route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// Its name in logs, or its index where it has none.
+    pub label: Arc<str>,
+    /// What its requests must do; `None` where they are free.
+    pub terms: Option<Arc<Terms>>,
+}
+
+/// What a priced route asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Terms {
+    /// The ways to pay, in the order of the configuration. At least one.
+    pub offers: Vec<Arc<Offer>>,
+    /// For people and agents.
+    pub description: String,
+    /// The media type of what is sold.
+    pub mime_type: String,
+    /// When the money moves.
+    pub settle: Settle,
+}
+
+/// A way to pay, with what follows from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offer {
+    /// The entry of `accepts`.
+    pub requirement: Requirement,
+    /// The EIP-712 domain separator of its asset.
+    pub domain_separator: Word,
+}
+
+/// When the money moves.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Settle {
+    /// Once the upstream has answered, and only if it did so without error.
+    #[default]
+    After,
+    /// Before the upstream hears of the request.
+    Before,
+}
+
+/// Who verifies a payment before the request is served.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verify {
+    /// The filter, and then the facilitator.
+    #[default]
+    Remote,
+    /// The filter alone, wherever it can.
+    Local,
+}
+
+/// What happens to requests that no route matches.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unmatched {
+    /// They pass.
+    #[default]
+    Free,
+    /// They are answered 403.
+    Deny,
+}
+
+/// Why a configuration is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{path}: {message}")]
+pub struct ConfigError {
+    /// Where, such as `routes[2].price`.
+    pub path: String,
+    /// What is wrong there, and what would be right.
+    pub message: String,
+}
+
+impl Config {
+    /// Reads a configuration from JSON.
+    ///
+    /// # Errors
+    /// The first [`ConfigError`] found.
+    pub fn from_json(json: &[u8]) -> Result<Self, ConfigError> {
+        let mut deserializer = serde_json::Deserializer::from_slice(json);
+        let raw = serde_path_to_error::deserialize(&mut deserializer)
+            .map_err(|error| ConfigError { path: error.path().to_string(), message: error.inner().to_string() })?;
+        deserializer.end().map_err(|error| ConfigError { path: ".".to_owned(), message: error.to_string() })?;
+        resolve::config(raw)
+    }
+}
+
+#[cfg(test)]
+mod tests;

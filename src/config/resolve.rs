@@ -1,0 +1,453 @@
+//! From what is written to what it means.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::uri::Uri;
+use http::{HeaderName, HeaderValue};
+
+use super::networks::{KnownAsset, NETWORKS, V1_NAMES};
+use super::raw::{self, TextOr};
+use super::{Config, ConfigError, Facilitator, Offer, Route, Settle, Terms};
+use crate::evm::Address;
+use crate::ledger::Ledger;
+use crate::money::{Amount, Dollars};
+use crate::route::{Access, HostPattern, Matcher, Pattern, RouteTable};
+use crate::scheme::exact::MIN_LIFETIME_SECONDS;
+use crate::time::parse_duration;
+use crate::x402::requirement::PaymentFlow;
+use crate::x402::{NetworkId, Requirement};
+
+type Result<T> = std::result::Result<T, ConfigError>;
+
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+const MAX_TIMEOUT: Duration = Duration::from_secs(600);
+const DEFAULT_MAX_TIMEOUT_SECONDS: u64 = 300;
+/// An authorization that lives no longer than verifiers demand would be refused by the time it arrives.
+const MIN_MAX_TIMEOUT_SECONDS: u64 = MIN_LIFETIME_SECONDS.saturating_add(4);
+/// 23 MB, if it were ever full.
+const DEFAULT_MAX_CLAIMS: u32 = 262_144;
+/// The whole of the terms has to fit into a header.
+const MAX_DESCRIPTION_BYTES: usize = 2048;
+
+pub(super) fn config(raw: raw::Config) -> Result<Config> {
+    let facilitator = facilitator(raw.facilitator)?;
+    let networks = Networks::new(raw.networks)?;
+    let defaults = &raw.defaults;
+    let mut labels = BTreeSet::new();
+    let mut routes = Vec::with_capacity(raw.routes.len());
+    let mut matchers = Vec::with_capacity(raw.routes.len());
+    for (index, raw_route) in raw.routes.into_iter().enumerate() {
+        let path = format!("routes[{index}]");
+        let matcher = matcher(&path, &raw_route.matcher)?;
+        let route = route(&path, index, raw_route, defaults, &networks)?;
+        if !labels.insert(route.label.clone()) {
+            return refuse(format!("{path}.name"), format_args!("{:?} is the name of another route", route.label));
+        }
+        matchers.push((matcher, if route.terms.is_some() { Access::Priced } else { Access::Free }));
+        routes.push(route);
+    }
+    Ok(Config {
+        facilitator,
+        routes,
+        table: RouteTable::new(matchers),
+        unmatched: raw.unmatched,
+        kept_headers: kept_headers(&raw.keep_headers)?,
+        ledger: ledger(&raw.ledger)?,
+    })
+}
+
+fn refuse<T>(path: impl Into<String>, message: impl Display) -> Result<T> {
+    Err(ConfigError { path: path.into(), message: message.to_string() })
+}
+
+/// Puts a path to an error that speaks of `value`.
+fn at<E: Display>(path: impl Into<String>, value: impl std::fmt::Debug) -> impl FnOnce(E) -> ConfigError {
+    move |error| ConfigError { path: path.into(), message: format!("{value:?} {error}") }
+}
+
+fn facilitator(raw: raw::Facilitator) -> Result<Facilitator> {
+    const PATH: &str = "facilitator";
+    if raw.cluster.is_empty() {
+        return refuse(format!("{PATH}.cluster"), "is empty; name the cluster that leads to the facilitator");
+    }
+    let uri: Uri = raw.url.parse().map_err(at(format!("{PATH}.url"), &raw.url))?;
+    let (Some(scheme @ ("http" | "https")), Some(authority), None) = (uri.scheme_str(), uri.authority(), uri.query())
+    else {
+        return refuse(format!("{PATH}.url"), format_args!("{:?} is not an http or https URL without query", raw.url));
+    };
+    if authority.as_str().contains('@') {
+        return refuse(format!("{PATH}.url"), "carries a user name; credentials belong in facilitator.headers");
+    }
+    let timeout = match &raw.timeout {
+        None => DEFAULT_TIMEOUT,
+        Some(text) => match parse_duration(text) {
+            Some(timeout) if timeout >= Duration::from_millis(1) && timeout <= MAX_TIMEOUT => timeout,
+            _ => {
+                return refuse(
+                    format!("{PATH}.timeout"),
+                    format_args!("{text:?} is not a duration such as \"10s\" or \"0.5s\", from 0.001s to 600s"),
+                );
+            }
+        },
+    };
+    Ok(Facilitator {
+        cluster: raw.cluster,
+        scheme: scheme.to_owned(),
+        authority: authority.to_string(),
+        base_path: uri.path().trim_end_matches('/').to_owned(),
+        timeout,
+        verify: raw.verify,
+        headers: raw.headers.into_iter().map(facilitator_header).collect::<Result<_>>()?,
+    })
+}
+
+fn facilitator_header((name, value): (String, String)) -> Result<(String, String)> {
+    const RESERVED: [&str; 7] =
+        ["host", "content-type", "content-length", "transfer-encoding", "connection", "te", "upgrade"];
+    let path = format!("facilitator.headers.{name}");
+    let parsed: HeaderName = name.parse().map_err(at(&path, &name))?;
+    if RESERVED.contains(&parsed.as_str()) {
+        return refuse(path, "is set by the filter or the proxy");
+    }
+    if HeaderValue::from_str(&value).is_err() {
+        // The value may be a secret, so the message does not show it.
+        return refuse(path, "holds a character that no header value may have");
+    }
+    Ok((parsed.as_str().to_owned(), value))
+}
+
+fn kept_headers(raw: &[String]) -> Result<BTreeSet<String>> {
+    let kept = raw.iter().enumerate().map(|(index, name)| {
+        let parsed: HeaderName = name.parse().map_err(at(format!("keep_headers[{index}]"), name))?;
+        Ok(parsed.as_str().to_owned())
+    });
+    kept.collect()
+}
+
+fn ledger(raw: &raw::Ledger) -> Result<Ledger> {
+    match raw.max_claims.map_or(Ok(DEFAULT_MAX_CLAIMS), u32::try_from) {
+        Ok(claims @ 1..) => Ok(Ledger::with_room_for(claims)),
+        _ => refuse("ledger.max_claims", "is not between 1 and 4294967295"),
+    }
+}
+
+fn matcher(path: &str, raw: &raw::Match) -> Result<Matcher> {
+    let hosts = raw
+        .hosts
+        .iter()
+        .enumerate()
+        .map(|(index, host)| HostPattern::parse(host).map_err(at(format!("{path}.match.hosts[{index}]"), host)));
+    let methods = raw.methods.iter().enumerate().map(|(index, method)| {
+        http::Method::from_bytes(method.as_bytes()).map_err(at(format!("{path}.match.methods[{index}]"), method))?;
+        Ok(method.to_ascii_uppercase())
+    });
+    Ok(Matcher {
+        hosts: hosts.collect::<Result<_>>()?,
+        methods: methods.collect::<Result<_>>()?,
+        path: Pattern::parse(&raw.path).map_err(at(format!("{path}.match.path"), &raw.path))?,
+    })
+}
+
+fn route(path: &str, index: usize, raw: raw::Route, defaults: &raw::Defaults, networks: &Networks) -> Result<Route> {
+    let label = match &raw.name {
+        None => index.to_string(),
+        Some(name) if is_label(name) => name.clone(),
+        Some(name) => {
+            return refuse(format!("{path}.name"), format_args!("{name:?} is not of letters, digits, _ and - alone"));
+        }
+    };
+    let terms = match (&raw.price, raw.free) {
+        (Some(price), false) => Some(Arc::new(terms(path, &raw, price, defaults, networks)?)),
+        (None, true) if asks_something(&raw) => {
+            return refuse(
+                path,
+                "is free, and says how to pay; leave out pay_to, accepts, settle and max_timeout_seconds",
+            );
+        }
+        (None, true) => None,
+        (Some(_), true) => return refuse(path, "is free and has a price; keep one of the two"),
+        (None, false) => return refuse(path, "has neither a price nor free: true"),
+    };
+    Ok(Route { label: label.into(), terms })
+}
+
+fn is_label(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+}
+
+fn asks_something(raw: &raw::Route) -> bool {
+    raw.pay_to.is_some() || raw.accepts.is_some() || raw.settle.is_some() || raw.max_timeout_seconds.is_some()
+}
+
+fn terms(
+    path: &str,
+    raw: &raw::Route,
+    price: &TextOr<raw::Price>,
+    defaults: &raw::Defaults,
+    networks: &Networks,
+) -> Result<Terms> {
+    let settle = raw.settle.or(defaults.settle).unwrap_or_default();
+    let (max_timeout_path, max_timeout_seconds) = match (raw.max_timeout_seconds, defaults.max_timeout_seconds) {
+        (Some(seconds), _) => (format!("{path}.max_timeout_seconds"), seconds),
+        (None, Some(seconds)) => ("defaults.max_timeout_seconds".to_owned(), seconds),
+        (None, None) => (String::new(), DEFAULT_MAX_TIMEOUT_SECONDS),
+    };
+    if max_timeout_seconds < MIN_MAX_TIMEOUT_SECONDS {
+        return refuse(
+            max_timeout_path,
+            format_args!(
+                "{max_timeout_seconds} is too short: facilitators want {MIN_LIFETIME_SECONDS} s left when they see a payment; the least is {MIN_MAX_TIMEOUT_SECONDS}"
+            ),
+        );
+    }
+    let (accepts_path, entries) = match (&raw.accepts, &defaults.accepts) {
+        (Some(entries), _) => (format!("{path}.accepts"), entries),
+        (None, Some(entries)) => ("defaults.accepts".to_owned(), entries),
+        (None, None) => return refuse(format!("{path}.accepts"), "is missing, here and in defaults: say how to pay"),
+    };
+    if entries.is_empty() {
+        return refuse(accepts_path, "is empty: say how to pay");
+    }
+    let inherited = Inherited { route: path, raw, defaults, price, settle, max_timeout_seconds };
+    let mut offers: Vec<Arc<Offer>> = Vec::with_capacity(entries.len());
+    for (index, entry) in entries.iter().enumerate() {
+        let offer = Arc::new(inherited.offer(&format!("{accepts_path}[{index}]"), entry, networks)?);
+        if offers.contains(&offer) {
+            return refuse(format!("{accepts_path}[{index}]"), "says the same as an entry before it");
+        }
+        offers.push(offer);
+    }
+    let description = raw.description.clone().unwrap_or_default();
+    if description.len() > MAX_DESCRIPTION_BYTES {
+        return refuse(format!("{path}.description"), format_args!("is longer than {MAX_DESCRIPTION_BYTES} bytes"));
+    }
+    let mime_type = raw.mime_type.clone().unwrap_or_default();
+    if !mime_type.is_empty() && (!mime_type.contains('/') || HeaderValue::from_str(&mime_type).is_err()) {
+        return refuse(
+            format!("{path}.mime_type"),
+            format_args!("{mime_type:?} is not a media type such as \"application/json\""),
+        );
+    }
+    Ok(Terms { offers, description, mime_type, settle })
+}
+
+/// What an entry takes from the route and the defaults around it.
+struct Inherited<'a> {
+    route: &'a str,
+    raw: &'a raw::Route,
+    defaults: &'a raw::Defaults,
+    price: &'a TextOr<raw::Price>,
+    settle: Settle,
+    max_timeout_seconds: u64,
+}
+
+impl Inherited<'_> {
+    fn offer(&self, path: &str, entry: &raw::Entry, networks: &Networks) -> Result<Offer> {
+        let raw::Scheme::Exact = entry.scheme;
+        let network = networks.find(&format!("{path}.network"), &entry.network)?;
+        let asset = match &entry.asset {
+            TextOr::Object(inline) => Asset::from_raw(&format!("{path}.asset"), inline, "the asset")?,
+            TextOr::Text(symbol) => network.asset(&format!("{path}.asset"), symbol)?,
+        };
+        let requirement = Requirement {
+            network: NetworkId::from_chain_id(network.chain_id),
+            chain_id: network.chain_id,
+            v1_network: network.name.clone().filter(|name| V1_NAMES.contains(&name.as_str())),
+            amount: self.amount(&asset)?,
+            asset: asset.address,
+            pay_to: self.pay_to(path, entry)?,
+            max_timeout_seconds: self.max_timeout_seconds,
+            eip712_name: asset.eip712_name,
+            eip712_version: asset.eip712_version,
+            payment_flow: match self.settle {
+                Settle::After => PaymentFlow::Authorization,
+                Settle::Before => PaymentFlow::Upfront,
+            },
+            contract_wallets: entry.contract_wallets,
+        };
+        let domain_separator = requirement.domain_separator();
+        Ok(Offer { requirement, domain_separator })
+    }
+
+    fn amount(&self, asset: &Asset) -> Result<Amount> {
+        let path = format!("{}.price", self.route);
+        let amount = match self.price {
+            TextOr::Object(price) => {
+                Amount::parse(&price.amount).map_err(at(format!("{path}.amount"), &price.amount))?
+            }
+            TextOr::Text(_) if !asset.usd_pegged => {
+                return refuse(
+                    path,
+                    format_args!(
+                        "is in dollars, and {} is not pegged to the dollar; give {{amount: \"…\"}} in atomic units, or mark the asset usd_pegged",
+                        asset.label
+                    ),
+                );
+            }
+            TextOr::Text(text) => {
+                let dollars = Dollars::parse(text).map_err(at(&path, text))?;
+                dollars.to_amount(asset.decimals).map_err(|error| ConfigError {
+                    path: path.clone(),
+                    message: format!("{text:?} {error} of {} ({} decimals)", asset.label, asset.decimals),
+                })?
+            }
+        };
+        if amount == Amount::ZERO {
+            return refuse(path, "is nothing; write free: true in place of a price");
+        }
+        Ok(amount)
+    }
+
+    fn pay_to(&self, path: &str, entry: &raw::Entry) -> Result<Address> {
+        let candidates = [
+            (format!("{path}.pay_to"), &entry.pay_to),
+            (format!("{}.pay_to", self.route), &self.raw.pay_to),
+            ("defaults.pay_to".to_owned(), &self.defaults.pay_to),
+        ];
+        let Some((path, text)) = candidates.into_iter().find_map(|(path, text)| Some((path, text.as_deref()?))) else {
+            return refuse(
+                format!("{}.pay_to", self.route),
+                "is missing, here, in the entry and in defaults: say who is paid",
+            );
+        };
+        let address: Address = text.parse().map_err(at(&path, text))?;
+        if address == Address::from_bytes([0; 20]) {
+            return refuse(path, "is the zero address, from which nobody can take the money");
+        }
+        Ok(address)
+    }
+}
+
+/// The built-in table with what the configuration adds to it.
+struct Networks(BTreeMap<String, Network>);
+
+#[derive(Clone)]
+struct Network {
+    name: Option<String>,
+    chain_id: u64,
+    assets: BTreeMap<String, Asset>,
+}
+
+#[derive(Clone)]
+struct Asset {
+    label: String,
+    address: Address,
+    decimals: u8,
+    eip712_name: String,
+    eip712_version: String,
+    usd_pegged: bool,
+}
+
+impl Networks {
+    fn new(added: BTreeMap<String, raw::Network>) -> Result<Self> {
+        let mut networks = BTreeMap::new();
+        for known in NETWORKS {
+            let assets = known.assets.iter().map(|asset| Ok((asset.symbol.to_owned(), Asset::from_known(asset)?)));
+            let assets = assets.collect::<Result<_>>()?;
+            let network = Network { name: Some(known.name.to_owned()), chain_id: known.chain_id, assets };
+            networks.insert(known.name.to_owned(), network);
+        }
+        for (name, raw) in added {
+            let path = format!("networks.{name}");
+            let known = networks.get(&name);
+            let Some(chain_id) = raw.chain_id.or(known.map(|network| network.chain_id)) else {
+                return refuse(path, "is not in the built-in table and has no chain_id");
+            };
+            let mut assets = known
+                .filter(|known| known.chain_id == chain_id)
+                .map_or_else(BTreeMap::new, |known| known.assets.clone());
+            for (symbol, asset) in raw.assets {
+                let asset = Asset::from_raw(&format!("{path}.assets.{symbol}"), &asset, &symbol)?;
+                assets.insert(symbol, asset);
+            }
+            networks.insert(name.clone(), Network { name: Some(name), chain_id, assets });
+        }
+        Ok(Self(networks))
+    }
+
+    fn find(&self, path: &str, text: &str) -> Result<Network> {
+        if let Some(network) = self.0.get(text) {
+            return Ok(network.clone());
+        }
+        let chain_id = text.parse::<NetworkId>().ok().and_then(|id| id.chain_id());
+        match chain_id {
+            Some(chain_id) => {
+                let known = self.0.values().find(|network| network.chain_id == chain_id).cloned();
+                Ok(known.unwrap_or(Network { name: None, chain_id, assets: BTreeMap::new() }))
+            }
+            None => refuse(
+                path,
+                format_args!(
+                    "{text:?} is neither a CAIP-2 id of the form eip155:<chain id> nor one of {}",
+                    list(self.0.keys())
+                ),
+            ),
+        }
+    }
+}
+
+impl Network {
+    fn asset(&self, path: &str, symbol: &str) -> Result<Asset> {
+        match self.assets.get(symbol) {
+            Some(asset) => Ok(asset.clone()),
+            None if self.assets.is_empty() => refuse(
+                path,
+                format_args!(
+                    "{symbol:?}: no asset of eip155:{} is known by its symbol; give {{address, decimals, eip712}}",
+                    self.chain_id
+                ),
+            ),
+            None => refuse(
+                path,
+                format_args!(
+                    "{symbol:?} is not known on eip155:{}; known are {}; others are given as {{address, decimals, eip712}}",
+                    self.chain_id,
+                    list(self.assets.keys())
+                ),
+            ),
+        }
+    }
+}
+
+impl Asset {
+    fn from_known(known: &KnownAsset) -> Result<Self> {
+        Ok(Self {
+            label: known.symbol.to_owned(),
+            address: known.address.parse().map_err(at("networks (built-in)", known.address))?,
+            decimals: known.decimals,
+            eip712_name: known.eip712_name.to_owned(),
+            eip712_version: known.eip712_version.to_owned(),
+            usd_pegged: known.usd_pegged,
+        })
+    }
+
+    fn from_raw(path: &str, raw: &raw::Asset, label: &str) -> Result<Self> {
+        let raw::TransferMethod::Eip3009 = raw.transfer_method;
+        if raw.eip712.name.is_empty() || raw.eip712.version.is_empty() {
+            return refuse(
+                format!("{path}.eip712"),
+                "has an empty name or version; take both from the token's contract",
+            );
+        }
+        let Some(decimals) =
+            raw.decimals.and_then(|decimals| u8::try_from(decimals).ok()).filter(|decimals| *decimals <= 77)
+        else {
+            return refuse(format!("{path}.decimals"), "is not between 0 and 77");
+        };
+        Ok(Self {
+            label: label.to_owned(),
+            address: raw.address.parse().map_err(at(format!("{path}.address"), &raw.address))?,
+            decimals,
+            eip712_name: raw.eip712.name.clone(),
+            eip712_version: raw.eip712.version.clone(),
+            usd_pegged: raw.usd_pegged,
+        })
+    }
+}
+
+fn list<'a>(names: impl Iterator<Item = &'a String>) -> String {
+    names.map(String::as_str).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,72 @@
+//! Transfers by signed authorization (EIP-3009), which USDC and its like settle x402 payments by.
+
+use ruint::aliases::U256;
+use serde::{Deserialize, Deserializer};
+
+use super::eip712::{self, Word};
+use super::{Address, Nonce};
+use crate::money::Amount;
+use crate::time::UnixTime;
+
+const TYPE: &str = "TransferWithAuthorization(address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,bytes32 nonce)";
+
+/// The payer's leave to move `value` from `from` to `to`, once, in a window of time.
+///
+/// Read from JSON as the official clients write it: every number is a string in decimal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Authorization {
+    /// The payer, who signs.
+    pub from: Address,
+    /// The recipient.
+    pub to: Address,
+    /// Atomic units of the token.
+    pub value: Amount,
+    /// The token accepts the transfer only after this time.
+    pub valid_after: Timestamp,
+    /// The token accepts the transfer only before this time.
+    pub valid_before: Timestamp,
+    /// Chosen by the payer; the token accepts each once.
+    pub nonce: Nonce,
+}
+
+impl Authorization {
+    /// The digest that the payer signs, under the token's domain.
+    pub fn digest(&self, domain_separator: &Word) -> Word {
+        let struct_hash = eip712::struct_hash(
+            TYPE,
+            &[
+                self.from.to_word(),
+                self.to.to_word(),
+                self.value.to_be_bytes(),
+                self.valid_after.0.to_be_bytes(),
+                self.valid_before.0.to_be_bytes(),
+                *self.nonce.as_bytes(),
+            ],
+        );
+        eip712::digest(domain_separator, &struct_hash)
+    }
+}
+
+/// A point in time as the token sees it: seconds since the epoch in 256 bits, of any size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Timestamp(U256);
+
+impl Timestamp {
+    /// The time in the filter's own terms; what lies beyond its range counts as its end.
+    pub fn to_unix_time(self) -> UnixTime {
+        UnixTime::from_secs(self.0.saturating_to())
+    }
+}
+
+impl From<UnixTime> for Timestamp {
+    fn from(time: UnixTime) -> Self {
+        Self(U256::from(time.as_secs()))
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Amount::deserialize(deserializer).map(|seconds| Self(seconds.to_integer()))
+    }
+}

@@ -1,0 +1,74 @@
+//! ECDSA signatures over secp256k1, with the rules of Ethereum's tokens.
+
+use k256::ecdsa::{self, RecoveryId, VerifyingKey};
+
+use super::{Address, keccak256};
+
+/// A signature of 65 bytes (`r ‖ s ‖ v`) in the one form that tokens accept: `s` in the lower half of the
+/// group's order (EIP-2), `v` 27 or 28.
+#[derive(Debug, Clone, Copy)]
+pub struct Signature {
+    rs: ecdsa::Signature,
+    recovery_id: RecoveryId,
+}
+
+/// Why bytes are not a signature that a token would accept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SignatureError {
+    /// Not 65 bytes.
+    #[error("the signature is not 65 bytes long")]
+    Length,
+    /// `v` is neither 27 nor 28.
+    #[error("the signature's v is neither 27 nor 28")]
+    RecoveryId,
+    /// `r` or `s` is zero or not below the group's order.
+    #[error("the signature's r or s is out of range")]
+    Scalar,
+    /// `s` lies in the upper half of the order.
+    #[error("the signature's s is in the upper half of the order (EIP-2)")]
+    HighS,
+    /// No public key gives this signature for this digest.
+    #[error("no signer can be recovered from the signature")]
+    Unrecoverable,
+}
+
+impl Signature {
+    /// Length of a signature in bytes.
+    pub const LENGTH: usize = 65;
+
+    /// Takes `r ‖ s ‖ v` apart.
+    ///
+    /// # Errors
+    /// Every form that a token's `ecrecover` wrapper reverts on; see [`SignatureError`].
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, SignatureError> {
+        let (rs, v) = match bytes.split_last_chunk::<1>() {
+            Some((rs, [v])) if bytes.len() == Self::LENGTH => (rs, *v),
+            _ => return Err(SignatureError::Length),
+        };
+        let recovery_id = match v {
+            27 => RecoveryId::new(false, false),
+            28 => RecoveryId::new(true, false),
+            _ => return Err(SignatureError::RecoveryId),
+        };
+        let rs = ecdsa::Signature::from_slice(rs).map_err(|_| SignatureError::Scalar)?;
+        // Recovery itself takes a high s without complaint.
+        if rs.normalize_s() != rs {
+            return Err(SignatureError::HighS);
+        }
+        Ok(Self { rs, recovery_id })
+    }
+
+    /// The account whose key signed `digest`.
+    ///
+    /// # Errors
+    /// [`SignatureError::Unrecoverable`].
+    pub fn recover(&self, digest: &[u8; 32]) -> Result<Address, SignatureError> {
+        let key = VerifyingKey::recover_from_prehash(digest, &self.rs, self.recovery_id)
+            .map_err(|_| SignatureError::Unrecoverable)?;
+        let point = key.to_sec1_point(false);
+        let [_tag, coordinates @ ..] = point.as_bytes() else {
+            return Err(SignatureError::Unrecoverable);
+        };
+        keccak256(coordinates).last_chunk::<20>().copied().map(Address::from_bytes).ok_or(SignatureError::Unrecoverable)
+    }
+}

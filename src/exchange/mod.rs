@@ -1,0 +1,325 @@
+//! One request from its head to its end: a state machine that consumes itself.
+//!
+//! [`Exchange::start`] and [`Exchange::step`] take what happened and give back the next state and what is to be done.
+//! Nothing here does anything. Each state holds just what its end needs, and the last one holds nothing, so a second
+//! reply or a second delivery cannot be written down.
+
+mod payment;
+mod receive;
+mod reply;
+mod request;
+
+use std::sync::Arc;
+
+use crate::config::{Config, Unmatched};
+use crate::evm::{Address, TransactionHash};
+use crate::facilitator::{CalloutAnswer, Question};
+use crate::ledger::{Answer, Operation, Owner, PaymentKey};
+use crate::route::Decision;
+use crate::time::UnixTime;
+pub use payment::Payment;
+pub use reply::Reply;
+pub use request::RequestHead;
+
+/// What may happen to a request after its head came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The ledger has carried out [`Effects::ledger`].
+    Ledger(Answer),
+    /// The callout of [`Effects::call`] is over.
+    Facilitator(CalloutAnswer),
+    /// The head of the upstream's response, or of the proxy's own where the upstream failed.
+    Upstream(UpstreamHead),
+    /// The request is over, whatever state it was in: answered, or its client gone.
+    Ended,
+}
+
+/// What matters of the head of the upstream's response.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamHead {
+    /// HTTP status.
+    pub status: u16,
+    /// `Cache-Control`.
+    pub cache_control: Option<String>,
+}
+
+/// What is to be done after a step, in the order of the fields.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Effects {
+    /// To be carried out on the claim of this payment, and answered by [`Event::Ledger`].
+    pub ledger: Option<(PaymentKey, Operation)>,
+    /// What to remember of the exchange, where there is something new.
+    pub record: Option<Record>,
+    /// To be sent to the facilitator, and answered by [`Event::Facilitator`].
+    pub call: Option<Call>,
+    /// What becomes of the stream.
+    pub stream: Stream,
+}
+
+/// A callout to the facilitator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// Which.
+    pub question: Question,
+    /// Its JSON body.
+    pub body: String,
+}
+
+/// What becomes of the stream that a request and its response are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Stream {
+    /// It waits where it is.
+    #[default]
+    Hold,
+    /// The request goes on to the upstream.
+    Forward(RequestEdits),
+    /// The response goes on to the client.
+    Deliver(ResponseEdits),
+    /// The client gets this, and nothing of the upstream's.
+    Reply(Reply),
+}
+
+/// Changes to the head of a request.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RequestEdits {
+    /// Headers to remove.
+    pub remove: Vec<String>,
+    /// Headers to set.
+    pub set: Vec<(&'static str, String)>,
+}
+
+/// Changes to the head of a response.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ResponseEdits {
+    /// Headers to set.
+    pub set: Vec<(&'static str, String)>,
+    /// Headers to add beside those of the same name.
+    pub add: Vec<(&'static str, String)>,
+}
+
+/// What became of a request, for logs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// The name of the route, or its index.
+    pub route: Arc<str>,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// More of why, where there is more: an official error string, mostly.
+    pub reason: String,
+    /// The payment, where one came that could be read.
+    pub payment: Option<PaymentRecord>,
+}
+
+/// A payment, for logs and for the upstream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PaymentRecord {
+    /// Who paid.
+    pub payer: Address,
+    /// CAIP-2 id.
+    pub network: String,
+    /// Atomic units.
+    pub amount: String,
+    /// The token's contract.
+    pub asset: Address,
+    /// The transfer, once it is known.
+    pub transaction: Option<TransactionHash>,
+}
+
+/// What became of a request on a priced route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// No payment came; the client has the terms.
+    Unpaid,
+    /// What came could not be read.
+    Malformed,
+    /// The payment does not meet the terms, or the facilitator refused it.
+    Refused,
+    /// The payment is at work elsewhere.
+    InFlight,
+    /// The payment had bought its response before.
+    Spent,
+    /// It is not known what the facilitator did or would do.
+    Unknown,
+    /// The ledger is full or out of order.
+    Overloaded,
+    /// The upstream failed, and nothing was charged.
+    UpstreamFailed,
+    /// The upstream failed after the money had moved; the same payment may come again.
+    SettledUpstreamFailed,
+    /// The money has moved, and the response is on its way.
+    Served,
+}
+
+impl Outcome {
+    /// The outcome as one word for logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unpaid => "unpaid",
+            Self::Malformed => "malformed",
+            Self::Refused => "refused",
+            Self::InFlight => "in_flight",
+            Self::Spent => "spent",
+            Self::Unknown => "unknown",
+            Self::Overloaded => "overloaded",
+            Self::UpstreamFailed => "upstream_failed",
+            Self::SettledUpstreamFailed => "settled_upstream_failed",
+            Self::Served => "served",
+        }
+    }
+}
+
+/// A request on its way.
+#[derive(Debug)]
+pub enum Exchange {
+    /// The filter has no more to do with it.
+    Over,
+    /// The claim is asked for.
+    Claiming(Payment),
+    /// `/verify` is asked.
+    Verifying(Payment),
+    /// The upstream has the request, and no money has moved.
+    Serving(Payment),
+    /// The ledger is told that settlement begins.
+    BeginningSettlement(Payment, Then),
+    /// `/settle` is asked.
+    Settling(Payment, Then, History),
+    /// The money has moved, and the ledger is told.
+    Recording(Payment, Then, TransactionHash),
+    /// The money has moved, and the upstream has the request.
+    Redeeming(Payment, TransactionHash),
+}
+
+/// What follows a settlement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// The request goes to the upstream.
+    Forward,
+    /// The response, which waits, goes to the client.
+    Deliver {
+        /// Whether its `Cache-Control` keeps shared caches away already.
+        keeps_cache_control: bool,
+    },
+}
+
+/// What is known about settlements of this payment that were asked for before.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct History {
+    /// An earlier request asked and did not hear the answer, so a refusal now may mean that the first one succeeded.
+    asked_before: bool,
+    /// The facilitator said once already that the settlement is pending.
+    was_pending: bool,
+}
+
+/// Everything that a step may look at.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    /// The configuration under which the request came.
+    pub config: &'a Config,
+    /// The host's clock.
+    pub now: UnixTime,
+}
+
+/// The state after a step, and what is to be done.
+pub type Next = (Exchange, Effects);
+
+impl Exchange {
+    /// Takes a request in. `owner` marks it among all that live at the same time.
+    pub fn start(context: Context<'_>, head: &RequestHead, owner: Owner) -> Next {
+        let config = context.config;
+        match head.with_target(|target| config.table.decide(target)) {
+            Decision::Ambiguous => Effects::reply(Reply::error(400, AMBIGUOUS_PATH)).and_over(),
+            Decision::Unmatched if config.unmatched == Unmatched::Deny => {
+                Effects::reply(Reply::error(403, "no route takes this request")).and_over()
+            }
+            Decision::Unmatched | Decision::Free(_) => pass(config, head),
+            Decision::Priced(_) if head.is_preflight() => pass(config, head),
+            Decision::Priced(index) => {
+                match config.routes.get(index).and_then(|route| Some((route, route.terms.as_ref()?))) {
+                    Some((route, terms)) => Payment::receive(context, head, owner, &route.label, terms),
+                    None => Effects::reply(Reply::overloaded("this route is not configured")).and_over(),
+                }
+            }
+        }
+    }
+
+    /// Takes in what happened. An event that a state does not wait for leaves it as it is.
+    pub fn step(self, context: Context<'_>, event: Event) -> Next {
+        match (self, event) {
+            (exchange, Event::Ended) => exchange.end(),
+            (Self::Claiming(payment), Event::Ledger(answer)) => payment.on_claim(context, answer),
+            (Self::Verifying(payment), Event::Facilitator(answer)) => payment.on_verification(&answer),
+            (Self::Serving(payment), Event::Upstream(head)) => payment.on_response(context, &head),
+            (Self::BeginningSettlement(payment, then), Event::Ledger(answer)) => {
+                payment.on_settlement_begun(then, answer)
+            }
+            (Self::Settling(payment, then, history), Event::Facilitator(answer)) => {
+                payment.on_settlement(context, then, history, &answer)
+            }
+            (Self::Recording(payment, then, transaction), Event::Ledger(answer)) => {
+                payment.on_recorded(then, transaction, answer)
+            }
+            (Self::Redeeming(payment, transaction), Event::Upstream(head)) => {
+                payment.on_paid_response(transaction, &head)
+            }
+            (exchange, Event::Upstream(head)) => exchange.on_stray_response(&head),
+            (exchange, _) => (exchange, Effects::default()),
+        }
+    }
+
+    /// Whether the filter has no more to do with the request.
+    pub const fn is_over(&self) -> bool {
+        matches!(self, Self::Over)
+    }
+
+    /// The request ended before the filter was done with it: its client has gone.
+    fn end(self) -> Next {
+        let ledger = match self {
+            Self::Claiming(payment)
+            | Self::Verifying(payment)
+            | Self::Serving(payment)
+            | Self::BeginningSettlement(payment, _)
+            | Self::Redeeming(payment, _) => Some((payment.key, Operation::Release)),
+            Self::Settling(payment, ..) => Some((payment.key, Operation::Forget)),
+            // What the ledger was told last is what happened.
+            Self::Over | Self::Recording(..) => None,
+        };
+        Effects { ledger, ..Effects::default() }.and_over()
+    }
+
+    /// A response that this state does not wait for: the proxy's own, about a request that it gave up on. It passes,
+    /// unless it could be what was to be paid for.
+    fn on_stray_response(self, head: &UpstreamHead) -> Next {
+        let could_be_sold = matches!(
+            self,
+            Self::BeginningSettlement(_, Then::Deliver { .. })
+                | Self::Settling(_, Then::Deliver { .. }, _)
+                | Self::Recording(_, Then::Deliver { .. }, _)
+        );
+        let stream = if could_be_sold && !head.is_error() {
+            Stream::Reply(Reply::error(502, "the upstream answered twice"))
+        } else {
+            Stream::Deliver(ResponseEdits::default())
+        };
+        let (over, effects) = self.end();
+        (over, Effects { stream, ..effects })
+    }
+}
+
+const AMBIGUOUS_PATH: &str = "this path can be read in more than one way; send it without encoded separators, dot segments, backslashes or control characters";
+
+/// Lets a request through that has nothing to pay.
+fn pass(config: &Config, head: &RequestHead) -> Next {
+    let remove = head.unwanted(|name| config.kept_headers.contains(name), false);
+    let edits = RequestEdits { remove, set: Vec::new() };
+    Effects { stream: Stream::Forward(edits), ..Effects::default() }.and_over()
+}
+
+impl Effects {
+    fn reply(reply: Reply) -> Self {
+        Self { stream: Stream::Reply(reply), ..Self::default() }
+    }
+
+    fn and_over(self) -> Next {
+        (Exchange::Over, self)
+    }
+}

@@ -1,0 +1,289 @@
+//! The way of a payment from its claim to its receipt.
+
+use std::sync::Arc;
+
+use super::reply::EXPOSED;
+use super::{
+    Call, Context, Effects, Exchange, History, Next, Outcome, PaymentRecord, Record, Reply, RequestEdits,
+    ResponseEdits, Stream, Then, UpstreamHead,
+};
+use crate::config::{Offer, Settle, Terms, Verify};
+use crate::evm::{Address, TransactionHash};
+use crate::facilitator::{self, CalloutAnswer, Question, Settlement, Unknown, Verification};
+use crate::ledger::{Answer, Operation, Owner, PaymentKey};
+use crate::scheme::Judgement;
+use crate::time::UnixTime;
+use crate::x402::header::PAYMENT_RESPONSE;
+use crate::x402::{Receipt, Requirement, reason};
+
+/// A payment that meets an offer, as far as the filter can tell.
+#[derive(Debug)]
+pub struct Payment {
+    pub(super) route: Arc<str>,
+    pub(super) terms: Arc<Terms>,
+    pub(super) offer: Arc<Offer>,
+    pub(super) owner: Owner,
+    pub(super) key: PaymentKey,
+    pub(super) payer: Address,
+    pub(super) judgement: Judgement,
+    /// The decoded header.
+    pub(super) json: String,
+    /// The URL that is paid for.
+    pub(super) url: String,
+    /// Headers that the upstream must not see.
+    pub(super) unwanted: Vec<String>,
+}
+
+impl PaymentRecord {
+    pub(super) fn new(payer: Address, requirement: &Requirement) -> Self {
+        Self {
+            payer,
+            network: requirement.network.to_string(),
+            amount: requirement.amount.to_string(),
+            asset: requirement.asset,
+            transaction: None,
+        }
+    }
+}
+
+impl Payment {
+    /// The request that the payment came with.
+    pub const fn owner(&self) -> Owner {
+        self.owner
+    }
+
+    pub(super) fn claim(self, context: Context<'_>, expires: UnixTime) -> Next {
+        let operation = Operation::Claim { expires, until: self.surely_served(context) };
+        self.ask_ledger(operation, Exchange::Claiming)
+    }
+
+    pub(super) fn on_claim(self, context: Context<'_>, answer: Answer) -> Next {
+        match answer {
+            Answer::Granted => self.on_granted(context),
+            Answer::GrantedUnknown => {
+                let history = History { asked_before: true, ..History::default() };
+                self.settle(Then::Forward, history)
+            }
+            Answer::GrantedSettled(transaction) => self.forward(Some(transaction)),
+            Answer::InFlight => self.end(None, Outcome::InFlight, "", Reply::in_flight()),
+            Answer::Spent => self.refuse(None, Outcome::Spent, reason::NONCE_USED),
+            Answer::Full => self.end(
+                None,
+                Outcome::Overloaded,
+                "the ledger is full",
+                Reply::overloaded("too many payments at a time"),
+            ),
+            Answer::NotHeld | Answer::Failed => self.out_of_order(),
+        }
+    }
+
+    fn on_granted(self, context: Context<'_>) -> Next {
+        let is_verified_here = context.config.facilitator.verify == Verify::Local && self.judgement == Judgement::Valid;
+        match self.terms.settle {
+            Settle::Before => self.begin_settlement(context, Then::Forward),
+            Settle::After if is_verified_here => self.forward(None),
+            Settle::After => self.ask_facilitator(Question::Verify, Exchange::Verifying),
+        }
+    }
+
+    pub(super) fn on_verification(self, answer: &CalloutAnswer) -> Next {
+        let release = Some(Operation::Release);
+        match facilitator::read_verification(answer, self.payer) {
+            Verification::Valid => self.forward(None),
+            Verification::Invalid(reason) => self.refuse(release, Outcome::Refused, &reason),
+            Verification::Unknown(unknown) => self.end_unknown(release, unknown),
+        }
+    }
+
+    pub(super) fn on_response(self, context: Context<'_>, head: &UpstreamHead) -> Next {
+        if head.is_error() {
+            let stream = Stream::Deliver(ResponseEdits::default());
+            return self.finish(Some(Operation::Release), Outcome::UpstreamFailed, "", None, stream);
+        }
+        let then = Then::Deliver { keeps_cache_control: head.forbids_sharing() };
+        self.begin_settlement(context, then)
+    }
+
+    fn begin_settlement(self, context: Context<'_>, then: Then) -> Next {
+        let operation = Operation::Settle { until: self.surely_settled(context) };
+        self.ask_ledger(operation, |payment| Exchange::BeginningSettlement(payment, then))
+    }
+
+    pub(super) fn on_settlement_begun(self, then: Then, answer: Answer) -> Next {
+        match answer {
+            Answer::Granted => self.settle(then, History::default()),
+            Answer::NotHeld => self.end(None, Outcome::InFlight, "", Reply::in_flight()),
+            _ => self.out_of_order(),
+        }
+    }
+
+    fn settle(self, then: Then, history: History) -> Next {
+        self.ask_facilitator(Question::Settle, |payment| Exchange::Settling(payment, then, history))
+    }
+
+    pub(super) fn on_settlement(
+        self,
+        context: Context<'_>,
+        then: Then,
+        history: History,
+        answer: &CalloutAnswer,
+    ) -> Next {
+        match facilitator::read_settlement(answer, &self.offer.requirement, self.payer) {
+            Settlement::Settled(transaction) => self.record_settlement(context, then, transaction),
+            Settlement::Unknown(Unknown::Pending) if !history.was_pending => {
+                self.settle(then, History { was_pending: true, ..history })
+            }
+            Settlement::Unknown(Unknown::NotSent) if !history.may_have_settled() => {
+                self.end_unknown(Some(Operation::Release), Unknown::NotSent)
+            }
+            Settlement::Unknown(unknown) => self.end_unknown(Some(Operation::Forget), unknown),
+            Settlement::Refused(reason) if history.may_have_settled() => {
+                let reply = Reply::outcome_unknown(Unknown::Pending);
+                self.end(Some(Operation::Forget), Outcome::Unknown, &reason, reply)
+            }
+            Settlement::Refused(reason) => {
+                let result = Err(reason.as_str());
+                let receipt = Receipt { payer: self.payer, network: &self.offer.requirement.network, result };
+                let reply = Reply::settlement_refused(&receipt, &reason);
+                self.end(Some(Operation::Release), Outcome::Refused, &reason, reply)
+            }
+        }
+    }
+
+    /// Tells the ledger that the money has moved, before anything is given for it.
+    fn record_settlement(self, context: Context<'_>, then: Then, transaction: TransactionHash) -> Next {
+        let operation = match then {
+            Then::Forward => Operation::Redeem { transaction, until: self.surely_served(context) },
+            Then::Deliver { .. } => Operation::Spend { transaction },
+        };
+        self.ask_ledger(operation, |payment| Exchange::Recording(payment, then, transaction))
+    }
+
+    pub(super) fn on_recorded(self, then: Then, transaction: TransactionHash, answer: Answer) -> Next {
+        match (answer, then) {
+            (Answer::Granted, Then::Forward) => self.forward(Some(transaction)),
+            (Answer::Granted, Then::Deliver { keeps_cache_control }) => {
+                let edits = self.receipt(transaction, keeps_cache_control);
+                self.finish(None, Outcome::Served, "", Some(transaction), Stream::Deliver(edits))
+            }
+            // The hold had lapsed and the payment is another request's now, which will find that it settled.
+            _ => self.end(None, Outcome::Unknown, "the ledger has lost the claim", Reply::in_flight()),
+        }
+    }
+
+    pub(super) fn on_paid_response(self, transaction: TransactionHash, head: &UpstreamHead) -> Next {
+        let keeps_cache_control = head.forbids_sharing();
+        if head.is_error() {
+            let stream = Stream::Deliver(self.receipt(transaction, keeps_cache_control));
+            let outcome = Outcome::SettledUpstreamFailed;
+            return self.finish(Some(Operation::Release), outcome, "", Some(transaction), stream);
+        }
+        let then = Then::Deliver { keeps_cache_control };
+        self.ask_ledger(Operation::Spend { transaction }, |payment| Exchange::Recording(payment, then, transaction))
+    }
+
+    fn forward(self, transaction: Option<TransactionHash>) -> Next {
+        let requirement = &self.offer.requirement;
+        let mut set = vec![
+            ("x-x402-payer", self.payer.to_string()),
+            ("x-x402-network", requirement.network.to_string()),
+            ("x-x402-amount", requirement.amount.to_string()),
+        ];
+        set.extend(transaction.map(|hash| ("x-x402-transaction", hash.to_string())));
+        let edits = RequestEdits { remove: self.unwanted.clone(), set };
+        let exchange = match transaction {
+            Some(transaction) => Exchange::Redeeming(self, transaction),
+            None => Exchange::Serving(self),
+        };
+        (exchange, Effects { stream: Stream::Forward(edits), ..Effects::default() })
+    }
+
+    /// What the response gets beside what the upstream said.
+    fn receipt(&self, transaction: TransactionHash, keeps_cache_control: bool) -> ResponseEdits {
+        let receipt = Receipt { payer: self.payer, network: &self.offer.requirement.network, result: Ok(transaction) };
+        let mut set = vec![(PAYMENT_RESPONSE, receipt.to_header())];
+        if !keeps_cache_control {
+            set.push(("cache-control", "private".to_owned()));
+        }
+        let (name, value) = EXPOSED;
+        ResponseEdits { set, add: vec![(name, value.to_owned())] }
+    }
+
+    fn ask_ledger(self, operation: Operation, then: impl FnOnce(Self) -> Exchange) -> Next {
+        let ledger = Some((self.key, operation));
+        (then(self), Effects { ledger, ..Effects::default() })
+    }
+
+    fn ask_facilitator(self, question: Question, then: impl FnOnce(Self) -> Exchange) -> Next {
+        let body = facilitator::question(&self.json, &self.offer.requirement);
+        (then(self), Effects { call: Some(Call { question, body }), ..Effects::default() })
+    }
+
+    fn refuse(self, operation: Option<Operation>, outcome: Outcome, reason: &str) -> Next {
+        let reply = Reply::payment_required(reason, &self.terms, &self.url);
+        self.end(operation, outcome, reason, reply)
+    }
+
+    fn end_unknown(self, operation: Option<Operation>, unknown: Unknown) -> Next {
+        self.end(operation, Outcome::Unknown, &unknown.to_string(), Reply::outcome_unknown(unknown))
+    }
+
+    fn out_of_order(self) -> Next {
+        let reply = Reply::overloaded("payments cannot be taken at the moment");
+        self.end(None, Outcome::Overloaded, "the ledger is out of order", reply)
+    }
+
+    fn end(self, operation: Option<Operation>, outcome: Outcome, reason: &str, reply: Reply) -> Next {
+        self.finish(operation, outcome, reason, None, Stream::Reply(reply))
+    }
+
+    fn finish(
+        self,
+        operation: Option<Operation>,
+        outcome: Outcome,
+        reason: &str,
+        transaction: Option<TransactionHash>,
+        stream: Stream,
+    ) -> Next {
+        let payment = PaymentRecord { transaction, ..PaymentRecord::new(self.payer, &self.offer.requirement) };
+        let record = Record { route: self.route, outcome, reason: reason.to_owned(), payment: Some(payment) };
+        let ledger = operation.map(|operation| (self.key, operation));
+        Effects { ledger, record: Some(record), call: None, stream }.and_over()
+    }
+
+    /// When a request that asks for settlement now has heard the answer, at the latest: two calls, and some slack.
+    fn surely_settled(&self, context: Context<'_>) -> UnixTime {
+        const SLACK_SECONDS: u64 = 5;
+        let timeout = context.config.facilitator.timeout.as_secs().saturating_add(1);
+        context.now.plus(timeout.saturating_mul(2).saturating_add(SLACK_SECONDS))
+    }
+
+    /// When a request that waits for the upstream is given up on. Should it answer later all the same, and another
+    /// request have taken the payment over by then, the ledger lets only that other one go on.
+    fn surely_served(&self, context: Context<'_>) -> UnixTime {
+        self.surely_settled(context).plus(self.offer.requirement.max_timeout_seconds)
+    }
+}
+
+impl UpstreamHead {
+    /// Whether the upstream failed, and owes nothing.
+    pub(super) const fn is_error(&self) -> bool {
+        self.status >= 400
+    }
+
+    /// Whether the upstream itself keeps shared caches away.
+    fn forbids_sharing(&self) -> bool {
+        let directives = self.cache_control.as_deref().unwrap_or_default();
+        directives.split(',').any(|directive| {
+            let directive = directive.trim();
+            directive.eq_ignore_ascii_case("no-store") || directive.eq_ignore_ascii_case("private")
+        })
+    }
+}
+
+impl History {
+    /// Whether an earlier question may have moved the money.
+    const fn may_have_settled(self) -> bool {
+        self.asked_before || self.was_pending
+    }
+}

@@ -1,0 +1,80 @@
+//! What the filter itself answers a client.
+
+use crate::config::Terms;
+use crate::facilitator::Unknown;
+use crate::x402::header::{PAYMENT_REQUIRED, PAYMENT_RESPONSE};
+use crate::x402::terms::{self, Resource, to_json};
+use crate::x402::{Receipt, Requirement, reason};
+
+/// Lets scripts of other origins read the headers of a payment.
+pub(super) const EXPOSED: (&str, &str) =
+    ("access-control-expose-headers", "PAYMENT-REQUIRED, PAYMENT-RESPONSE, X-PAYMENT-RESPONSE");
+
+/// Seconds after which a client may ask again.
+const RETRY_AFTER_SECONDS: &str = "1";
+
+/// A whole response.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// HTTP status.
+    pub status: u16,
+    /// Headers; names in lower case.
+    pub headers: Vec<(&'static str, String)>,
+    /// A JSON body.
+    pub body: String,
+}
+
+impl Reply {
+    fn json(status: u16, body: String) -> Self {
+        let headers = [("content-type", "application/json"), ("cache-control", "no-store"), EXPOSED];
+        Self { status, headers: headers.map(|(name, value)| (name, value.to_owned())).to_vec(), body }
+    }
+
+    /// `{"error": …}` with a status of the caller's.
+    pub(super) fn error(status: u16, error: &str) -> Self {
+        #[derive(serde::Serialize)]
+        struct Body<'a> {
+            error: &'a str,
+        }
+        Self::json(status, to_json(&Body { error }))
+    }
+
+    fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    fn retry_later(self) -> Self {
+        self.with("retry-after", RETRY_AFTER_SECONDS)
+    }
+
+    /// The terms of a route, and why the request was not served.
+    pub(super) fn payment_required(error: &str, terms: &Terms, url: &str) -> Self {
+        let resource = Resource { url, description: &terms.description, mime_type: &terms.mime_type };
+        let accepts: Vec<&Requirement> = terms.offers.iter().map(|offer| &offer.requirement).collect();
+        let status = if error == reason::PERMIT2_ALLOWANCE_REQUIRED { 412 } else { 402 };
+        Self::json(status, terms::to_v1_body(error, resource, &accepts))
+            .with(PAYMENT_REQUIRED, terms::to_header(error, resource, &accepts))
+    }
+
+    /// The facilitator refused to settle. Nothing has moved.
+    pub(super) fn settlement_refused(receipt: &Receipt<'_>, reason: &str) -> Self {
+        Self::error(402, reason).with(PAYMENT_RESPONSE, receipt.to_header())
+    }
+
+    /// Nobody knows whether the money has moved or would move. Never terms: an honest client would pay again.
+    pub(super) fn outcome_unknown(unknown: Unknown) -> Self {
+        let status = if unknown == Unknown::TimedOut { 504 } else { 502 };
+        Self::error(status, &format!("{unknown}; send the same payment again")).retry_later()
+    }
+
+    /// The payment is at work for another request.
+    pub(super) fn in_flight() -> Self {
+        Self::error(409, "this payment is in flight on another request").retry_later()
+    }
+
+    /// The filter cannot take payments at the moment.
+    pub(super) fn overloaded(error: &str) -> Self {
+        Self::error(503, error).retry_later()
+    }
+}

@@ -1,0 +1,134 @@
+//! The head of a request, as the filter sees it.
+
+use crate::route::Target;
+use crate::x402::header::{PAYMENT_SIGNATURE, X_PAYMENT};
+
+/// Headers by which the filter tells the upstream about the payment begin with this; clients may not set them.
+pub const IDENTITY_PREFIX: &str = "x-x402-";
+
+/// Headers by which some upstreams let a client override the path or the method that the proxy saw.
+const OVERRIDES: [&str; 12] = [
+    "x-original-url",
+    "x-original-uri",
+    "x-original-path",
+    "x-original-method",
+    "x-rewrite-url",
+    "x-forwarded-uri",
+    "x-forwarded-path",
+    "x-forwarded-method",
+    "x-http-method",
+    "x-http-method-override",
+    "x-http-path-override",
+    "x-method-override",
+];
+
+/// The headers of a request in the order they came, pseudo-headers (`:method`, `:authority`, `:path`) among them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RequestHead(Vec<(String, Vec<u8>)>);
+
+impl RequestHead {
+    /// A head from the host's list of headers. Names are folded to lower case.
+    pub fn new(headers: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> Self {
+        let fold = |name: &[u8]| String::from_utf8_lossy(name).to_ascii_lowercase();
+        Self(headers.into_iter().map(|(name, value)| (fold(&name), value)).collect())
+    }
+
+    /// Every value of a header.
+    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        self.0.iter().filter(move |(candidate, _)| candidate == name).map(|(_, value)| value.as_slice())
+    }
+
+    /// The first value of a header as text, with a replacement character for every byte that is none.
+    pub fn text(&self, name: &str) -> String {
+        String::from_utf8_lossy(self.all(name).next().unwrap_or_default()).into_owned()
+    }
+
+    /// Decides with the parts of the request that routing cares for.
+    pub fn with_target<T>(&self, decide: impl FnOnce(Target<'_>) -> T) -> T {
+        let (method, authority) = (self.text(":method"), self.text(":authority"));
+        decide(Target { method: &method, authority: &authority, path: self.all(":path").next().unwrap_or_default() })
+    }
+
+    /// The URL that the client used, as far as the proxy knows.
+    pub fn url(&self) -> String {
+        let forwarded = self.text("x-forwarded-proto").to_ascii_lowercase();
+        let scheme = match forwarded.as_str() {
+            "http" | "https" => forwarded,
+            _ if self.text(":scheme").eq_ignore_ascii_case("https") => "https".to_owned(),
+            _ => "http".to_owned(),
+        };
+        format!("{scheme}://{}{}", self.text(":authority"), self.text(":path"))
+    }
+
+    /// Whether a browser asks for leave to send a request of another origin (Fetch standard, CORS-preflight fetch).
+    pub fn is_preflight(&self) -> bool {
+        self.text(":method").eq_ignore_ascii_case("OPTIONS")
+            && self.all("origin").next().is_some()
+            && self.all("access-control-request-method").next().is_some()
+    }
+
+    /// The names of headers that the upstream must not see from this client. CGI and its heirs take `_` for `-`, so
+    /// the filter does here.
+    ///
+    /// `keeps` tells of overriding headers that the operator lets through; `is_priced` whether the request pays, and
+    /// so whether its payment is for the filter.
+    pub fn unwanted(&self, keeps: impl Fn(&str) -> bool, is_priced: bool) -> Vec<String> {
+        let is_unwanted = |name: &str| {
+            let name = name.replace('_', "-");
+            name.starts_with(IDENTITY_PREFIX)
+                || (OVERRIDES.contains(&name.as_str()) && !keeps(&name))
+                || (is_priced && [PAYMENT_SIGNATURE, X_PAYMENT].contains(&name.as_str()))
+        };
+        let mut names: Vec<String> =
+            self.0.iter().filter(|(name, _)| is_unwanted(name)).map(|(name, _)| name.clone()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(headers: &[(&str, &str)]) -> RequestHead {
+        RequestHead::new(headers.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec())))
+    }
+
+    #[test]
+    fn the_url_is_the_one_that_the_client_used() {
+        let plain = [(":scheme", "http"), (":authority", "api.example.com"), (":path", "/a?b=c")];
+        assert_eq!(head(&plain).url(), "http://api.example.com/a?b=c");
+        let behind_tls = [plain.as_slice(), &[("x-forwarded-proto", "https")]].concat();
+        assert_eq!(head(&behind_tls).url(), "https://api.example.com/a?b=c");
+        let nonsense = [plain.as_slice(), &[("x-forwarded-proto", "javascript")]].concat();
+        assert_eq!(head(&nonsense).url(), "http://api.example.com/a?b=c");
+    }
+
+    #[test]
+    fn only_a_whole_preflight_is_one() {
+        let origin = ("origin", "https://app.example");
+        let asks = ("access-control-request-method", "GET");
+        assert!(head(&[(":method", "OPTIONS"), origin, asks]).is_preflight());
+        assert!(!head(&[(":method", "OPTIONS"), origin]).is_preflight());
+        assert!(!head(&[(":method", "OPTIONS"), asks]).is_preflight());
+        assert!(!head(&[(":method", "GET"), origin, asks]).is_preflight());
+    }
+
+    #[test]
+    fn what_a_client_must_not_say_is_named_in_every_spelling() {
+        let head = head(&[
+            ("X-X402-Payer", "0x"),
+            ("x_x402_payer", "0x"),
+            ("x-original-url", "/free"),
+            ("x_http_method_override", "GET"),
+            ("payment-signature", "e30="),
+            ("accept", "*/*"),
+        ]);
+        let keeps_nothing = |_: &str| false;
+        let always = ["x-original-url", "x-x402-payer", "x_http_method_override", "x_x402_payer"];
+        assert_eq!(head.unwanted(keeps_nothing, false), always);
+        assert!(head.unwanted(keeps_nothing, true).contains(&"payment-signature".to_owned()));
+        assert!(!head.unwanted(|name| name == "x-original-url", false).contains(&"x-original-url".to_owned()));
+    }
+}

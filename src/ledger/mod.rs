@@ -1,0 +1,272 @@
+//! Who holds which payment: a claim on `(network, asset, payer, nonce)`, so that a payment buys one response.
+//!
+//! Claims live in a [`Store`] that all workers share. Envoy's store never frees a key, so the ledger has a fixed
+//! number of pages, each the value of one key, and each holds a bounded number of claims. A claim falls away once the
+//! payment's own validity has ended: from then on the token itself refuses the payment.
+
+mod page;
+
+use crate::evm::{Address, Nonce, TransactionHash, keccak256};
+use crate::time::UnixTime;
+use crate::x402::NetworkId;
+use page::Page;
+
+/// Shared memory with compare-and-swap.
+pub trait Store {
+    /// What marks a version of a value.
+    type Version: Copy;
+
+    /// The value of page `page` and its version; `None` where none was written yet.
+    ///
+    /// # Errors
+    /// [`StoreFailed`] where the store does not answer.
+    fn read(&mut self, page: u32) -> Result<Option<(Vec<u8>, Self::Version)>, StoreFailed>;
+
+    /// Writes page `page` if it still has the version that was read (`None`: if it is still absent).
+    ///
+    /// # Errors
+    /// [`StoreFailed`] where the store does not answer.
+    fn write(&mut self, page: u32, value: &[u8], expected: Option<Self::Version>) -> Result<Written, StoreFailed>;
+}
+
+/// The outcome of a [`Store::write`] that worked as such.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    /// The page now has the new value.
+    Done,
+    /// Somebody else wrote the page first; nothing was written.
+    Raced,
+}
+
+/// The store itself is out of order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreFailed;
+
+/// What identifies a payment: the hash of network, asset, payer and nonce. Made of the decoded values, so that another
+/// spelling of the same payment has the same key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PaymentKey([u8; 32]);
+
+impl PaymentKey {
+    /// The key of a payment.
+    pub fn new(network: &NetworkId, asset: Address, payer: Address, nonce: Nonce) -> Self {
+        let parts = [asset.as_bytes(), &payer.as_bytes()[..], nonce.as_bytes(), network.as_str().as_bytes()];
+        Self(keccak256(&parts.concat()))
+    }
+
+    fn page(self) -> u32 {
+        let [a, b, c, d, ..] = self.0;
+        u32::from_be_bytes([a, b, c, d]).checked_rem(PAGES).unwrap_or(0)
+    }
+}
+
+/// Marks the request that holds a claim; no two requests that live at the same time share one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Owner(pub u64);
+
+/// A request's hold on a claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Hold {
+    /// The request.
+    pub owner: Owner,
+    /// When the request has surely ended. From then on others may take the claim over.
+    pub until: UnixTime,
+}
+
+/// How a claim stands. A payment without a claim is absent from the ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum State {
+    /// A request holds the claim, and has not asked for settlement: no money has moved.
+    InFlight(Hold),
+    /// A request holds the claim, and has asked for settlement: money may have moved.
+    Settling(Hold),
+    /// A request holds the claim, the money has moved, and the response is being fetched.
+    Redeeming(Hold, TransactionHash),
+    /// Settlement was asked for, and nobody heard the answer.
+    Unknown,
+    /// The money has moved, and bought nothing yet.
+    Settled(TransactionHash),
+    /// The money has moved, and bought its response.
+    Spent(TransactionHash),
+}
+
+/// Something that a request wants of the ledger. All but the first are for the request that holds the claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// Take the claim, if nobody holds it.
+    Claim {
+        /// When the payment's validity ends, and with it the claim.
+        expires: UnixTime,
+        /// When the request has surely ended.
+        until: UnixTime,
+    },
+    /// Settlement is about to be asked for: from now on money may move.
+    Settle {
+        /// When the request has surely ended.
+        until: UnixTime,
+    },
+    /// The money has moved, and the response is yet to be fetched.
+    Redeem {
+        /// The transfer.
+        transaction: TransactionHash,
+        /// When the request has surely ended.
+        until: UnixTime,
+    },
+    /// The money has moved, and the response is on its way to the client.
+    Spend {
+        /// The transfer.
+        transaction: TransactionHash,
+    },
+    /// The request is over and delivered nothing. A payment that has settled keeps its claim to a response; any other
+    /// is as if it had never come.
+    Release,
+    /// The request is over, settlement was asked for, and the answer is not known.
+    Forget,
+}
+
+/// What the ledger says to an [`Operation`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// Done. For [`Operation::Claim`]: the payment is new, and this request's alone.
+    Granted,
+    /// The claim is this request's; an earlier one asked for settlement and did not hear the answer.
+    GrantedUnknown,
+    /// The claim is this request's; the payment has settled and bought nothing yet.
+    GrantedSettled(TransactionHash),
+    /// Another request holds the claim.
+    InFlight,
+    /// The payment has bought its response.
+    Spent,
+    /// This request does not hold the claim in a state that allows the operation.
+    NotHeld,
+    /// No room: every claim on this payment's page is still needed.
+    Full,
+    /// The store failed.
+    Failed,
+}
+
+/// The ledger over a store: carries out operations on claims.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ledger {
+    claims_per_page: usize,
+}
+
+/// Pages of the ledger. The same for every size of ledger, so that a configuration with another size finds the claims
+/// of the one before it.
+const PAGES: u32 = 4096;
+
+/// Attempts at a page that others write at the same time. A lost attempt means that another one won, so to lose this
+/// often in a row takes a store that is out of order.
+const ATTEMPTS: u32 = 64;
+
+impl Ledger {
+    /// A ledger with room for about `claims` claims at a time (at least one a page).
+    pub fn with_room_for(claims: u32) -> Self {
+        Self { claims_per_page: usize::try_from(claims.div_ceil(PAGES).max(1)).unwrap_or(usize::MAX) }
+    }
+
+    /// Carries out `operation` on the claim of `key` for the request `owner`.
+    pub fn perform<S: Store>(
+        &self,
+        store: &mut S,
+        key: PaymentKey,
+        owner: Owner,
+        operation: Operation,
+        now: UnixTime,
+    ) -> Answer {
+        (0..ATTEMPTS)
+            .find_map(|_| self.attempt(store, key, owner, operation, now).unwrap_or(Some(Answer::Failed)))
+            .unwrap_or(Answer::Failed)
+    }
+
+    /// One attempt; `None` where another writer came first.
+    fn attempt<S: Store>(
+        &self,
+        store: &mut S,
+        key: PaymentKey,
+        owner: Owner,
+        operation: Operation,
+        now: UnixTime,
+    ) -> Result<Option<Answer>, StoreFailed> {
+        let stored = store.read(key.page())?;
+        let (bytes, version) = stored.map_or((Vec::new(), None), |(bytes, version)| (bytes, Some(version)));
+        let mut page = Page::decode(&bytes).ok_or(StoreFailed)?;
+        let answer = match next(page.get(key), owner, operation, now) {
+            Next::Refuse(answer) => return Ok(Some(answer)),
+            Next::Remove => {
+                page.remove(key);
+                Answer::Granted
+            }
+            Next::Become(state, answer) => {
+                page.update(key, state);
+                answer
+            }
+            Next::Create(state, expires) => {
+                page.remove_expired(now);
+                if !page.insert(key, state, expires, self.claims_per_page) {
+                    return Ok(Some(Answer::Full));
+                }
+                Answer::Granted
+            }
+        };
+        Ok(match store.write(key.page(), &page.encode(), version)? {
+            Written::Done => Some(answer),
+            Written::Raced => None,
+        })
+    }
+}
+
+/// What an operation makes of a claim.
+enum Next {
+    Refuse(Answer),
+    Create(State, UnixTime),
+    Become(State, Answer),
+    Remove,
+}
+
+/// The rules of the ledger: the state that `operation` by `owner` leads to from `state`.
+fn next(state: Option<State>, owner: Owner, operation: Operation, now: UnixTime) -> Next {
+    use State::{InFlight, Redeeming, Settled, Settling, Spent, Unknown};
+    let is_held = |hold: Hold| hold.owner == owner;
+    match (operation, state) {
+        (Operation::Claim { expires, until }, state) => claim(state, Hold { owner, until }, expires, now),
+        (Operation::Settle { until }, Some(InFlight(hold))) if is_held(hold) => {
+            Next::Become(Settling(Hold { owner, until }), Answer::Granted)
+        }
+        (Operation::Redeem { transaction, until }, Some(Settling(hold))) if is_held(hold) => {
+            Next::Become(Redeeming(Hold { owner, until }, transaction), Answer::Granted)
+        }
+        (Operation::Spend { transaction }, Some(Settling(hold) | Redeeming(hold, _))) if is_held(hold) => {
+            Next::Become(Spent(transaction), Answer::Granted)
+        }
+        (Operation::Release, Some(InFlight(hold) | Settling(hold))) if is_held(hold) => Next::Remove,
+        (Operation::Release, Some(Redeeming(hold, transaction))) if is_held(hold) => {
+            Next::Become(Settled(transaction), Answer::Granted)
+        }
+        (Operation::Forget, Some(Settling(hold))) if is_held(hold) => Next::Become(Unknown, Answer::Granted),
+        _ => Next::Refuse(Answer::NotHeld),
+    }
+}
+
+fn claim(state: Option<State>, hold: Hold, expires: UnixTime, now: UnixTime) -> Next {
+    let lapsed = |earlier: Hold| earlier.until <= now;
+    match state {
+        None => Next::Create(State::InFlight(hold), expires),
+        Some(State::InFlight(earlier)) if lapsed(earlier) => Next::Become(State::InFlight(hold), Answer::Granted),
+        Some(State::Settling(earlier)) if lapsed(earlier) => {
+            Next::Become(State::Settling(hold), Answer::GrantedUnknown)
+        }
+        Some(State::Unknown) => Next::Become(State::Settling(hold), Answer::GrantedUnknown),
+        Some(State::Redeeming(earlier, transaction)) if lapsed(earlier) => {
+            Next::Become(State::Redeeming(hold, transaction), Answer::GrantedSettled(transaction))
+        }
+        Some(State::Settled(transaction)) => {
+            Next::Become(State::Redeeming(hold, transaction), Answer::GrantedSettled(transaction))
+        }
+        Some(State::InFlight(_) | State::Settling(_) | State::Redeeming(..)) => Next::Refuse(Answer::InFlight),
+        Some(State::Spent(_)) => Next::Refuse(Answer::Spent),
+    }
+}
+
+#[cfg(test)]
+mod tests;

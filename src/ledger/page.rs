@@ -1,0 +1,143 @@
+//! A page of the ledger: claims, and their bytes in the store.
+
+use super::{Hold, Owner, PaymentKey, State};
+use crate::evm::TransactionHash;
+use crate::time::UnixTime;
+
+/// The claims of one page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Page(Vec<Claim>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Claim {
+    key: PaymentKey,
+    /// The end of the payment's validity.
+    expires: UnixTime,
+    state: State,
+}
+
+/// Bytes of a claim: key, expiry, state's tag, owner, until, transaction. Every claim has all of them.
+const CLAIM_BYTES: usize = 32 + 8 + 1 + 8 + 8 + 32;
+
+/// Seconds that a claim outlives its payment's validity, for the chain's clock may lag behind this one.
+const CLOCK_SLACK_SECONDS: u64 = 60;
+
+impl Page {
+    /// Reads a page; `None` where the bytes are not those of one.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (claims, rest) = bytes.as_chunks::<CLAIM_BYTES>();
+        let claims: Option<Vec<_>> = claims.iter().map(Claim::decode).collect();
+        claims.filter(|_| rest.is_empty()).map(Self)
+    }
+
+    pub(super) fn encode(&self) -> Vec<u8> {
+        self.0.iter().flat_map(Claim::encode).collect()
+    }
+
+    pub(super) fn get(&self, key: PaymentKey) -> Option<State> {
+        self.0.iter().find(|claim| claim.key == key).map(|claim| claim.state)
+    }
+
+    pub(super) fn update(&mut self, key: PaymentKey, state: State) {
+        for claim in self.0.iter_mut().filter(|claim| claim.key == key) {
+            claim.state = state;
+        }
+    }
+
+    /// Adds a claim; `false` where `capacity` claims stand there already.
+    pub(super) fn insert(&mut self, key: PaymentKey, state: State, expires: UnixTime, capacity: usize) -> bool {
+        let has_room = self.0.len() < capacity;
+        if has_room {
+            self.0.push(Claim { key, expires, state });
+        }
+        has_room
+    }
+
+    pub(super) fn remove(&mut self, key: PaymentKey) {
+        self.0.retain(|claim| claim.key != key);
+    }
+
+    pub(super) fn remove_expired(&mut self, now: UnixTime) {
+        self.0.retain(|claim| claim.expires.plus(CLOCK_SLACK_SECONDS) > now);
+    }
+}
+
+impl Claim {
+    fn encode(&self) -> Vec<u8> {
+        const NOBODY: Hold = Hold { owner: Owner(0), until: UnixTime::from_secs(0) };
+        const NONE: TransactionHash = TransactionHash::from_bytes([0; 32]);
+        let (tag, hold, transaction) = match self.state {
+            State::InFlight(hold) => (1, hold, NONE),
+            State::Settling(hold) => (2, hold, NONE),
+            State::Redeeming(hold, transaction) => (3, hold, transaction),
+            State::Unknown => (4, NOBODY, NONE),
+            State::Settled(transaction) => (5, NOBODY, transaction),
+            State::Spent(transaction) => (6, NOBODY, transaction),
+        };
+        let mut bytes = Vec::with_capacity(CLAIM_BYTES);
+        bytes.extend_from_slice(&self.key.0);
+        bytes.extend_from_slice(&self.expires.as_secs().to_be_bytes());
+        bytes.push(tag);
+        bytes.extend_from_slice(&hold.owner.0.to_be_bytes());
+        bytes.extend_from_slice(&hold.until.as_secs().to_be_bytes());
+        bytes.extend_from_slice(transaction.as_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8; CLAIM_BYTES]) -> Option<Self> {
+        let (key, rest) = bytes.split_first_chunk::<32>()?;
+        let (expires, rest) = take_u64(rest)?;
+        let ([tag], rest) = rest.split_first_chunk::<1>()?;
+        let (owner, rest) = take_u64(rest)?;
+        let (until, rest) = take_u64(rest)?;
+        let transaction = TransactionHash::from_bytes(*rest.first_chunk::<32>()?);
+        let hold = Hold { owner: Owner(owner), until: UnixTime::from_secs(until) };
+        let state = match tag {
+            1 => State::InFlight(hold),
+            2 => State::Settling(hold),
+            3 => State::Redeeming(hold, transaction),
+            4 => State::Unknown,
+            5 => State::Settled(transaction),
+            6 => State::Spent(transaction),
+            _ => return None,
+        };
+        Some(Self { key: PaymentKey(*key), expires: UnixTime::from_secs(expires), state })
+    }
+}
+
+fn take_u64(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let (number, rest) = bytes.split_first_chunk::<8>()?;
+    Some((u64::from_be_bytes(*number), rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_state_survives_the_store() {
+        let hold = Hold { owner: Owner(7), until: UnixTime::from_secs(8) };
+        let transaction = TransactionHash::from_bytes([9; 32]);
+        let states = [
+            State::InFlight(hold),
+            State::Settling(hold),
+            State::Redeeming(hold, transaction),
+            State::Unknown,
+            State::Settled(transaction),
+            State::Spent(transaction),
+        ];
+        let mut page = Page(Vec::new());
+        for (byte, state) in (0..).zip(states) {
+            assert!(page.insert(PaymentKey([byte; 32]), state, UnixTime::from_secs(100), 6));
+        }
+        assert!(!page.insert(PaymentKey([9; 32]), State::Unknown, UnixTime::from_secs(100), 6));
+        assert_eq!(Page::decode(&page.encode()), Some(page));
+    }
+
+    #[test]
+    fn bytes_of_something_else_are_no_page() {
+        assert_eq!(Page::decode(b"something else"), None);
+        assert_eq!(Page::decode(&[0; CLAIM_BYTES]), None);
+        assert_eq!(Page::decode(b""), Some(Page(Vec::new())));
+    }
+}

@@ -1,0 +1,186 @@
+use std::collections::BTreeMap;
+
+use super::*;
+
+/// A store in plain memory that loses the first `races` writes to somebody else.
+#[derive(Default)]
+struct MemoryStore {
+    pages: BTreeMap<u32, (Vec<u8>, u32)>,
+    races: u32,
+    fails: bool,
+}
+
+impl Store for MemoryStore {
+    type Version = u32;
+
+    fn read(&mut self, page: u32) -> Result<Option<(Vec<u8>, u32)>, StoreFailed> {
+        if self.fails { Err(StoreFailed) } else { Ok(self.pages.get(&page).cloned()) }
+    }
+
+    fn write(&mut self, page: u32, value: &[u8], expected: Option<u32>) -> Result<Written, StoreFailed> {
+        if self.races > 0 {
+            self.races -= 1;
+            return Ok(Written::Raced);
+        }
+        let current = self.pages.get(&page).map(|(_, version)| *version);
+        if current != expected {
+            return Ok(Written::Raced);
+        }
+        self.pages.insert(page, (value.to_vec(), current.unwrap_or(0) + 1));
+        Ok(Written::Done)
+    }
+}
+
+const A: Owner = Owner(1);
+const B: Owner = Owner(2);
+const TX: TransactionHash = TransactionHash::from_bytes([0xaa; 32]);
+
+fn at(seconds: u64) -> UnixTime {
+    UnixTime::from_secs(seconds)
+}
+
+fn key(byte: u8) -> PaymentKey {
+    PaymentKey([byte; 32])
+}
+
+/// Performs one operation after the other at the given times, and collects the answers.
+fn run(steps: &[(u64, Owner, Operation)]) -> Vec<Answer> {
+    let (ledger, mut store) = (Ledger::with_room_for(4096), MemoryStore::default());
+    steps
+        .iter()
+        .map(|(now, owner, operation)| ledger.perform(&mut store, key(1), *owner, *operation, at(*now)))
+        .collect()
+}
+
+fn claim() -> Operation {
+    Operation::Claim { expires: at(1000), until: at(100) }
+}
+
+fn settle() -> Operation {
+    Operation::Settle { until: at(100) }
+}
+
+#[test]
+fn one_request_at_a_time_holds_a_claim() {
+    let answers = run(&[(0, A, claim()), (1, B, claim()), (2, A, Operation::Release), (3, B, claim())]);
+    assert_eq!(answers, [Answer::Granted, Answer::InFlight, Answer::Granted, Answer::Granted]);
+}
+
+#[test]
+fn only_the_holder_moves_a_claim() {
+    for operation in [
+        settle(),
+        Operation::Release,
+        Operation::Forget,
+        Operation::Spend { transaction: TX },
+        Operation::Redeem { transaction: TX, until: at(100) },
+    ] {
+        assert_eq!(run(&[(0, B, operation)]), [Answer::NotHeld], "{operation:?}");
+        assert_eq!(run(&[(0, A, claim()), (1, B, operation)])[1], Answer::NotHeld, "{operation:?}");
+        assert_eq!(run(&[(0, A, claim()), (1, A, settle()), (1, B, operation)])[2], Answer::NotHeld, "{operation:?}");
+    }
+}
+
+#[test]
+fn money_cannot_be_spent_before_settlement_was_asked_for() {
+    let answers = run(&[(0, A, claim()), (1, A, Operation::Spend { transaction: TX }), (1, A, Operation::Forget)]);
+    assert_eq!(answers[1..], [Answer::NotHeld, Answer::NotHeld]);
+}
+
+#[test]
+fn a_spent_payment_buys_nothing_more() {
+    let answers = run(&[
+        (0, A, claim()),
+        (1, A, settle()),
+        (2, A, Operation::Spend { transaction: TX }),
+        (3, B, claim()),
+        (999, A, claim()),
+    ]);
+    assert_eq!(answers[2..], [Answer::Granted, Answer::Spent, Answer::Spent]);
+}
+
+#[test]
+fn a_refused_settlement_frees_the_payment() {
+    let answers = run(&[(0, A, claim()), (1, A, settle()), (2, A, Operation::Release), (3, B, claim())]);
+    assert_eq!(answers[3], Answer::Granted);
+}
+
+#[test]
+fn a_forgotten_settlement_is_picked_up_by_one() {
+    let answers =
+        run(&[(0, A, claim()), (1, A, settle()), (2, A, Operation::Forget), (3, B, claim()), (4, A, claim())]);
+    assert_eq!(answers[3..], [Answer::GrantedUnknown, Answer::InFlight]);
+}
+
+#[test]
+fn a_settled_payment_whose_response_failed_is_redeemed_by_one() {
+    let redeem = Operation::Redeem { transaction: TX, until: at(100) };
+    let answers = run(&[
+        (0, A, claim()),
+        (1, A, settle()),
+        (2, A, redeem),
+        (3, B, claim()),
+        (4, A, Operation::Release),
+        (5, B, claim()),
+        (6, A, claim()),
+    ]);
+    assert_eq!(answers[3..], [Answer::InFlight, Answer::Granted, Answer::GrantedSettled(TX), Answer::InFlight]);
+}
+
+#[test]
+fn a_hold_lapses_into_what_may_have_happened() {
+    let redeem = Operation::Redeem { transaction: TX, until: at(100) };
+    assert_eq!(run(&[(0, A, claim()), (99, B, claim()), (100, B, claim())])[1..], [Answer::InFlight, Answer::Granted]);
+    assert_eq!(run(&[(0, A, claim()), (1, A, settle()), (100, B, claim())])[2], Answer::GrantedUnknown);
+    assert_eq!(
+        run(&[(0, A, claim()), (1, A, settle()), (2, A, redeem), (100, B, claim())])[3],
+        Answer::GrantedSettled(TX)
+    );
+}
+
+#[test]
+fn a_late_holder_finishes_unless_another_took_over() {
+    let spend = Operation::Spend { transaction: TX };
+    assert_eq!(run(&[(0, A, claim()), (1, A, settle()), (500, A, spend)])[2], Answer::Granted);
+    assert_eq!(run(&[(0, A, claim()), (1, A, settle()), (100, B, claim()), (500, A, spend)])[3], Answer::NotHeld);
+}
+
+#[test]
+fn a_claim_outlives_its_payment_by_the_slack_of_clocks() {
+    let (ledger, mut store) = (Ledger::with_room_for(1), MemoryStore::default());
+    let spend = [claim(), settle(), Operation::Spend { transaction: TX }];
+    for operation in spend {
+        assert_eq!(ledger.perform(&mut store, key(1), A, operation, at(0)), Answer::Granted);
+    }
+    let mut neighbour = [1; 32];
+    neighbour[31] = 2;
+    let other = PaymentKey(neighbour);
+    assert_eq!(ledger.perform(&mut store, other, B, claim(), at(1059)), Answer::Full);
+    assert_eq!(ledger.perform(&mut store, other, B, claim(), at(1060)), Answer::Granted);
+}
+
+#[test]
+fn races_are_tried_again_and_failures_deny() {
+    let ledger = Ledger::with_room_for(1);
+    let mut raced = MemoryStore { races: 5, ..MemoryStore::default() };
+    assert_eq!(ledger.perform(&mut raced, key(1), A, claim(), at(0)), Answer::Granted);
+    let mut jammed = MemoryStore { races: u32::MAX, ..MemoryStore::default() };
+    assert_eq!(ledger.perform(&mut jammed, key(1), A, claim(), at(0)), Answer::Failed);
+    let mut failing = MemoryStore { fails: true, ..MemoryStore::default() };
+    assert_eq!(ledger.perform(&mut failing, key(1), A, claim(), at(0)), Answer::Failed);
+    let mut garbled = MemoryStore::default();
+    garbled.pages.insert(key(1).page(), (b"garbled".to_vec(), 1));
+    assert_eq!(ledger.perform(&mut garbled, key(1), A, claim(), at(0)), Answer::Failed);
+}
+
+#[test]
+fn payments_differ_by_every_part_of_their_key() {
+    let network = |id| NetworkId::from_chain_id(id);
+    let address = |byte| Address::from_bytes([byte; 20]);
+    let nonce = |byte| Nonce::from_bytes([byte; 32]);
+    let base = PaymentKey::new(&network(1), address(1), address(2), nonce(3));
+    assert_ne!(base, PaymentKey::new(&network(11), address(1), address(2), nonce(3)));
+    assert_ne!(base, PaymentKey::new(&network(1), address(9), address(2), nonce(3)));
+    assert_ne!(base, PaymentKey::new(&network(1), address(1), address(9), nonce(3)));
+    assert_ne!(base, PaymentKey::new(&network(1), address(1), address(2), nonce(9)));
+}

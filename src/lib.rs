@@ -1,0 +1,18 @@
+//! x402 payments in front of any HTTP API, as a proxy-wasm filter.
+//!
+//! The crate is a pure core and a thin shell. The core decides everything about money and knows neither
+//! proxy-wasm nor a clock; the shell ([`proxy`], behind the default feature `proxy`) translates between
+//! the host and the core. `ARCHITECTURE.md` is the map.
+
+pub mod config;
+pub mod evm;
+pub mod exchange;
+pub mod facilitator;
+pub mod ledger;
+pub mod money;
+#[cfg(all(feature = "proxy", target_arch = "wasm32"))]
+pub mod proxy;
+pub mod route;
+pub mod scheme;
+pub mod time;
+pub mod x402;

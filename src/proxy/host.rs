@@ -1,0 +1,274 @@
+//! Calls to the host that return a `Result` whatever the host says.
+//!
+//! The SDK's own wrappers panic on every status they do not expect, and a panic takes all requests of the worker down.
+//! Only the dispatch of a callout goes through the SDK, which has to know the token to route its answer.
+#![allow(unsafe_code, reason = "the ABI of proxy-wasm 0.2.1 is a set of foreign functions")]
+
+use std::ptr::null_mut;
+use std::time::Duration;
+
+use proxy_wasm::hostcalls;
+use proxy_wasm::types::{LogLevel, MapType, StreamType};
+
+/// The host's answer to a call that did not succeed, by the number of its status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the host call {call} failed with status {status}")]
+pub(super) struct HostError {
+    call: &'static str,
+    status: u32,
+}
+
+const OK: u32 = 0;
+const NOT_FOUND: u32 = 1;
+const CAS_MISMATCH: u32 = 8;
+
+/// As the `cas` of a write: the key must be absent.
+const ABSENT: u32 = u32::MAX;
+
+#[link(wasm_import_module = "env")]
+unsafe extern "C" {
+    fn proxy_log(level: u32, message: *const u8, length: usize) -> u32;
+    fn proxy_get_current_time_nanoseconds(time: *mut u64) -> u32;
+    fn proxy_get_header_map_pairs(map: u32, data: *mut *mut u8, length: *mut usize) -> u32;
+    fn proxy_remove_header_map_value(map: u32, name: *const u8, name_length: usize) -> u32;
+    fn proxy_replace_header_map_value(
+        map: u32,
+        name: *const u8,
+        name_length: usize,
+        value: *const u8,
+        value_length: usize,
+    ) -> u32;
+    fn proxy_add_header_map_value(
+        map: u32,
+        name: *const u8,
+        name_length: usize,
+        value: *const u8,
+        value_length: usize,
+    ) -> u32;
+    fn proxy_get_buffer_bytes(
+        buffer: u32,
+        start: usize,
+        max_length: usize,
+        data: *mut *mut u8,
+        length: *mut usize,
+    ) -> u32;
+    fn proxy_send_local_response(
+        status: u32,
+        details: *const u8,
+        details_length: usize,
+        body: *const u8,
+        body_length: usize,
+        headers: *const u8,
+        headers_length: usize,
+        grpc_status: i32,
+    ) -> u32;
+    fn proxy_continue_stream(stream: u32) -> u32;
+    fn proxy_get_shared_data(
+        key: *const u8,
+        key_length: usize,
+        data: *mut *mut u8,
+        length: *mut usize,
+        cas: *mut u32,
+    ) -> u32;
+    fn proxy_set_shared_data(key: *const u8, key_length: usize, data: *const u8, length: usize, cas: u32) -> u32;
+    fn proxy_get_property(path: *const u8, path_length: usize, data: *mut *mut u8, length: *mut usize) -> u32;
+    fn proxy_set_property(path: *const u8, path_length: usize, data: *const u8, length: usize) -> u32;
+}
+
+fn check(call: &'static str, status: u32) -> Result<(), HostError> {
+    if status == OK { Ok(()) } else { Err(HostError { call, status }) }
+}
+
+/// Runs a host call that hands over memory which it took from this module's allocator.
+fn receive(
+    call: &'static str,
+    run: impl FnOnce(*mut *mut u8, *mut usize) -> u32,
+) -> Result<Option<Vec<u8>>, HostError> {
+    let mut data = null_mut();
+    let mut length = 0;
+    match run(&raw mut data, &raw mut length) {
+        OK if data.is_null() => Ok(Some(Vec::new())),
+        // SAFETY: the host allocated exactly `length` bytes through the exported `malloc` of the SDK, which makes them as
+        // a boxed slice, and gave up its own pointer to them.
+        OK => Ok(Some(unsafe { Vec::from_raw_parts(data, length, length) })),
+        NOT_FOUND => Ok(None),
+        status => Err(HostError { call, status }),
+    }
+}
+
+const fn map_number(map: MapType) -> u32 {
+    match map {
+        MapType::HttpRequestHeaders => 0,
+        MapType::HttpResponseHeaders => 2,
+        MapType::HttpCallResponseHeaders => 6,
+        // The filter touches no other map; this number is none, and the host refuses it.
+        _ => u32::MAX,
+    }
+}
+
+const fn level_number(level: LogLevel) -> u32 {
+    match level {
+        LogLevel::Trace => 0,
+        LogLevel::Debug => 1,
+        LogLevel::Info => 2,
+        LogLevel::Warn => 3,
+        LogLevel::Error => 4,
+        LogLevel::Critical => 5,
+    }
+}
+
+/// Writes a line to the host's log. A log that does not take it is no reason to fail.
+pub(super) fn log(level: LogLevel, message: &str) {
+    // SAFETY: pointer and length are of one live string.
+    let _ = unsafe { proxy_log(level_number(level), message.as_ptr(), message.len()) };
+}
+
+/// Nanoseconds since the epoch.
+pub(super) fn now() -> Result<u64, HostError> {
+    let mut time = 0;
+    // SAFETY: the host writes eight bytes to the place given.
+    check("get_current_time", unsafe { proxy_get_current_time_nanoseconds(&raw mut time) })?;
+    Ok(time)
+}
+
+/// All headers of a map, in order.
+pub(super) fn headers(map: MapType) -> Result<Vec<(Vec<u8>, Vec<u8>)>, HostError> {
+    const CALL: &str = "get_header_map_pairs";
+    // SAFETY: the host writes a pointer and a length to the places given.
+    let bytes = receive(CALL, |data, length| unsafe { proxy_get_header_map_pairs(map_number(map), data, length) })?;
+    match bytes {
+        None => Ok(Vec::new()),
+        Some(bytes) => super::pairs::decode(&bytes).ok_or(HostError { call: CALL, status: OK }),
+    }
+}
+
+/// Removes every header of a name.
+pub(super) fn remove_header(map: MapType, name: &str) -> Result<(), HostError> {
+    // SAFETY: pointer and length are of one live string.
+    let status = unsafe { proxy_remove_header_map_value(map_number(map), name.as_ptr(), name.len()) };
+    check("remove_header_map_value", status)
+}
+
+/// Puts one header in the place of all of its name.
+pub(super) fn set_header(map: MapType, name: &str, value: &str) -> Result<(), HostError> {
+    // SAFETY: pointers and lengths are of live strings.
+    let status = unsafe {
+        proxy_replace_header_map_value(map_number(map), name.as_ptr(), name.len(), value.as_ptr(), value.len())
+    };
+    check("replace_header_map_value", status)
+}
+
+/// Adds a header beside those of its name.
+pub(super) fn add_header(map: MapType, name: &str, value: &str) -> Result<(), HostError> {
+    // SAFETY: pointers and lengths are of live strings.
+    let status =
+        unsafe { proxy_add_header_map_value(map_number(map), name.as_ptr(), name.len(), value.as_ptr(), value.len()) };
+    check("add_header_map_value", status)
+}
+
+/// The body of a callout's answer, at most `max_length` bytes of it.
+pub(super) fn callout_body(max_length: usize) -> Result<Vec<u8>, HostError> {
+    const CALLOUT_BODY: u32 = 4;
+    buffer(CALLOUT_BODY, max_length)
+}
+
+/// The plugin's configuration of `length` bytes.
+pub(super) fn plugin_configuration(length: usize) -> Result<Vec<u8>, HostError> {
+    const PLUGIN_CONFIGURATION: u32 = 7;
+    buffer(PLUGIN_CONFIGURATION, length)
+}
+
+fn buffer(number: u32, max_length: usize) -> Result<Vec<u8>, HostError> {
+    // SAFETY: the host writes a pointer and a length to the places given.
+    let bytes = receive("get_buffer_bytes", |data, length| unsafe {
+        proxy_get_buffer_bytes(number, 0, max_length, data, length)
+    })?;
+    Ok(bytes.unwrap_or_default())
+}
+
+/// Answers the client in the upstream's place. `details` show as the response code details in access logs.
+pub(super) fn send_reply(status: u16, details: &str, headers: &[(&str, &str)], body: &str) -> Result<(), HostError> {
+    const NO_GRPC_STATUS: i32 = -1;
+    let headers = super::pairs::encode(headers);
+    // SAFETY: pointers and lengths are of live buffers.
+    let status = unsafe {
+        proxy_send_local_response(
+            u32::from(status),
+            details.as_ptr(),
+            details.len(),
+            body.as_ptr(),
+            body.len(),
+            headers.as_ptr(),
+            headers.len(),
+            NO_GRPC_STATUS,
+        )
+    };
+    check("send_local_response", status)
+}
+
+/// Lets a request or a response go on.
+pub(super) fn resume(stream: StreamType) -> Result<(), HostError> {
+    let number = match stream {
+        StreamType::HttpRequest => 0,
+        StreamType::HttpResponse => 1,
+        _ => u32::MAX,
+    };
+    // SAFETY: passes a number only.
+    check("continue_stream", unsafe { proxy_continue_stream(number) })
+}
+
+/// A value of the shared data and its version; `None` where the key is absent.
+pub(super) fn shared_data(key: &str) -> Result<Option<(Vec<u8>, u32)>, HostError> {
+    let mut cas = 0;
+    // SAFETY: pointer and length are of one live string; the host writes to the places given.
+    let value = receive("get_shared_data", |data, length| unsafe {
+        proxy_get_shared_data(key.as_ptr(), key.len(), data, length, &raw mut cas)
+    })?;
+    Ok(value.map(|value| (value, cas)))
+}
+
+/// Writes a value of the shared data if it still has the version `expected` (`None`: if it is absent). `false` where it
+/// has not.
+pub(super) fn set_shared_data(key: &str, value: &[u8], expected: Option<u32>) -> Result<bool, HostError> {
+    let cas = expected.unwrap_or(ABSENT);
+    // SAFETY: pointers and lengths are of live buffers.
+    let status = unsafe { proxy_set_shared_data(key.as_ptr(), key.len(), value.as_ptr(), value.len(), cas) };
+    if status == CAS_MISMATCH { Ok(false) } else { check("set_shared_data", status).map(|()| true) }
+}
+
+/// A property of the stream.
+pub(super) fn property(path: &[&str]) -> Result<Option<Vec<u8>>, HostError> {
+    let path = path.join("\0");
+    // SAFETY: pointer and length are of one live string; the host writes to the places given.
+    receive("get_property", |data, length| unsafe { proxy_get_property(path.as_ptr(), path.len(), data, length) })
+}
+
+/// Sets a property of the stream: Envoy shows it as the filter state `wasm.<name>`.
+pub(super) fn set_property(name: &str, value: &str) -> Result<(), HostError> {
+    // SAFETY: pointers and lengths are of live strings.
+    let status = unsafe { proxy_set_property(name.as_ptr(), name.len(), value.as_ptr(), value.len()) };
+    check("set_property", status)
+}
+
+/// Sends a callout; its answer comes to the context that sent it, marked with the token given back.
+pub(super) fn dispatch(
+    cluster: &str,
+    headers: Vec<(&str, &str)>,
+    body: &str,
+    timeout: Duration,
+) -> Result<u32, HostError> {
+    hostcalls::dispatch_http_call(cluster, headers, Some(body.as_bytes()), Vec::new(), timeout)
+        .map_err(|status| HostError { call: "http_call", status: status_number(status) })
+}
+
+const fn status_number(status: proxy_wasm::types::Status) -> u32 {
+    use proxy_wasm::types::Status;
+    match status {
+        Status::Ok => OK,
+        Status::NotFound => NOT_FOUND,
+        Status::BadArgument => 2,
+        Status::CasMismatch => CAS_MISMATCH,
+        Status::InternalFailure => 10,
+        _ => u32::MAX,
+    }
+}

@@ -1,0 +1,215 @@
+//! Host, method and path of a request → the route it belongs to.
+//!
+//! A priced route matches whatever a lenient upstream might take for it; a free route matches to the letter. So a
+//! request passes free only if no reading of it is priced, and the doubt is always the client's to clear up.
+
+mod path;
+mod pattern;
+
+use std::collections::BTreeMap;
+
+pub use path::{Path, Segments};
+use pattern::PatternTree;
+pub use pattern::{Pattern, PatternError};
+
+/// What requests a route is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Matcher {
+    /// Hosts; empty for any.
+    pub hosts: Vec<HostPattern>,
+    /// Methods in upper case; empty for any. `GET` covers `HEAD`.
+    pub methods: Vec<String>,
+    /// The path.
+    pub path: Pattern,
+}
+
+/// A host, or all hosts below one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HostPattern {
+    /// Exactly this host, in lower case and without port.
+    Exact(String),
+    /// Every host that ends with this suffix, which begins with a dot.
+    Below(String),
+}
+
+/// The text is not a host name nor `*.` and a host name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("is not a host name (without scheme, port or path), nor *. and a host name")]
+pub struct HostPatternError;
+
+impl HostPattern {
+    /// Reads `api.example.com` or `*.example.com`; ports do not count in matching and may not stand here.
+    ///
+    /// # Errors
+    /// [`HostPatternError`].
+    pub fn parse(text: &str) -> Result<Self, HostPatternError> {
+        let (name, is_wildcard) = text.strip_prefix("*.").map_or((text, false), |name| (name, true));
+        let is_name = !name.is_empty()
+            && !name.starts_with('.')
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
+        let is_ipv6 = name.starts_with('[') && name.ends_with(']');
+        let name = name.trim_end_matches('.').to_ascii_lowercase();
+        match (is_name || is_ipv6, is_wildcard) {
+            (false, _) => Err(HostPatternError),
+            (true, false) => Ok(Self::Exact(name)),
+            (true, true) => Ok(Self::Below(format!(".{name}"))),
+        }
+    }
+}
+
+/// What a route's request must do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Pay. Matches leniently.
+    Priced,
+    /// Nothing. Matches to the letter.
+    Free,
+}
+
+/// Where a request belongs. Routes are named by their index in the order of configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// The request is to pay for this route.
+    Priced(usize),
+    /// This free route matches.
+    Free(usize),
+    /// No route matches.
+    Unmatched,
+    /// The request could be read as one for a priced route and as another; nobody can say what would be bought.
+    Ambiguous,
+}
+
+/// All routes, indexed so that finding one costs the same among ten as among ten thousand.
+#[derive(Debug, Default)]
+pub struct RouteTable {
+    routes: Vec<(Matcher, Access)>,
+    exact_hosts: BTreeMap<String, PatternTree>,
+    hosts_below: BTreeMap<String, PatternTree>,
+    any_host: PatternTree,
+}
+
+/// A request, as far as routing cares.
+#[derive(Debug, Clone, Copy)]
+pub struct Target<'a> {
+    /// `:method`, in any case.
+    pub method: &'a str,
+    /// `:authority`.
+    pub authority: &'a str,
+    /// `:path`, as the client sent it.
+    pub path: &'a [u8],
+}
+
+impl RouteTable {
+    /// The table of `routes`, in order: the first that matches wins.
+    pub fn new(routes: Vec<(Matcher, Access)>) -> Self {
+        let mut table = Self::default();
+        for (index, (matcher, _)) in routes.iter().enumerate() {
+            let (path, hosts) = (&matcher.path, &matcher.hosts);
+            if hosts.is_empty() {
+                table.any_host.insert(path, index);
+            }
+            for host in hosts {
+                let tree = match host {
+                    HostPattern::Exact(name) => table.exact_hosts.entry(name.clone()).or_default(),
+                    HostPattern::Below(suffix) => table.hosts_below.entry(suffix.clone()).or_default(),
+                };
+                tree.insert(path, index);
+            }
+        }
+        table.routes = routes;
+        table
+    }
+
+    /// Where a request belongs.
+    pub fn decide(&self, target: Target<'_>) -> Decision {
+        let method = target.method.to_ascii_uppercase();
+        let host = host_of(target.authority);
+        match Path::read(target.path) {
+            Path::Readable { literal, readings } => self.decide_among(&method, &host, literal, &readings),
+            Path::Opaque { literal, prefix } => self.decide_below(&method, &host, literal, &prefix),
+        }
+    }
+
+    fn decide_among(&self, method: &str, host: &str, literal: &str, readings: &[Segments]) -> Decision {
+        let mut free = None;
+        let mut priced = Vec::new();
+        for (position, reading) in readings.iter().enumerate() {
+            let literal = (position == 0).then_some(literal);
+            match self.first_match(method, host, literal, reading) {
+                Some((index, Access::Priced)) => priced.push(index),
+                Some((index, Access::Free)) => free = Some(index),
+                None => {}
+            }
+        }
+        priced.sort_unstable();
+        priced.dedup();
+        match (priced.as_slice(), free) {
+            ([], None) => Decision::Unmatched,
+            ([], Some(index)) => Decision::Free(index),
+            ([index], _) => Decision::Priced(*index),
+            ([..], _) => Decision::Ambiguous,
+        }
+    }
+
+    /// Decides on a path that may be anything below `prefix`.
+    fn decide_below(&self, method: &str, host: &str, literal: Option<&str>, prefix: &[String]) -> Decision {
+        let mut found = Vec::new();
+        self.trees_for(host).for_each(|tree| tree.find_below(prefix, &mut found));
+        match self.first_that_takes(&found, |route| route.1 == Access::Priced && takes(route, method, literal)) {
+            Some(_) => Decision::Ambiguous,
+            None => match self.first_that_takes(&found, |route| takes(route, method, literal)) {
+                Some((index, _)) => Decision::Free(index),
+                None => Decision::Unmatched,
+            },
+        }
+    }
+
+    fn first_match(&self, method: &str, host: &str, literal: Option<&str>, path: &[String]) -> Option<(usize, Access)> {
+        let mut found = Vec::new();
+        self.trees_for(host).for_each(|tree| tree.find(path, &mut found));
+        self.first_that_takes(&found, |route| takes(route, method, literal))
+    }
+
+    fn first_that_takes(&self, found: &[usize], takes: impl Fn(&(Matcher, Access)) -> bool) -> Option<(usize, Access)> {
+        let routes = found.iter().filter_map(|index| Some((*index, self.routes.get(*index)?)));
+        routes.filter(|(_, route)| takes(route)).map(|(index, route)| (index, route.1)).min_by_key(|(index, _)| *index)
+    }
+
+    fn trees_for<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a PatternTree> {
+        let suffixes = host.match_indices('.').filter_map(|(at, _)| host.get(at..));
+        let below = suffixes.filter_map(|suffix| self.hosts_below.get(suffix));
+        self.exact_hosts.get(host).into_iter().chain(below).chain([&self.any_host])
+    }
+}
+
+/// `literal` is the path as it was written, where the reading is that one.
+fn takes((matcher, access): &(Matcher, Access), method: &str, literal: Option<&str>) -> bool {
+    let takes_path = match access {
+        Access::Priced => true,
+        Access::Free => literal.is_some_and(|literal| matcher.path.matches_literally(literal)),
+    };
+    takes_path && takes_method(matcher, *access, method)
+}
+
+/// A price on GET covers HEAD, which tells what GET would. It covers OPTIONS too, which some upstreams answer as GET;
+/// the exchange lets the preflights of browsers pass.
+fn takes_method(matcher: &Matcher, access: Access, method: &str) -> bool {
+    let names = |method: &str| matcher.methods.iter().any(|name| name == method);
+    matcher.methods.is_empty()
+        || names(method)
+        || (method == "HEAD" && names("GET"))
+        || (method == "OPTIONS" && access == Access::Priced)
+}
+
+/// The host in lower case, without user, port and final dot.
+fn host_of(authority: &str) -> String {
+    let host = authority.rsplit('@').next().unwrap_or(authority);
+    let without_port = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    without_port.trim_end_matches('.').to_ascii_lowercase()
+}
+
+#[cfg(test)]
+mod tests;

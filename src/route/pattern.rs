@@ -1,0 +1,213 @@
+//! Patterns of paths: `/exact`, `/with/{param}`, `/prefix/{*rest}`.
+
+use std::collections::BTreeMap;
+
+/// The pattern of a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pattern {
+    segments: Vec<Segment>,
+    has_rest: bool,
+    has_final_slash: bool,
+}
+
+/// One step of a pattern.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Segment {
+    Literal(String),
+    Param,
+}
+
+/// Why a text is not a pattern.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PatternError {
+    /// Does not begin with a slash.
+    #[error("does not begin with /")]
+    NoSlash,
+    /// A segment is empty, `.` or `..`.
+    #[error("has an empty, . or .. segment, which no request keeps")]
+    Segment,
+    /// A brace stands elsewhere than around a whole segment, or holds no name.
+    #[error("has a parameter that is not a whole segment of the form {{name}}")]
+    Param,
+    /// `{*rest}` stands elsewhere than at the end.
+    #[error("has a {{*rest}} before its end")]
+    Rest,
+    /// A character that paths are not compared with.
+    #[error(
+        "has a character that does not belong in a path pattern (one of % ? # ; \\ * or a control character); write it decoded, without query"
+    )]
+    Character,
+}
+
+impl Pattern {
+    /// Reads a pattern.
+    ///
+    /// # Errors
+    /// [`PatternError`].
+    pub fn parse(text: &str) -> Result<Self, PatternError> {
+        let path = text.strip_prefix('/').ok_or(PatternError::NoSlash)?;
+        let (path, has_rest) = split_rest(path)?;
+        let has_final_slash = path.ends_with('/') && !has_rest;
+        let path = path.strip_suffix('/').unwrap_or(path);
+        let segments = match path {
+            "" => Vec::new(),
+            path => path.split('/').map(parse_segment).collect::<Result<_, _>>()?,
+        };
+        Ok(Self { segments, has_rest, has_final_slash })
+    }
+
+    /// Whether `path` (with its leading slash, without query) is written exactly as the pattern has it: letter case and
+    /// slashes included. A parameter takes one segment that is not empty, `{*rest}` anything.
+    pub(super) fn matches_literally(&self, path: &str) -> bool {
+        let Some(mut rest) = path.strip_prefix('/') else { return false };
+        for (position, segment) in self.segments.iter().enumerate() {
+            let is_last = position.saturating_add(1) == self.segments.len() && !self.has_rest && !self.has_final_slash;
+            let (head, tail) = match rest.split_once('/') {
+                Some(parts) => parts,
+                None if is_last => (rest, ""),
+                None => return false,
+            };
+            let matches = match segment {
+                Segment::Literal(literal) => literal == head,
+                Segment::Param => !head.is_empty(),
+            };
+            if !matches || (is_last && rest.contains('/')) {
+                return false;
+            }
+            rest = tail;
+        }
+        self.has_rest || rest.is_empty()
+    }
+}
+
+/// Splits `{*rest}` off the end.
+fn split_rest(path: &str) -> Result<(&str, bool), PatternError> {
+    let Some((before, rest)) = path.split_once("{*") else { return Ok((path, false)) };
+    let name = rest.strip_suffix('}').ok_or(PatternError::Rest)?;
+    let stands_alone = before.is_empty() || before.ends_with('/');
+    if !stands_alone || !is_name(name) {
+        return Err(PatternError::Rest);
+    }
+    Ok((before, true))
+}
+
+fn parse_segment(text: &str) -> Result<Segment, PatternError> {
+    if let Some(name) = text.strip_prefix('{').and_then(|text| text.strip_suffix('}')) {
+        return if is_name(name) { Ok(Segment::Param) } else { Err(PatternError::Param) };
+    }
+    if text.contains(['{', '}']) {
+        return Err(PatternError::Param);
+    }
+    if text.contains(|c: char| c.is_control() || "%?#;\\*".contains(c)) {
+        return Err(PatternError::Character);
+    }
+    if matches!(text, "" | "." | "..") {
+        return Err(PatternError::Segment);
+    }
+    Ok(Segment::Literal(text.to_owned()))
+}
+
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
+}
+
+/// Patterns by their segments, each with the route that it stands for.
+#[derive(Debug, Default)]
+pub(super) struct PatternTree {
+    literals: BTreeMap<String, PatternTree>,
+    param: Option<Box<PatternTree>>,
+    /// Routes whose pattern ends here.
+    ends: Vec<usize>,
+    /// Routes whose pattern takes here and everything below.
+    rests: Vec<usize>,
+}
+
+impl PatternTree {
+    pub(super) fn insert(&mut self, pattern: &Pattern, route: usize) {
+        let node = pattern.segments.iter().fold(self, |node, segment| match segment {
+            Segment::Literal(literal) => node.literals.entry(super::path::fold(literal)).or_default(),
+            Segment::Param => node.param.get_or_insert_default(),
+        });
+        if pattern.has_rest { &mut node.rests } else { &mut node.ends }.push(route);
+    }
+
+    /// Collects the routes whose patterns match all of `path`.
+    pub(super) fn find(&self, path: &[String], found: &mut Vec<usize>) {
+        found.extend(&self.rests);
+        match path.split_first() {
+            None => found.extend(&self.ends),
+            Some((segment, rest)) => {
+                self.literals.get(segment).into_iter().for_each(|node| node.find(rest, found));
+                self.param.iter().for_each(|node| node.find(rest, found));
+            }
+        }
+    }
+
+    /// Collects the routes whose patterns match some path that begins with `prefix`.
+    pub(super) fn find_below(&self, prefix: &[String], found: &mut Vec<usize>) {
+        found.extend(&self.rests);
+        match prefix.split_first() {
+            None => {
+                found.extend(&self.ends);
+                self.literals.values().chain(self.param.as_deref()).for_each(|node| node.find_below(&[], found));
+            }
+            Some((segment, rest)) => {
+                self.literals.get(segment).into_iter().for_each(|node| node.find_below(rest, found));
+                self.param.iter().for_each(|node| node.find_below(rest, found));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_that_could_never_match_as_meant_are_refused() {
+        for (text, error) in [
+            ("weather", PatternError::NoSlash),
+            ("", PatternError::NoSlash),
+            ("/a//b", PatternError::Segment),
+            ("/a/../b", PatternError::Segment),
+            ("/a{b}", PatternError::Param),
+            ("/{}", PatternError::Param),
+            ("/{a", PatternError::Param),
+            ("/{*rest}/b", PatternError::Rest),
+            ("/a{*rest}", PatternError::Rest),
+            ("/{*}", PatternError::Rest),
+            ("/a*", PatternError::Character),
+            ("/a%20b", PatternError::Character),
+            ("/a?b=c", PatternError::Character),
+            ("/a;b", PatternError::Character),
+            ("/a\\b", PatternError::Character),
+        ] {
+            assert_eq!(Pattern::parse(text), Err(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn literal_matching_is_to_the_letter() {
+        for (pattern, path, expected) in [
+            ("/", "/", true),
+            ("/", "//", false),
+            ("/healthz", "/healthz", true),
+            ("/healthz", "/healthz/", false),
+            ("/healthz/", "/healthz/", true),
+            ("/healthz/", "/healthz", false),
+            ("/healthz", "/Healthz", false),
+            ("/healthz", "//healthz", false),
+            ("/a/{b}", "/a/x", true),
+            ("/a/{b}", "/a/", false),
+            ("/a/{b}", "/a/x/y", false),
+            ("/a/{b}/c", "/a/x/c", true),
+            ("/docs/{*rest}", "/docs/", true),
+            ("/docs/{*rest}", "/docs/a/b", true),
+            ("/docs/{*rest}", "/docs", false),
+            ("/{*rest}", "/", true),
+            ("/{*rest}", "/a/b", true),
+        ] {
+            assert_eq!(Pattern::parse(pattern).unwrap().matches_literally(path), expected, "{pattern} {path}");
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! What a 402 says: the terms of version 2 in a header and those of version 1 in the body. One answer serves both
+//! generations of clients: the new ones read the header, the old ones the body.
+
+use serde::Serialize;
+
+use super::requirement::{EXACT, Extra, Requirement};
+use super::{VERSION, header, reason};
+use crate::evm::Address;
+use crate::money::Amount;
+
+/// What is paid for.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Resource<'a> {
+    /// The URL that the client used.
+    pub url: &'a str,
+    /// The operator's words for people and agents.
+    pub description: &'a str,
+    /// The media type of the answer.
+    pub mime_type: &'a str,
+}
+
+/// The terms of version 2, encoded for `PAYMENT-REQUIRED`. `error` says why the request was not served.
+pub fn to_header(error: &str, resource: Resource<'_>, accepts: &[&Requirement]) -> String {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Wire<'a> {
+        x402_version: u64,
+        error: &'a str,
+        resource: Resource<'a>,
+        accepts: &'a [&'a Requirement],
+    }
+    header::encode(&to_json(&Wire { x402_version: VERSION, error, resource, accepts }))
+}
+
+/// The terms of version 1: a JSON body. Entries on networks that version 1 does not know are left out, because its
+/// clients take no answer that names one.
+pub fn to_v1_body(error: &str, resource: Resource<'_>, accepts: &[&Requirement]) -> String {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Wire<'a> {
+        x402_version: u64,
+        error: &'a str,
+        accepts: Vec<Entry<'a>>,
+    }
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Entry<'a> {
+        scheme: &'a str,
+        network: &'a str,
+        max_amount_required: Amount,
+        resource: &'a str,
+        description: &'a str,
+        mime_type: &'a str,
+        pay_to: Address,
+        max_timeout_seconds: u64,
+        asset: Address,
+        extra: Extra<'a>,
+    }
+    let entries = accepts.iter().filter_map(|requirement| {
+        Some(Entry {
+            scheme: EXACT,
+            network: requirement.v1_network.as_deref()?,
+            max_amount_required: requirement.amount,
+            resource: resource.url,
+            description: resource.description,
+            mime_type: resource.mime_type,
+            pay_to: requirement.pay_to,
+            max_timeout_seconds: requirement.max_timeout_seconds,
+            asset: requirement.asset,
+            extra: Extra::from(*requirement),
+        })
+    });
+    let error = if error == reason::PAYMENT_REQUIRED { reason::X_PAYMENT_REQUIRED } else { error };
+    to_json(&Wire { x402_version: 1, error, accepts: entries.collect() })
+}
+
+/// A value as JSON text. The wire types of this crate hold strings, numbers and lists of them alone, which always
+/// have a JSON form.
+pub(crate) fn to_json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}

@@ -1,11 +1,25 @@
 # What can be done here: `make`.
 
 TARGET := wasm32-unknown-unknown
-WASM := target/$(TARGET)/release/x402_proxy_wasm.wasm
+RELEASE := target/$(TARGET)/release
+WASM := $(RELEASE)/x402_proxy_wasm.wasm
+# What cargo links, what wasm-opt makes of it, and a copy of the former that tells whether the latter is still its own.
+LINKED := $(RELEASE)/deps/x402_proxy_wasm.wasm
+OPTIMIZED := $(RELEASE)/x402_proxy_wasm.optimized.wasm
+OPTIMIZED_FROM := $(RELEASE)/x402_proxy_wasm.optimized-from.wasm
+# The SDK exports callbacks for streams and gRPC too, and with them code that nothing calls: what stays is listed.
+EXPORTS := src/proxy/exports.json
+WASM_FEATURES := --enable-bulk-memory --enable-multivalue --enable-mutable-globals \
+	--enable-nontrapping-float-to-int --enable-reference-types --enable-sign-ext
+BINARYEN := node_modules/.bin
+# No path of the machine that builds it stands in the module.
+CARGO_HOME ?= $(HOME)/.cargo
+REMAP := --config 'target.$(TARGET).rustflags=[$(foreach dir,$(wildcard $(CARGO_HOME)/registry/src/*),"--remap-path-prefix=$(dir)=",)"--remap-path-prefix=$(CURDIR)="]'
+WASM_BINDGEN := $(shell sed -n '/^name = "wasm-bindgen"$$/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo up pay down clean rust-target
+.PHONY: help setup build size demo up pay down test lint clean rust-target
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,9 +41,18 @@ rust-target:
 	@test -d "$$(rustc --print sysroot)/lib/rustlib/$(TARGET)" \
 		|| (echo "Adding Rust's target $(TARGET)" && rustup --quiet target add $(TARGET))
 
-build: rust-target ## Build the filter: target/wasm32-unknown-unknown/release/x402_proxy_wasm.wasm
-	@test -f $(WASM) || echo "Building the filter (the first time takes a while)"
-	@cargo build --quiet --release --locked --target $(TARGET)
+build: rust-target node_modules/.stamp ## Build the filter: target/wasm32-unknown-unknown/release/x402_proxy_wasm.wasm
+	@test -f $(OPTIMIZED) || echo "Building the filter (the first time takes a while)"
+	@cargo build --quiet --release --locked --target $(TARGET) $(REMAP)
+	@if ! cmp -s $(LINKED) $(OPTIMIZED_FROM) || ! test $(OPTIMIZED) -nt $(EXPORTS); then \
+		$(BINARYEN)/wasm-metadce $(WASM_FEATURES) $(LINKED) --graph-file $(EXPORTS) -o $(OPTIMIZED) >/dev/null \
+		&& $(BINARYEN)/wasm-opt --merge-similar-functions -Oz $(WASM_FEATURES) $(OPTIMIZED) -o $(OPTIMIZED) \
+		&& cp $(LINKED) $(OPTIMIZED_FROM); fi
+	@cmp -s $(OPTIMIZED) $(WASM) || (rm -f $(WASM) && cp $(OPTIMIZED) $(WASM))
+
+size: build ## Print the size of the filter, which must not exceed 400 KB
+	@bytes=$$(wc -c < $(WASM)); echo "$(WASM): $$bytes bytes"; \
+		test $$bytes -le 400000 || (echo "That is more than 400,000." && exit 1)
 
 demo: setup build ## Watch one request being paid for, end to end, on a local chain
 	@node stage/demo.mjs
@@ -42,6 +65,19 @@ pay: node_modules/.stamp ## Pay for a request to what `make up` started (URL=…
 
 down: node_modules/.stamp ## End what `make up` started
 	@node stage/down.mjs
+
+.tools/wasm-bindgen-$(WASM_BINDGEN).stamp:
+	@echo "Installing the runner of tests in wasm into .tools (takes a few minutes, once)"
+	@cargo install --quiet --locked --root .tools --version $(WASM_BINDGEN) wasm-bindgen-cli
+	@touch $@
+
+test: setup build .tools/wasm-bindgen-$(WASM_BINDGEN).stamp ## Run every test: natively, in wasm, and in a real Envoy on a real chain
+	@node tests/run.mjs
+
+lint: rust-target ## Check the format of the code, and clippy's lints with warnings denied
+	@cargo fmt --check
+	@cargo clippy --quiet --locked --all-targets -- --deny warnings
+	@cargo clippy --quiet --locked --target $(TARGET) -- --deny warnings
 
 clean: ## Remove everything that was installed, built or recorded
 	@if [ -d node_modules/viem ]; then node stage/down.mjs; fi

@@ -6,6 +6,7 @@
 use serde::Deserialize;
 
 use crate::evm::{Address, TransactionHash};
+use crate::json;
 use crate::x402::{Requirement, VERSION, reason};
 
 /// Bytes of an answer beyond which it is not read.
@@ -152,7 +153,7 @@ fn read<'a, T: Deserialize<'a>>(answer: &'a CalloutAnswer) -> Result<(bool, T), 
         CalloutAnswer::Answered { status: 504, .. } => Err(Unknown::TimedOut),
         CalloutAnswer::Answered { status: 503, .. } => Err(Unknown::Unreachable),
         CalloutAnswer::Answered { status: status @ (200 | 400..500), body } if body.len() <= MAX_ANSWER_BYTES => {
-            serde_json::from_slice(body).map(|wire| (*status == 200, wire)).map_err(|_| Unknown::Unreadable)
+            json::from_slice(body).map(|wire| (*status == 200, wire)).map_err(|_| Unknown::Unreadable)
         }
         CalloutAnswer::Answered { .. } => Err(Unknown::Unreadable),
     }

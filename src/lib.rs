@@ -8,6 +8,7 @@ pub mod config;
 pub mod evm;
 pub mod exchange;
 pub mod facilitator;
+pub mod json;
 pub mod ledger;
 pub mod money;
 #[cfg(all(feature = "proxy", target_arch = "wasm32"))]

@@ -6,13 +6,13 @@ pub mod networks;
 mod raw;
 mod resolve;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
 
 use crate::evm::eip712::Word;
+use crate::json::{self, JsonError};
 use crate::ledger::Ledger;
 use crate::route::RouteTable;
 use crate::x402::Requirement;
@@ -29,7 +29,7 @@ pub struct Config {
     /// What happens to requests that no route matches.
     pub unmatched: Unmatched,
     /// Headers that a client may send although they can override path or method; in lower case.
-    pub kept_headers: BTreeSet<String>,
+    pub kept_headers: Vec<String>,
     /// The rules of claims on payments.
     pub ledger: Ledger,
 }
@@ -117,27 +117,18 @@ pub enum Unmatched {
     Deny,
 }
 
-/// Why a configuration is refused.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{path}: {message}")]
-pub struct ConfigError {
-    /// Where, such as `routes[2].price`.
-    pub path: String,
-    /// What is wrong there, and what would be right.
-    pub message: String,
-}
-
 impl Config {
+    /// Whether the operator lets a header through that can override path or method.
+    pub fn keeps_header(&self, name: &str) -> bool {
+        self.kept_headers.iter().any(|kept| kept == name)
+    }
+
     /// Reads a configuration from JSON.
     ///
     /// # Errors
-    /// The first [`ConfigError`] found.
-    pub fn from_json(json: &[u8]) -> Result<Self, ConfigError> {
-        let mut deserializer = serde_json::Deserializer::from_slice(json);
-        let raw = serde_path_to_error::deserialize(&mut deserializer)
-            .map_err(|error| ConfigError { path: error.path().to_string(), message: error.inner().to_string() })?;
-        deserializer.end().map_err(|error| ConfigError { path: ".".to_owned(), message: error.to_string() })?;
-        resolve::config(raw)
+    /// The first [`JsonError`] found, of shape or of meaning.
+    pub fn from_json(text: &[u8]) -> Result<Self, JsonError> {
+        resolve::config(json::from_slice(text)?)
     }
 }
 

@@ -1,6 +1,5 @@
 //! The configuration as it is written: shapes only, nothing resolved. Unknown keys are errors everywhere.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -8,20 +7,23 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use crate::json::{self, Named, Object};
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Config {
+    #[serde(deserialize_with = "json::object")]
     pub facilitator: Facilitator,
     #[serde(default)]
-    pub networks: BTreeMap<String, Network>,
-    #[serde(default)]
+    pub networks: Named<Object<Network>>,
+    #[serde(default, deserialize_with = "json::object")]
     pub defaults: Defaults,
-    pub routes: Vec<Route>,
+    pub routes: Vec<Object<Route>>,
     #[serde(default)]
     pub unmatched: super::Unmatched,
     #[serde(default)]
     pub keep_headers: Vec<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "json::object")]
     pub ledger: Ledger,
 }
 
@@ -34,24 +36,25 @@ pub(super) struct Facilitator {
     #[serde(default)]
     pub verify: super::Verify,
     #[serde(default)]
-    pub headers: BTreeMap<String, String>,
+    pub headers: Named<String>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Network {
-    #[serde(default, deserialize_with = "whole_number")]
+    #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub chain_id: Option<u64>,
     #[serde(default)]
-    pub assets: BTreeMap<String, Asset>,
+    pub assets: Named<Object<Asset>>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Asset {
     pub address: String,
-    #[serde(deserialize_with = "whole_number")]
-    pub decimals: Option<u64>,
+    #[serde(deserialize_with = "json::whole_number")]
+    pub decimals: u64,
+    #[serde(deserialize_with = "json::object")]
     pub eip712: Eip712,
     #[serde(default)]
     pub transfer_method: TransferMethod,
@@ -77,9 +80,9 @@ pub(super) enum TransferMethod {
 #[serde(deny_unknown_fields)]
 pub(super) struct Defaults {
     pub pay_to: Option<String>,
-    pub accepts: Option<Vec<Entry>>,
+    pub accepts: Option<Vec<Object<Entry>>>,
     pub settle: Option<super::Settle>,
-    #[serde(default, deserialize_with = "whole_number")]
+    #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub max_timeout_seconds: Option<u64>,
 }
 
@@ -104,7 +107,7 @@ pub(super) enum Scheme {
 #[serde(deny_unknown_fields)]
 pub(super) struct Route {
     pub name: Option<String>,
-    #[serde(rename = "match")]
+    #[serde(rename = "match", deserialize_with = "json::object")]
     pub matcher: Match,
     pub price: Option<TextOr<Price>>,
     #[serde(default)]
@@ -112,9 +115,9 @@ pub(super) struct Route {
     pub description: Option<String>,
     pub mime_type: Option<String>,
     pub pay_to: Option<String>,
-    pub accepts: Option<Vec<Entry>>,
+    pub accepts: Option<Vec<Object<Entry>>>,
     pub settle: Option<super::Settle>,
-    #[serde(default, deserialize_with = "whole_number")]
+    #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub max_timeout_seconds: Option<u64>,
 }
 
@@ -137,7 +140,7 @@ pub(super) struct Price {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Ledger {
-    #[serde(default, deserialize_with = "whole_number")]
+    #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub max_claims: Option<u64>,
 }
 
@@ -170,29 +173,4 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for TextOr<T> {
 
         deserializer.deserialize_any(TextOrVisitor(PhantomData))
     }
-}
-
-/// A whole number that may come as a double: Istio passes every number through one.
-fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    struct WholeVisitor;
-
-    impl Visitor<'_> for WholeVisitor {
-        type Value = u64;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a whole number that is not negative")
-        }
-
-        fn visit_u64<E: Error>(self, number: u64) -> Result<u64, E> {
-            Ok(number)
-        }
-
-        fn visit_f64<E: Error>(self, number: f64) -> Result<u64, E> {
-            // A double that is whole prints as an integer, unless it is too large to be exact.
-            let text = format!("{number}");
-            text.parse().map_err(|_| E::invalid_value(serde::de::Unexpected::Float(number), &self))
-        }
-    }
-
-    deserializer.deserialize_any(WholeVisitor).map(Some)
 }

@@ -1,17 +1,17 @@
 //! From what is written to what it means.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::uri::Uri;
-use http::{HeaderName, HeaderValue};
 
 use super::networks::{KnownAsset, NETWORKS, V1_NAMES};
 use super::raw::{self, TextOr};
-use super::{Config, ConfigError, Facilitator, Offer, Route, Settle, Terms};
+use super::{Config, Facilitator, Offer, Route, Settle, Terms};
 use crate::evm::Address;
+use crate::json::{JsonError, Named, Object};
 use crate::ledger::Ledger;
 use crate::money::{Amount, Dollars};
 use crate::route::{Access, HostPattern, Matcher, Pattern, RouteTable};
@@ -20,7 +20,7 @@ use crate::time::parse_duration;
 use crate::x402::requirement::PaymentFlow;
 use crate::x402::{NetworkId, Requirement};
 
-type Result<T> = std::result::Result<T, ConfigError>;
+type Result<T> = std::result::Result<T, JsonError>;
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_TIMEOUT: Duration = Duration::from_secs(600);
@@ -39,7 +39,7 @@ pub(super) fn config(raw: raw::Config) -> Result<Config> {
     let mut labels = BTreeSet::new();
     let mut routes = Vec::with_capacity(raw.routes.len());
     let mut matchers = Vec::with_capacity(raw.routes.len());
-    for (index, raw_route) in raw.routes.into_iter().enumerate() {
+    for (index, Object(raw_route)) in raw.routes.into_iter().enumerate() {
         let path = format!("routes[{index}]");
         let matcher = matcher(&path, &raw_route.matcher)?;
         let route = route(&path, index, raw_route, defaults, &networks)?;
@@ -60,12 +60,12 @@ pub(super) fn config(raw: raw::Config) -> Result<Config> {
 }
 
 fn refuse<T>(path: impl Into<String>, message: impl Display) -> Result<T> {
-    Err(ConfigError { path: path.into(), message: message.to_string() })
+    Err(JsonError { path: path.into(), message: message.to_string() })
 }
 
 /// Puts a path to an error that speaks of `value`.
-fn at<E: Display>(path: impl Into<String>, value: impl std::fmt::Debug) -> impl FnOnce(E) -> ConfigError {
-    move |error| ConfigError { path: path.into(), message: format!("{value:?} {error}") }
+fn at<E: Display>(path: impl Into<String>, value: impl std::fmt::Debug) -> impl FnOnce(E) -> JsonError {
+    move |error| JsonError { path: path.into(), message: format!("{value:?} {error}") }
 }
 
 fn facilitator(raw: raw::Facilitator) -> Result<Facilitator> {
@@ -100,7 +100,7 @@ fn facilitator(raw: raw::Facilitator) -> Result<Facilitator> {
         base_path: uri.path().trim_end_matches('/').to_owned(),
         timeout,
         verify: raw.verify,
-        headers: raw.headers.into_iter().map(facilitator_header).collect::<Result<_>>()?,
+        headers: raw.headers.0.into_iter().map(facilitator_header).collect::<Result<_>>()?,
     })
 }
 
@@ -108,23 +108,34 @@ fn facilitator_header((name, value): (String, String)) -> Result<(String, String
     const RESERVED: [&str; 7] =
         ["host", "content-type", "content-length", "transfer-encoding", "connection", "te", "upgrade"];
     let path = format!("facilitator.headers.{name}");
-    let parsed: HeaderName = name.parse().map_err(at(&path, &name))?;
-    if RESERVED.contains(&parsed.as_str()) {
+    let lower = token(&path, &name)?.to_ascii_lowercase();
+    if RESERVED.contains(&lower.as_str()) {
         return refuse(path, "is set by the filter or the proxy");
     }
-    if HeaderValue::from_str(&value).is_err() {
+    if !is_field_value(&value) {
         // The value may be a secret, so the message does not show it.
         return refuse(path, "holds a character that no header value may have");
     }
-    Ok((parsed.as_str().to_owned(), value))
+    Ok((lower, value))
 }
 
-fn kept_headers(raw: &[String]) -> Result<BTreeSet<String>> {
-    let kept = raw.iter().enumerate().map(|(index, name)| {
-        let parsed: HeaderName = name.parse().map_err(at(format!("keep_headers[{index}]"), name))?;
-        Ok(parsed.as_str().to_owned())
-    });
-    kept.collect()
+fn kept_headers(raw: &[String]) -> Result<Vec<String>> {
+    let names = raw.iter().enumerate();
+    names.map(|(index, name)| Ok(token(&format!("keep_headers[{index}]"), name)?.to_ascii_lowercase())).collect()
+}
+
+/// Checks the name of a header or a method (a token of RFC 9110, section 5.6.2).
+fn token<'a>(path: &str, text: &'a str) -> Result<&'a str> {
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if text.is_empty() || !text.bytes().all(is_token) {
+        return refuse(path, format_args!("{text:?} is not a name: letters, digits and !#$%&'*+-.^_`|~"));
+    }
+    Ok(text)
+}
+
+/// Whether a text can stand in a header (RFC 9110, section 5.5).
+fn is_field_value(text: &str) -> bool {
+    text.bytes().all(|byte| byte == b'\t' || !byte.is_ascii_control())
 }
 
 fn ledger(raw: &raw::Ledger) -> Result<Ledger> {
@@ -140,10 +151,9 @@ fn matcher(path: &str, raw: &raw::Match) -> Result<Matcher> {
         .iter()
         .enumerate()
         .map(|(index, host)| HostPattern::parse(host).map_err(at(format!("{path}.match.hosts[{index}]"), host)));
-    let methods = raw.methods.iter().enumerate().map(|(index, method)| {
-        http::Method::from_bytes(method.as_bytes()).map_err(at(format!("{path}.match.methods[{index}]"), method))?;
-        Ok(method.to_ascii_uppercase())
-    });
+    let methods = raw.methods.iter().enumerate();
+    let methods = methods
+        .map(|(index, method)| Ok(token(&format!("{path}.match.methods[{index}]"), method)?.to_ascii_uppercase()));
     Ok(Matcher {
         hosts: hosts.collect::<Result<_>>()?,
         methods: methods.collect::<Result<_>>()?,
@@ -213,7 +223,7 @@ fn terms(
     }
     let inherited = Inherited { route: path, raw, defaults, price, settle, max_timeout_seconds };
     let mut offers: Vec<Arc<Offer>> = Vec::with_capacity(entries.len());
-    for (index, entry) in entries.iter().enumerate() {
+    for (index, Object(entry)) in entries.iter().enumerate() {
         let offer = Arc::new(inherited.offer(&format!("{accepts_path}[{index}]"), entry, networks)?);
         if offers.contains(&offer) {
             return refuse(format!("{accepts_path}[{index}]"), "says the same as an entry before it");
@@ -225,7 +235,7 @@ fn terms(
         return refuse(format!("{path}.description"), format_args!("is longer than {MAX_DESCRIPTION_BYTES} bytes"));
     }
     let mime_type = raw.mime_type.clone().unwrap_or_default();
-    if !mime_type.is_empty() && (!mime_type.contains('/') || HeaderValue::from_str(&mime_type).is_err()) {
+    if !mime_type.is_empty() && (!mime_type.contains('/') || !is_field_value(&mime_type)) {
         return refuse(
             format!("{path}.mime_type"),
             format_args!("{mime_type:?} is not a media type such as \"application/json\""),
@@ -289,7 +299,7 @@ impl Inherited<'_> {
             }
             TextOr::Text(text) => {
                 let dollars = Dollars::parse(text).map_err(at(&path, text))?;
-                dollars.to_amount(asset.decimals).map_err(|error| ConfigError {
+                dollars.to_amount(asset.decimals).map_err(|error| JsonError {
                     path: path.clone(),
                     message: format!("{text:?} {error} of {} ({} decimals)", asset.label, asset.decimals),
                 })?
@@ -322,17 +332,18 @@ impl Inherited<'_> {
 }
 
 /// The built-in table with what the configuration adds to it.
-struct Networks(BTreeMap<String, Network>);
+struct Networks(Vec<Network>);
 
 #[derive(Clone)]
 struct Network {
     name: Option<String>,
     chain_id: u64,
-    assets: BTreeMap<String, Asset>,
+    assets: Vec<Asset>,
 }
 
 #[derive(Clone)]
 struct Asset {
+    /// Its symbol, where it has one.
     label: String,
     address: Address,
     decimals: u8,
@@ -342,73 +353,67 @@ struct Asset {
 }
 
 impl Networks {
-    fn new(added: BTreeMap<String, raw::Network>) -> Result<Self> {
-        let mut networks = BTreeMap::new();
+    fn new(added: Named<Object<raw::Network>>) -> Result<Self> {
+        let mut networks = Self(Vec::with_capacity(NETWORKS.len()));
         for known in NETWORKS {
-            let assets = known.assets.iter().map(|asset| Ok((asset.symbol.to_owned(), Asset::from_known(asset)?)));
-            let assets = assets.collect::<Result<_>>()?;
-            let network = Network { name: Some(known.name.to_owned()), chain_id: known.chain_id, assets };
-            networks.insert(known.name.to_owned(), network);
+            let assets = known.assets.iter().map(Asset::from_known).collect::<Result<_>>()?;
+            networks.0.push(Network { name: Some(known.name.to_owned()), chain_id: known.chain_id, assets });
         }
-        for (name, raw) in added {
-            let path = format!("networks.{name}");
-            let known = networks.get(&name);
-            let Some(chain_id) = raw.chain_id.or(known.map(|network| network.chain_id)) else {
-                return refuse(path, "is not in the built-in table and has no chain_id");
-            };
-            let mut assets = known
-                .filter(|known| known.chain_id == chain_id)
-                .map_or_else(BTreeMap::new, |known| known.assets.clone());
-            for (symbol, asset) in raw.assets {
-                let asset = Asset::from_raw(&format!("{path}.assets.{symbol}"), &asset, &symbol)?;
-                assets.insert(symbol, asset);
-            }
-            networks.insert(name.clone(), Network { name: Some(name), chain_id, assets });
+        for (name, Object(raw)) in added.0 {
+            networks.add(name, raw)?;
         }
-        Ok(Self(networks))
+        Ok(networks)
+    }
+
+    fn add(&mut self, name: String, raw: raw::Network) -> Result<()> {
+        let path = format!("networks.{name}");
+        let position = self.0.iter().position(|network| network.name.as_deref() == Some(&name));
+        let known = position.map(|position| self.0.swap_remove(position));
+        let Some(chain_id) = raw.chain_id.or(known.as_ref().map(|network| network.chain_id)) else {
+            return refuse(path, "is not in the built-in table and has no chain_id");
+        };
+        let mut assets = known.filter(|known| known.chain_id == chain_id).map_or_else(Vec::new, |known| known.assets);
+        for (symbol, Object(asset)) in raw.assets.0 {
+            assets.retain(|asset| asset.label != symbol);
+            assets.push(Asset::from_raw(&format!("{path}.assets.{symbol}"), &asset, &symbol)?);
+        }
+        self.0.push(Network { name: Some(name), chain_id, assets });
+        Ok(())
     }
 
     fn find(&self, path: &str, text: &str) -> Result<Network> {
-        if let Some(network) = self.0.get(text) {
+        if let Some(network) = self.0.iter().find(|network| network.name.as_deref() == Some(text)) {
             return Ok(network.clone());
         }
-        let chain_id = text.parse::<NetworkId>().ok().and_then(|id| id.chain_id());
-        match chain_id {
-            Some(chain_id) => {
-                let known = self.0.values().find(|network| network.chain_id == chain_id).cloned();
-                Ok(known.unwrap_or(Network { name: None, chain_id, assets: BTreeMap::new() }))
-            }
-            None => refuse(
+        let Some(chain_id) = text.parse::<NetworkId>().ok().and_then(|id| id.chain_id()) else {
+            let known = list(self.0.iter().filter_map(|network| network.name.as_deref()));
+            return refuse(
                 path,
-                format_args!(
-                    "{text:?} is neither a CAIP-2 id of the form eip155:<chain id> nor one of {}",
-                    list(self.0.keys())
-                ),
-            ),
-        }
+                format_args!("{text:?} is neither a CAIP-2 id of the form eip155:<chain id> nor one of {known}"),
+            );
+        };
+        let known = self.0.iter().find(|network| network.chain_id == chain_id).cloned();
+        Ok(known.unwrap_or(Network { name: None, chain_id, assets: Vec::new() }))
     }
 }
 
 impl Network {
     fn asset(&self, path: &str, symbol: &str) -> Result<Asset> {
-        match self.assets.get(symbol) {
-            Some(asset) => Ok(asset.clone()),
-            None if self.assets.is_empty() => refuse(
+        let found = self.assets.iter().find(|asset| asset.label == symbol).cloned();
+        let Some(asset) = found else {
+            let known = match self.assets.as_slice() {
+                [] => "none".to_owned(),
+                assets => list(assets.iter().map(|asset| asset.label.as_str())),
+            };
+            let chain_id = self.chain_id;
+            return refuse(
                 path,
                 format_args!(
-                    "{symbol:?}: no asset of eip155:{} is known by its symbol; give {{address, decimals, eip712}}",
-                    self.chain_id
+                    "{symbol:?} is not known on eip155:{chain_id} (known there: {known}); give {{address, decimals, eip712}}"
                 ),
-            ),
-            None => refuse(
-                path,
-                format_args!(
-                    "{symbol:?} is not known on eip155:{}; known are {}; others are given as {{address, decimals, eip712}}",
-                    self.chain_id,
-                    list(self.assets.keys())
-                ),
-            ),
-        }
+            );
+        };
+        Ok(asset)
     }
 }
 
@@ -432,9 +437,7 @@ impl Asset {
                 "has an empty name or version; take both from the token's contract",
             );
         }
-        let Some(decimals) =
-            raw.decimals.and_then(|decimals| u8::try_from(decimals).ok()).filter(|decimals| *decimals <= 77)
-        else {
+        let Some(decimals) = u8::try_from(raw.decimals).ok().filter(|decimals| *decimals <= 77) else {
             return refuse(format!("{path}.decimals"), "is not between 0 and 77");
         };
         Ok(Self {
@@ -448,6 +451,6 @@ impl Asset {
     }
 }
 
-fn list<'a>(names: impl Iterator<Item = &'a String>) -> String {
-    names.map(String::as_str).collect::<Vec<_>>().join(", ")
+fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    names.collect::<Vec<_>>().join(", ")
 }

@@ -309,7 +309,7 @@ const AMBIGUOUS_PATH: &str = "this path can be read in more than one way; send i
 
 /// Lets a request through that has nothing to pay.
 fn pass(config: &Config, head: &RequestHead) -> Next {
-    let remove = head.unwanted(|name| config.kept_headers.contains(name), false);
+    let remove = head.unwanted(|name| config.keeps_header(name), false);
     let edits = RequestEdits { remove, set: Vec::new() };
     Effects { stream: Stream::Forward(edits), ..Effects::default() }.and_over()
 }

@@ -75,7 +75,7 @@ impl Payment {
                     judgement,
                     json,
                     url,
-                    unwanted: head.unwanted(|name| context.config.kept_headers.contains(name), true),
+                    unwanted: head.unwanted(|name| context.config.keeps_header(name), true),
                     offer,
                 };
                 payment.claim(context, authorization.valid_before.to_unix_time())

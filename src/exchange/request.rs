@@ -79,10 +79,12 @@ impl RequestHead {
                 || (OVERRIDES.contains(&name.as_str()) && !keeps(&name))
                 || (is_priced && [PAYMENT_SIGNATURE, X_PAYMENT].contains(&name.as_str()))
         };
-        let mut names: Vec<String> =
-            self.0.iter().filter(|(name, _)| is_unwanted(name)).map(|(name, _)| name.clone()).collect();
-        names.sort_unstable();
-        names.dedup();
+        let mut names: Vec<String> = Vec::new();
+        for (name, _) in &self.0 {
+            if is_unwanted(name) && !names.contains(name) {
+                names.push(name.clone());
+            }
+        }
         names
     }
 }
@@ -126,7 +128,7 @@ mod tests {
             ("accept", "*/*"),
         ]);
         let keeps_nothing = |_: &str| false;
-        let always = ["x-original-url", "x-x402-payer", "x_http_method_override", "x_x402_payer"];
+        let always = ["x-x402-payer", "x_x402_payer", "x-original-url", "x_http_method_override"];
         assert_eq!(head.unwanted(keeps_nothing, false), always);
         assert!(head.unwanted(keeps_nothing, true).contains(&"payment-signature".to_owned()));
         assert!(!head.unwanted(|name| name == "x-original-url", false).contains(&"x-original-url".to_owned()));

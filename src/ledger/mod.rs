@@ -20,7 +20,7 @@ pub trait Store {
     ///
     /// # Errors
     /// [`StoreFailed`] where the store does not answer.
-    fn read(&mut self, page: u32) -> Result<Option<(Vec<u8>, Self::Version)>, StoreFailed>;
+    fn read(&mut self, page: u32) -> Result<Option<Stored<Self::Version>>, StoreFailed>;
 
     /// Writes page `page` if it still has the version that was read (`None`: if it is still absent).
     ///
@@ -28,6 +28,9 @@ pub trait Store {
     /// [`StoreFailed`] where the store does not answer.
     fn write(&mut self, page: u32, value: &[u8], expected: Option<Self::Version>) -> Result<Written, StoreFailed>;
 }
+
+/// A value and its version.
+pub type Stored<Version> = (Vec<u8>, Version);
 
 /// The outcome of a [`Store::write`] that worked as such.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,6 +10,8 @@ use std::time::Duration;
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{LogLevel, MapType, StreamType};
 
+use super::pairs::{self, Pair};
+
 /// The host's answer to a call that did not succeed, by the number of its status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the host call {call} failed with status {status}")]
@@ -132,13 +134,13 @@ pub(super) fn now() -> Result<u64, HostError> {
 }
 
 /// All headers of a map, in order.
-pub(super) fn headers(map: MapType) -> Result<Vec<(Vec<u8>, Vec<u8>)>, HostError> {
+pub(super) fn headers(map: MapType) -> Result<Vec<Pair>, HostError> {
     const CALL: &str = "get_header_map_pairs";
     // SAFETY: the host writes a pointer and a length to the places given.
     let bytes = receive(CALL, |data, length| unsafe { proxy_get_header_map_pairs(map_number(map), data, length) })?;
     match bytes {
         None => Ok(Vec::new()),
-        Some(bytes) => super::pairs::decode(&bytes).ok_or(HostError { call: CALL, status: OK }),
+        Some(bytes) => pairs::decode(&bytes).ok_or(HostError { call: CALL, status: OK }),
     }
 }
 
@@ -189,7 +191,7 @@ fn buffer(number: u32, max_length: usize) -> Result<Vec<u8>, HostError> {
 /// Answers the client in the upstream's place. `details` show as the response code details in access logs.
 pub(super) fn send_reply(status: u16, details: &str, headers: &[(&str, &str)], body: &str) -> Result<(), HostError> {
     const NO_GRPC_STATUS: i32 = -1;
-    let headers = super::pairs::encode(headers);
+    let headers = pairs::encode(headers);
     // SAFETY: pointers and lengths are of live buffers.
     let status = unsafe {
         proxy_send_local_response(

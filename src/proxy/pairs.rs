@@ -1,8 +1,11 @@
 //! Lists of headers as the host passes them: a count, the lengths of each name and value, then the texts, each with a
 //! zero behind it; numbers are 32 bits, least significant byte first.
 
+/// A name and a value.
+pub(super) type Pair = (Vec<u8>, Vec<u8>);
+
 /// Reads a list; `None` where the bytes are not one.
-pub(super) fn decode(bytes: &[u8]) -> Option<Vec<(Vec<u8>, Vec<u8>)>> {
+pub(super) fn decode(bytes: &[u8]) -> Option<Vec<Pair>> {
     let (count, mut sizes) = take_size(bytes)?;
     let mut texts = sizes.get(count.checked_mul(8)?..)?;
     let mut pairs = Vec::with_capacity(count);

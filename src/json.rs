@@ -1,0 +1,281 @@
+//! JSON from outside: into types, with errors that name the path of what is wrong.
+//!
+//! serde tells where in the text it stopped; the path is found by reading the text again up to there. That costs
+//! nothing unless there is an error, and a tenth of the code that carrying the path along would take.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+use crate::money::Decimal;
+
+/// Why a text is not the JSON that was expected.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{path}: {message}")]
+pub struct JsonError {
+    /// Where, such as `routes[2].price`; `.` for the whole.
+    pub path: String,
+    /// What is wrong there.
+    pub message: String,
+}
+
+/// Reads a whole text, an object, as `T`.
+///
+/// # Errors
+/// [`JsonError`] for anything else than one object of that shape. It must not hold one of the fields of `T` twice.
+pub fn from_slice<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, JsonError> {
+    read(json).map_err(|error| {
+        let (line, column) = (error.line(), error.column());
+        let mut path = path_at(json, line, column);
+        let mut message = error.to_string();
+        if message.starts_with("missing field") {
+            path.leave_key();
+        }
+        if let (true, Some(alone)) =
+            (error.is_data(), message.strip_suffix(&format!(" at line {line} column {column}")))
+        {
+            message = alone.to_owned();
+        }
+        JsonError { path: path.to_string(), message }
+    })
+}
+
+fn read<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, serde_json::Error> {
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    let value = object(&mut deserializer)?;
+    deserializer.end().map(|()| value)
+}
+
+/// An object that is read as `T`. Left to itself, serde would take an array too, and read the fields in their order;
+/// nobody else reads JSON like that.
+#[derive(Debug, Clone, Default)]
+pub struct Object<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        object(deserializer).map(Self)
+    }
+}
+
+/// Reads an object as `T`, for `deserialize_with`; see [`Object`].
+///
+/// # Errors
+/// Those of `T`, and a wrong type for anything but an object.
+pub fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    struct ObjectVisitor<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(map))
+        }
+    }
+
+    deserializer.deserialize_map(ObjectVisitor(PhantomData))
+}
+
+/// An object whose keys are names of the writer's choice, in the order they stand. No name may stand twice.
+#[derive(Debug, Clone)]
+pub struct Named<T>(pub Vec<(String, T)>);
+
+impl<T> Default for Named<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Named<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct NamedVisitor<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for NamedVisitor<T> {
+            type Value = Vec<(String, T)>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut entries: Self::Value = Vec::new();
+                while let Some(name) = map.next_key::<String>()? {
+                    if entries.iter().any(|(earlier, _)| *earlier == name) {
+                        return Err(A::Error::custom(format_args!("duplicate field `{name}`")));
+                    }
+                    entries.push((name, map.next_value()?));
+                }
+                Ok(entries)
+            }
+        }
+
+        deserializer.deserialize_map(NamedVisitor(PhantomData)).map(Self)
+    }
+}
+
+/// Reads a whole number that is not negative, for `deserialize_with`. It may be written as a double that is whole
+/// (`300.0`): Istio passes every number through one.
+///
+/// # Errors
+/// A custom error for everything else.
+pub fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    // Not by serde's own numbers, which would bring the reading of floating point along.
+    let text = Box::<RawValue>::deserialize(deserializer)?;
+    let number = Decimal::parse(text.get()).and_then(|number| number.to_units(0));
+    let number = number.ok().and_then(|number| u64::try_from(number).ok());
+    number.ok_or_else(|| D::Error::custom(format_args!("expected a whole number that is not negative, not {text}")))
+}
+
+/// [`whole_number`], where the field may be absent.
+///
+/// # Errors
+/// Those of [`whole_number`].
+pub fn optional_whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    whole_number(deserializer).map(Some)
+}
+
+/// The way from the root to a place: the containers around it, innermost last.
+#[derive(Default)]
+struct Path(Vec<Step>);
+
+enum Step {
+    /// An object, and the key whose value is being read, if one is.
+    Object(Option<String>),
+    /// An array, and the index of the element that is being read.
+    Array(usize),
+}
+
+impl Path {
+    /// Speaks of the innermost object as a whole, not of the value that was read last.
+    fn leave_key(&mut self) {
+        if let Some(Step::Object(key)) = self.0.last_mut() {
+            *key = None;
+        }
+    }
+
+    fn on_comma(&mut self) {
+        match self.0.last_mut() {
+            Some(Step::Object(key)) => *key = None,
+            Some(Step::Array(index)) => *index = index.saturating_add(1),
+            None => {}
+        }
+    }
+
+    fn on_text(&mut self, text: &str) {
+        if let Some(Step::Object(key @ None)) = self.0.last_mut() {
+            *key = Some(text.to_owned());
+        }
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut is_root = true;
+        for step in &self.0 {
+            match step {
+                Step::Object(None) => continue,
+                Step::Object(Some(key)) if is_root => write!(f, "{key}")?,
+                Step::Object(Some(key)) => write!(f, ".{key}")?,
+                Step::Array(index) => write!(f, "[{index}]")?,
+            }
+            is_root = false;
+        }
+        if is_root { f.write_str(".") } else { Ok(()) }
+    }
+}
+
+/// The path of what stands at `line` and `column` (both from 1, columns in bytes) of a text that is JSON up to there.
+fn path_at(json: &[u8], line: usize, column: usize) -> Path {
+    let lines_before = json.split_inclusive(|byte| *byte == b'\n').take(line.saturating_sub(1));
+    let end = lines_before.map(<[u8]>::len).sum::<usize>().saturating_add(column);
+    let mut rest = json.get(..end).unwrap_or(json);
+    let mut path = Path::default();
+    while let Some((byte, after)) = rest.split_first() {
+        rest = after;
+        match byte {
+            b'{' => path.0.push(Step::Object(None)),
+            b'[' => path.0.push(Step::Array(0)),
+            // The last byte may close a container that the error is about.
+            b'}' | b']' if !after.is_empty() => drop(path.0.pop()),
+            b',' => path.on_comma(),
+            b'"' => {
+                let (text, after) = take_string(after);
+                path.on_text(&text);
+                rest = after;
+            }
+            _ => {}
+        }
+    }
+    path
+}
+
+/// The text of a string up to its closing quote, and what follows. Escapes stay as they are: this is for messages.
+fn take_string(bytes: &[u8]) -> (String, &[u8]) {
+    let mut escaped = false;
+    let end = bytes.iter().position(|byte| {
+        let closes = *byte == b'"' && !escaped;
+        escaped = *byte == b'\\' && !escaped;
+        closes
+    });
+    let (text, rest) = end.and_then(|end| bytes.split_at_checked(end)).unwrap_or((bytes, &[]));
+    (String::from_utf8_lossy(text).into_owned(), rest.get(1..).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code, reason = "only the errors matter")]
+    struct Outer {
+        name: String,
+        #[serde(default)]
+        inner: Vec<Inner>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code, reason = "only the errors matter")]
+    struct Inner {
+        count: u8,
+        #[serde(default)]
+        label: String,
+    }
+
+    #[test]
+    fn errors_name_the_path() {
+        for (json, path, message) in [
+            ("", ".", "EOF"),
+            (r#"["a", []]"#, ".", "expected an object"),
+            ("7", ".", "invalid type"),
+            ("{}", ".", "missing field `name`"),
+            (r#"{"inner": []}"#, ".", "missing field `name`"),
+            (r#"{"name": 7}"#, "name", "invalid type"),
+            (r#"{"name": "a", "name": "b"}"#, "name", "duplicate field"),
+            (r#"{"name": "a", "other": {}}"#, "other", "unknown field"),
+            (r#"{"name": "a", "inner": {}}"#, "inner", "invalid type"),
+            (r#"{"name": "a", "inner": [{}]}"#, "inner[0]", "missing field `count`"),
+            (r#"{"name": "a", "inner": [{"count": 1}, {"label": "x"}]}"#, "inner[1]", "missing field `count`"),
+            (r#"{"name": "a", "inner": [{"count": 1}, {"count": 300}]}"#, "inner[1].count", "invalid value"),
+            (r#"{"name": "a", "inner": [{"count": {}}]}"#, "inner[0].count", "invalid type"),
+            (r#"{"name": "a", "inner": [{"count": 1, "label": []}]}"#, "inner[0].label", "invalid type"),
+            (r#"{"name": "a]}\"{[", "inner": [{"cuont": 1}]}"#, "inner[0].cuont", "unknown field"),
+            ("{\"name\": \"a\",\n \"inner\": [\n{\"count\": \"x\"}]}", "inner[0].count", "invalid type"),
+            (r#"{"name": "a", "inner": [7]}"#, "inner[0]", "invalid type"),
+            (r#"{"name": "a"} x"#, ".", "trailing"),
+            (r#"{"name": "a", "inner": [{"count": 1},]}"#, "inner[1]", "trailing comma"),
+        ] {
+            let error = from_slice::<Outer>(json.as_bytes()).unwrap_err();
+            assert_eq!(error.path, path, "{json}: {error}");
+            assert!(error.message.contains(message), "{json}: {error}");
+        }
+    }
+}

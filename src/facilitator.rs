@@ -94,7 +94,7 @@ pub enum Settlement {
 /// `payment_json` is the decoded header, valid JSON; it goes out to the letter, so that what the client added for the
 /// facilitator (extensions) arrives.
 pub fn question(payment_json: &str, requirement: &Requirement) -> String {
-    let requirement = crate::x402::terms::to_json(requirement);
+    let requirement = json::to_text(requirement);
     format!(r#"{{"x402Version":{VERSION},"paymentPayload":{payment_json},"paymentRequirements":{requirement}}}"#)
 }
 

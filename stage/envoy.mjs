@@ -64,7 +64,11 @@ export function renderBootstrap(options) {
   const manager = listeners[0].filter_chains[0].filters[0].typed_config;
   const { config } = manager.http_filters.find(({ name }) => name === "x402").typed_config;
   if (plugin !== undefined) {
-    config.configuration.value = typeof plugin === "string" ? plugin : JSON.stringify(plugin);
+    // As text, so that a test says to the letter what the filter gets.
+    config.configuration = {
+      "@type": "type.googleapis.com/google.protobuf.StringValue",
+      value: typeof plugin === "string" ? plugin : JSON.stringify(plugin),
+    };
   }
   if (allowOnHeadersStopIteration !== undefined) config.allow_on_headers_stop_iteration = allowOnHeadersStopIteration;
   if (wasm === null) manager.http_filters = manager.http_filters.filter(({ name }) => name !== "x402");

@@ -3,6 +3,7 @@
 //! A configuration is taken as a whole or refused as a whole, and a refusal names the path of what is wrong.
 
 pub mod networks;
+mod protobuf;
 mod raw;
 mod resolve;
 
@@ -123,12 +124,29 @@ impl Config {
         self.kept_headers.iter().any(|kept| kept == name)
     }
 
+    /// Reads a configuration as a host hands it over: JSON, or an encoded `google.protobuf.Struct`.
+    ///
+    /// # Errors
+    /// The first [`JsonError`] found, of shape or of meaning.
+    pub fn from_host(bytes: &[u8]) -> Result<Self, JsonError> {
+        let starts_as_json = bytes.trim_ascii_start().first().is_none_or(|byte| *byte == b'{');
+        match (json::from_slice(bytes), protobuf::struct_to_json(bytes)) {
+            (Ok(raw), _) => resolve::config(raw),
+            (Err(_), Some(json)) => Self::from_json(json.as_bytes()),
+            (Err(error), None) if starts_as_json => Err(error),
+            (Err(_), None) => Err(JsonError {
+                path: ".".to_owned(),
+                message: "is neither JSON nor a google.protobuf.Struct".to_owned(),
+            }),
+        }
+    }
+
     /// Reads a configuration from JSON.
     ///
     /// # Errors
     /// The first [`JsonError`] found, of shape or of meaning.
-    pub fn from_json(text: &[u8]) -> Result<Self, JsonError> {
-        resolve::config(json::from_slice(text)?)
+    pub fn from_json(json: &[u8]) -> Result<Self, JsonError> {
+        resolve::config(json::from_slice(json)?)
     }
 }
 

@@ -2,8 +2,9 @@
 
 use crate::config::Terms;
 use crate::facilitator::Unknown;
+use crate::json::to_text;
 use crate::x402::header::{PAYMENT_REQUIRED, PAYMENT_RESPONSE};
-use crate::x402::terms::{self, Resource, to_json};
+use crate::x402::terms::{self, Resource};
 use crate::x402::{Receipt, Requirement, reason};
 
 /// Lets scripts of other origins read the headers of a payment.
@@ -36,7 +37,7 @@ impl Reply {
         struct Body<'a> {
             error: &'a str,
         }
-        Self::json(status, to_json(&Body { error }))
+        Self::json(status, to_text(&Body { error }))
     }
 
     fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {

@@ -51,8 +51,8 @@ impl RootContext for Root {
 }
 
 fn configure(size: usize) -> Result<Configured, String> {
-    let json = host::plugin_configuration(size).map_err(|error| error.to_string())?;
-    let config = Config::from_json(&json).map_err(|error| error.to_string())?;
+    let bytes = host::plugin_configuration(size).map_err(|error| error.to_string())?;
+    let config = Config::from_host(&bytes).map_err(|error| error.to_string())?;
     let number = draw_number().ok_or("the host's shared data does not work")?;
     Ok(Configured { config: Arc::new(config), number })
 }

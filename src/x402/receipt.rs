@@ -37,6 +37,6 @@ impl Receipt<'_> {
             transaction: self.result.map(|hash| hash.to_string()).unwrap_or_default(),
             network: self.network,
         };
-        header::encode(&super::terms::to_json(&wire))
+        header::encode(&crate::json::to_text(&wire))
     }
 }

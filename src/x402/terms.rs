@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::requirement::{EXACT, Extra, Requirement};
 use super::{VERSION, header, reason};
 use crate::evm::Address;
+use crate::json::to_text;
 use crate::money::Amount;
 
 /// What is paid for.
@@ -30,7 +31,7 @@ pub fn to_header(error: &str, resource: Resource<'_>, accepts: &[&Requirement]) 
         resource: Resource<'a>,
         accepts: &'a [&'a Requirement],
     }
-    header::encode(&to_json(&Wire { x402_version: VERSION, error, resource, accepts }))
+    header::encode(&to_text(&Wire { x402_version: VERSION, error, resource, accepts }))
 }
 
 /// The terms of version 1: a JSON body. Entries on networks that version 1 does not know are left out, because its
@@ -72,11 +73,5 @@ pub fn to_v1_body(error: &str, resource: Resource<'_>, accepts: &[&Requirement])
         })
     });
     let error = if error == reason::PAYMENT_REQUIRED { reason::X_PAYMENT_REQUIRED } else { error };
-    to_json(&Wire { x402_version: 1, error, accepts: entries.collect() })
-}
-
-/// A value as JSON text. The wire types of this crate hold strings, numbers and lists of them alone, which always
-/// have a JSON form.
-pub(crate) fn to_json(value: &impl Serialize) -> String {
-    serde_json::to_string(value).unwrap_or_default()
+    to_text(&Wire { x402_version: 1, error, accepts: entries.collect() })
 }

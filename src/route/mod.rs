@@ -47,7 +47,10 @@ impl HostPattern {
         let is_name = !name.is_empty()
             && !name.starts_with('.')
             && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
-        let is_ipv6 = name.starts_with('[') && name.ends_with(']');
+        let is_ipv6 = name
+            .strip_prefix('[')
+            .and_then(|name| name.strip_suffix(']'))
+            .is_some_and(|address| address.bytes().all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.')));
         let name = name.trim_end_matches('.').to_ascii_lowercase();
         match (is_name || is_ipv6, is_wildcard) {
             (false, _) => Err(HostPatternError),
@@ -86,6 +89,7 @@ pub struct RouteTable {
     exact_hosts: BTreeMap<String, PatternTree>,
     hosts_below: BTreeMap<String, PatternTree>,
     any_host: PatternTree,
+    prices_by_host: bool,
 }
 
 /// A request, as far as routing cares.
@@ -116,6 +120,8 @@ impl RouteTable {
                 tree.insert(path, index);
             }
         }
+        let is_bound = |(matcher, access): &(Matcher, Access)| *access == Access::Priced && !matcher.hosts.is_empty();
+        table.prices_by_host = routes.iter().any(is_bound);
         table.routes = routes;
         table
     }
@@ -124,13 +130,23 @@ impl RouteTable {
     pub fn decide(&self, target: Target<'_>) -> Decision {
         let method = target.method.to_ascii_uppercase();
         let host = host_of(target.authority);
-        match Path::read(target.path) {
-            Path::Readable { literal, readings } => self.decide_among(&method, &host, literal, &readings),
-            Path::Opaque { literal, prefix } => self.decide_below(&method, &host, literal, &prefix),
+        let decision = match Path::read(target.path) {
+            Path::Readable { literal, readings } => self.decide_among(&method, host.as_deref(), literal, &readings),
+            Path::Opaque { literal, prefix } => self.decide_below(&method, host.as_deref(), literal, &prefix),
+        };
+        match (host, decision) {
+            // Of an authority that is none, every server makes something else.
+            (None, Decision::Priced(_)) => Decision::Ambiguous,
+            (_, decision) => decision,
         }
     }
 
-    fn decide_among(&self, method: &str, host: &str, literal: &str, readings: &[Segments]) -> Decision {
+    /// Whether a price depends on the host, so that a client must not tell the upstream another one.
+    pub const fn prices_by_host(&self) -> bool {
+        self.prices_by_host
+    }
+
+    fn decide_among(&self, method: &str, host: Option<&str>, literal: &str, readings: &[Segments]) -> Decision {
         let mut free = None;
         let mut priced = Vec::new();
         for (position, reading) in readings.iter().enumerate() {
@@ -150,9 +166,9 @@ impl RouteTable {
     }
 
     /// Decides on a path that may be anything below `prefix`.
-    fn decide_below(&self, method: &str, host: &str, literal: Option<&str>, prefix: &[String]) -> Decision {
+    fn decide_below(&self, method: &str, host: Option<&str>, literal: Option<&str>, prefix: &[String]) -> Decision {
         let mut found = Vec::new();
-        self.trees_for(host).for_each(|tree| tree.find_below(prefix, &mut found));
+        self.trees_for(host).into_iter().for_each(|tree| tree.find_below(prefix, &mut found));
         match self.first_that_takes(&found, |route| route.1 == Access::Priced && takes(route, method, literal)) {
             Some(_) => Decision::Ambiguous,
             None => match self.first_that_takes(&found, |route| takes(route, method, literal)) {
@@ -162,9 +178,15 @@ impl RouteTable {
         }
     }
 
-    fn first_match(&self, method: &str, host: &str, literal: Option<&str>, path: &[String]) -> Option<(usize, Access)> {
+    fn first_match(
+        &self,
+        method: &str,
+        host: Option<&str>,
+        literal: Option<&str>,
+        path: &[String],
+    ) -> Option<(usize, Access)> {
         let mut found = Vec::new();
-        self.trees_for(host).for_each(|tree| tree.find(path, &mut found));
+        self.trees_for(host).into_iter().for_each(|tree| tree.find(path, &mut found));
         self.first_that_takes(&found, |route| takes(route, method, literal))
     }
 
@@ -173,10 +195,14 @@ impl RouteTable {
         routes.filter(|(_, route)| takes(route)).map(|(index, route)| (index, route.1)).min_by_key(|(index, _)| *index)
     }
 
-    fn trees_for<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a PatternTree> {
+    /// The patterns for a host; those for all hosts where it is none.
+    fn trees_for<'a>(&'a self, host: Option<&'a str>) -> Vec<&'a PatternTree> {
+        let Some(host) = host else {
+            return self.exact_hosts.values().chain(self.hosts_below.values()).chain([&self.any_host]).collect();
+        };
         let suffixes = host.match_indices('.').filter_map(|(at, _)| host.get(at..));
         let below = suffixes.filter_map(|suffix| self.hosts_below.get(suffix));
-        self.exact_hosts.get(host).into_iter().chain(below).chain([&self.any_host])
+        self.exact_hosts.get(host).into_iter().chain(below).chain([&self.any_host]).collect()
     }
 }
 
@@ -199,14 +225,23 @@ fn takes_method(matcher: &Matcher, access: Access, method: &str) -> bool {
         || (method == "OPTIONS" && access == Access::Priced)
 }
 
-/// The host in lower case, without user, port and final dot.
-fn host_of(authority: &str) -> String {
+/// The host in lower case, without user, port and final dot; `None` where the authority is not one.
+fn host_of(authority: &str) -> Option<String> {
     let host = authority.rsplit('@').next().unwrap_or(authority);
-    let without_port = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => host,
+    let (name, port) = match host.rfind(']') {
+        Some(end) => host
+            .split_at_checked(end.saturating_add(1))
+            .map_or((host, ""), |(address, port)| (address, port.trim_start_matches(':'))),
+        None => host.split_once(':').unwrap_or((host, "")),
     };
-    without_port.trim_end_matches('.').to_ascii_lowercase()
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let is_address = |byte: u8| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.');
+    let is_host = match name.strip_prefix('[') {
+        Some(address) => address.trim_end_matches(']').bytes().all(is_address),
+        None => name.bytes().all(is_name),
+    };
+    let is_authority = is_host && port.bytes().all(|byte| byte.is_ascii_digit());
+    is_authority.then(|| name.trim_end_matches('.').to_ascii_lowercase())
 }
 
 #[cfg(test)]

@@ -5,11 +5,13 @@
 //! honest client sends (encoded slashes and dots, backslashes, control bytes, double encoding, broken escapes), where
 //! servers differ without end: such a path is opaque.
 
-/// A path's segments, decoded and folded to lower case; none is empty.
+/// A path's segments, decoded and folded to lower case.
 pub type Segments = Vec<String>;
 
-/// Bytes of a path beyond which it is opaque. Most servers read no further.
-const MAX_LENGTH: usize = 8 * 1024;
+/// Bytes and segments of a path that leaves room for readings, beyond which it is opaque: each reading is a copy, and
+/// nobody honest is that playful at such length.
+const MAX_PLAYFUL_LENGTH: usize = 2 * 1024;
+const MAX_PLAYFUL_SEGMENTS: usize = 64;
 
 /// What a path can be read as.
 #[derive(Debug, PartialEq, Eq)]
@@ -35,23 +37,38 @@ impl<'a> Path<'a> {
     pub fn read(path_and_query: &'a [u8]) -> Self {
         let path = path_and_query.split(|byte| *byte == b'?').next().unwrap_or_default();
         let literal = std::str::from_utf8(path).ok();
-        let ([b'/', rest @ ..], Some(text), 0..=MAX_LENGTH) = (path, literal, path.len()) else {
+        let ([b'/', rest @ ..], Some(text)) = (path, literal) else {
             return Self::Opaque { literal, prefix: Vec::new() };
         };
         let mut segments = Vec::new();
         for raw in rest.split(|byte| *byte == b'/') {
             match decode_segment(raw) {
-                Some(segment) => segments.push(segment),
+                Some(segment) => segments.push(fold(&segment)),
                 None => return Self::Opaque { literal, prefix: firm_prefix(&segments, path) },
             }
         }
-        Self::Readable { literal: text, readings: readings(&segments) }
+        // A final slash is the one thing that leaves but one reading.
+        if segments.last().is_some_and(String::is_empty) {
+            segments.pop();
+        }
+        if segments.iter().all(|segment| is_plain(segment)) {
+            return Self::Readable { literal: text, readings: vec![segments] };
+        }
+        if path.len() > MAX_PLAYFUL_LENGTH || segments.len() > MAX_PLAYFUL_SEGMENTS {
+            return Self::Opaque { literal, prefix: Vec::new() };
+        }
+        Self::Readable { literal: text, readings: readings(segments) }
     }
 }
 
-/// Folds the letter case of a segment.
+/// Folds the letter case of a segment, also of the letters beyond ASCII that some servers take for letters of it.
 pub(super) fn fold(segment: &str) -> String {
-    segment.chars().flat_map(char::to_lowercase).collect()
+    let unified = segment.chars().map(|letter| match letter {
+        'ſ' => 's',
+        'ı' | 'İ' => 'i',
+        letter => letter,
+    });
+    unified.flat_map(char::to_lowercase).collect()
 }
 
 /// Decodes a segment; `None` where servers would not agree on what it says.
@@ -73,7 +90,9 @@ fn decode_segment(raw: &[u8]) -> Option<String> {
     let had_escapes = bytes.len() < raw.len();
     let text = String::from_utf8(bytes).ok()?;
     let is_encoded_dots = had_escapes && is_dots(without_params(&text));
-    (!is_encoded_dots).then_some(text)
+    // Some servers trim spaces, and some systems final dots.
+    let is_trimmed = text.trim() != text || (text.ends_with('.') && !is_dots(&text));
+    (!is_encoded_dots && !is_trimmed).then_some(text)
 }
 
 /// The byte of an escape without its `%`, and what follows. Encoded, `/`, `%` and `;` mean one thing to servers that
@@ -86,11 +105,12 @@ fn decode_escape(digits_and_rest: &[u8]) -> Option<(u8, &[u8])> {
 
 /// The segments before the trouble in an opaque path, where nothing behind them can take them back.
 fn firm_prefix(segments: &[String], path: &[u8]) -> Segments {
-    let plain = |segment: &String| !segment.is_empty() && !is_dots(segment) && !segment.contains(['?', '#', ';']);
-    if climbs(path) || !segments.iter().all(plain) {
-        return Vec::new();
-    }
-    segments.iter().map(|segment| fold(segment)).collect()
+    if climbs(path) || !segments.iter().all(|segment| is_plain(segment)) { Vec::new() } else { segments.to_vec() }
+}
+
+/// Whether a segment can be read in one way only.
+fn is_plain(segment: &str) -> bool {
+    !segment.is_empty() && !is_dots(segment) && !segment.contains(['?', '#', ';'])
 }
 
 /// Whether some number of decodings could bring out a `..`, which climbs over the segments before it.
@@ -99,6 +119,8 @@ fn climbs(path: &[u8]) -> bool {
     let mut path = path.to_vec();
     for _ in 0..DECODINGS {
         path = decode_leniently(&path);
+        // Some servers drop control characters, and what stood apart comes together.
+        path.retain(|byte| !byte.is_ascii_control());
     }
     let Ok(text) = std::str::from_utf8(&path) else { return true };
     text.contains('%') || text.as_bytes().windows(2).any(|pair| pair == b"..")
@@ -118,38 +140,49 @@ fn decode_leniently(bytes: &[u8]) -> Vec<u8> {
     decoded
 }
 
-/// All that habits of servers make of a path, the path as written first.
-fn readings(segments: &[String]) -> Vec<Segments> {
-    let habits = [drop_authority, cut_at_query, drop_params, merge_slashes, resolve_dots];
-    let mut readings = vec![segments.to_vec()];
+/// All that habits of servers make of a path, the path as written first. Each habit may follow on those before it.
+fn readings(segments: Segments) -> Vec<Segments> {
+    let habits = [cut_at_query, cut_at_params, drop_params, resolve_dots, drop_authority, merge_slashes, resolve_dots];
+    let mut readings = vec![segments];
     for habit in habits {
-        let more: Vec<_> =
-            readings.iter().map(|reading| habit(reading)).filter(|more| !readings.contains(more)).collect();
-        readings.extend(more);
-    }
-    let mut folded: Vec<Segments> = Vec::with_capacity(readings.len());
-    for reading in readings {
-        let reading = merge_slashes(&reading).iter().map(|segment| fold(segment)).collect();
-        if !folded.contains(&reading) {
-            folded.push(reading);
+        let more: Vec<_> = readings.iter().map(|reading| habit(reading)).collect();
+        for reading in more {
+            if !readings.contains(&reading) {
+                readings.push(reading);
+            }
         }
     }
-    folded
+    let mut merged: Vec<Segments> = Vec::with_capacity(readings.len());
+    for reading in readings {
+        let reading = merge_slashes(&reading);
+        if !merged.contains(&reading) {
+            merged.push(reading);
+        }
+    }
+    merged
 }
 
-/// `//host/path` read as a reference with an authority.
+/// `//host/path` read as a reference with an authority. Browsers' URL parsers take any number of slashes.
 fn drop_authority(segments: &[String]) -> Segments {
-    match segments {
-        [empty, _authority, path @ ..] if empty.is_empty() => path.to_vec(),
-        segments => segments.to_vec(),
-    }
+    let slashes = segments.iter().take_while(|segment| segment.is_empty()).count();
+    let authority = usize::from(slashes > 0);
+    segments.iter().skip(slashes.saturating_add(authority)).cloned().collect()
 }
 
 /// An encoded `?` or `#` read as the end of the path.
 fn cut_at_query(segments: &[String]) -> Segments {
-    let Some(last) = segments.iter().position(|segment| segment.contains(['?', '#'])) else { return segments.to_vec() };
-    let cut = segments.get(last).and_then(|segment| segment.split(['?', '#']).next()).unwrap_or_default();
+    cut_at(segments, &['?', '#'])
+}
+
+fn cut_at(segments: &[String], ends: &[char]) -> Segments {
+    let Some(last) = segments.iter().position(|segment| segment.contains(ends)) else { return segments.to_vec() };
+    let cut = segments.get(last).and_then(|segment| segment.split(ends).next()).unwrap_or_default();
     segments.iter().take(last).cloned().chain([cut.to_owned()]).collect()
+}
+
+/// A `;` read as the end of the path.
+fn cut_at_params(segments: &[String]) -> Segments {
+    cut_at(segments, &[';'])
 }
 
 /// `;params` dropped from every segment.

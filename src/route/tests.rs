@@ -40,6 +40,12 @@ fn a_priced_route_matches_whatever_a_lenient_upstream_takes_for_it() {
         "/weather/today%3fq=1",
         "/weather/today%23top",
         "//evil.example/weather/today",
+        "///evil.example/weather/today",
+        "/////evil.example/weather/today",
+        "/.//evil.example/weather/today",
+        "/x/..//evil.example/weather/today",
+        "/weather/today;/x",
+        "/weather/today;a=b/anything",
     ] {
         assert_eq!(table.decide(get(path)), Decision::Priced(0), "{path}");
     }
@@ -73,12 +79,18 @@ fn a_path_that_servers_read_differently_is_refused_where_it_could_be_priced() {
         "*",
         "",
         "http://api.example.com/weather/today",
+        "/weather/today%20",
+        "/%20weather/today",
+        "/weather/today.",
+        "/x/.%09./weather/today",
+        "/x/.%00./weather/today",
+        "/x/..%20/weather/today",
     ] {
         assert_eq!(table.decide(get(path)), Decision::Ambiguous, "{path}");
     }
     let not_text = Target { path: b"/weather/\xff", ..get("") };
     assert_eq!(table.decide(not_text), Decision::Ambiguous);
-    let endless = format!("/{}", "a/".repeat(10_000));
+    let endless = format!("/{}", "a//".repeat(10_000));
     assert_eq!(table.decide(get(&endless)), Decision::Ambiguous);
 }
 
@@ -136,6 +148,7 @@ fn parameters_take_one_segment_and_rests_any_number() {
 
 #[test]
 fn letters_beyond_ascii_match_in_any_case() {
+    assert_eq!(table(&[("/stocks/India", Priced)]).decide(get("/%C5%BFtoc\u{212a}s/%C4%B1ndia")), Decision::Priced(0));
     let table = table(&[("/Straßen/Übersicht", Priced)]);
     for path in ["/straßen/übersicht", "/stra%C3%9Fen/%C3%9Cbersicht"] {
         assert_eq!(table.decide(get(path)), Decision::Priced(0), "{path}");
@@ -192,4 +205,25 @@ fn hosts_match_in_any_spelling() {
     for wrong in ["", "*", "*.", "https://a", "a/b", "a:80", "a b", "*.*.a", ".a"] {
         assert_eq!(HostPattern::parse(wrong), Err(HostPatternError), "{wrong}");
     }
+}
+
+#[test]
+fn an_authority_that_is_none_gets_past_no_price() {
+    let table = RouteTable::new(vec![(matcher(&["api.example.com", "[::1]"], &[], "/a"), Priced)]);
+    assert_eq!(table.decide(Target { authority: "[::1]:80", ..get("/a") }), Decision::Priced(0));
+    for authority in [
+        "api.example.com:x",
+        "api.example.com:80:80",
+        "api.example.com:+80",
+        "api.example.com,evil",
+        "api.example.com;x",
+        "api.example.com%2e",
+        "api.example.com/x",
+        "api.example.com evil",
+        "[::1]x",
+    ] {
+        assert_eq!(table.decide(Target { authority, ..get("/a") }), Decision::Ambiguous, "{authority}");
+        assert_eq!(table.decide(Target { authority, ..get("/b") }), Decision::Unmatched, "{authority}");
+    }
+    assert!(table.prices_by_host());
 }

@@ -65,6 +65,15 @@ pub enum Unknown {
     /// The facilitator has sent the transaction, and no block holds it yet.
     #[error("the settlement is pending")]
     Pending,
+    /// The facilitator says no in a way that leaves open whether the money has moved.
+    #[error("the settlement may have failed")]
+    Unsure,
+    /// The facilitator refuses a payment that an earlier question may have settled.
+    #[error("the payment may have settled before")]
+    MaybeSettledBefore,
+    /// The payment settled, and the ledger could not take it down.
+    #[error("the settlement could not be recorded")]
+    Unrecorded,
 }
 
 /// What `/verify` says.
@@ -89,13 +98,10 @@ pub enum Settlement {
     Unknown(Unknown),
 }
 
-/// The body of a question: the payment as the client sent it, and the requirement as the filter offered it.
-///
-/// `payment_json` is the decoded header, valid JSON; it goes out to the letter, so that what the client added for the
-/// facilitator (extensions) arrives.
-pub fn question(payment_json: &str, requirement: &Requirement) -> String {
+/// The body of a question about a payment that should meet `requirement`. `payment` is [`ExactEip3009::to_wire`]'s.
+pub fn question(payment: &str, requirement: &Requirement) -> String {
     let requirement = json::to_text(requirement);
-    format!(r#"{{"x402Version":{VERSION},"paymentPayload":{payment_json},"paymentRequirements":{requirement}}}"#)
+    format!(r#"{{"x402Version":{VERSION},"paymentPayload":{payment},"paymentRequirements":{requirement}}}"#)
 }
 
 /// Reads the answer to [`Question::Verify`] for a payment by `payer`.
@@ -105,15 +111,15 @@ pub fn read_verification(answer: &CalloutAnswer, payer: Address) -> Verification
     struct Wire {
         is_valid: bool,
         invalid_reason: Option<String>,
-        payer: Option<Address>,
+        payer: Option<String>,
     }
     let (is_ok, wire): (bool, Wire) = match read(answer) {
         Ok(read) => read,
         Err(unknown) => return Verification::Unknown(unknown),
     };
-    match (wire.is_valid, wire.invalid_reason) {
-        (true, None) if is_ok && wire.payer.is_none_or(|named| named == payer) => Verification::Valid,
-        (false, Some(reason)) if !reason.is_empty() => Verification::Invalid(reason),
+    match (wire.is_valid, given(wire.invalid_reason)) {
+        (true, None) if is_ok && names(wire.payer, payer) => Verification::Valid,
+        (false, Some(reason)) => Verification::Invalid(reason),
         _ => Verification::Unknown(Unknown::Unreadable),
     }
 }
@@ -127,21 +133,45 @@ pub fn read_settlement(answer: &CalloutAnswer, requirement: &Requirement, payer:
         error_reason: Option<String>,
         transaction: Option<String>,
         network: Option<String>,
-        payer: Option<Address>,
+        payer: Option<String>,
     }
     let (is_ok, wire): (bool, Wire) = match read(answer) {
         Ok(read) => read,
         Err(unknown) => return Settlement::Unknown(unknown),
     };
-    let transaction = wire.transaction.as_deref().and_then(|hash| hash.parse().ok());
-    let names_this_payment =
-        wire.network.as_deref() == Some(requirement.network.as_str()) && wire.payer.is_none_or(|named| named == payer);
-    match (wire.success, transaction, wire.error_reason) {
-        (true, Some(transaction), None) if is_ok && names_this_payment => Settlement::Settled(transaction),
-        (false, _, Some(reason)) if reason == reason::SETTLEMENT_PENDING => Settlement::Unknown(Unknown::Pending),
-        (false, _, Some(reason)) if !reason.is_empty() => Settlement::Refused(reason),
+    let transaction = given(wire.transaction);
+    let hash = transaction.as_deref().and_then(|text| text.parse().ok()).filter(|hash| *hash != TransactionHash::ZERO);
+    let is_this_payment = wire.network.as_deref() == Some(requirement.network.as_str()) && names(wire.payer, payer);
+    match (wire.success, given(wire.error_reason)) {
+        (true, None) if is_ok && is_this_payment => {
+            hash.map_or(Settlement::Unknown(Unknown::Unreadable), Settlement::Settled)
+        }
+        (false, Some(reason)) if reason == reason::SETTLEMENT_PENDING => Settlement::Unknown(Unknown::Pending),
+        (false, Some(reason)) if transaction.is_some() || UNSURE_REASONS.contains(&reason.as_str()) => {
+            Settlement::Unknown(Unknown::Unsure)
+        }
+        (false, Some(reason)) => Settlement::Refused(reason),
         _ => Settlement::Unknown(Unknown::Unreadable),
     }
+}
+
+/// Refusals that say nothing about the money: the official facilitator gives the first for every failure that it has no
+/// name for, one of the connection to its node after the transaction was sent included.
+const UNSURE_REASONS: [&str; 4] = [
+    "invalid_exact_evm_transaction_failed",
+    "invalid_exact_evm_transfer_event_mismatch",
+    "invalid_transaction_state",
+    "unexpected_settle_error",
+];
+
+/// A text that says something. Facilitators differ on whether they leave a field out or empty.
+fn given(text: Option<String>) -> Option<String> {
+    text.filter(|text| !text.is_empty())
+}
+
+/// Whether an answer names this payer, or nobody.
+fn names(named: Option<String>, payer: Address) -> bool {
+    given(named).is_none_or(|named| named.eq_ignore_ascii_case(&payer.to_string()))
 }
 
 /// The body of an answer that may speak for the facilitator, and whether it came with status 200, without which

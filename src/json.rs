@@ -40,8 +40,14 @@ pub fn from_slice<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, JsonError
         {
             message = alone.to_owned();
         }
-        JsonError { path: path.to_string(), message }
+        JsonError { path: shorten(path.to_string()), message: shorten(message) }
     })
+}
+
+/// Cuts a text that may hold whatever somebody sent.
+fn shorten(text: String) -> String {
+    const LONG_ENOUGH: usize = 300;
+    if text.len() <= LONG_ENOUGH { text } else { text.chars().take(LONG_ENOUGH).chain(['…']).collect() }
 }
 
 /// A value as JSON text. For the types of this crate, which hold texts, numbers, flags, and lists and objects of them:
@@ -136,7 +142,7 @@ pub fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D
     let text = Box::<RawValue>::deserialize(deserializer)?;
     let number = Decimal::parse(text.get()).and_then(|number| number.to_units(0));
     let number = number.ok().and_then(|number| u64::try_from(number).ok());
-    number.ok_or_else(|| D::Error::custom(format_args!("expected a whole number that is not negative, not {text}")))
+    number.ok_or_else(|| D::Error::custom("expected a whole number that is not negative"))
 }
 
 /// [`whole_number`], where the field may be absent.

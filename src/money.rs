@@ -87,7 +87,7 @@ impl Serialize for Amount {
 impl<'de> Deserialize<'de> for Amount {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
-        Self::parse(&text).map_err(|error| de::Error::custom(format_args!("\"{text}\" {error}")))
+        Self::parse(&text).map_err(de::Error::custom)
     }
 }
 

@@ -94,6 +94,8 @@ pub enum Settle {
     After,
     /// Before the upstream hears of the request.
     Before,
+    /// While the upstream works on the request; the response waits for it.
+    Concurrent,
 }
 
 /// Who verifies a payment before the request is served.

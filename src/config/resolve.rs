@@ -274,7 +274,7 @@ impl Inherited<'_> {
             eip712_version: asset.eip712_version,
             payment_flow: match self.settle {
                 Settle::After => PaymentFlow::Authorization,
-                Settle::Before => PaymentFlow::Upfront,
+                Settle::Before | Settle::Concurrent => PaymentFlow::Upfront,
             },
             contract_wallets: entry.contract_wallets,
         };

@@ -1,7 +1,7 @@
 //! Transfers by signed authorization (EIP-3009), which USDC and its like settle x402 payments by.
 
 use ruint::aliases::U256;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::eip712::{self, Word};
 use super::{Address, Nonce};
@@ -12,9 +12,9 @@ const TYPE: &str = "TransferWithAuthorization(address from,address to,uint256 va
 
 /// The payer's leave to move `value` from `from` to `to`, once, in a window of time.
 ///
-/// Read from JSON as the official clients write it: every number is a string in decimal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
+/// In JSON as the official clients write it: every number is a string in decimal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Authorization {
     /// The payer, who signs.
     pub from: Address,
@@ -68,5 +68,11 @@ impl From<UnixTime> for Timestamp {
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Amount::deserialize(deserializer).map(|seconds| Self(seconds.to_integer()))
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Amount::from(self.0).serialize(serializer)
     }
 }

@@ -122,9 +122,21 @@ impl FromStr for Nonce {
     }
 }
 
-impl fmt::Debug for Nonce {
+impl fmt::Display for Nonce {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "0x{}", hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for Nonce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for Nonce {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 
@@ -139,6 +151,9 @@ impl<'de> Deserialize<'de> for Nonce {
 pub struct TransactionHash([u8; 32]);
 
 impl TransactionHash {
+    /// No transaction.
+    pub const ZERO: Self = Self([0; 32]);
+
     /// The hash of 32 bytes.
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
@@ -185,7 +200,7 @@ where
     T::Err: fmt::Display,
 {
     let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
-    text.parse().map_err(|error| de::Error::custom(format_args!("\"{text}\" {error}")))
+    text.parse().map_err(de::Error::custom)
 }
 
 #[cfg(test)]

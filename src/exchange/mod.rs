@@ -41,6 +41,10 @@ pub struct UpstreamHead {
     pub status: u16,
     /// `Cache-Control`.
     pub cache_control: Option<String>,
+    /// Whether it is the head of a gRPC response that failed without a message: `grpc-status` is there, and not 0.
+    pub grpc_failed: bool,
+    /// What it says to browsers about requests of other origins: `access-control-…`, `vary` and `allow`.
+    pub cors: Vec<(String, String)>,
 }
 
 /// What is to be done after a step, in the order of the fields.
@@ -91,6 +95,8 @@ pub struct RequestEdits {
 /// Changes to the head of a response.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ResponseEdits {
+    /// Headers to remove.
+    pub remove: Vec<&'static str>,
     /// Headers to set.
     pub set: Vec<(&'static str, String)>,
     /// Headers to add beside those of the same name.
@@ -173,6 +179,8 @@ impl Outcome {
 pub enum Exchange {
     /// The filter has no more to do with it.
     Over,
+    /// A browser's question about a priced route is at the upstream.
+    Preflight,
     /// The claim is asked for.
     Claiming(Payment),
     /// `/verify` is asked.
@@ -194,8 +202,15 @@ pub enum Exchange {
 pub enum Then {
     /// The request goes to the upstream.
     Forward,
+    /// The request is at the upstream already, and its response is to come.
+    Join,
     /// The response, which waits, goes to the client.
     Deliver {
+        /// Whether its `Cache-Control` keeps shared caches away already.
+        keeps_cache_control: bool,
+    },
+    /// The response, which waits and is an error, goes to the client, and the payment keeps its claim to a better one.
+    DeliverError {
         /// Whether its `Cache-Control` keeps shared caches away already.
         keeps_cache_control: bool,
     },
@@ -232,7 +247,10 @@ impl Exchange {
                 Effects::reply(Reply::error(403, "no route takes this request")).and_over()
             }
             Decision::Unmatched | Decision::Free(_) => pass(config, head),
-            Decision::Priced(_) if head.is_preflight() => pass(config, head),
+            Decision::Priced(_) if head.is_preflight() => {
+                let (_, effects) = pass(config, head);
+                (Self::Preflight, effects)
+            }
             Decision::Priced(index) => {
                 match config.routes.get(index).and_then(|route| Some((route, route.terms.as_ref()?))) {
                     Some((route, terms)) => Payment::receive(context, head, owner, &route.label, terms),
@@ -246,9 +264,13 @@ impl Exchange {
     pub fn step(self, context: Context<'_>, event: Event) -> Next {
         match (self, event) {
             (exchange, Event::Ended) => exchange.end(),
+            (Self::Preflight, Event::Upstream(head)) => Effects::reply(Reply::preflight(head)).and_over(),
             (Self::Claiming(payment), Event::Ledger(answer)) => payment.on_claim(context, answer),
             (Self::Verifying(payment), Event::Facilitator(answer)) => payment.on_verification(&answer),
             (Self::Serving(payment), Event::Upstream(head)) => payment.on_response(context, &head),
+            (Self::Settling(payment, Then::Join, history), Event::Upstream(head)) => {
+                payment.on_joining_response(history, &head)
+            }
             (Self::BeginningSettlement(payment, then), Event::Ledger(answer)) => {
                 payment.on_settlement_begun(then, answer)
             }
@@ -281,7 +303,7 @@ impl Exchange {
             | Self::Redeeming(payment, _) => Some((payment.key, Operation::Release)),
             Self::Settling(payment, ..) => Some((payment.key, Operation::Forget)),
             // What the ledger was told last is what happened.
-            Self::Over | Self::Recording(..) => None,
+            Self::Over | Self::Preflight | Self::Recording(..) => None,
         };
         Effects { ledger, ..Effects::default() }.and_over()
     }
@@ -293,7 +315,7 @@ impl Exchange {
             self,
             Self::BeginningSettlement(_, Then::Deliver { .. })
                 | Self::Settling(_, Then::Deliver { .. }, _)
-                | Self::Recording(_, Then::Deliver { .. }, _)
+                | Self::Recording(_, Then::Join | Then::Deliver { .. }, _)
         );
         let stream = if could_be_sold && !head.is_error() {
             Stream::Reply(Reply::error(502, "the upstream answered twice"))
@@ -309,7 +331,7 @@ const AMBIGUOUS_PATH: &str = "this path can be read in more than one way; send i
 
 /// Lets a request through that has nothing to pay.
 fn pass(config: &Config, head: &RequestHead) -> Next {
-    let remove = head.unwanted(|name| config.keeps_header(name), false);
+    let remove = head.unwanted(config, false);
     let edits = RequestEdits { remove, set: Vec::new() };
     Effects { stream: Stream::Forward(edits), ..Effects::default() }.and_over()
 }

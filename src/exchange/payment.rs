@@ -10,11 +10,14 @@ use super::{
 use crate::config::{Offer, Settle, Terms, Verify};
 use crate::evm::{Address, TransactionHash};
 use crate::facilitator::{self, CalloutAnswer, Question, Settlement, Unknown, Verification};
-use crate::ledger::{Answer, Operation, Owner, PaymentKey};
+use crate::ledger::{Answer, Operation, Owner, PaymentKey, SignatureMark};
 use crate::scheme::Judgement;
 use crate::time::UnixTime;
 use crate::x402::header::PAYMENT_RESPONSE;
 use crate::x402::{Receipt, Requirement, reason};
+
+/// Headers that tell shared caches otherwise than `Cache-Control` does.
+const SHARED_CACHE_CONTROLS: [&str; 2] = ["cdn-cache-control", "surrogate-control"];
 
 /// A payment that meets an offer, as far as the filter can tell.
 #[derive(Debug)]
@@ -25,13 +28,27 @@ pub struct Payment {
     pub(super) owner: Owner,
     pub(super) key: PaymentKey,
     pub(super) payer: Address,
-    pub(super) judgement: Judgement,
-    /// The decoded header.
+    pub(super) standing: Standing,
+    pub(super) signature: SignatureMark,
+    /// The end of the payment's validity.
+    pub(super) expires: UnixTime,
+    /// The payment as the facilitator gets it.
     pub(super) json: String,
     /// The URL that is paid for.
     pub(super) url: String,
     /// Headers that the upstream must not see.
     pub(super) unwanted: Vec<String>,
+}
+
+/// How a payment stands that meets its terms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It may be settled.
+    Good(Judgement),
+    /// It came too late to be settled; all else is in order. It still buys what it has been settled for.
+    Expired,
+    /// It is in order, and was made for terms that are not these.
+    ForOtherTerms,
 }
 
 impl PaymentRecord {
@@ -52,8 +69,13 @@ impl Payment {
         self.owner
     }
 
-    pub(super) fn claim(self, context: Context<'_>, expires: UnixTime) -> Next {
-        let operation = Operation::Claim { expires, until: self.surely_served(context) };
+    pub(super) fn claim(self, context: Context<'_>) -> Next {
+        let (until, signature) = (self.surely_served(context), self.signature);
+        let operation = match self.standing {
+            Standing::Good(_) => Operation::Claim { expires: self.expires, until, signature },
+            Standing::Expired => Operation::Resume { until, signature },
+            Standing::ForOtherTerms => Operation::Look,
+        };
         self.ask_ledger(operation, Exchange::Claiming)
     }
 
@@ -66,22 +88,34 @@ impl Payment {
             }
             Answer::GrantedSettled(transaction) => self.forward(Some(transaction)),
             Answer::InFlight => self.end(None, Outcome::InFlight, "", Reply::in_flight()),
+            Answer::Waiting => {
+                let reply = Reply::error(
+                    409,
+                    "this payment was made for other terms and may have settled; it buys nothing here",
+                );
+                self.end(None, Outcome::Refused, reason::NO_MATCHING_REQUIREMENTS, reply)
+            }
             Answer::Spent => self.refuse(None, Outcome::Spent, reason::NONCE_USED),
-            Answer::Full => self.end(
-                None,
-                Outcome::Overloaded,
-                "the ledger is full",
-                Reply::overloaded("too many payments at a time"),
-            ),
-            Answer::NotHeld | Answer::Failed => self.out_of_order(),
+            Answer::Full => {
+                let reply = Reply::overloaded("too many payments at a time");
+                self.end(None, Outcome::Overloaded, "the ledger is full", reply)
+            }
+            Answer::NotHeld => match self.standing {
+                Standing::Expired => self.refuse(None, Outcome::Refused, reason::VALID_BEFORE),
+                Standing::ForOtherTerms => self.refuse(None, Outcome::Refused, reason::NO_MATCHING_REQUIREMENTS),
+                Standing::Good(_) => self.out_of_order(),
+            },
+            Answer::Failed => self.out_of_order(),
         }
     }
 
     fn on_granted(self, context: Context<'_>) -> Next {
-        let is_verified_here = context.config.facilitator.verify == Verify::Local && self.judgement == Judgement::Valid;
+        let trusts_the_filter = context.config.facilitator.verify == Verify::Local;
+        let is_valid = self.standing == Standing::Good(Judgement::Valid);
         match self.terms.settle {
             Settle::Before => self.begin_settlement(context, Then::Forward),
-            Settle::After if is_verified_here => self.forward(None),
+            Settle::Concurrent => self.begin_settlement(context, Then::Join),
+            Settle::After if trusts_the_filter && is_valid => self.forward(None),
             Settle::After => self.ask_facilitator(Question::Verify, Exchange::Verifying),
         }
     }
@@ -111,6 +145,11 @@ impl Payment {
 
     pub(super) fn on_settlement_begun(self, then: Then, answer: Answer) -> Next {
         match answer {
+            Answer::Granted if then == Then::Join => {
+                let edits = self.forwarding(None);
+                let (exchange, effects) = self.settle(then, History::default());
+                (exchange, Effects { stream: Stream::Forward(edits), ..effects })
+            }
             Answer::Granted => self.settle(then, History::default()),
             Answer::NotHeld => self.end(None, Outcome::InFlight, "", Reply::in_flight()),
             _ => self.out_of_order(),
@@ -129,7 +168,7 @@ impl Payment {
         answer: &CalloutAnswer,
     ) -> Next {
         match facilitator::read_settlement(answer, &self.offer.requirement, self.payer) {
-            Settlement::Settled(transaction) => self.record_settlement(context, then, transaction),
+            Settlement::Settled(transaction) => self.on_settled(context, then, transaction),
             Settlement::Unknown(Unknown::Pending) if !history.was_pending => {
                 self.settle(then, History { was_pending: true, ..history })
             }
@@ -138,7 +177,11 @@ impl Payment {
             }
             Settlement::Unknown(unknown) => self.end_unknown(Some(Operation::Forget), unknown),
             Settlement::Refused(reason) if history.may_have_settled() => {
-                let reply = Reply::outcome_unknown(Unknown::Pending);
+                // A payment that is too late to settle now, and is not known to have settled, buys nothing any more.
+                if self.is_over(context) && reason != reason::NONCE_USED {
+                    return self.refuse(Some(Operation::Release), Outcome::Refused, reason::VALID_BEFORE);
+                }
+                let reply = Reply::outcome_unknown(Unknown::MaybeSettledBefore);
                 self.end(Some(Operation::Forget), Outcome::Unknown, &reason, reply)
             }
             Settlement::Refused(reason) => {
@@ -151,23 +194,44 @@ impl Payment {
     }
 
     /// Tells the ledger that the money has moved, before anything is given for it.
-    fn record_settlement(self, context: Context<'_>, then: Then, transaction: TransactionHash) -> Next {
+    fn on_settled(self, context: Context<'_>, then: Then, transaction: TransactionHash) -> Next {
         let operation = match then {
-            Then::Forward => Operation::Redeem { transaction, until: self.surely_served(context) },
+            Then::Forward | Then::Join => Operation::Redeem { transaction, until: self.surely_served(context) },
             Then::Deliver { .. } => Operation::Spend { transaction },
+            Then::DeliverError { keeps_cache_control } => {
+                let stream = Stream::Deliver(self.receipt(transaction, keeps_cache_control));
+                let outcome = Outcome::SettledUpstreamFailed;
+                return self.finish(Some(Operation::Keep { transaction }), outcome, "", Some(transaction), stream);
+            }
         };
         self.ask_ledger(operation, |payment| Exchange::Recording(payment, then, transaction))
+    }
+
+    /// The response is there, and the settlement that was asked for beside it is not.
+    pub(super) fn on_joining_response(self, history: History, head: &UpstreamHead) -> Next {
+        let keeps_cache_control = head.forbids_sharing();
+        let then = match head.is_error() {
+            true => Then::DeliverError { keeps_cache_control },
+            false => Then::Deliver { keeps_cache_control },
+        };
+        (Exchange::Settling(self, then, history), Effects::default())
     }
 
     pub(super) fn on_recorded(self, then: Then, transaction: TransactionHash, answer: Answer) -> Next {
         match (answer, then) {
             (Answer::Granted, Then::Forward) => self.forward(Some(transaction)),
+            (Answer::Granted, Then::Join) => (Exchange::Redeeming(self, transaction), Effects::default()),
             (Answer::Granted, Then::Deliver { keeps_cache_control }) => {
                 let edits = self.receipt(transaction, keeps_cache_control);
                 self.finish(None, Outcome::Served, "", Some(transaction), Stream::Deliver(edits))
             }
-            // The hold had lapsed and the payment is another request's now, which will find that it settled.
-            _ => self.end(None, Outcome::Unknown, "the ledger has lost the claim", Reply::in_flight()),
+            // The hold lapsed and another request has the payment now, or the store failed. Nothing was given for it yet,
+            // and the same payment, sent again, finds what became of it.
+            _ => {
+                let reply = Reply::outcome_unknown(Unknown::Unrecorded);
+                let stream = Stream::Reply(reply);
+                self.finish(None, Outcome::Unknown, &Unknown::Unrecorded.to_string(), Some(transaction), stream)
+            }
         }
     }
 
@@ -183,6 +247,16 @@ impl Payment {
     }
 
     fn forward(self, transaction: Option<TransactionHash>) -> Next {
+        let edits = self.forwarding(transaction);
+        let exchange = match transaction {
+            Some(transaction) => Exchange::Redeeming(self, transaction),
+            None => Exchange::Serving(self),
+        };
+        (exchange, Effects { stream: Stream::Forward(edits), ..Effects::default() })
+    }
+
+    /// What the upstream learns of the payment, and what it does not.
+    fn forwarding(&self, transaction: Option<TransactionHash>) -> RequestEdits {
         let requirement = &self.offer.requirement;
         let mut set = vec![
             ("x-x402-payer", self.payer.to_string()),
@@ -190,12 +264,7 @@ impl Payment {
             ("x-x402-amount", requirement.amount.to_string()),
         ];
         set.extend(transaction.map(|hash| ("x-x402-transaction", hash.to_string())));
-        let edits = RequestEdits { remove: self.unwanted.clone(), set };
-        let exchange = match transaction {
-            Some(transaction) => Exchange::Redeeming(self, transaction),
-            None => Exchange::Serving(self),
-        };
-        (exchange, Effects { stream: Stream::Forward(edits), ..Effects::default() })
+        RequestEdits { remove: self.unwanted.clone(), set }
     }
 
     /// What the response gets beside what the upstream said.
@@ -206,7 +275,7 @@ impl Payment {
             set.push(("cache-control", "private".to_owned()));
         }
         let (name, value) = EXPOSED;
-        ResponseEdits { set, add: vec![(name, value.to_owned())] }
+        ResponseEdits { remove: SHARED_CACHE_CONTROLS.to_vec(), set, add: vec![(name, value.to_owned())] }
     }
 
     fn ask_ledger(self, operation: Operation, then: impl FnOnce(Self) -> Exchange) -> Next {
@@ -251,6 +320,12 @@ impl Payment {
         Effects { ledger, record: Some(record), call: None, stream }.and_over()
     }
 
+    /// Whether the payment's validity has ended by any clock.
+    fn is_over(&self, context: Context<'_>) -> bool {
+        const CLOCK_SLACK_SECONDS: u64 = 60;
+        self.expires.plus(CLOCK_SLACK_SECONDS) <= context.now
+    }
+
     /// When a request that asks for settlement now has heard the answer, at the latest: two calls, and some slack.
     fn surely_settled(&self, context: Context<'_>) -> UnixTime {
         const SLACK_SECONDS: u64 = 5;
@@ -268,7 +343,7 @@ impl Payment {
 impl UpstreamHead {
     /// Whether the upstream failed, and owes nothing.
     pub(super) const fn is_error(&self) -> bool {
-        self.status >= 400
+        self.status >= 400 || self.grpc_failed
     }
 
     /// Whether the upstream itself keeps shared caches away.

@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
+use super::payment::Standing;
 use super::{Context, Effects, Next, Outcome, Payment, PaymentRecord, Record, Reply, RequestHead};
 use crate::config::{Offer, Terms};
-use crate::ledger::{Owner, PaymentKey};
-use crate::scheme::{Judgement, Refusal, exact};
+use crate::ledger::{Owner, PaymentKey, SignatureMark};
+use crate::scheme::{Refusal, exact};
 use crate::time::UnixTime;
 use crate::x402::header::{self, DecodeError, PAYMENT_SIGNATURE, X_PAYMENT};
 use crate::x402::payment::{ExactEip3009, PaymentError};
-use crate::x402::{PaymentPayload, reason};
+use crate::x402::requirement::Accepted;
+use crate::x402::{PaymentPayload, Requirement, reason};
 
 /// Why a request that should pay does not.
 #[derive(Debug, thiserror::Error)]
@@ -61,24 +63,30 @@ impl Payment {
     ) -> Next {
         let url = head.url();
         match read(context.now, head, terms) {
-            Ok(Read { json, offer, payment, judgement }) => {
+            Ok(Read { json, offer, payment, standing }) => {
                 let authorization = &payment.authorization;
                 let requirement = &offer.requirement;
-                let key =
-                    PaymentKey::new(&requirement.network, requirement.asset, authorization.from, authorization.nonce);
-                let payment = Self {
+                let digest = authorization.digest(&offer.domain_separator);
+                let received = Self {
                     route: Arc::clone(route),
                     terms: Arc::clone(terms),
                     owner,
-                    key,
+                    key: PaymentKey::new(
+                        &requirement.network,
+                        requirement.asset,
+                        authorization.from,
+                        authorization.nonce,
+                    ),
                     payer: authorization.from,
-                    judgement,
+                    standing,
+                    signature: SignatureMark::new(&digest, &payment.signature),
+                    expires: authorization.valid_before.to_unix_time(),
                     json,
                     url,
-                    unwanted: head.unwanted(|name| context.config.keeps_header(name), true),
+                    unwanted: head.unwanted(context.config, true),
                     offer,
                 };
-                payment.claim(context, authorization.valid_before.to_unix_time())
+                received.claim(context)
             }
             Err(rejection) => {
                 let outcome = rejection.outcome();
@@ -97,22 +105,39 @@ impl Payment {
 
 /// A payment that was read and checked.
 struct Read {
+    /// As the facilitator gets it.
     json: String,
     offer: Arc<Offer>,
     payment: ExactEip3009,
-    judgement: Judgement,
+    standing: Standing,
 }
 
 fn read(now: UnixTime, head: &RequestHead, terms: &Terms) -> Result<Read, Rejection> {
-    let json = String::from_utf8(header::decode(header_value(head)?)?).map_err(|_| Rejection::Text)?;
-    let payload = PaymentPayload::from_json(json.as_bytes())?;
-    let offer = terms.offers.iter().find(|offer| offer.requirement.is(&payload.accepted)).ok_or(Rejection::NoMatch)?;
-    let payment = ExactEip3009::from_payload(payload.payload)?;
-    let judgement = exact::check(&payment, &offer.requirement, &offer.domain_separator, now).map_err(|refusal| {
-        let record = PaymentRecord::new(payment.authorization.from, &offer.requirement);
-        Rejection::Refused(Box::new(record), refusal)
-    })?;
-    Ok(Read { offer: Arc::clone(offer), payment, judgement, json })
+    let text = String::from_utf8(header::decode(header_value(head)?)?).map_err(|_| Rejection::Text)?;
+    let received = PaymentPayload::from_json(text.as_bytes())?;
+    let matching = |accepts: fn(&Requirement, &Accepted) -> bool| {
+        terms.offers.iter().find(|offer| accepts(&offer.requirement, &received.accepted)).map(Arc::clone)
+    };
+    let matched = matching(Requirement::is);
+    // A payment for other terms may have been settled, when those were the terms here.
+    let offer = matched.clone().or_else(|| matching(Requirement::has_asset_of)).ok_or(Rejection::NoMatch)?;
+    let payment = ExactEip3009::from_payload(received.payload)?;
+    let standing = if matched.is_none() {
+        exact::check_signature(&payment, &offer.requirement, &offer.domain_separator)
+            .map_err(|_| Rejection::NoMatch)?;
+        Standing::ForOtherTerms
+    } else {
+        match exact::check(&payment, &offer.requirement, &offer.domain_separator, now) {
+            Ok(judgement) => Standing::Good(judgement),
+            Err(Refusal::Expired) => Standing::Expired,
+            Err(refusal) => {
+                let record = PaymentRecord::new(payment.authorization.from, &offer.requirement);
+                return Err(Rejection::Refused(Box::new(record), refusal));
+            }
+        }
+    };
+    let json = payment.to_wire(&received, &offer.requirement);
+    Ok(Read { offer, payment, standing, json })
 }
 
 /// The one payment header that came.

@@ -1,5 +1,8 @@
 //! What the filter itself answers a client.
 
+use std::borrow::Cow;
+
+use super::UpstreamHead;
 use crate::config::Terms;
 use crate::facilitator::Unknown;
 use crate::json::to_text;
@@ -20,15 +23,15 @@ pub struct Reply {
     /// HTTP status.
     pub status: u16,
     /// Headers; names in lower case.
-    pub headers: Vec<(&'static str, String)>,
-    /// A JSON body.
+    pub headers: Vec<(Cow<'static, str>, String)>,
+    /// A JSON body, or none.
     pub body: String,
 }
 
 impl Reply {
     fn json(status: u16, body: String) -> Self {
         let headers = [("content-type", "application/json"), ("cache-control", "no-store"), EXPOSED];
-        Self { status, headers: headers.map(|(name, value)| (name, value.to_owned())).to_vec(), body }
+        Self { status, headers: headers.map(|(name, value)| (name.into(), value.to_owned())).to_vec(), body }
     }
 
     /// `{"error": …}` with a status of the caller's.
@@ -41,12 +44,20 @@ impl Reply {
     }
 
     fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.headers.push((name, value.into()));
+        self.headers.push((name.into(), value.into()));
         self
     }
 
     fn retry_later(self) -> Self {
         self.with("retry-after", RETRY_AFTER_SECONDS)
+    }
+
+    /// What the upstream says to a browser about requests of other origins, and nothing else of its answer: there are
+    /// upstreams that answer OPTIONS with what is for sale.
+    pub(super) fn preflight(head: UpstreamHead) -> Self {
+        let status = if head.status < 300 { 204 } else { head.status };
+        let headers = head.cors.into_iter().map(|(name, value)| (name.into(), value)).collect();
+        Self { status, headers, body: String::new() }
     }
 
     /// The terms of a route, and why the request was not served.

@@ -1,5 +1,6 @@
 //! The head of a request, as the filter sees it.
 
+use crate::config::Config;
 use crate::route::Target;
 use crate::x402::header::{PAYMENT_SIGNATURE, X_PAYMENT};
 
@@ -7,7 +8,7 @@ use crate::x402::header::{PAYMENT_SIGNATURE, X_PAYMENT};
 pub const IDENTITY_PREFIX: &str = "x-x402-";
 
 /// Headers by which some upstreams let a client override the path or the method that the proxy saw.
-const OVERRIDES: [&str; 12] = [
+const OVERRIDES: [&str; 16] = [
     "x-original-url",
     "x-original-uri",
     "x-original-path",
@@ -19,8 +20,15 @@ const OVERRIDES: [&str; 12] = [
     "x-http-method",
     "x-http-method-override",
     "x-http-path-override",
+    "x-method",
     "x-method-override",
+    "x-override-url",
+    "x-request-uri",
+    "x-script-name",
 ];
+
+/// Headers by which some upstreams let a client override the host, which matters where prices depend on it.
+const HOST_OVERRIDES: [&str; 4] = ["forwarded", "x-forwarded-host", "x-host", "x-original-host"];
 
 /// The headers of a request in the order they came, pseudo-headers (`:method`, `:authority`, `:path`) among them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -60,6 +68,13 @@ impl RequestHead {
         format!("{scheme}://{}{}", self.text(":authority"), self.text(":path"))
     }
 
+    /// What a response says to browsers about requests of other origins.
+    pub fn cors(&self) -> Vec<(String, String)> {
+        let is_cors = |name: &str| name.starts_with("access-control-") || matches!(name, "vary" | "allow");
+        let headers = self.0.iter().filter(|(name, _)| is_cors(name));
+        headers.map(|(name, value)| (name.clone(), String::from_utf8_lossy(value).into_owned())).collect()
+    }
+
     /// Whether a browser asks for leave to send a request of another origin (Fetch standard, CORS-preflight fetch).
     pub fn is_preflight(&self) -> bool {
         self.text(":method").eq_ignore_ascii_case("OPTIONS")
@@ -67,16 +82,18 @@ impl RequestHead {
             && self.all("access-control-request-method").next().is_some()
     }
 
-    /// The names of headers that the upstream must not see from this client. CGI and its heirs take `_` for `-`, so
-    /// the filter does here.
+    /// The names of headers that the upstream must not see from this client. CGI and its heirs take every other
+    /// character for the `-` of a name, so the filter does here.
     ///
-    /// `keeps` tells of overriding headers that the operator lets through; `is_priced` whether the request pays, and
-    /// so whether its payment is for the filter.
-    pub fn unwanted(&self, keeps: impl Fn(&str) -> bool, is_priced: bool) -> Vec<String> {
+    /// `is_priced` tells whether the request pays, and so whether its payment is for the filter.
+    pub fn unwanted(&self, config: &Config, is_priced: bool) -> Vec<String> {
+        let prices_by_host = config.table.prices_by_host();
         let is_unwanted = |name: &str| {
-            let name = name.replace('_', "-");
+            let name = name.replace(|letter: char| !letter.is_ascii_alphanumeric(), "-");
+            let overrides =
+                OVERRIDES.contains(&name.as_str()) || (prices_by_host && HOST_OVERRIDES.contains(&name.as_str()));
             name.starts_with(IDENTITY_PREFIX)
-                || (OVERRIDES.contains(&name.as_str()) && !keeps(&name))
+                || (overrides && !config.keeps_header(&name))
                 || (is_priced && [PAYMENT_SIGNATURE, X_PAYMENT].contains(&name.as_str()))
         };
         let mut names: Vec<String> = Vec::new();
@@ -122,15 +139,20 @@ mod tests {
         let head = head(&[
             ("X-X402-Payer", "0x"),
             ("x_x402_payer", "0x"),
+            ("x.x402|payer", "0x"),
             ("x-original-url", "/free"),
             ("x_http_method_override", "GET"),
             ("payment-signature", "e30="),
             ("accept", "*/*"),
         ]);
-        let keeps_nothing = |_: &str| false;
-        let always = ["x-x402-payer", "x_x402_payer", "x-original-url", "x_http_method_override"];
-        assert_eq!(head.unwanted(keeps_nothing, false), always);
-        assert!(head.unwanted(keeps_nothing, true).contains(&"payment-signature".to_owned()));
-        assert!(!head.unwanted(|name| name == "x-original-url", false).contains(&"x-original-url".to_owned()));
+        let config = |json: &str| Config::from_json(json.as_bytes()).unwrap();
+        let plain = config(r#"{"facilitator": {"cluster": "f", "url": "http://f"}, "routes": []}"#);
+        let keeping = config(
+            r#"{"facilitator": {"cluster": "f", "url": "http://f"}, "routes": [], "keep_headers": ["x-original-url"]}"#,
+        );
+        let always = ["x-x402-payer", "x_x402_payer", "x.x402|payer", "x-original-url", "x_http_method_override"];
+        assert_eq!(head.unwanted(&plain, false), always);
+        assert!(head.unwanted(&plain, true).contains(&"payment-signature".to_owned()));
+        assert!(!head.unwanted(&keeping, false).contains(&"x-original-url".to_owned()));
     }
 }

@@ -63,6 +63,21 @@ impl PaymentKey {
     }
 }
 
+/// Marks what was signed, and the signature that a payment came with.
+///
+/// Whoever knows payer and nonce, which the chain shows to all, could otherwise collect what a settled payment has yet to
+/// buy: a signature that only the chain can check proves nothing once the nonce is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SignatureMark(u64);
+
+impl SignatureMark {
+    /// The mark of a signature of `digest`: the first bytes of the hash of both.
+    pub fn new(digest: &[u8; 32], signature: &[u8]) -> Self {
+        let [a, b, c, d, e, f, g, h, ..] = keccak256(&[digest, signature].concat());
+        Self(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+    }
+}
+
 /// Marks the request that holds a claim; no two requests that live at the same time share one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Owner(pub u64);
@@ -86,14 +101,17 @@ pub enum State {
     /// A request holds the claim, the money has moved, and the response is being fetched.
     Redeeming(Hold, TransactionHash),
     /// Settlement was asked for, and nobody heard the answer.
-    Unknown,
+    Unknown {
+        /// When the request was over.
+        since: UnixTime,
+    },
     /// The money has moved, and bought nothing yet.
     Settled(TransactionHash),
     /// The money has moved, and bought its response.
     Spent(TransactionHash),
 }
 
-/// Something that a request wants of the ledger. All but the first are for the request that holds the claim.
+/// Something that a request wants of the ledger. All but the first three are for the request that holds the claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
     /// Take the claim, if nobody holds it.
@@ -102,7 +120,19 @@ pub enum Operation {
         expires: UnixTime,
         /// When the request has surely ended.
         until: UnixTime,
+        /// The signature that came. A claim that was left behind is resumed only with the one that made it.
+        signature: SignatureMark,
     },
+    /// Take the claim, if nobody holds it and settlement was asked for before. For a payment whose validity has ended:
+    /// it buys nothing new, but it may have settled, and then it still buys its response.
+    Resume {
+        /// When the request has surely ended.
+        until: UnixTime,
+        /// The signature that came.
+        signature: SignatureMark,
+    },
+    /// See how the claim stands, and take nothing.
+    Look,
     /// Settlement is about to be asked for: from now on money may move.
     Settle {
         /// When the request has surely ended.
@@ -117,6 +147,11 @@ pub enum Operation {
     },
     /// The money has moved, and the response is on its way to the client.
     Spend {
+        /// The transfer.
+        transaction: TransactionHash,
+    },
+    /// The money has moved, and the request is over and delivered nothing: the payment keeps its claim to a response.
+    Keep {
         /// The transfer.
         transaction: TransactionHash,
     },
@@ -138,6 +173,8 @@ pub enum Answer {
     GrantedSettled(TransactionHash),
     /// Another request holds the claim.
     InFlight,
+    /// To [`Operation::Look`]: the payment has settled, or may have, and bought nothing yet.
+    Waiting,
     /// The payment has bought its response.
     Spent,
     /// This request does not hold the claim in a state that allows the operation.
@@ -204,9 +241,10 @@ impl Ledger {
                 page.update(key, state);
                 answer
             }
-            Next::Create(state, expires) => {
+            Next::Restart { state, expires, signature } => {
+                page.remove(key);
                 page.remove_expired(now);
-                if !page.insert(key, state, expires, self.claims_per_page) {
+                if !page.insert(page::Claim { key, expires, signature, state }, self.claims_per_page) {
                     return Ok(Some(Answer::Full));
                 }
                 Answer::Granted
@@ -222,17 +260,32 @@ impl Ledger {
 /// What an operation makes of a claim.
 enum Next {
     Refuse(Answer),
-    Create(State, UnixTime),
+    Restart { state: State, expires: UnixTime, signature: SignatureMark },
     Become(State, Answer),
     Remove,
 }
 
-/// The rules of the ledger: the state that `operation` by `owner` leads to from `state`.
-fn next(state: Option<State>, owner: Owner, operation: Operation, now: UnixTime) -> Next {
+/// The rules of the ledger: what `operation` by `owner` makes of a claim in state `state`, which was made with the
+/// signature beside it.
+fn next(claim: Option<(State, SignatureMark)>, owner: Owner, operation: Operation, now: UnixTime) -> Next {
     use State::{InFlight, Redeeming, Settled, Settling, Spent, Unknown};
     let is_held = |hold: Hold| hold.owner == owner;
+    let state = claim.map(|(state, _)| state);
     match (operation, state) {
-        (Operation::Claim { expires, until }, state) => claim(state, Hold { owner, until }, expires, now),
+        (Operation::Claim { expires, until, signature }, _) => {
+            let hold = Hold { owner, until };
+            take_over(claim, hold, signature, now).unwrap_or(Next::Restart {
+                state: InFlight(hold),
+                expires,
+                signature,
+            })
+        }
+        (Operation::Resume { until, signature }, _) => {
+            take_over(claim, Hold { owner, until }, signature, now).unwrap_or(Next::Refuse(Answer::NotHeld))
+        }
+        (Operation::Look, Some(Unknown { .. } | Settled(_) | Settling(_) | Redeeming(..))) => {
+            Next::Refuse(Answer::Waiting)
+        }
         (Operation::Settle { until }, Some(InFlight(hold))) if is_held(hold) => {
             Next::Become(Settling(Hold { owner, until }), Answer::Granted)
         }
@@ -242,33 +295,44 @@ fn next(state: Option<State>, owner: Owner, operation: Operation, now: UnixTime)
         (Operation::Spend { transaction }, Some(Settling(hold) | Redeeming(hold, _))) if is_held(hold) => {
             Next::Become(Spent(transaction), Answer::Granted)
         }
+        (Operation::Keep { transaction }, Some(Settling(hold) | Redeeming(hold, _))) if is_held(hold) => {
+            Next::Become(Settled(transaction), Answer::Granted)
+        }
         (Operation::Release, Some(InFlight(hold) | Settling(hold))) if is_held(hold) => Next::Remove,
         (Operation::Release, Some(Redeeming(hold, transaction))) if is_held(hold) => {
             Next::Become(Settled(transaction), Answer::Granted)
         }
-        (Operation::Forget, Some(Settling(hold))) if is_held(hold) => Next::Become(Unknown, Answer::Granted),
+        (Operation::Forget, Some(Settling(hold))) if is_held(hold) => {
+            Next::Become(Unknown { since: now }, Answer::Granted)
+        }
         _ => Next::Refuse(Answer::NotHeld),
     }
 }
 
-fn claim(state: Option<State>, hold: Hold, expires: UnixTime, now: UnixTime) -> Next {
-    let lapsed = |earlier: Hold| earlier.until <= now;
-    match state {
-        None => Next::Create(State::InFlight(hold), expires),
-        Some(State::InFlight(earlier)) if lapsed(earlier) => Next::Become(State::InFlight(hold), Answer::Granted),
-        Some(State::Settling(earlier)) if lapsed(earlier) => {
-            Next::Become(State::Settling(hold), Answer::GrantedUnknown)
+/// What a request that wants the claim finds; `None` where there is nothing but a hold that lapsed before any money
+/// could move, or not even that.
+fn take_over(
+    claim: Option<(State, SignatureMark)>,
+    hold: Hold,
+    signature: SignatureMark,
+    now: UnixTime,
+) -> Option<Next> {
+    let (state, earlier_signature) = claim?;
+    let is_same = signature == earlier_signature;
+    let is_live = |earlier: Hold| earlier.until > now;
+    Some(match state {
+        State::InFlight(earlier) if !is_live(earlier) => return None,
+        State::InFlight(earlier) | State::Settling(earlier) | State::Redeeming(earlier, _) if is_live(earlier) => {
+            Next::Refuse(Answer::InFlight)
         }
-        Some(State::Unknown) => Next::Become(State::Settling(hold), Answer::GrantedUnknown),
-        Some(State::Redeeming(earlier, transaction)) if lapsed(earlier) => {
+        State::Spent(_) => Next::Refuse(Answer::Spent),
+        State::Redeeming(_, transaction) | State::Settled(transaction) if is_same => {
             Next::Become(State::Redeeming(hold, transaction), Answer::GrantedSettled(transaction))
         }
-        Some(State::Settled(transaction)) => {
-            Next::Become(State::Redeeming(hold, transaction), Answer::GrantedSettled(transaction))
-        }
-        Some(State::InFlight(_) | State::Settling(_) | State::Redeeming(..)) => Next::Refuse(Answer::InFlight),
-        Some(State::Spent(_)) => Next::Refuse(Answer::Spent),
-    }
+        State::Redeeming(..) | State::Settled(_) => Next::Refuse(Answer::Spent),
+        _ if is_same => Next::Become(State::Settling(hold), Answer::GrantedUnknown),
+        _ => Next::Refuse(Answer::InFlight),
+    })
 }
 
 #[cfg(test)]

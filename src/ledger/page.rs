@@ -1,6 +1,6 @@
 //! A page of the ledger: claims, and their bytes in the store.
 
-use super::{Hold, Owner, PaymentKey, State};
+use super::{Hold, Owner, PaymentKey, SignatureMark, State};
 use crate::evm::TransactionHash;
 use crate::time::UnixTime;
 
@@ -8,19 +8,25 @@ use crate::time::UnixTime;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Page(Vec<Claim>);
 
+/// A claim on a payment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Claim {
-    key: PaymentKey,
+pub(super) struct Claim {
+    pub(super) key: PaymentKey,
     /// The end of the payment's validity.
-    expires: UnixTime,
-    state: State,
+    pub(super) expires: UnixTime,
+    /// The signature that the payment came with.
+    pub(super) signature: SignatureMark,
+    pub(super) state: State,
 }
 
-/// Bytes of a claim: key, expiry, state's tag, owner, until, transaction. Every claim has all of them.
-const CLAIM_BYTES: usize = 32 + 8 + 1 + 8 + 8 + 32;
+/// Bytes of a claim: key, expiry, signature, state's tag, owner, until, transaction. Every claim has all of them.
+const CLAIM_BYTES: usize = 32 + 8 + 8 + 1 + 8 + 8 + 32;
 
-/// Seconds that a claim outlives its payment's validity, for the chain's clock may lag behind this one.
+/// Seconds that a spent claim outlives its payment's validity, for the chain's clock may lag behind this one.
 const CLOCK_SLACK_SECONDS: u64 = 60;
+
+/// Seconds that a payment which has settled, or may have, waits for its client to come back.
+const PATIENCE_SECONDS: u64 = 24 * 60 * 60;
 
 impl Page {
     /// Reads a page; `None` where the bytes are not those of one.
@@ -34,8 +40,8 @@ impl Page {
         self.0.iter().flat_map(Claim::encode).collect()
     }
 
-    pub(super) fn get(&self, key: PaymentKey) -> Option<State> {
-        self.0.iter().find(|claim| claim.key == key).map(|claim| claim.state)
+    pub(super) fn get(&self, key: PaymentKey) -> Option<(State, SignatureMark)> {
+        self.0.iter().find(|claim| claim.key == key).map(|claim| (claim.state, claim.signature))
     }
 
     pub(super) fn update(&mut self, key: PaymentKey, state: State) {
@@ -45,10 +51,10 @@ impl Page {
     }
 
     /// Adds a claim; `false` where `capacity` claims stand there already.
-    pub(super) fn insert(&mut self, key: PaymentKey, state: State, expires: UnixTime, capacity: usize) -> bool {
+    pub(super) fn insert(&mut self, claim: Claim, capacity: usize) -> bool {
         let has_room = self.0.len() < capacity;
         if has_room {
-            self.0.push(Claim { key, expires, state });
+            self.0.push(claim);
         }
         has_room
     }
@@ -57,12 +63,27 @@ impl Page {
         self.0.retain(|claim| claim.key != key);
     }
 
+    /// Drops the claims that are of no more use.
     pub(super) fn remove_expired(&mut self, now: UnixTime) {
-        self.0.retain(|claim| claim.expires.plus(CLOCK_SLACK_SECONDS) > now);
+        self.0.retain(|claim| claim.needed_until() > now);
     }
 }
 
 impl Claim {
+    /// A payment that bought its response is remembered until the token itself refuses it, one that is owed a response
+    /// a day longer. One that nobody has paid for yet is remembered for a day at most, whatever its validity: it costs
+    /// its sender nothing.
+    fn needed_until(&self) -> UnixTime {
+        match self.state {
+            State::InFlight(hold) => hold.until,
+            State::Settling(hold) => hold.until.plus(PATIENCE_SECONDS),
+            State::Unknown { since } => since.plus(PATIENCE_SECONDS),
+            State::Redeeming(hold, _) => self.expires.max(hold.until).plus(PATIENCE_SECONDS),
+            State::Settled(_) => self.expires.plus(PATIENCE_SECONDS),
+            State::Spent(_) => self.expires.plus(CLOCK_SLACK_SECONDS),
+        }
+    }
+
     fn encode(&self) -> Vec<u8> {
         const NOBODY: Hold = Hold { owner: Owner(0), until: UnixTime::from_secs(0) };
         const NONE: TransactionHash = TransactionHash::from_bytes([0; 32]);
@@ -70,13 +91,14 @@ impl Claim {
             State::InFlight(hold) => (1, hold, NONE),
             State::Settling(hold) => (2, hold, NONE),
             State::Redeeming(hold, transaction) => (3, hold, transaction),
-            State::Unknown => (4, NOBODY, NONE),
+            State::Unknown { since } => (4, Hold { until: since, ..NOBODY }, NONE),
             State::Settled(transaction) => (5, NOBODY, transaction),
             State::Spent(transaction) => (6, NOBODY, transaction),
         };
         let mut bytes = Vec::with_capacity(CLAIM_BYTES);
         bytes.extend_from_slice(&self.key.0);
         bytes.extend_from_slice(&self.expires.as_secs().to_be_bytes());
+        bytes.extend_from_slice(&self.signature.0.to_be_bytes());
         bytes.push(tag);
         bytes.extend_from_slice(&hold.owner.0.to_be_bytes());
         bytes.extend_from_slice(&hold.until.as_secs().to_be_bytes());
@@ -87,6 +109,7 @@ impl Claim {
     fn decode(bytes: &[u8; CLAIM_BYTES]) -> Option<Self> {
         let (key, rest) = bytes.split_first_chunk::<32>()?;
         let (expires, rest) = take_u64(rest)?;
+        let (signature, rest) = take_u64(rest)?;
         let ([tag], rest) = rest.split_first_chunk::<1>()?;
         let (owner, rest) = take_u64(rest)?;
         let (until, rest) = take_u64(rest)?;
@@ -96,12 +119,17 @@ impl Claim {
             1 => State::InFlight(hold),
             2 => State::Settling(hold),
             3 => State::Redeeming(hold, transaction),
-            4 => State::Unknown,
+            4 => State::Unknown { since: hold.until },
             5 => State::Settled(transaction),
             6 => State::Spent(transaction),
             _ => return None,
         };
-        Some(Self { key: PaymentKey(*key), expires: UnixTime::from_secs(expires), state })
+        Some(Self {
+            key: PaymentKey(*key),
+            expires: UnixTime::from_secs(expires),
+            signature: SignatureMark(signature),
+            state,
+        })
     }
 }
 
@@ -114,6 +142,10 @@ fn take_u64(bytes: &[u8]) -> Option<(u64, &[u8])> {
 mod tests {
     use super::*;
 
+    fn claim(byte: u8, state: State) -> Claim {
+        Claim { key: PaymentKey([byte; 32]), expires: UnixTime::from_secs(100), signature: SignatureMark(5), state }
+    }
+
     #[test]
     fn every_state_survives_the_store() {
         let hold = Hold { owner: Owner(7), until: UnixTime::from_secs(8) };
@@ -122,15 +154,15 @@ mod tests {
             State::InFlight(hold),
             State::Settling(hold),
             State::Redeeming(hold, transaction),
-            State::Unknown,
+            State::Unknown { since: UnixTime::from_secs(3) },
             State::Settled(transaction),
             State::Spent(transaction),
         ];
         let mut page = Page(Vec::new());
         for (byte, state) in (0..).zip(states) {
-            assert!(page.insert(PaymentKey([byte; 32]), state, UnixTime::from_secs(100), 6));
+            assert!(page.insert(claim(byte, state), 6));
         }
-        assert!(!page.insert(PaymentKey([9; 32]), State::Unknown, UnixTime::from_secs(100), 6));
+        assert!(!page.insert(claim(9, State::Spent(transaction)), 6));
         assert_eq!(Page::decode(&page.encode()), Some(page));
     }
 

@@ -53,7 +53,15 @@ fn run(steps: &[(u64, Owner, Operation)]) -> Vec<Answer> {
 }
 
 fn claim() -> Operation {
-    Operation::Claim { expires: at(1000), until: at(100) }
+    Operation::Claim { expires: at(1000), until: at(100), signature: SignatureMark(1) }
+}
+
+fn claim_with_another_signature() -> Operation {
+    Operation::Claim { expires: at(1000), until: at(100), signature: SignatureMark(2) }
+}
+
+fn resume() -> Operation {
+    Operation::Resume { until: at(100), signature: SignatureMark(1) }
 }
 
 fn settle() -> Operation {
@@ -146,17 +154,46 @@ fn a_late_holder_finishes_unless_another_took_over() {
 }
 
 #[test]
-fn a_claim_outlives_its_payment_by_the_slack_of_clocks() {
-    let (ledger, mut store) = (Ledger::with_room_for(1), MemoryStore::default());
-    let spend = [claim(), settle(), Operation::Spend { transaction: TX }];
-    for operation in spend {
-        assert_eq!(ledger.perform(&mut store, key(1), A, operation, at(0)), Answer::Granted);
+fn no_claim_falls_away_while_money_may_be_in_it() {
+    let redeem = Operation::Redeem { transaction: TX, until: at(5000) };
+    let keep = Operation::Keep { transaction: TX };
+    const DAY: u64 = 24 * 60 * 60;
+    for (steps, gone) in [
+        (&[claim()][..], 100),
+        (&[claim(), settle()], 100 + DAY),
+        (&[claim(), settle(), Operation::Forget], DAY),
+        (&[claim(), settle(), redeem], 5000 + DAY),
+        (&[claim(), settle(), keep], 1000 + DAY),
+        (&[claim(), settle(), Operation::Spend { transaction: TX }], 1060),
+    ] {
+        let (ledger, mut store) = (Ledger::with_room_for(1), MemoryStore::default());
+        for operation in steps {
+            assert_eq!(ledger.perform(&mut store, key(1), A, *operation, at(0)), Answer::Granted);
+        }
+        let mut neighbour = [1; 32];
+        neighbour[31] = 2;
+        let mut other = |now| ledger.perform(&mut store, PaymentKey(neighbour), B, claim(), at(now));
+        assert_eq!(other(gone - 1), Answer::Full, "{steps:?}");
+        assert_eq!(other(gone), Answer::Granted, "{steps:?}");
     }
-    let mut neighbour = [1; 32];
-    neighbour[31] = 2;
-    let other = PaymentKey(neighbour);
-    assert_eq!(ledger.perform(&mut store, other, B, claim(), at(1059)), Answer::Full);
-    assert_eq!(ledger.perform(&mut store, other, B, claim(), at(1060)), Answer::Granted);
+}
+
+#[test]
+fn a_look_takes_nothing() {
+    assert_eq!(run(&[(0, A, Operation::Look)]), [Answer::NotHeld]);
+    assert_eq!(run(&[(0, A, claim()), (1, B, Operation::Look)])[1], Answer::NotHeld);
+    let unknown = [(0, A, claim()), (1, A, settle()), (2, A, Operation::Forget)];
+    let answers = run(&[&unknown[..], &[(3, B, Operation::Look), (4, A, claim())]].concat());
+    assert_eq!(answers[3..], [Answer::Waiting, Answer::GrantedUnknown]);
+    assert_eq!(
+        run(&[
+            (0, A, claim()),
+            (1, A, settle()),
+            (2, A, Operation::Spend { transaction: TX }),
+            (3, B, Operation::Look)
+        ])[3],
+        Answer::NotHeld
+    );
 }
 
 #[test]
@@ -183,4 +220,46 @@ fn payments_differ_by_every_part_of_their_key() {
     assert_ne!(base, PaymentKey::new(&network(1), address(9), address(2), nonce(3)));
     assert_ne!(base, PaymentKey::new(&network(1), address(1), address(9), nonce(3)));
     assert_ne!(base, PaymentKey::new(&network(1), address(1), address(2), nonce(9)));
+}
+
+#[test]
+fn nobody_resumes_a_claim_with_another_signature() {
+    let redeem = Operation::Redeem { transaction: TX, until: at(100) };
+    let settled = [(0, A, claim()), (1, A, settle()), (2, A, redeem), (3, A, Operation::Release)];
+    let then = |operation| run(&[&settled[..], &[(4, B, operation), (5, A, claim())]].concat())[4..].to_vec();
+    assert_eq!(then(claim_with_another_signature()), [Answer::Spent, Answer::GrantedSettled(TX)]);
+    let unknown = [(0, A, claim()), (1, A, settle()), (2, A, Operation::Forget)];
+    let then = |operation| run(&[&unknown[..], &[(4, B, operation), (5, A, claim())]].concat())[3..].to_vec();
+    assert_eq!(then(claim_with_another_signature()), [Answer::InFlight, Answer::GrantedUnknown]);
+    // Before any money could move, the claim is free for every signature.
+    assert_eq!(run(&[(0, A, claim()), (100, B, claim_with_another_signature())])[1], Answer::Granted);
+}
+
+#[test]
+fn a_lapsed_hold_is_taken_over_with_the_signature_of_the_new_request() {
+    let answers = run(&[
+        (0, A, claim()),
+        (100, B, claim_with_another_signature()),
+        (101, B, Operation::Settle { until: at(200) }),
+        (102, B, Operation::Forget),
+        (103, A, claim()),
+        (104, B, claim_with_another_signature()),
+    ]);
+    assert_eq!(answers[4..], [Answer::InFlight, Answer::GrantedUnknown]);
+}
+
+#[test]
+fn an_expired_payment_resumes_what_it_had_begun_and_nothing_else() {
+    assert_eq!(run(&[(0, A, resume())]), [Answer::NotHeld]);
+    assert_eq!(
+        run(&[(0, A, claim()), (50, B, resume()), (100, B, resume())])[1..],
+        [Answer::InFlight, Answer::NotHeld]
+    );
+    assert_eq!(
+        run(&[(0, A, claim()), (1, A, settle()), (2, A, Operation::Forget), (3, B, resume())])[3],
+        Answer::GrantedUnknown
+    );
+    let keep = Operation::Keep { transaction: TX };
+    let kept = run(&[(0, A, claim()), (1, A, settle()), (2, A, keep), (3, B, resume())]);
+    assert_eq!(kept[2..], [Answer::Granted, Answer::GrantedSettled(TX)]);
 }

@@ -154,9 +154,9 @@ impl Http {
         }
     }
 
-    const fn body_action(&self) -> Action {
+    fn body_action(&self, half: StreamType) -> Action {
         // Where the host calls for bodies although their head is held, letting one go on would let the head go too.
-        if self.held.is_some() { Action::Pause } else { Action::Continue }
+        if self.held == Some(half) { Action::Pause } else { Action::Continue }
     }
 }
 
@@ -167,28 +167,27 @@ impl HttpContext for Http {
     }
 
     fn on_http_request_body(&mut self, _: usize, _: bool) -> Action {
-        self.body_action()
+        self.body_action(StreamType::HttpRequest)
     }
 
     fn on_http_request_trailers(&mut self, _: usize) -> Action {
-        self.body_action()
+        self.body_action(StreamType::HttpRequest)
     }
 
     fn on_http_response_headers(&mut self, _: usize, _: bool) -> Action {
         if self.exchange.is_over() {
             return Action::Continue;
         }
-        self.callout = None;
         let next = response_head().and_then(|head| self.step(Event::Upstream(head)));
         self.run(StreamType::HttpResponse, next)
     }
 
     fn on_http_response_body(&mut self, _: usize, _: bool) -> Action {
-        self.body_action()
+        self.body_action(StreamType::HttpResponse)
     }
 
     fn on_http_response_trailers(&mut self, _: usize) -> Action {
-        self.body_action()
+        self.body_action(StreamType::HttpResponse)
     }
 
     fn on_log(&mut self) {
@@ -219,9 +218,13 @@ fn now() -> Result<UnixTime, HostError> {
 fn response_head() -> Result<UpstreamHead, HostError> {
     let head = RequestHead::new(host::headers(MapType::HttpResponseHeaders)?);
     let directives: Vec<_> = head.all("cache-control").map(String::from_utf8_lossy).collect();
-    // A response without a readable status is none that anybody should pay for.
-    let status = head.text(":status").parse().unwrap_or(502);
-    Ok(UpstreamHead { status, cache_control: (!directives.is_empty()).then(|| directives.join(",")) })
+    Ok(UpstreamHead {
+        // A response without a readable status is none that anybody should pay for.
+        status: head.text(":status").parse().unwrap_or(502),
+        cache_control: (!directives.is_empty()).then(|| directives.join(",")),
+        grpc_failed: head.all("grpc-status").any(|status| status != b"0"),
+        cors: head.cors(),
+    })
 }
 
 fn callout_answer(headers: usize, body_size: usize) -> CalloutAnswer {
@@ -247,12 +250,13 @@ fn edit_request(edits: &RequestEdits) -> Result<(), HostError> {
 
 fn edit_response(edits: &ResponseEdits) -> Result<(), HostError> {
     let map = MapType::HttpResponseHeaders;
+    edits.remove.iter().try_for_each(|name| host::remove_header(map, name))?;
     edits.set.iter().try_for_each(|(name, value)| host::set_header(map, name, value))?;
     edits.add.iter().try_for_each(|(name, value)| host::add_header(map, name, value))
 }
 
 fn send(reply: &Reply) -> Result<(), HostError> {
-    let headers: Vec<_> = reply.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let headers: Vec<_> = reply.headers.iter().map(|(name, value)| (name.as_ref(), value.as_str())).collect();
     host::send_reply(reply.status, "x402", &headers, &reply.body)
 }
 
@@ -280,7 +284,7 @@ fn report(record: &Record) {
         let _ = host::set_property(&format!("x402_{name}"), &value);
     }
     if let Ok(Some(id)) = host::property(&["request", "id"]) {
-        line.push_str(&format!(" request_id={}", String::from_utf8_lossy(&id)));
+        line.push_str(&format!(" request_id={:?}", String::from_utf8_lossy(&id)));
     }
     let level = match record.outcome {
         Outcome::Unknown | Outcome::Overloaded | Outcome::SettledUpstreamFailed => LogLevel::Warn,

@@ -14,7 +14,8 @@ pub const MIN_LIFETIME_SECONDS: u64 = 6;
 
 /// Checks a payment against the requirement that it says to meet. `domain_separator` is the requirement's own.
 ///
-/// The cheap checks come first and the signature last.
+/// The cheap checks come first. [`Refusal::Expired`] is said last, only of a payment with which all else is in order:
+/// such a payment may have settled before it expired.
 ///
 /// # Errors
 /// The first [`Refusal`] that applies.
@@ -31,16 +32,21 @@ pub fn check(
     if authorization.value != requirement.amount {
         return Err(Refusal::Value);
     }
-    if authorization.valid_before < Timestamp::from(now.plus(MIN_LIFETIME_SECONDS)) {
-        return Err(Refusal::Expired);
-    }
     if authorization.valid_after > Timestamp::from(now) {
         return Err(Refusal::NotYetValid);
     }
-    check_signature(payment, requirement, domain_separator)
+    let judgement = check_signature(payment, requirement, domain_separator)?;
+    if authorization.valid_before < Timestamp::from(now.plus(MIN_LIFETIME_SECONDS)) {
+        return Err(Refusal::Expired);
+    }
+    Ok(judgement)
 }
 
-fn check_signature(
+/// Checks the signature of a payment under the domain of the requirement's asset, whatever it pays.
+///
+/// # Errors
+/// [`Refusal::Signature`].
+pub fn check_signature(
     payment: &ExactEip3009,
     requirement: &Requirement,
     domain_separator: &Word,

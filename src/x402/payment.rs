@@ -1,17 +1,17 @@
 //! A payment as the client sends it.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::VERSION;
 use super::requirement::Accepted;
+use super::{Requirement, VERSION};
 use crate::evm::eip3009::Authorization;
 use crate::json::{self, JsonError};
 
 /// A payment of version 2: `PAYMENT-SIGNATURE`, decoded.
 ///
 /// Known fields are typed, so a field that stands twice or has another type is refused: two parsers might read
-/// it differently. Unknown ones (`resource`, `extensions`) are the facilitator's and pass through unread.
+/// it differently. For the same reason the facilitator is never sent the client's text, but what was read in it.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PaymentPayload<'a> {
@@ -23,6 +23,12 @@ pub struct PaymentPayload<'a> {
     /// What the chosen scheme wants signed.
     #[serde(borrow)]
     pub payload: &'a RawValue,
+    /// What the client says it pays for. Not signed, and not relied on.
+    #[serde(borrow)]
+    pub resource: Option<&'a RawValue>,
+    /// The client's part in extensions of the protocol.
+    #[serde(borrow)]
+    pub extensions: Option<&'a RawValue>,
 }
 
 /// Why bytes are not a payment.
@@ -66,6 +72,7 @@ impl ExactEip3009 {
     /// [`PaymentError::Shape`] or [`PaymentError::Signature`].
     pub fn from_payload(payload: &RawValue) -> Result<Self, PaymentError> {
         #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
         struct Wire<'a> {
             #[serde(deserialize_with = "json::object")]
             authorization: Authorization,
@@ -75,6 +82,35 @@ impl ExactEip3009 {
         let digits = wire.signature.strip_prefix("0x").ok_or(PaymentError::Signature)?;
         let signature = hex::decode(digits).map_err(|_| PaymentError::Signature)?;
         Ok(Self { authorization: wire.authorization, signature })
+    }
+
+    /// The payment as JSON for a facilitator: what was read and checked, in the one way to write it, under the terms
+    /// that were offered. Resource and extensions, which the filter does not read, go along as they came.
+    pub fn to_wire(&self, received: &PaymentPayload<'_>, accepted: &Requirement) -> String {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Wire<'a> {
+            x402_version: u64,
+            payload: Payload,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            resource: Option<&'a RawValue>,
+            accepted: &'a Requirement,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            extensions: Option<&'a RawValue>,
+        }
+        #[derive(Serialize)]
+        struct Payload {
+            authorization: Authorization,
+            signature: String,
+        }
+        let signature = format!("0x{}", hex::encode(&self.signature));
+        json::to_text(&Wire {
+            x402_version: VERSION,
+            payload: Payload { authorization: self.authorization, signature },
+            resource: received.resource,
+            accepted,
+            extensions: received.extensions,
+        })
     }
 }
 

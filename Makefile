@@ -7,8 +7,6 @@ WASM := $(RELEASE)/x402_proxy_wasm.wasm
 LINKED := $(RELEASE)/deps/x402_proxy_wasm.wasm
 OPTIMIZED := $(RELEASE)/x402_proxy_wasm.optimized.wasm
 OPTIMIZED_FROM := $(RELEASE)/x402_proxy_wasm.optimized-from.wasm
-# The SDK exports callbacks for streams and gRPC too, and with them code that nothing calls: what stays is listed.
-EXPORTS := src/proxy/exports.json
 WASM_FEATURES := --enable-bulk-memory --enable-multivalue --enable-mutable-globals \
 	--enable-nontrapping-float-to-int --enable-reference-types --enable-sign-ext
 BINARYEN := node_modules/.bin
@@ -44,9 +42,8 @@ rust-target:
 build: rust-target node_modules/.stamp ## Build the filter: target/wasm32-unknown-unknown/release/x402_proxy_wasm.wasm
 	@test -f $(OPTIMIZED) || echo "Building the filter (the first time takes a while)"
 	@cargo build --quiet --release --locked --target $(TARGET) $(REMAP)
-	@if ! cmp -s $(LINKED) $(OPTIMIZED_FROM) || ! test $(OPTIMIZED) -nt $(EXPORTS); then \
-		$(BINARYEN)/wasm-metadce $(WASM_FEATURES) $(LINKED) --graph-file $(EXPORTS) -o $(OPTIMIZED) >/dev/null \
-		&& $(BINARYEN)/wasm-opt --merge-similar-functions -Oz $(WASM_FEATURES) $(OPTIMIZED) -o $(OPTIMIZED) \
+	@if ! cmp -s $(LINKED) $(OPTIMIZED_FROM) || ! test -f $(OPTIMIZED); then \
+		$(BINARYEN)/wasm-opt --merge-similar-functions -Oz $(WASM_FEATURES) $(LINKED) -o $(OPTIMIZED) \
 		&& cp $(LINKED) $(OPTIMIZED_FROM); fi
 	@cmp -s $(OPTIMIZED) $(WASM) || (rm -f $(WASM) && cp $(OPTIMIZED) $(WASM))
 

@@ -152,6 +152,8 @@ pub enum Outcome {
     UpstreamFailed,
     /// The upstream failed after the money had moved; the same payment may come again.
     SettledUpstreamFailed,
+    /// The money has moved, and the client has gone; the same payment may come again.
+    Abandoned,
     /// The money has moved, and the response is on its way.
     Served,
 }
@@ -169,6 +171,7 @@ impl Outcome {
             Self::Overloaded => "overloaded",
             Self::UpstreamFailed => "upstream_failed",
             Self::SettledUpstreamFailed => "settled_upstream_failed",
+            Self::Abandoned => "abandoned",
             Self::Served => "served",
         }
     }
@@ -209,6 +212,8 @@ pub enum Then {
         /// Whether its `Cache-Control` keeps shared caches away already.
         keeps_cache_control: bool,
     },
+    /// Nobody waits any more: the payment keeps its claim to a response.
+    Keep,
     /// The response, which waits and is an error, goes to the client, and the payment keeps its claim to a better one.
     DeliverError {
         /// Whether its `Cache-Control` keeps shared caches away already.
@@ -296,12 +301,15 @@ impl Exchange {
     /// The request ended before the filter was done with it: its client has gone.
     fn end(self) -> Next {
         let ledger = match self {
+            // The settlement goes on, and its answer is still worth hearing.
+            Self::Settling(payment, _, history) => {
+                return (Self::Settling(payment, Then::Keep, history), Effects::default());
+            }
             Self::Claiming(payment)
             | Self::Verifying(payment)
             | Self::Serving(payment)
             | Self::BeginningSettlement(payment, _)
             | Self::Redeeming(payment, _) => Some((payment.key, Operation::Release)),
-            Self::Settling(payment, ..) => Some((payment.key, Operation::Forget)),
             // What the ledger was told last is what happened.
             Self::Over | Self::Preflight | Self::Recording(..) => None,
         };

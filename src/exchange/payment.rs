@@ -198,6 +198,10 @@ impl Payment {
         let operation = match then {
             Then::Forward | Then::Join => Operation::Redeem { transaction, until: self.surely_served(context) },
             Then::Deliver { .. } => Operation::Spend { transaction },
+            Then::Keep => {
+                let operation = Some(Operation::Keep { transaction });
+                return self.finish(operation, Outcome::Abandoned, "", Some(transaction), Stream::Hold);
+            }
             Then::DeliverError { keeps_cache_control } => {
                 let stream = Stream::Deliver(self.receipt(transaction, keeps_cache_control));
                 let outcome = Outcome::SettledUpstreamFailed;

@@ -1,16 +1,44 @@
-//! Calls to the host that return a `Result` whatever the host says.
-//!
-//! The SDK's own wrappers panic on every status they do not expect, and a panic takes all requests of the worker down.
-//! Only the dispatch of a callout goes through the SDK, which has to know the token to route its answer.
-#![allow(unsafe_code, reason = "the ABI of proxy-wasm 0.2.1 is a set of foreign functions")]
+//! Calls to the host, as the proxy-wasm ABI (0.2.1) has them: each returns a `Result`, whatever the host says.
+#![allow(unsafe_code, reason = "the ABI is a set of foreign functions")]
 
 use std::ptr::null_mut;
 use std::time::Duration;
 
-use proxy_wasm::hostcalls;
-use proxy_wasm::types::{LogLevel, MapType, StreamType};
-
 use super::pairs::{self, Pair};
+
+/// Lists of headers that the host keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Map {
+    Request,
+    Response,
+    CalloutAnswer,
+}
+
+impl Map {
+    const fn number(self) -> u32 {
+        match self {
+            Self::Request => 0,
+            Self::Response => 2,
+            Self::CalloutAnswer => 6,
+        }
+    }
+}
+
+/// The halves of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Half {
+    Request,
+    Response,
+}
+
+/// How urgent a line of the log is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LogLevel {
+    Info,
+    Warn,
+    Error,
+    Critical,
+}
 
 /// The host's answer to a call that did not succeed, by the number of its status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -74,6 +102,19 @@ unsafe extern "C" {
     ) -> u32;
     fn proxy_set_shared_data(key: *const u8, key_length: usize, data: *const u8, length: usize, cas: u32) -> u32;
     fn proxy_get_property(path: *const u8, path_length: usize, data: *mut *mut u8, length: *mut usize) -> u32;
+    fn proxy_set_effective_context(context_id: u32) -> u32;
+    fn proxy_http_call(
+        cluster: *const u8,
+        cluster_length: usize,
+        headers: *const u8,
+        headers_length: usize,
+        body: *const u8,
+        body_length: usize,
+        trailers: *const u8,
+        trailers_length: usize,
+        timeout: u32,
+        token: *mut u32,
+    ) -> u32;
     fn proxy_set_property(path: *const u8, path_length: usize, data: *const u8, length: usize) -> u32;
 }
 
@@ -90,39 +131,24 @@ fn receive(
     let mut length = 0;
     match run(&raw mut data, &raw mut length) {
         OK if data.is_null() => Ok(Some(Vec::new())),
-        // SAFETY: the host allocated exactly `length` bytes through the exported `malloc` of the SDK, which makes them as
-        // a boxed slice, and gave up its own pointer to them.
+        // SAFETY: the host allocated exactly `length` bytes through this module's `malloc`, which makes them as a boxed
+        // slice, and gave up its own pointer to them.
         OK => Ok(Some(unsafe { Vec::from_raw_parts(data, length, length) })),
         NOT_FOUND => Ok(None),
         status => Err(HostError { call, status }),
     }
 }
 
-const fn map_number(map: MapType) -> u32 {
-    match map {
-        MapType::HttpRequestHeaders => 0,
-        MapType::HttpResponseHeaders => 2,
-        MapType::HttpCallResponseHeaders => 6,
-        // The filter touches no other map; this number is none, and the host refuses it.
-        _ => u32::MAX,
-    }
-}
-
-const fn level_number(level: LogLevel) -> u32 {
-    match level {
-        LogLevel::Trace => 0,
-        LogLevel::Debug => 1,
+/// Writes a line to the host's log. A log that does not take it is no reason to fail.
+pub(super) fn log(level: LogLevel, message: &str) {
+    let level = match level {
         LogLevel::Info => 2,
         LogLevel::Warn => 3,
         LogLevel::Error => 4,
         LogLevel::Critical => 5,
-    }
-}
-
-/// Writes a line to the host's log. A log that does not take it is no reason to fail.
-pub(super) fn log(level: LogLevel, message: &str) {
+    };
     // SAFETY: pointer and length are of one live string.
-    let _ = unsafe { proxy_log(level_number(level), message.as_ptr(), message.len()) };
+    let _ = unsafe { proxy_log(level, message.as_ptr(), message.len()) };
 }
 
 /// Nanoseconds since the epoch.
@@ -134,10 +160,10 @@ pub(super) fn now() -> Result<u64, HostError> {
 }
 
 /// All headers of a map, in order.
-pub(super) fn headers(map: MapType) -> Result<Vec<Pair>, HostError> {
+pub(super) fn headers(map: Map) -> Result<Vec<Pair>, HostError> {
     const CALL: &str = "get_header_map_pairs";
     // SAFETY: the host writes a pointer and a length to the places given.
-    let bytes = receive(CALL, |data, length| unsafe { proxy_get_header_map_pairs(map_number(map), data, length) })?;
+    let bytes = receive(CALL, |data, length| unsafe { proxy_get_header_map_pairs(map.number(), data, length) })?;
     match bytes {
         None => Ok(Vec::new()),
         Some(bytes) => pairs::decode(&bytes).ok_or(HostError { call: CALL, status: OK }),
@@ -145,26 +171,25 @@ pub(super) fn headers(map: MapType) -> Result<Vec<Pair>, HostError> {
 }
 
 /// Removes every header of a name.
-pub(super) fn remove_header(map: MapType, name: &str) -> Result<(), HostError> {
+pub(super) fn remove_header(map: Map, name: &str) -> Result<(), HostError> {
     // SAFETY: pointer and length are of one live string.
-    let status = unsafe { proxy_remove_header_map_value(map_number(map), name.as_ptr(), name.len()) };
+    let status = unsafe { proxy_remove_header_map_value(map.number(), name.as_ptr(), name.len()) };
     check("remove_header_map_value", status)
 }
 
 /// Puts one header in the place of all of its name.
-pub(super) fn set_header(map: MapType, name: &str, value: &str) -> Result<(), HostError> {
+pub(super) fn set_header(map: Map, name: &str, value: &str) -> Result<(), HostError> {
     // SAFETY: pointers and lengths are of live strings.
-    let status = unsafe {
-        proxy_replace_header_map_value(map_number(map), name.as_ptr(), name.len(), value.as_ptr(), value.len())
-    };
+    let status =
+        unsafe { proxy_replace_header_map_value(map.number(), name.as_ptr(), name.len(), value.as_ptr(), value.len()) };
     check("replace_header_map_value", status)
 }
 
 /// Adds a header beside those of its name.
-pub(super) fn add_header(map: MapType, name: &str, value: &str) -> Result<(), HostError> {
+pub(super) fn add_header(map: Map, name: &str, value: &str) -> Result<(), HostError> {
     // SAFETY: pointers and lengths are of live strings.
     let status =
-        unsafe { proxy_add_header_map_value(map_number(map), name.as_ptr(), name.len(), value.as_ptr(), value.len()) };
+        unsafe { proxy_add_header_map_value(map.number(), name.as_ptr(), name.len(), value.as_ptr(), value.len()) };
     check("add_header_map_value", status)
 }
 
@@ -209,11 +234,10 @@ pub(super) fn send_reply(status: u16, details: &str, headers: &[(&str, &str)], b
 }
 
 /// Lets a request or a response go on.
-pub(super) fn resume(stream: StreamType) -> Result<(), HostError> {
-    let number = match stream {
-        StreamType::HttpRequest => 0,
-        StreamType::HttpResponse => 1,
-        _ => u32::MAX,
+pub(super) fn resume(half: Half) -> Result<(), HostError> {
+    let number = match half {
+        Half::Request => 0,
+        Half::Response => 1,
     };
     // SAFETY: passes a number only.
     check("continue_stream", unsafe { proxy_continue_stream(number) })
@@ -252,25 +276,38 @@ pub(super) fn set_property(name: &str, value: &str) -> Result<(), HostError> {
     check("set_property", status)
 }
 
-/// Sends a callout; its answer comes to the context that sent it, marked with the token given back.
+/// Makes the calls that follow act on the stream `context_id`, from a callback that came for another context. An error
+/// where there is no such stream any more.
+pub(super) fn act_on(context_id: u32) -> Result<(), HostError> {
+    // SAFETY: passes a number only.
+    check("set_effective_context", unsafe { proxy_set_effective_context(context_id) })
+}
+
+/// Sends a callout; its answer is marked with the token given back.
 pub(super) fn dispatch(
     cluster: &str,
-    headers: Vec<(&str, &str)>,
+    headers: &[(&str, &str)],
     body: &str,
     timeout: Duration,
 ) -> Result<u32, HostError> {
-    hostcalls::dispatch_http_call(cluster, headers, Some(body.as_bytes()), Vec::new(), timeout)
-        .map_err(|status| HostError { call: "http_call", status: status_number(status) })
-}
-
-const fn status_number(status: proxy_wasm::types::Status) -> u32 {
-    use proxy_wasm::types::Status;
-    match status {
-        Status::Ok => OK,
-        Status::NotFound => NOT_FOUND,
-        Status::BadArgument => 2,
-        Status::CasMismatch => CAS_MISMATCH,
-        Status::InternalFailure => 10,
-        _ => u32::MAX,
-    }
+    let headers = pairs::encode(headers);
+    let trailers = pairs::encode(&[]);
+    let timeout = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
+    let mut token = 0;
+    // SAFETY: pointers and lengths are of live buffers; the host writes to the place given.
+    let status = unsafe {
+        proxy_http_call(
+            cluster.as_ptr(),
+            cluster.len(),
+            headers.as_ptr(),
+            headers.len(),
+            body.as_ptr(),
+            body.len(),
+            trailers.as_ptr(),
+            trailers.len(),
+            timeout,
+            &raw mut token,
+        )
+    };
+    check("http_call", status).map(|()| token)
 }

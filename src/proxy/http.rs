@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 
-use proxy_wasm::traits::{Context, HttpContext};
-use proxy_wasm::types::{Action, LogLevel, MapType, StreamType};
-
-use super::host::{self, HostError};
+use super::abi::Verdict;
+use super::host::{self, Half, HostError, LogLevel, Map};
 use super::store::SharedData;
 use crate::config::Config;
 use crate::exchange::{
@@ -23,7 +21,8 @@ pub(super) struct Http {
     /// The token of the callout whose answer the exchange waits for.
     callout: Option<u32>,
     /// The half of the stream that waits, if one does.
-    held: Option<StreamType>,
+    held: Option<Half>,
+    has_ended: bool,
 }
 
 /// Where the code that acts on the stream was called from.
@@ -33,16 +32,71 @@ enum Caller {
     Stream,
     /// Any other: the stream has to be told.
     Callout,
+    /// There is no stream any more.
+    Nobody,
 }
 
 impl Http {
     pub(super) fn new(config: Arc<Config>, worker: u32, context_id: u32) -> Self {
         let owner = Owner((u64::from(worker) << u32::BITS) | u64::from(context_id));
-        Self { config, owner, exchange: Exchange::Over, callout: None, held: None }
+        Self { config, owner, exchange: Exchange::Over, callout: None, held: None, has_ended: false }
+    }
+
+    /// The token of the callout that is under way.
+    pub(super) const fn callout(&self) -> Option<u32> {
+        self.callout
+    }
+
+    /// Whether anything may still happen: the stream is there, or a callout of its is under way.
+    pub(super) const fn is_needed(&self) -> bool {
+        !self.has_ended || self.callout.is_some()
+    }
+
+    pub(super) fn on_request(&mut self) -> Verdict {
+        let next = self.start();
+        self.run(Half::Request, next)
+    }
+
+    pub(super) fn on_response(&mut self) -> Verdict {
+        if self.exchange.is_over() {
+            return Verdict::Continue;
+        }
+        let next = response_head().and_then(|head| self.step(Event::Upstream(head)));
+        self.run(Half::Response, next)
+    }
+
+    /// The answer of a callout is there: `headers` of them, and a body of `body_size` bytes.
+    pub(super) fn on_callout(&mut self, context_id: u32, token: u32, headers: usize, body_size: usize) {
+        if self.callout != Some(token) {
+            return;
+        }
+        self.callout = None;
+        let answer = callout_answer(headers, body_size);
+        let has_stream = !self.has_ended && host::act_on(context_id).is_ok();
+        let caller = if has_stream { Caller::Callout } else { Caller::Nobody };
+        let next = self.step(Event::Facilitator(answer));
+        if let Err(error) = self.perform(next, caller) {
+            self.fail(error, caller);
+        }
+    }
+
+    /// The stream is over.
+    pub(super) fn on_end(&mut self) {
+        if self.has_ended {
+            return;
+        }
+        self.has_ended = true;
+        let next = self.step(Event::Ended);
+        if let Err(error) = self.perform(next, Caller::Nobody) {
+            host::log(LogLevel::Error, &format!("x402: {error} at the end of a request"));
+        }
+        if self.exchange.is_over() {
+            self.callout = None;
+        }
     }
 
     fn start(&mut self) -> Result<Next, HostError> {
-        let head = RequestHead::new(host::headers(MapType::HttpRequestHeaders)?);
+        let head = RequestHead::new(host::headers(Map::Request)?);
         let now = now()?;
         Ok(Exchange::start(exchange::Context { config: &self.config, now }, &head, self.owner))
     }
@@ -89,7 +143,7 @@ impl Http {
             ("accept", "application/json"),
         ];
         headers.extend(facilitator.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-        match host::dispatch(&facilitator.cluster, headers, &call.body, facilitator.timeout) {
+        match host::dispatch(&facilitator.cluster, &headers, &call.body, facilitator.timeout) {
             Ok(token) => {
                 self.callout = Some(token);
                 None
@@ -107,12 +161,14 @@ impl Http {
 
     /// Acts on the stream; `true` if it may go on.
     fn act(&mut self, stream: Stream, caller: Caller) -> Result<bool, HostError> {
+        if caller == Caller::Nobody {
+            return Ok(false);
+        }
         match stream {
             Stream::Hold => return Ok(false),
             Stream::Forward(edits) => edit_request(&edits)?,
             Stream::Deliver(edits) => edit_response(&edits)?,
             Stream::Reply(reply) => {
-                // The reply passes through the callbacks of the response, and nothing may hold it there.
                 self.held = None;
                 send(&reply)?;
                 return Ok(false);
@@ -124,88 +180,29 @@ impl Http {
         Ok(true)
     }
 
-    /// Runs a step whose outcome decides about `stream`.
-    fn run(&mut self, stream: StreamType, next: Result<Next, HostError>) -> Action {
+    /// Runs a step whose outcome decides about a half of the stream.
+    fn run(&mut self, half: Half, next: Result<Next, HostError>) -> Verdict {
         match self.perform(next, Caller::Stream) {
-            Ok(true) => Action::Continue,
+            Ok(true) => Verdict::Continue,
             Ok(false) => {
-                self.held = (!self.exchange.is_over()).then_some(stream);
-                Action::Pause
+                self.held = (!self.exchange.is_over()).then_some(half);
+                Verdict::Hold
             }
-            Err(error) => self.fail(error),
+            Err(error) => {
+                self.fail(error, Caller::Stream);
+                Verdict::Hold
+            }
         }
     }
 
     /// The host does not do what it must: nothing passes.
-    fn fail(&mut self, error: HostError) -> Action {
+    fn fail(&mut self, error: HostError, caller: Caller) {
         host::log(LogLevel::Error, &format!("x402: {error}; the request is refused"));
-        self.end();
         self.held = None;
-        let _ = host::send_reply(503, "x402_host_error", &[("retry-after", "1")], "");
-        Action::Pause
-    }
-
-    /// Gives up what the exchange holds.
-    fn end(&mut self) {
-        self.callout = None;
         let next = self.step(Event::Ended);
-        if let Err(error) = self.perform(next, Caller::Callout) {
-            host::log(LogLevel::Error, &format!("x402: {error} at the end of a request"));
-        }
-    }
-
-    fn body_action(&self, half: StreamType) -> Action {
-        // Where the host calls for bodies although their head is held, letting one go on would let the head go too.
-        if self.held == Some(half) { Action::Pause } else { Action::Continue }
-    }
-}
-
-impl HttpContext for Http {
-    fn on_http_request_headers(&mut self, _: usize, _: bool) -> Action {
-        let next = self.start();
-        self.run(StreamType::HttpRequest, next)
-    }
-
-    fn on_http_request_body(&mut self, _: usize, _: bool) -> Action {
-        self.body_action(StreamType::HttpRequest)
-    }
-
-    fn on_http_request_trailers(&mut self, _: usize) -> Action {
-        self.body_action(StreamType::HttpRequest)
-    }
-
-    fn on_http_response_headers(&mut self, _: usize, _: bool) -> Action {
-        if self.exchange.is_over() {
-            return Action::Continue;
-        }
-        let next = response_head().and_then(|head| self.step(Event::Upstream(head)));
-        self.run(StreamType::HttpResponse, next)
-    }
-
-    fn on_http_response_body(&mut self, _: usize, _: bool) -> Action {
-        self.body_action(StreamType::HttpResponse)
-    }
-
-    fn on_http_response_trailers(&mut self, _: usize) -> Action {
-        self.body_action(StreamType::HttpResponse)
-    }
-
-    fn on_log(&mut self) {
-        if !self.exchange.is_over() {
-            self.end();
-        }
-    }
-}
-
-impl Context for Http {
-    fn on_http_call_response(&mut self, token: u32, headers: usize, body_size: usize, _: usize) {
-        if self.callout != Some(token) {
-            return;
-        }
-        self.callout = None;
-        let next = self.step(Event::Facilitator(callout_answer(headers, body_size)));
-        if let Err(error) = self.perform(next, Caller::Callout) {
-            self.fail(error);
+        let _ = self.perform(next, Caller::Nobody);
+        if caller != Caller::Nobody {
+            let _ = host::send_reply(503, "x402_host_error", &[("retry-after", "1")], "");
         }
     }
 }
@@ -216,7 +213,7 @@ fn now() -> Result<UnixTime, HostError> {
 }
 
 fn response_head() -> Result<UpstreamHead, HostError> {
-    let head = RequestHead::new(host::headers(MapType::HttpResponseHeaders)?);
+    let head = RequestHead::new(host::headers(Map::Response)?);
     let directives: Vec<_> = head.all("cache-control").map(String::from_utf8_lossy).collect();
     Ok(UpstreamHead {
         // A response without a readable status is none that anybody should pay for.
@@ -232,7 +229,7 @@ fn callout_answer(headers: usize, body_size: usize) -> CalloutAnswer {
     if headers == 0 {
         return CalloutAnswer::Lost;
     }
-    let answer = host::headers(MapType::HttpCallResponseHeaders).and_then(|headers| {
+    let answer = host::headers(Map::CalloutAnswer).and_then(|headers| {
         let status = RequestHead::new(headers).text(":status").parse().unwrap_or(0);
         // One byte more than may be read, so that the reader sees that it is too long.
         let body = host::callout_body(body_size.min(MAX_ANSWER_BYTES.saturating_add(1)))?;
@@ -243,13 +240,13 @@ fn callout_answer(headers: usize, body_size: usize) -> CalloutAnswer {
 
 fn edit_request(edits: &RequestEdits) -> Result<(), HostError> {
     for name in &edits.remove {
-        host::remove_header(MapType::HttpRequestHeaders, name)?;
+        host::remove_header(Map::Request, name)?;
     }
-    edits.set.iter().try_for_each(|(name, value)| host::set_header(MapType::HttpRequestHeaders, name, value))
+    edits.set.iter().try_for_each(|(name, value)| host::set_header(Map::Request, name, value))
 }
 
 fn edit_response(edits: &ResponseEdits) -> Result<(), HostError> {
-    let map = MapType::HttpResponseHeaders;
+    let map = Map::Response;
     edits.remove.iter().try_for_each(|name| host::remove_header(map, name))?;
     edits.set.iter().try_for_each(|(name, value)| host::set_header(map, name, value))?;
     edits.add.iter().try_for_each(|(name, value)| host::add_header(map, name, value))

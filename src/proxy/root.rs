@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use proxy_wasm::traits::{Context, HttpContext, RootContext};
-use proxy_wasm::types::{ContextType, LogLevel};
-
-use super::host;
+use super::host::{self, LogLevel};
 use super::http::Http;
 use super::store::draw_number;
 use crate::config::Config;
@@ -21,10 +18,9 @@ struct Configured {
     number: u32,
 }
 
-impl Context for Root {}
-
-impl RootContext for Root {
-    fn on_configure(&mut self, size: usize) -> bool {
+impl Root {
+    /// Reads the configuration of `size` bytes; `false` where it is refused.
+    pub(super) fn configure(&mut self, size: usize) -> bool {
         match configure(size) {
             Ok(configured) => {
                 let routes = configured.config.routes.len();
@@ -39,14 +35,10 @@ impl RootContext for Root {
         }
     }
 
-    fn create_http_context(&self, context_id: u32) -> Option<Box<dyn HttpContext>> {
-        // Without a configuration there is no context, and the host fails the request.
+    /// The context of a new stream; `None` where there is no configuration.
+    pub(super) fn stream(&self, id: u32) -> Option<Http> {
         let configured = self.configured.as_ref()?;
-        Some(Box::new(Http::new(Arc::clone(&configured.config), configured.number, context_id)))
-    }
-
-    fn get_type(&self) -> Option<ContextType> {
-        Some(ContextType::HttpContext)
+        Some(Http::new(Arc::clone(&configured.config), configured.number, id))
     }
 }
 

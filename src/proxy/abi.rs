@@ -1,0 +1,165 @@
+//! The callbacks of the proxy-wasm ABI (0.2.1), and which context each is for.
+//!
+//! Written here rather than taken from the SDK, for three reasons, each of which was measured. The SDK can hold a head
+//! only in a way by which Envoy, under `allow_on_headers_stop_iteration`, buffers the body up to its limit and then
+//! fails the response. It drops the answer of a callout whose client has gone, which may be that of a settlement. And
+//! its dispatcher panics where it is surprised, and takes a tenth of the module.
+//!
+//! Source: `abi-versions/v0.2.1` of the proxy-wasm specification.
+#![allow(unsafe_code, reason = "the host finds its callbacks by the names of exported functions")]
+#![allow(missing_docs, reason = "the callbacks are the specification's")]
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use super::host::{self, LogLevel};
+use super::http::Http;
+use super::root::Root;
+
+/// What a callback about a head says to the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// The head goes on.
+    Continue,
+    /// The head waits, and nothing behind it is asked for: back pressure holds the body where it comes from.
+    Hold,
+}
+
+impl Verdict {
+    /// `FilterHeadersStatus` of the ABI: 0 is `Continue`, 4 is `StopAllIterationAndWatermark`.
+    const fn to_abi(self) -> u32 {
+        match self {
+            Self::Continue => 0,
+            Self::Hold => 4,
+        }
+    }
+}
+
+#[derive(Default)]
+struct Contexts {
+    streams: BTreeMap<u32, Http>,
+    /// By id; there are few.
+    roots: Vec<(u32, Root)>,
+    /// Tokens of callouts that are under way, and the streams that wait for them.
+    callouts: Vec<(u32, u32)>,
+}
+
+impl Contexts {
+    fn root(&mut self, id: u32) -> Option<&mut Root> {
+        self.roots.iter_mut().find(|(root_id, _)| *root_id == id).map(|(_, root)| root)
+    }
+
+    /// Notes that a stream waits for the answer of a callout.
+    fn expect_callout(&mut self, token: Option<u32>, id: u32) {
+        let expected = token.map(|token| (token, id)).filter(|expected| !self.callouts.contains(expected));
+        self.callouts.extend(expected);
+    }
+
+    /// The stream that waits for this answer.
+    fn take_callout(&mut self, token: u32) -> Option<u32> {
+        let position = self.callouts.iter().position(|(expected, _)| *expected == token)?;
+        Some(self.callouts.swap_remove(position).1)
+    }
+}
+
+thread_local! {
+    static CONTEXTS: RefCell<Contexts> = RefCell::default();
+}
+
+fn with_contexts<T>(act: impl FnOnce(&mut Contexts) -> T) -> Option<T> {
+    CONTEXTS.with(|contexts| contexts.try_borrow_mut().ok().map(|mut contexts| act(&mut contexts)))
+}
+
+/// Acts on a stream. It is taken out of the table meanwhile, so that nothing a host call leads to finds the table in use.
+fn with_stream<T>(id: u32, act: impl FnOnce(&mut Http) -> T) -> Option<T> {
+    let mut stream = with_contexts(|contexts| contexts.streams.remove(&id))??;
+    let result = act(&mut stream);
+    if stream.is_needed() {
+        with_contexts(|contexts| {
+            contexts.expect_callout(stream.callout(), id);
+            contexts.streams.insert(id, stream);
+        });
+    }
+    Some(result)
+}
+
+fn on_head(id: u32, act: impl FnOnce(&mut Http) -> Verdict) -> u32 {
+    let verdict = with_stream(id, act).unwrap_or_else(|| {
+        // A stream without a context has no configuration to be judged by.
+        let _ = host::send_reply(503, "x402_no_configuration", &[], "");
+        Verdict::Hold
+    });
+    verdict.to_abi()
+}
+
+/// Tells the host which version of the ABI is spoken.
+#[unsafe(no_mangle)]
+pub extern "C" fn proxy_abi_version_0_2_1() {}
+
+/// Gives the host memory for what it hands over; [`host`] takes it back.
+#[unsafe(no_mangle)]
+pub extern "C" fn malloc(size: usize) -> *mut u8 {
+    Box::into_raw(vec![0_u8; size].into_boxed_slice()).cast()
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn _initialize() {
+    std::panic::set_hook(Box::new(|panic| host::log(LogLevel::Critical, &format!("x402: {panic}"))));
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn proxy_on_vm_start(_: u32, _: usize) -> u32 {
+    1
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn proxy_on_context_create(id: u32, root_id: u32) {
+    with_contexts(|contexts| {
+        if root_id == 0 {
+            contexts.roots.push((id, Root::default()));
+        } else if let Some(stream) = contexts.root(root_id).and_then(|root| root.stream(id)) {
+            contexts.streams.insert(id, stream);
+        }
+    });
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn proxy_on_configure(id: u32, size: usize) -> u32 {
+    let is_configured = with_contexts(|contexts| contexts.root(id).is_some_and(|root| root.configure(size)));
+    u32::from(is_configured == Some(true))
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn proxy_on_request_headers(id: u32, _: usize, _: u32) -> u32 {
+    on_head(id, Http::on_request)
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn proxy_on_response_headers(id: u32, _: usize, _: u32) -> u32 {
+    on_head(id, Http::on_response)
+}
+
+/// The host calls this for the root context, whoever sent the callout, and also when that stream is gone.
+#[unsafe(no_mangle)]
+pub extern "C" fn proxy_on_http_call_response(_: u32, token: u32, headers: usize, body_size: usize, _: usize) {
+    if let Some(id) = with_contexts(|contexts| contexts.take_callout(token)).flatten() {
+        with_stream(id, |stream| stream.on_callout(id, token, headers, body_size));
+    }
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn proxy_on_log(id: u32) {
+    with_stream(id, Http::on_end);
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn proxy_on_done(_: u32) -> u32 {
+    1
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn proxy_on_delete(id: u32) {
+    with_contexts(|contexts| contexts.roots.retain(|(root_id, _)| *root_id != id));
+    // A stream that has no end of its own, because its log was never written, ends here at the latest.
+    with_stream(id, Http::on_end);
+}

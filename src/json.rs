@@ -30,10 +30,14 @@ pub struct JsonError {
 pub fn from_slice<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, JsonError> {
     read(json).map_err(|error| {
         let (line, column) = (error.line(), error.column());
-        let mut path = path_at(json, line, column);
         let mut message = error.to_string();
-        if message.starts_with("missing field") {
+        let lacks_something = message.starts_with("missing field");
+        let mut path = path_at(json, line, column, lacks_something);
+        if lacks_something {
             path.leave_key();
+        }
+        if message.starts_with("invalid type: sequence") && message.contains(NOT_A_LIST) {
+            path.0.pop();
         }
         if let (true, Some(alone)) =
             (error.is_data(), message.strip_suffix(&format!(" at line {line} column {column}")))
@@ -43,6 +47,10 @@ pub fn from_slice<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, JsonError
         JsonError { path: shorten(path.to_string()), message: shorten(message) }
     })
 }
+
+/// What a visitor that takes texts and objects says it expects: where a list stands instead, serde_json has gone into it
+/// by the time it says so.
+pub const NOT_A_LIST: &str = "expected a string or an object";
 
 /// Cuts a text that may hold whatever somebody sent.
 fn shorten(text: String) -> String {
@@ -203,8 +211,9 @@ impl fmt::Display for Path {
     }
 }
 
-/// The path of what stands at `line` and `column` (both from 1, columns in bytes) of a text that is JSON up to there.
-fn path_at(json: &[u8], line: usize, column: usize) -> Path {
+/// The path of what stands at `line` and `column` (both from 1, columns in bytes) of a text that is JSON up to there. If an
+/// object `lacks_something`, that shows at its closing brace, and the path is that of the object.
+fn path_at(json: &[u8], line: usize, column: usize, lacks_something: bool) -> Path {
     let lines_before = json.split_inclusive(|byte| *byte == b'\n').take(line.saturating_sub(1));
     let end = lines_before.map(<[u8]>::len).sum::<usize>().saturating_add(column);
     let mut rest = json.get(..end).unwrap_or(json);
@@ -214,8 +223,7 @@ fn path_at(json: &[u8], line: usize, column: usize) -> Path {
         match byte {
             b'{' => path.0.push(Step::Object(None)),
             b'[' => path.0.push(Step::Array(0)),
-            // The last byte may close a container that the error is about.
-            b'}' | b']' if !after.is_empty() => drop(path.0.pop()),
+            b'}' | b']' if !(after.is_empty() && lacks_something) => drop(path.0.pop()),
             b',' => path.on_comma(),
             b'"' => {
                 let (text, after) = take_string(after);
@@ -283,7 +291,7 @@ mod tests {
             ("{\"name\": \"a\",\n \"inner\": [\n{\"count\": \"x\"}]}", "inner[0].count", "invalid type"),
             (r#"{"name": "a", "inner": [7]}"#, "inner[0]", "invalid type"),
             (r#"{"name": "a"} x"#, ".", "trailing"),
-            (r#"{"name": "a", "inner": [{"count": 1},]}"#, "inner[1]", "trailing comma"),
+            (r#"{"name": "a", "inner": [{"count": 1},]}"#, "inner", "trailing comma"),
         ] {
             let error = from_slice::<Outer>(json.as_bytes()).unwrap_err();
             assert_eq!(error.path, path, "{json}: {error}");

@@ -11,7 +11,10 @@ const decoded = (decode, header) => (header ? decode(header) : null);
 /**
  * Makes a client that pays for what it fetches.
  *
- * @param {{account?: import("viem").LocalAccount}} [options] who pays; the stage's payer without it
+ * @param {object} [options]
+ * @param {import("viem").LocalAccount} [options.account] who pays; the stage's payer without it
+ * @param {(version: number, entries: object[]) => object} [options.select] chooses among the entries on offer; the
+ *   official client's own choice, the first that it can pay, without it
  * @returns {{fetch: typeof fetch, exchanges: Exchange[], signatures: Signature[]}} `fetch` pays where it is
  *   asked to (up to the one dollar that the official client allows); the lists grow as it goes
  *
@@ -32,7 +35,7 @@ const decoded = (decode, header) => (header ? decode(header) : null);
  * @property {string} signature 0x…
  * @property {number} ms how long the signing took
  */
-export function makePayer({ account = payerAccount } = {}) {
+export function makePayer({ account = payerAccount, select } = {}) {
   const exchanges = [];
   const signatures = [];
   const watched = async (input, init) => {
@@ -61,6 +64,6 @@ export function makePayer({ account = payerAccount } = {}) {
       return signature;
     },
   };
-  const client = registerExactEvmScheme(new x402Client(), { signer });
+  const client = registerExactEvmScheme(new x402Client(select), { signer });
   return { fetch: wrapFetchWithPayment(watched, client), exchanges, signatures };
 }

@@ -11,7 +11,7 @@ use super::networks::{KnownAsset, NETWORKS, V1_NAMES};
 use super::raw::{self, TextOr};
 use super::{Config, Facilitator, Offer, Route, Settle, Terms};
 use crate::evm::Address;
-use crate::json::{JsonError, Named, Object};
+use crate::json::{self, JsonError, Named, Object};
 use crate::ledger::Ledger;
 use crate::money::{Amount, Dollars};
 use crate::route::{Access, HostPattern, Matcher, Pattern, RouteTable};
@@ -73,14 +73,14 @@ fn facilitator(raw: raw::Facilitator) -> Result<Facilitator> {
     if raw.cluster.is_empty() {
         return refuse(format!("{PATH}.cluster"), "is empty; name the cluster that leads to the facilitator");
     }
-    let uri: Uri = raw.url.parse().map_err(at(format!("{PATH}.url"), &raw.url))?;
-    let (Some(scheme @ ("http" | "https")), Some(authority), None) = (uri.scheme_str(), uri.authority(), uri.query())
-    else {
-        return refuse(format!("{PATH}.url"), format_args!("{:?} is not an http or https URL without query", raw.url));
-    };
-    if authority.as_str().contains('@') {
+    // A password in a URL must not get into a log.
+    if raw.url.contains('@') {
         return refuse(format!("{PATH}.url"), "carries a user name; credentials belong in facilitator.headers");
     }
+    let uri: Option<Uri> = raw.url.parse().ok();
+    let Some((scheme, authority, base_path)) = uri.as_ref().and_then(parts_of) else {
+        return refuse(format!("{PATH}.url"), format_args!("{:?} is not an http or https URL without query", raw.url));
+    };
     let timeout = match &raw.timeout {
         None => DEFAULT_TIMEOUT,
         Some(text) => match parse_duration(text) {
@@ -95,13 +95,34 @@ fn facilitator(raw: raw::Facilitator) -> Result<Facilitator> {
     };
     Ok(Facilitator {
         cluster: raw.cluster,
-        scheme: scheme.to_owned(),
-        authority: authority.to_string(),
-        base_path: uri.path().trim_end_matches('/').to_owned(),
+        scheme,
+        authority,
+        base_path,
         timeout,
         verify: raw.verify,
-        headers: raw.headers.0.into_iter().map(facilitator_header).collect::<Result<_>>()?,
+        headers: facilitator_headers(raw.headers.0)?,
     })
+}
+
+/// Scheme, authority and path of the URL of a service.
+fn parts_of(uri: &Uri) -> Option<(String, String, String)> {
+    let scheme = uri.scheme_str().filter(|scheme| matches!(*scheme, "http" | "https"))?;
+    let authority = uri.authority()?.to_string();
+    let path = uri.path().trim_end_matches('/').to_owned();
+    uri.query().is_none().then(|| (scheme.to_owned(), authority, path))
+}
+
+fn facilitator_headers(raw: Vec<(String, String)>) -> Result<Vec<(String, String)>> {
+    let mut headers: Vec<(String, String)> = Vec::with_capacity(raw.len());
+    for header in raw {
+        let path = format!("facilitator.headers.{}", header.0);
+        let header = facilitator_header(header)?;
+        if headers.iter().any(|(name, _)| *name == header.0) {
+            return refuse(path, "stands there twice");
+        }
+        headers.push(header);
+    }
+    Ok(headers)
 }
 
 fn facilitator_header((name, value): (String, String)) -> Result<(String, String)> {
@@ -225,7 +246,8 @@ fn terms(
     let mut offers: Vec<Arc<Offer>> = Vec::with_capacity(entries.len());
     for (index, Object(entry)) in entries.iter().enumerate() {
         let offer = Arc::new(inherited.offer(&format!("{accepts_path}[{index}]"), entry, networks)?);
-        if offers.contains(&offer) {
+        let is_same = |earlier: &Arc<Offer>| json::to_text(&earlier.requirement) == json::to_text(&offer.requirement);
+        if offers.iter().any(is_same) {
             return refuse(format!("{accepts_path}[{index}]"), "says the same as an entry before it");
         }
         offers.push(offer);
@@ -265,7 +287,7 @@ impl Inherited<'_> {
         let requirement = Requirement {
             network: NetworkId::from_chain_id(network.chain_id),
             chain_id: network.chain_id,
-            v1_network: network.name.clone().filter(|name| V1_NAMES.contains(&name.as_str())),
+            v1_network: network.v1_name(),
             amount: self.amount(&asset)?,
             asset: asset.address,
             pay_to: self.pay_to(path, entry)?,
@@ -398,6 +420,12 @@ impl Networks {
 }
 
 impl Network {
+    /// The name in version 1 of the protocol, which means one chain whatever the configuration calls by it.
+    fn v1_name(&self) -> Option<String> {
+        let known = NETWORKS.iter().find(|known| known.chain_id == self.chain_id)?;
+        V1_NAMES.contains(&known.name).then(|| known.name.to_owned())
+    }
+
     fn asset(&self, path: &str, symbol: &str) -> Result<Asset> {
         let found = self.assets.iter().find(|asset| asset.label == symbol).cloned();
         let Some(asset) = found else {

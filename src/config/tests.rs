@@ -1,1 +1,792 @@
+use serde_json::{Value, json};
 
+use super::*;
+use crate::ledger::Ledger;
+use crate::money::Amount;
+use crate::route::{Decision, Target};
+use crate::x402::requirement::PaymentFlow;
+
+const PAY_TO: &str = "0x3C44CdDdB6a900fa2b585dd299e03d12FA4293BC";
+const OTHER: &str = "0x70997970C51812dc3A010C7d01b50e0d17dc79C8";
+const USDC: &str = "0x036CbD53842c5426634e7929541eC2318f3dCF7e";
+
+/// The least that charges for something.
+fn least() -> Value {
+    json!({
+        "facilitator": {"cluster": "facilitator", "url": "http://127.0.0.1:4021"},
+        "routes": [{
+            "match": {"path": "/weather"},
+            "price": "$0.001",
+            "pay_to": PAY_TO,
+            "accepts": [{"scheme": "exact", "network": "base-sepolia", "asset": "USDC"}],
+        }],
+    })
+}
+
+/// Everything that can be said, all of it good.
+fn whole() -> Value {
+    json!({
+        "facilitator": {
+            "cluster": "facilitator",
+            "url": "https://facilitator.example:8443/v2/",
+            "timeout": "0.5s",
+            "verify": "local",
+            "headers": {"X-Api-Key": "secret"},
+        },
+        "networks": {
+            "anvil": {"chain_id": 31337, "assets": {"TUSD": inline_asset()}},
+        },
+        "defaults": {
+            "pay_to": PAY_TO,
+            "accepts": [{"scheme": "exact", "network": "base-sepolia", "asset": "USDC", "contract_wallets": true}],
+            "settle": "before",
+            "max_timeout_seconds": 60,
+        },
+        "routes": [
+            {
+                "name": "weather",
+                "match": {"hosts": ["api.example.com", "*.example.org"], "methods": ["GET"], "path": "/weather"},
+                "price": "$0.001",
+                "description": "Weather data",
+                "mime_type": "application/json",
+            },
+            {
+                "name": "tokens",
+                "match": {"methods": ["post"], "path": "/v1/{model}/{*rest}"},
+                "price": {"amount": "1000"},
+                "pay_to": OTHER,
+                "accepts": [
+                    {"scheme": "exact", "network": "anvil", "asset": "TUSD"},
+                    {"scheme": "exact", "network": "eip155:84532", "asset": inline_asset(), "pay_to": USDC},
+                ],
+                "settle": "after",
+                "max_timeout_seconds": 120,
+            },
+            {"match": {"path": "/healthz"}, "free": true},
+        ],
+        "unmatched": "deny",
+        "keep_headers": ["X-Original-URL"],
+        "ledger": {"max_claims": 4096},
+    })
+}
+
+fn inline_asset() -> Value {
+    json!({
+        "address": "0x5FbDB2315678afecb367f032d93F642f64180aa3",
+        "decimals": 18,
+        "eip712": {"name": "Test Dollar", "version": "1"},
+        "transfer_method": "eip3009",
+        "usd_pegged": true,
+    })
+}
+
+fn read(json: &Value) -> Config {
+    Config::from_json(json.to_string().as_bytes()).unwrap()
+}
+
+fn refused(json: &Value) -> JsonError {
+    Config::from_json(json.to_string().as_bytes()).unwrap_err()
+}
+
+/// Sets what stands at a JSON pointer, whose last step may be new.
+fn set(json: &mut Value, pointer: &str, value: Value) {
+    let (parent, last) = pointer.rsplit_once('/').unwrap();
+    let parent = json.pointer_mut(parent).unwrap();
+    match parent {
+        Value::Array(list) if last == "-" => list.push(value),
+        Value::Array(list) => list[last.parse::<usize>().unwrap()] = value,
+        parent => parent[last] = value,
+    }
+}
+
+/// The whole configuration with one thing set.
+fn with(pointer: &str, value: Value) -> Value {
+    let mut json = whole();
+    set(&mut json, pointer, value);
+    json
+}
+
+fn terms(config: &Config, index: usize) -> &Terms {
+    config.routes[index].terms.as_ref().unwrap()
+}
+
+fn requirement(config: &Config, route: usize, entry: usize) -> &Requirement {
+    &terms(config, route).offers[entry].requirement
+}
+
+// ------------------------------------------------------------------------------------------- what is taken, and how
+
+#[test]
+fn the_least_gets_the_documented_defaults() {
+    let config = read(&least());
+    let facilitator = &config.facilitator;
+    assert_eq!((facilitator.scheme.as_str(), facilitator.authority.as_str()), ("http", "127.0.0.1:4021"));
+    assert_eq!((facilitator.base_path.as_str(), facilitator.timeout), ("", Duration::from_secs(10)));
+    assert_eq!((facilitator.verify, facilitator.headers.len()), (Verify::Remote, 0));
+    assert_eq!((config.unmatched, config.kept_headers.len()), (Unmatched::Free, 0));
+    assert_eq!(config.ledger, Ledger::with_room_for(262_144));
+    assert_eq!(&*config.routes[0].label, "0");
+    let terms = terms(&config, 0);
+    assert_eq!((terms.settle, terms.description.as_str(), terms.mime_type.as_str()), (Settle::After, "", ""));
+    let requirement = requirement(&config, 0, 0);
+    assert_eq!(requirement.max_timeout_seconds, 300);
+    assert_eq!(requirement.payment_flow, PaymentFlow::Authorization);
+    assert!(!requirement.contract_wallets);
+}
+
+#[test]
+fn the_whole_means_what_it_says() {
+    let config = read(&whole());
+    let facilitator = &config.facilitator;
+    assert_eq!((facilitator.scheme.as_str(), facilitator.authority.as_str()), ("https", "facilitator.example:8443"));
+    assert_eq!((facilitator.base_path.as_str(), facilitator.timeout), ("/v2", Duration::from_millis(500)));
+    assert_eq!(facilitator.verify, Verify::Local);
+    assert_eq!(facilitator.headers, [("x-api-key".to_owned(), "secret".to_owned())]);
+    assert_eq!(config.unmatched, Unmatched::Deny);
+    assert_eq!(config.kept_headers, ["x-original-url"]);
+    assert!(config.keeps_header("x-original-url") && !config.keeps_header("x-rewrite-url"));
+    assert_eq!(config.ledger, Ledger::with_room_for(4096));
+    let labels: Vec<&str> = config.routes.iter().map(|route| &*route.label).collect();
+    assert_eq!(labels, ["weather", "tokens", "2"]);
+    assert_eq!(config.routes[2].terms, None);
+
+    assert_eq!((terms(&config, 0).description.as_str(), terms(&config, 0).settle), ("Weather data", Settle::Before));
+    assert_eq!(terms(&config, 0).mime_type, "application/json");
+    let weather = requirement(&config, 0, 0);
+    assert_eq!((weather.network.as_str(), weather.chain_id), ("eip155:84532", 84532));
+    assert_eq!(weather.v1_network.as_deref(), Some("base-sepolia"));
+    assert_eq!((weather.amount, weather.max_timeout_seconds), (Amount::from(1000), 60));
+    assert_eq!((weather.asset.to_string(), weather.pay_to.to_string()), (USDC.to_owned(), PAY_TO.to_owned()));
+    assert_eq!((weather.eip712_name.as_str(), weather.eip712_version.as_str()), ("USDC", "2"));
+    assert_eq!((weather.payment_flow, weather.contract_wallets), (PaymentFlow::Upfront, true));
+    assert_eq!(terms(&config, 0).offers[0].domain_separator, weather.domain_separator());
+}
+
+#[test]
+fn a_route_stands_over_the_defaults_and_an_entry_over_the_route() {
+    let config = read(&whole());
+    assert_eq!(terms(&config, 1).settle, Settle::After);
+    let (first, second) = (requirement(&config, 1, 0), requirement(&config, 1, 1));
+    assert_eq!((first.pay_to.to_string(), second.pay_to.to_string()), (OTHER.to_owned(), USDC.to_owned()));
+    assert_eq!((first.max_timeout_seconds, first.payment_flow), (120, PaymentFlow::Authorization));
+    assert!(!first.contract_wallets);
+}
+
+#[test]
+fn networks_and_assets_can_be_brought_along() {
+    let config = read(&whole());
+    let (named, inline) = (requirement(&config, 1, 0), requirement(&config, 1, 1));
+    assert_eq!((named.chain_id, named.network.as_str()), (31337, "eip155:31337"));
+    assert_eq!(named.v1_network, None);
+    for requirement in [named, inline] {
+        assert_eq!(requirement.asset.to_string(), inline_asset()["address"].as_str().unwrap());
+        assert_eq!((requirement.eip712_name.as_str(), requirement.eip712_version.as_str()), ("Test Dollar", "1"));
+        assert_eq!(requirement.amount, Amount::from(1000));
+    }
+    assert_eq!((inline.chain_id, inline.v1_network.as_deref()), (84532, Some("base-sepolia")));
+
+    // The asset's decimals make the dollars.
+    let config = read(&with("/routes/1/price", json!("$0.1")));
+    assert_eq!(requirement(&config, 1, 0).amount.to_string(), "100000000000000000");
+
+    // A network that the table knows gets an asset more, or one of its own replaced, and keeps the others.
+    let mut json = with("/networks/celo", json!({"assets": {"TUSD": inline_asset(), "USDC": inline_asset()}}));
+    set(
+        &mut json,
+        "/routes/1/accepts",
+        json!([
+            {"scheme": "exact", "network": "celo", "asset": "TUSD"},
+            {"scheme": "exact", "network": "eip155:42220", "asset": "USDT"},
+        ]),
+    );
+    let config = read(&json);
+    let (added, kept) = (requirement(&config, 1, 0), requirement(&config, 1, 1));
+    assert_eq!((added.chain_id, added.eip712_name.as_str()), (42220, "Test Dollar"));
+    assert_eq!((kept.chain_id, kept.eip712_name.as_str()), (42220, "Tether USD"));
+    set(&mut json, "/routes/1/accepts/1/asset", json!("USDC"));
+    assert_eq!(refused(&json).path, "routes[1].accepts[1]", "now the two are the same");
+
+    // Any chain can be named by its id, with an asset of one's own.
+    let entry = json!({"scheme": "exact", "network": "eip155:31338", "asset": inline_asset()});
+    let config = read(&with("/routes/1/accepts", json!([entry])));
+    assert_eq!((requirement(&config, 1, 0).chain_id, &requirement(&config, 1, 0).v1_network), (31338, &None));
+}
+
+#[test]
+fn a_known_name_with_another_chain_is_unknown_to_version_1() {
+    // Its clients would sign for the chain that they know by that name.
+    let mut json = with("/networks/base-sepolia", json!({"chain_id": 31337, "assets": {"USDC": inline_asset()}}));
+    set(&mut json, "/routes/1/accepts", json!([{"scheme": "exact", "network": "anvil", "asset": "TUSD"}]));
+    let config = read(&json);
+    let requirement = requirement(&config, 0, 0);
+    assert_eq!((requirement.chain_id, requirement.eip712_name.as_str()), (31337, "Test Dollar"));
+    assert_eq!(requirement.v1_network, None);
+}
+
+#[test]
+fn only_what_settles_last_is_no_payment_upfront() {
+    for (word, settle, flow) in [
+        ("after", Settle::After, PaymentFlow::Authorization),
+        ("before", Settle::Before, PaymentFlow::Upfront),
+        ("concurrent", Settle::Concurrent, PaymentFlow::Upfront),
+    ] {
+        let config = read(&with("/routes/1/settle", json!(word)));
+        assert_eq!((terms(&config, 1).settle, requirement(&config, 1, 0).payment_flow), (settle, flow));
+    }
+}
+
+#[test]
+fn routes_are_found_by_the_configured_hosts_methods_and_paths() {
+    let config = read(&whole());
+    let decide = |method, authority, path: &'static str| {
+        config.table.decide(Target { method, authority, path: path.as_bytes() })
+    };
+    assert_eq!(decide("GET", "api.example.com", "/weather"), Decision::Priced(0));
+    assert_eq!(decide("HEAD", "x.example.org:8080", "/weather"), Decision::Priced(0));
+    assert_eq!(decide("GET", "example.org", "/weather"), Decision::Unmatched);
+    assert_eq!(decide("POST", "anything", "/v1/gpt/chat/completions"), Decision::Priced(1));
+    assert_eq!(decide("GET", "anything", "/v1/gpt/chat/completions"), Decision::Unmatched);
+    assert_eq!(decide("PUT", "anything", "/healthz"), Decision::Free(2));
+}
+
+#[test]
+fn the_documented_example_is_taken() {
+    // Section by section as the documentation has it, in so far as it is built.
+    let config = read(&json!({
+        "facilitator": {
+            "cluster": "facilitator",
+            "url": "http://127.0.0.1:4021",
+            "timeout": "10s",
+            "verify": "remote",
+            "headers": {},
+        },
+        "networks": {},
+        "defaults": {
+            "pay_to": PAY_TO,
+            "accepts": [{"scheme": "exact", "network": "base-sepolia", "asset": "USDC"}],
+            "settle": "after",
+            "max_timeout_seconds": 300,
+        },
+        "routes": [
+            {
+                "name": "weather",
+                "match": {"hosts": ["api.example.com"], "methods": ["GET"], "path": "/weather"},
+                "price": "$0.001",
+                "description": "Weather data",
+                "mime_type": "application/json",
+            },
+            {"match": {"path": "/healthz"}, "free": true},
+        ],
+        "unmatched": "free",
+    }));
+    assert_eq!(requirement(&config, 0, 0).amount, Amount::from(1000));
+    assert_eq!(config.unmatched, Unmatched::Free);
+}
+
+#[test]
+fn whole_numbers_may_come_as_doubles() {
+    // As Istio writes them.
+    let text = whole().to_string();
+    for (from, to) in [
+        ("\"max_timeout_seconds\":60", "\"max_timeout_seconds\":60.0"),
+        ("\"max_timeout_seconds\":120", "\"max_timeout_seconds\":120.000"),
+        ("\"chain_id\":31337", "\"chain_id\":31337.0"),
+        ("\"decimals\":18", "\"decimals\":18.0"),
+        ("\"max_claims\":4096", "\"max_claims\":4096.0"),
+    ] {
+        assert!(text.contains(from), "{from}");
+        let config = Config::from_json(text.replace(from, to).as_bytes()).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(config.routes, read(&whole()).routes);
+        assert_eq!(config.ledger, read(&whole()).ledger);
+    }
+}
+
+#[test]
+fn values_at_their_limits_are_taken() {
+    for (pointer, value) in [
+        ("/facilitator/timeout", json!("0.001s")),
+        ("/facilitator/timeout", json!("600s")),
+        ("/facilitator/url", json!("http://[::1]:4021")),
+        ("/facilitator/url", json!("HTTP://facilitator/")),
+        ("/defaults/max_timeout_seconds", json!(10)),
+        ("/ledger/max_claims", json!(1)),
+        ("/ledger/max_claims", json!(4_294_967_295_u64)),
+        ("/networks/anvil/assets/TUSD/decimals", json!(0)),
+        ("/networks/anvil/assets/TUSD/decimals", json!(77)),
+        ("/routes/0/price", json!("$0.000001")),
+        ("/routes/0/description", json!("x".repeat(2048))),
+        ("/routes/0/mime_type", json!("")),
+        ("/routes/0/match/hosts", json!([])),
+        ("/routes/0/match/methods", json!(["PROPFIND", "get"])),
+        ("/routes/0/match/path", json!("/")),
+        ("/routes/0/match/path", json!("/{*rest}")),
+        ("/routes", json!([])),
+        ("/keep_headers", json!([])),
+        ("/unmatched", json!("free")),
+    ] {
+        let json = with(pointer, value.clone());
+        let read = Config::from_json(json.to_string().as_bytes());
+        assert!(read.is_ok(), "{pointer}: {value}: {}", read.unwrap_err());
+    }
+}
+
+// ------------------------------------------------------------------------------------------- what is refused, and why
+
+#[track_caller]
+fn assert_refused(error: &JsonError, path: &str, message: &str, what: &str) {
+    assert_eq!(error.path, path, "{what}: {error}");
+    assert!(error.message.contains(message), "{what}: {error}");
+    assert!(!error.message.contains(" at line "), "{what}: {error}");
+    assert_eq!(error.to_string(), format!("{path}: {}", error.message));
+}
+
+#[test]
+fn unknown_keys_are_refused_by_their_own_path() {
+    for pointer in [
+        "/rpc",
+        "/facilitator/token",
+        "/networks/anvil/name",
+        "/networks/anvil/assets/TUSD/symbol",
+        "/networks/anvil/assets/TUSD/eip712/chainId",
+        "/defaults/price",
+        "/defaults/accepts/0/amount",
+        "/routes/0/prise",
+        "/routes/0/match/pth",
+        "/routes/1/price/value",
+        "/routes/1/accepts/1/assets",
+        "/routes/1/accepts/1/asset/name",
+        "/routes/1/accepts/1/asset/eip712/salt",
+        "/ledger/size",
+    ] {
+        let path = path_of(pointer);
+        let key = pointer.rsplit('/').next().unwrap();
+        for value in [json!(1), json!({"a": [1]}), json!("x"), Value::Null] {
+            let error = refused(&with(pointer, value));
+            assert_refused(&error, &path, &format!("unknown field `{key}`, expected "), pointer);
+        }
+    }
+}
+
+#[test]
+fn wrong_types_are_refused_by_their_own_path() {
+    const TEXT: &str = "a string";
+    for (pointer, message) in [
+        ("/facilitator", "expected an object"),
+        ("/facilitator/cluster", TEXT),
+        ("/facilitator/url", TEXT),
+        ("/facilitator/headers", "expected an object"),
+        ("/facilitator/headers/X-Api-Key", TEXT),
+        ("/networks", "expected an object"),
+        ("/networks/anvil", "expected an object"),
+        ("/networks/anvil/chain_id", "expected a whole number"),
+        ("/networks/anvil/assets", "expected an object"),
+        ("/networks/anvil/assets/TUSD", "expected an object"),
+        ("/networks/anvil/assets/TUSD/address", TEXT),
+        ("/networks/anvil/assets/TUSD/decimals", "expected a whole number"),
+        ("/networks/anvil/assets/TUSD/eip712", "expected an object"),
+        ("/networks/anvil/assets/TUSD/eip712/name", TEXT),
+        ("/networks/anvil/assets/TUSD/eip712/version", TEXT),
+        ("/networks/anvil/assets/TUSD/usd_pegged", "a boolean"),
+        ("/defaults", "expected an object"),
+        ("/defaults/pay_to", TEXT),
+        ("/defaults/accepts", "a sequence"),
+        ("/defaults/accepts/0", "expected an object"),
+        ("/defaults/accepts/0/network", TEXT),
+        ("/defaults/accepts/0/contract_wallets", "a boolean"),
+        ("/defaults/max_timeout_seconds", "expected a whole number"),
+        ("/routes", "a sequence"),
+        ("/routes/0", "expected an object"),
+        ("/routes/0/name", TEXT),
+        ("/routes/0/match", "expected an object"),
+        ("/routes/0/match/hosts", "a sequence"),
+        ("/routes/0/match/hosts/0", TEXT),
+        ("/routes/0/match/methods", "a sequence"),
+        ("/routes/0/match/path", TEXT),
+        ("/routes/0/description", TEXT),
+        ("/routes/0/mime_type", TEXT),
+        ("/routes/1/price/amount", TEXT),
+        ("/routes/1/pay_to", TEXT),
+        ("/routes/1/max_timeout_seconds", "expected a whole number"),
+        ("/routes/1/accepts/0/pay_to", TEXT),
+        ("/routes/2/free", "a boolean"),
+        ("/keep_headers", "a sequence"),
+        ("/keep_headers/0", TEXT),
+        ("/ledger", "expected an object"),
+        ("/ledger/max_claims", "expected a whole number"),
+    ] {
+        for (kind, wrong) in [
+            ("a boolean", json!(true)),
+            ("expected a whole number", json!(7)),
+            (TEXT, json!("x")),
+            ("a sequence", json!([])),
+            ("a sequence", json!([["x"], 7])),
+            ("expected an object", json!({})),
+            ("expected an object", json!({"a": {"b": 1}, "c": [1]})),
+        ] {
+            // Lists and objects in place of a number have a test of their own.
+            let is_apart = message == "expected a whole number" && (wrong.is_array() || wrong.is_object());
+            if kind != message && !is_apart {
+                let what = format!("{wrong} at {pointer}");
+                assert_refused(&refused(&with(pointer, wrong)), &path_of(pointer), message, &what);
+            }
+        }
+    }
+    for wrong in [json!(true), json!(7), Value::Null] {
+        let error = refused(&with("/routes/1/accepts/1/asset", wrong));
+        assert_refused(&error, "routes[1].accepts[1].asset", "expected a string or an object", "asset");
+    }
+    for wrong in [json!(true), json!(7)] {
+        assert_refused(&refused(&with("/routes/0/price", wrong)), "routes[0].price", "expected a string or", "price");
+    }
+}
+
+#[test]
+fn a_list_or_an_object_is_refused_by_its_own_path_not_by_that_of_its_last_part() {
+    let lists = [json!([]), json!(["$1"]), json!([{"amount": "1"}, 7])];
+    for pointer in ["/routes/0/price", "/routes/1/accepts/1/asset"] {
+        for wrong in &lists {
+            let error = refused(&with(pointer, wrong.clone()));
+            assert_refused(&error, &path_of(pointer), "expected a string or an object", pointer);
+        }
+    }
+    for pointer in [
+        "/networks/anvil/chain_id",
+        "/networks/anvil/assets/TUSD/decimals",
+        "/defaults/max_timeout_seconds",
+        "/routes/1/max_timeout_seconds",
+        "/ledger/max_claims",
+    ] {
+        for wrong in lists.iter().chain([&json!({}), &json!({"a": {"b": 1}, "c": [1]})]) {
+            let error = refused(&with(pointer, wrong.clone()));
+            assert_refused(&error, &path_of(pointer), "expected a whole number", pointer);
+        }
+    }
+}
+
+#[test]
+fn numbers_where_money_and_text_belong_are_refused() {
+    for (pointer, value, message) in [
+        ("/routes/0/price", json!(0.001), "expected a string or an object"),
+        ("/routes/0/price", json!(1000), "expected a string or an object"),
+        ("/routes/1/price", json!({"amount": 1000}), "a string"),
+        ("/routes/1/price", json!({"amount": 1e3}), "a string"),
+        ("/facilitator/timeout", json!(10), "a string"),
+        ("/defaults/accepts/0/network", json!(84532), "a string"),
+        ("/networks/anvil/assets/TUSD/eip712/version", json!(1), "a string"),
+    ] {
+        let error = refused(&with(pointer, value.clone()));
+        let path = if pointer == "/routes/1/price" { "routes[1].price.amount".to_owned() } else { path_of(pointer) };
+        assert_refused(&error, &path, message, pointer);
+    }
+}
+
+#[test]
+fn unknown_words_are_refused_with_the_known_ones() {
+    for (pointer, message) in [
+        ("/facilitator/verify", "unknown variant `maybe`, expected `remote` or `local`"),
+        ("/defaults/settle", "unknown variant `maybe`, expected one of `after`, `before`, `concurrent`"),
+        ("/routes/1/settle", "unknown variant `maybe`, expected one of `after`, `before`, `concurrent`"),
+        ("/defaults/accepts/0/scheme", "unknown variant `maybe`, expected `exact`"),
+        ("/routes/1/accepts/1/scheme", "unknown variant `maybe`, expected `exact`"),
+        ("/networks/anvil/assets/TUSD/transfer_method", "unknown variant `maybe`, expected `eip3009`"),
+        ("/routes/1/accepts/1/asset/transfer_method", "unknown variant `maybe`, expected `eip3009`"),
+        ("/unmatched", "unknown variant `maybe`, expected `free` or `deny`"),
+    ] {
+        assert_refused(&refused(&with(pointer, json!("maybe"))), &path_of(pointer), message, pointer);
+    }
+}
+
+#[test]
+fn missing_fields_are_refused_by_the_path_of_their_object() {
+    for (pointer, path) in [
+        ("/facilitator", "."),
+        ("/routes", "."),
+        ("/facilitator/cluster", "facilitator"),
+        ("/facilitator/url", "facilitator"),
+        ("/networks/anvil/assets/TUSD/address", "networks.anvil.assets.TUSD"),
+        ("/networks/anvil/assets/TUSD/decimals", "networks.anvil.assets.TUSD"),
+        ("/networks/anvil/assets/TUSD/eip712", "networks.anvil.assets.TUSD"),
+        ("/networks/anvil/assets/TUSD/eip712/name", "networks.anvil.assets.TUSD.eip712"),
+        ("/networks/anvil/assets/TUSD/eip712/version", "networks.anvil.assets.TUSD.eip712"),
+        ("/defaults/accepts/0/scheme", "defaults.accepts[0]"),
+        ("/defaults/accepts/0/network", "defaults.accepts[0]"),
+        ("/defaults/accepts/0/asset", "defaults.accepts[0]"),
+        ("/routes/0/match", "routes[0]"),
+        ("/routes/0/match/path", "routes[0].match"),
+        ("/routes/1/price/amount", "routes[1].price"),
+        ("/routes/1/accepts/1/asset/address", "routes[1].accepts[1].asset"),
+        ("/routes/1/accepts/1/asset/eip712/name", "routes[1].accepts[1].asset.eip712"),
+    ] {
+        let (parent, key) = pointer.rsplit_once('/').unwrap();
+        let mut json = whole();
+        assert!(json.pointer_mut(parent).unwrap().as_object_mut().unwrap().remove(key).is_some(), "{pointer}");
+        let pretty = serde_json::to_string_pretty(&json).unwrap();
+        for text in [json.to_string(), pretty] {
+            let error = Config::from_json(text.as_bytes()).unwrap_err();
+            assert_refused(&error, path, &format!("missing field `{key}`"), pointer);
+        }
+    }
+}
+
+#[test]
+fn bad_values_are_refused_with_what_would_be_right() {
+    let long = "x".repeat(2049);
+    let cases = [
+        ("/facilitator/cluster", json!(""), "is empty; name the cluster"),
+        ("/facilitator/url", json!(""), "\"\""),
+        ("/facilitator/url", json!("facilitator:4021/x y"), "\"facilitator:4021/x y\""),
+        ("/facilitator/url", json!("/verify"), "is not an http or https URL without query"),
+        ("/facilitator/url", json!("facilitator"), "is not an http or https URL without query"),
+        ("/facilitator/url", json!("ftp://facilitator"), "is not an http or https URL without query"),
+        ("/facilitator/url", json!("https://facilitator/?key=1"), "is not an http or https URL without query"),
+        ("/facilitator/url", json!("https://user:key@facilitator"), "credentials belong in facilitator.headers"),
+        ("/facilitator/timeout", json!("10"), "\"10\" is not a duration such as \"10s\""),
+        ("/facilitator/timeout", json!("10ms"), "is not a duration such as"),
+        ("/facilitator/timeout", json!("1m"), "is not a duration such as"),
+        ("/facilitator/timeout", json!("-1s"), "is not a duration such as"),
+        ("/facilitator/timeout", json!("0s"), "from 0.001s to 600s"),
+        ("/facilitator/timeout", json!("0.0009s"), "from 0.001s to 600s"),
+        ("/facilitator/timeout", json!("600.001s"), "from 0.001s to 600s"),
+        ("/facilitator/headers/X Key", json!("x"), "\"X Key\" is not a name"),
+        ("/facilitator/headers/", json!("x"), "\"\" is not a name"),
+        ("/facilitator/headers/:path", json!("x"), "\":path\" is not a name"),
+        ("/facilitator/headers/Host", json!("x"), "is set by the filter or the proxy"),
+        ("/facilitator/headers/content-length", json!("1"), "is set by the filter or the proxy"),
+        ("/facilitator/headers/X-Api-Key", json!("a\nb"), "holds a character that no header value may have"),
+        ("/keep_headers/0", json!("x y"), "\"x y\" is not a name"),
+        ("/keep_headers/0", json!(""), "\"\" is not a name"),
+        ("/networks/anvil/chain_id", json!(-1), "expected a whole number that is not negative"),
+        ("/networks/anvil/chain_id", json!(0.5), "expected a whole number that is not negative"),
+        ("/networks/anvil/chain_id", json!("31337"), "expected a whole number that is not negative"),
+        ("/networks/anvil/assets/TUSD/decimals", json!(78), "is not between 0 and 77"),
+        ("/networks/anvil/assets/TUSD/decimals", json!(262), "is not between 0 and 77"),
+        ("/networks/anvil/assets/TUSD/address", json!("0x1"), "\"0x1\" is not 0x and 40 hexadecimal digits"),
+        ("/networks/anvil/assets/TUSD/address", json!(USDC.replace('C', "c")), "has a wrong checksum (EIP-55)"),
+        ("/defaults/accepts/0/network", json!("base-mainnet"), "one of base, base-sepolia, ethereum"),
+        ("/defaults/accepts/0/network", json!("eip155:0x1"), "\"eip155:0x1\" is neither a CAIP-2 id"),
+        ("/defaults/accepts/0/network", json!("eip155:01"), "is neither a CAIP-2 id"),
+        ("/defaults/accepts/0/network", json!("solana:5eykt4UsFv8P8NJdTREpY1vzqKqZKvdp"), "eip155:<chain id>"),
+        ("/defaults/accepts/0/asset", json!("USDT"), "known there: USDC"),
+        ("/defaults/accepts/0/asset", json!(USDC), "give {address, decimals, eip712}"),
+        ("/routes/1/accepts/0/asset", json!("USDC"), "is not known on eip155:31337 (known there: TUSD)"),
+        ("/defaults/pay_to", json!("0x"), "\"0x\" is not 0x and 40 hexadecimal digits"),
+        ("/defaults/pay_to", json!(PAY_TO.to_uppercase()), "is not 0x and 40 hexadecimal digits"),
+        ("/defaults/pay_to", json!(PAY_TO.replace('C', "c")), "has a wrong checksum (EIP-55)"),
+        ("/defaults/pay_to", json!(format!("0x{}", "0".repeat(40))), "is the zero address"),
+        ("/routes/1/pay_to", json!("vitalik.eth"), "\"vitalik.eth\" is not 0x and 40 hexadecimal digits"),
+        ("/routes/1/accepts/1/pay_to", json!(""), "is not 0x and 40 hexadecimal digits"),
+        ("/defaults/max_timeout_seconds", json!(9), "9 is too short: facilitators want 6 s"),
+        ("/routes/1/max_timeout_seconds", json!(0), "0 is too short"),
+        ("/defaults/max_timeout_seconds", json!(300.5), "expected a whole number"),
+        ("/routes/0/name", json!(""), "\"\" is not of letters, digits, _ and - alone"),
+        ("/routes/0/name", json!("the weather"), "\"the weather\" is not of letters"),
+        ("/routes/0/price", json!("0.001"), "\"0.001\" does not begin with a dollar sign"),
+        ("/routes/0/price", json!("$0.001 "), "\"$0.001 \" is not a plain decimal number"),
+        ("/routes/0/price", json!("$1e-3"), "is not a plain decimal number"),
+        ("/routes/0/price", json!("$01"), "\"$01\" has a leading zero"),
+        ("/routes/0/price", json!("$0.0000001"), "\"$0.0000001\" is below one atomic unit of USDC (6 decimals)"),
+        (
+            "/routes/0/price",
+            json!("$1.0000001"),
+            "\"$1.0000001\" has more decimals than the asset of USDC (6 decimals)",
+        ),
+        ("/routes/0/price", json!(format!("${}", "9".repeat(80))), "is too large"),
+        ("/routes/0/price", json!("$0"), "is nothing; write free: true"),
+        ("/routes/0/price", json!({"amount": "0"}), "is nothing; write free: true"),
+        (
+            "/routes/0/match/hosts/0",
+            json!("https://api.example.com"),
+            "is not a host name (without scheme, port or path)",
+        ),
+        ("/routes/0/match/hosts/0", json!("api.example.com:443"), "is not a host name"),
+        ("/routes/0/match/hosts/1", json!("*"), "\"*\" is not a host name"),
+        ("/routes/0/match/methods/0", json!("GET POST"), "\"GET POST\" is not a name"),
+        ("/routes/0/match/methods/0", json!(""), "\"\" is not a name"),
+        ("/routes/0/match/path", json!("weather"), "\"weather\" does not begin with /"),
+        ("/routes/0/match/path", json!(""), "does not begin with /"),
+        ("/routes/0/match/path", json!("/a?b=c"), "write it decoded, without query"),
+        ("/routes/0/match/path", json!("/a/*"), "has a character that does not belong in a path pattern"),
+        ("/routes/0/match/path", json!("/a//b"), "has an empty, . or .. segment"),
+        ("/routes/0/match/path", json!("/a{id}"), "not a whole segment of the form {name}"),
+        ("/routes/0/match/path", json!("/{*rest}/x"), "has a {*rest} before its end"),
+        ("/routes/0/description", json!(long), "is longer than 2048 bytes"),
+        ("/routes/0/mime_type", json!("json"), "\"json\" is not a media type such as \"application/json\""),
+        ("/routes/0/mime_type", json!("text/\nplain"), "is not a media type"),
+        ("/ledger/max_claims", json!(0), "is not between 1 and 4294967295"),
+        ("/ledger/max_claims", json!(4_294_967_296_u64), "is not between 1 and 4294967295"),
+    ];
+    assert!(cases.len() >= 40);
+    for (pointer, value, message) in cases {
+        assert_refused(
+            &refused(&with(pointer, value.clone())),
+            &path_of(pointer),
+            message,
+            &format!("{pointer} {value}"),
+        );
+    }
+}
+
+#[test]
+fn an_error_stands_where_the_value_does() {
+    for (pointer, value, path, message) in [
+        (
+            "/routes/1/price",
+            json!({"amount": "1e3"}),
+            "routes[1].price.amount",
+            "\"1e3\" is not a plain decimal number",
+        ),
+        ("/routes/1/price", json!({"amount": "-1"}), "routes[1].price.amount", "\"-1\" is not a plain decimal number"),
+        ("/routes/1/price", json!({"amount": "007"}), "routes[1].price.amount", "has a leading zero"),
+        ("/routes/1/price", json!({"amount": "9".repeat(80)}), "routes[1].price.amount", "is too large"),
+        ("/networks/mystery", json!({}), "networks.mystery", "is not in the built-in table and has no chain_id"),
+        (
+            "/networks/anvil/assets/TUSD/eip712",
+            json!({"name": "", "version": "1"}),
+            "networks.anvil.assets.TUSD.eip712",
+            "has an empty name or version",
+        ),
+        (
+            "/routes/1/accepts/1/asset/eip712",
+            json!({"name": "x", "version": ""}),
+            "routes[1].accepts[1].asset.eip712",
+            "has an empty name or version",
+        ),
+        ("/defaults/accepts", json!([]), "defaults.accepts", "is empty: say how to pay"),
+        ("/routes/1/accepts", json!([]), "routes[1].accepts", "is empty: say how to pay"),
+        ("/routes/0/free", json!(true), "routes[0]", "is free and has a price; keep one of the two"),
+        ("/routes/2/free", json!(false), "routes[2]", "has neither a price nor free: true"),
+        ("/routes/2/pay_to", json!(PAY_TO), "routes[2]", "is free, and says how to pay"),
+        ("/routes/2/settle", json!("after"), "routes[2]", "is free, and says how to pay"),
+        ("/routes/2/accepts", json!([]), "routes[2]", "is free, and says how to pay"),
+        ("/routes/2/max_timeout_seconds", json!(60), "routes[2]", "is free, and says how to pay"),
+        ("/routes/1/name", json!("weather"), "routes[1].name", "\"weather\" is the name of another route"),
+        ("/routes/0/name", json!("2"), "routes[2].name", "\"2\" is the name of another route"),
+    ] {
+        assert_refused(&refused(&with(pointer, value.clone())), path, message, &format!("{pointer} {value}"));
+    }
+}
+
+#[test]
+fn a_price_needs_somebody_to_pay_and_a_way() {
+    let without = |pointers: &[&str]| {
+        let mut json = whole();
+        for pointer in pointers {
+            let (parent, key) = pointer.rsplit_once('/').unwrap();
+            json.pointer_mut(parent).unwrap().as_object_mut().unwrap().remove(key).unwrap();
+        }
+        json
+    };
+    let error = refused(&without(&["/defaults/pay_to"]));
+    assert_refused(&error, "routes[0].pay_to", "is missing, here, in the entry and in defaults", "pay_to");
+    let error = refused(&without(&["/defaults/accepts"]));
+    assert_refused(&error, "routes[0].accepts", "is missing, here and in defaults: say how to pay", "accepts");
+    let error = refused(&without(&["/defaults"]));
+    assert_refused(&error, "routes[0].accepts", "is missing", "defaults");
+    // The second route says all of it itself.
+    let mut json = without(&["/defaults"]);
+    json["routes"].as_array_mut().unwrap().remove(0);
+    read(&json);
+}
+
+#[test]
+fn dollars_need_an_asset_that_is_worth_dollars() {
+    let mut json = with("/routes/1/price", json!("$1"));
+    set(&mut json, "/networks/anvil/assets/TUSD/usd_pegged", json!(false));
+    let error = refused(&json);
+    assert_refused(&error, "routes[1].price", "TUSD is not pegged to the dollar; give {amount: \"…\"}", "named");
+    let mut json = with("/routes/1/price", json!("$1"));
+    json.pointer_mut("/routes/1/accepts/1/asset").unwrap().as_object_mut().unwrap().remove("usd_pegged").unwrap();
+    assert_refused(&refused(&json), "routes[1].price", "the asset is not pegged to the dollar", "inline");
+}
+
+#[test]
+fn nothing_stands_twice() {
+    let text = whole().to_string();
+    for (from, to, path) in [
+        ("\"unmatched\":", "\"unmatched\":\"deny\",\"unmatched\":", "unmatched"),
+        ("\"verify\":", "\"verify\":\"local\",\"verify\":", "facilitator.verify"),
+        ("\"chain_id\":", "\"chain_id\":1,\"chain_id\":", "networks.anvil.chain_id"),
+        ("\"anvil\":", "\"anvil\":{\"chain_id\":1},\"anvil\":", "networks.anvil"),
+        ("\"TUSD\":", &format!("\"TUSD\":{},\"TUSD\":", inline_asset()), "networks.anvil.assets.TUSD"),
+        ("\"X-Api-Key\":", "\"X-Api-Key\":\"a\",\"X-Api-Key\":", "facilitator.headers.X-Api-Key"),
+        ("\"price\":{", "\"price\":\"$1\",\"price\":{", "routes[1].price"),
+        ("\"amount\":", "\"amount\":\"1\",\"amount\":", "routes[1].price.amount"),
+        ("\"free\":", "\"free\":true,\"free\":", "routes[2].free"),
+        ("\"max_claims\":", "\"max_claims\":1,\"max_claims\":", "ledger.max_claims"),
+    ] {
+        assert_eq!(text.matches(from).count(), 1, "{from}");
+        let error = Config::from_json(text.replace(from, to).as_bytes()).unwrap_err();
+        assert_refused(&error, path, "duplicate field", from);
+    }
+    let entry = json!({"scheme": "exact", "network": "eip155:84532", "asset": "USDC", "contract_wallets": true});
+    let error = refused(&with("/defaults/accepts/-", entry));
+    assert_refused(&error, "defaults.accepts[1]", "says the same as an entry before it", "accepts");
+}
+
+#[test]
+fn a_header_of_the_facilitator_stands_once_in_whatever_case() {
+    let error = refused(&with("/facilitator/headers/x-api-key", json!("another")));
+    assert!(error.path.starts_with("facilitator.headers.") && error.path.to_lowercase().ends_with("x-api-key"));
+}
+
+#[test]
+fn two_entries_that_clients_cannot_tell_apart_are_one_too_many() {
+    // The first is the one that every payment is judged by, so the second would be of no effect.
+    let entry = json!({"scheme": "exact", "network": "base-sepolia", "asset": "USDC", "contract_wallets": false});
+    let error = refused(&with("/defaults/accepts/-", entry));
+    assert_refused(&error, "defaults.accepts[1]", "says the same as an entry before it", "accepts");
+}
+
+#[test]
+fn what_is_not_one_json_object_is_refused_as_a_whole() {
+    let good = whole().to_string();
+    for (text, message) in [
+        (String::new(), "EOF"),
+        (" ".to_owned(), "EOF"),
+        ("null".to_owned(), "expected an object"),
+        ("[]".to_owned(), "expected an object"),
+        ("\"text\"".to_owned(), "expected an object"),
+        ("{}".to_owned(), "missing field `facilitator`"),
+        ("facilitator: {}".to_owned(), "expected"),
+        (format!("{good}x"), "trailing characters"),
+        (format!("{good}{good}"), "trailing characters"),
+        (format!("{good},"), "trailing characters"),
+        (format!("\u{feff}{good}"), "expected value"),
+    ] {
+        let error = Config::from_json(text.as_bytes()).unwrap_err();
+        assert_eq!(error.path, ".", "{text}: {error}");
+        assert!(error.message.contains(message), "{text}: {error}");
+    }
+    Config::from_json(format!("\n\t {good}\r\n ").as_bytes()).unwrap();
+    let broken = format!("{},}}", good.strip_suffix('}').unwrap());
+    assert!(Config::from_json(broken.as_bytes()).unwrap_err().message.contains("trailing comma"));
+    let cut = good.get(..good.len() / 2).unwrap();
+    assert!(Config::from_json(cut.as_bytes()).unwrap_err().message.contains("EOF"));
+    let invalid = good.replace("Weather data", "\u{1}");
+    assert!(Config::from_json(invalid.replace("\\u0001", "\u{1}").as_bytes()).is_err());
+    let not_text = [good.as_bytes(), b"\xff"].concat();
+    assert!(Config::from_json(&not_text).is_err());
+}
+
+#[test]
+fn secrets_stay_out_of_messages() {
+    for value in [json!("hunter2\n"), json!("hunter2\u{7f}")] {
+        let error = refused(&with("/facilitator/headers/X-Api-Key", value));
+        assert!(!error.to_string().contains("hunter2"), "{error}");
+    }
+    let error = refused(&with("/facilitator/url", json!("https://user:hunter2@facilitator")));
+    assert!(!error.to_string().contains("hunter2"), "{error}");
+}
+
+/// A JSON pointer as errors write it: `/routes/0/price` is `routes[0].price`.
+fn path_of(pointer: &str) -> String {
+    let mut path = String::new();
+    for step in pointer.split('/').skip(1) {
+        match step.parse::<usize>() {
+            Ok(index) => path += &format!("[{index}]"),
+            Err(_) if path.is_empty() => path += step,
+            Err(_) => path += &format!(".{step}"),
+        }
+    }
+    path
+}

@@ -55,9 +55,8 @@ impl Reply {
     /// What the upstream says to a browser about requests of other origins, and nothing else of its answer: there are
     /// upstreams that answer OPTIONS with what is for sale.
     pub(super) fn preflight(head: UpstreamHead) -> Self {
-        let status = if head.status < 300 { 204 } else { head.status };
         let headers = head.cors.into_iter().map(|(name, value)| (name.into(), value)).collect();
-        Self { status, headers, body: String::new() }
+        Self { status: head.status, headers, body: String::new() }
     }
 
     /// The terms of a route, and why the request was not served.

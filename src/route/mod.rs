@@ -225,14 +225,14 @@ fn takes_method(matcher: &Matcher, access: Access, method: &str) -> bool {
         || (method == "OPTIONS" && access == Access::Priced)
 }
 
-/// The host in lower case, without user, port and final dot; `None` where the authority is not one.
+/// The host in lower case, without port and final dot; `None` where the authority is not one.
 fn host_of(authority: &str) -> Option<String> {
     let host = authority.rsplit('@').next().unwrap_or(authority);
     let (name, port) = match host.rfind(']') {
         Some(end) => host
             .split_at_checked(end.saturating_add(1))
-            .map_or((host, ""), |(address, port)| (address, port.trim_start_matches(':'))),
-        None => host.split_once(':').unwrap_or((host, "")),
+            .map_or((authority, ""), |(address, port)| (address, port.trim_start_matches(':'))),
+        None => authority.split_once(':').unwrap_or((authority, "")),
     };
     let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     let is_address = |byte: u8| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.');

@@ -31,12 +31,12 @@ pub fn from_slice<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, JsonError
     read(json).map_err(|error| {
         let (line, column) = (error.line(), error.column());
         let mut message = error.to_string();
-        let lacks_something = message.starts_with("missing field");
-        let mut path = path_at(json, line, column, lacks_something);
-        if lacks_something {
+        let mut path = path_at(json, line, column);
+        if message.starts_with("missing field") {
             path.leave_key();
         }
-        if message.starts_with("invalid type: sequence") && message.contains(NOT_A_LIST) {
+        // serde_json has gone into a list before it says that it wanted none.
+        if message.starts_with("invalid type: sequence") && message.contains(TEXT_OR_OBJECT) {
             path.0.pop();
         }
         if let (true, Some(alone)) =
@@ -48,9 +48,8 @@ pub fn from_slice<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, JsonError
     })
 }
 
-/// What a visitor that takes texts and objects says it expects: where a list stands instead, serde_json has gone into it
-/// by the time it says so.
-pub const NOT_A_LIST: &str = "expected a string or an object";
+/// What a visitor expects that takes texts and objects.
+pub const TEXT_OR_OBJECT: &str = "a string or an object";
 
 /// Cuts a text that may hold whatever somebody sent.
 fn shorten(text: String) -> String {
@@ -211,9 +210,8 @@ impl fmt::Display for Path {
     }
 }
 
-/// The path of what stands at `line` and `column` (both from 1, columns in bytes) of a text that is JSON up to there. If an
-/// object `lacks_something`, that shows at its closing brace, and the path is that of the object.
-fn path_at(json: &[u8], line: usize, column: usize, lacks_something: bool) -> Path {
+/// The path of what stands at `line` and `column` (both from 1, columns in bytes) of a text that is JSON up to there.
+fn path_at(json: &[u8], line: usize, column: usize) -> Path {
     let lines_before = json.split_inclusive(|byte| *byte == b'\n').take(line.saturating_sub(1));
     let end = lines_before.map(<[u8]>::len).sum::<usize>().saturating_add(column);
     let mut rest = json.get(..end).unwrap_or(json);
@@ -223,7 +221,8 @@ fn path_at(json: &[u8], line: usize, column: usize, lacks_something: bool) -> Pa
         match byte {
             b'{' => path.0.push(Step::Object(None)),
             b'[' => path.0.push(Step::Array(0)),
-            b'}' | b']' if !(after.is_empty() && lacks_something) => drop(path.0.pop()),
+            // The last byte may close a container that the error is in.
+            b'}' | b']' if !after.is_empty() => drop(path.0.pop()),
             b',' => path.on_comma(),
             b'"' => {
                 let (text, after) = take_string(after);
@@ -291,7 +290,7 @@ mod tests {
             ("{\"name\": \"a\",\n \"inner\": [\n{\"count\": \"x\"}]}", "inner[0].count", "invalid type"),
             (r#"{"name": "a", "inner": [7]}"#, "inner[0]", "invalid type"),
             (r#"{"name": "a"} x"#, ".", "trailing"),
-            (r#"{"name": "a", "inner": [{"count": 1},]}"#, "inner", "trailing comma"),
+            (r#"{"name": "a", "inner": [{"count": 1},]}"#, "inner[1]", "trailing comma"),
         ] {
             let error = from_slice::<Outer>(json.as_bytes()).unwrap_err();
             assert_eq!(error.path, path, "{json}: {error}");

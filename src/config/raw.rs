@@ -159,7 +159,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for TextOr<T> {
             type Value = TextOr<T>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string or an object")
+                f.write_str(json::TEXT_OR_OBJECT)
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {

@@ -167,6 +167,13 @@ impl Payment {
         history: History,
         answer: &CalloutAnswer,
     ) -> Next {
+        let (exchange, effects) = self.after_settlement(context, then, history, answer);
+        // Where nobody waits, the ledger alone is told.
+        let stream = if then == Then::Keep { Stream::Hold } else { effects.stream };
+        (exchange, Effects { stream, ..effects })
+    }
+
+    fn after_settlement(self, context: Context<'_>, then: Then, history: History, answer: &CalloutAnswer) -> Next {
         match facilitator::read_settlement(answer, &self.offer.requirement, self.payer) {
             Settlement::Settled(transaction) => self.on_settled(context, then, transaction),
             Settlement::Unknown(Unknown::Pending) if !history.was_pending => {

@@ -119,7 +119,8 @@ pub fn read_verification(answer: &CalloutAnswer, payer: Address) -> Verification
     };
     match (wire.is_valid, given(wire.invalid_reason)) {
         (true, None) if is_ok && names(wire.payer, payer) => Verification::Valid,
-        (false, Some(reason)) => Verification::Invalid(reason),
+        // Nothing has moved, so a no without a reason is a no.
+        (false, reason) => Verification::Invalid(reason.unwrap_or_else(|| "the facilitator gave no reason".to_owned())),
         _ => Verification::Unknown(Unknown::Unreadable),
     }
 }

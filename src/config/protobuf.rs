@@ -145,16 +145,16 @@ mod tests {
 
     #[test]
     fn endless_nesting_is_refused() {
+        let field = |tag: u8, mut content: Vec<u8>| {
+            let mut field = vec![tag, u8::try_from(content.len()).unwrap()];
+            field.append(&mut content);
+            field
+        };
         let mut value = b"\x1a\x00".to_vec();
-        for _ in 0..MAX_DEPTH + 1 {
-            let mut list = vec![0x0a, value.len() as u8];
-            list.append(&mut value);
-            value = [vec![0x32, list.len() as u8], list].concat();
+        for _ in 0..=MAX_DEPTH {
+            value = field(0x32, field(0x0a, value));
         }
-        let mut entry = b"\x0a\x01a\x12".to_vec();
-        entry.push(value.len() as u8);
-        entry.extend(value);
-        let whole = [vec![0x0a, entry.len() as u8], entry].concat();
+        let whole = field(0x0a, [field(0x0a, b"a".to_vec()), field(0x12, value)].concat());
         assert_eq!(struct_to_json(&whole), None);
     }
 }

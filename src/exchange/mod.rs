@@ -14,7 +14,7 @@ use std::sync::Arc;
 use crate::config::{Config, Unmatched};
 use crate::evm::{Address, TransactionHash};
 use crate::facilitator::{CalloutAnswer, Question};
-use crate::ledger::{Answer, Operation, Owner, PaymentKey};
+use crate::ledger::{Answer, Operation, PaymentKey};
 use crate::route::Decision;
 use crate::time::UnixTime;
 pub use payment::Payment;
@@ -243,8 +243,8 @@ pub struct Context<'a> {
 pub type Next = (Exchange, Effects);
 
 impl Exchange {
-    /// Takes a request in. `owner` marks it among all that live at the same time.
-    pub fn start(context: Context<'_>, head: &RequestHead, owner: Owner) -> Next {
+    /// Takes a request in.
+    pub fn start(context: Context<'_>, head: &RequestHead) -> Next {
         let config = context.config;
         match head.with_target(|target| config.table.decide(target)) {
             Decision::Ambiguous => Effects::reply(Reply::error(400, AMBIGUOUS_PATH)).and_over(),
@@ -258,7 +258,7 @@ impl Exchange {
             }
             Decision::Priced(index) => {
                 match config.routes.get(index).and_then(|route| Some((route, route.terms.as_ref()?))) {
-                    Some((route, terms)) => Payment::receive(context, head, owner, &route.label, terms),
+                    Some((route, terms)) => Payment::receive(context, head, &route.label, terms),
                     None => Effects::reply(Reply::overloaded("this route is not configured")).and_over(),
                 }
             }
@@ -322,7 +322,7 @@ impl Exchange {
         let could_be_sold = matches!(
             self,
             Self::BeginningSettlement(_, Then::Deliver { .. })
-                | Self::Settling(_, Then::Deliver { .. }, _)
+                | Self::Settling(_, Then::Deliver { .. } | Then::DeliverError { .. }, _)
                 | Self::Recording(_, Then::Join | Then::Deliver { .. }, _)
         );
         let stream = if could_be_sold && !head.is_error() {

@@ -10,7 +10,7 @@ use super::{
 use crate::config::{Offer, Settle, Terms, Verify};
 use crate::evm::{Address, TransactionHash};
 use crate::facilitator::{self, CalloutAnswer, Question, Settlement, Unknown, Verification};
-use crate::ledger::{Answer, Operation, Owner, PaymentKey, SignatureMark};
+use crate::ledger::{Answer, Operation, PaymentKey, SignatureMark};
 use crate::scheme::Judgement;
 use crate::time::UnixTime;
 use crate::x402::header::PAYMENT_RESPONSE;
@@ -25,7 +25,6 @@ pub struct Payment {
     pub(super) route: Arc<str>,
     pub(super) terms: Arc<Terms>,
     pub(super) offer: Arc<Offer>,
-    pub(super) owner: Owner,
     pub(super) key: PaymentKey,
     pub(super) payer: Address,
     pub(super) standing: Standing,
@@ -64,11 +63,6 @@ impl PaymentRecord {
 }
 
 impl Payment {
-    /// The request that the payment came with.
-    pub const fn owner(&self) -> Owner {
-        self.owner
-    }
-
     pub(super) fn claim(self, context: Context<'_>) -> Next {
         let (until, signature) = (self.surely_served(context), self.signature);
         let operation = match self.standing {
@@ -183,11 +177,8 @@ impl Payment {
                 self.end_unknown(Some(Operation::Release), Unknown::NotSent)
             }
             Settlement::Unknown(unknown) => self.end_unknown(Some(Operation::Forget), unknown),
+            // That it cannot settle now does not mean that it has not.
             Settlement::Refused(reason) if history.may_have_settled() => {
-                // A payment that is too late to settle now, and is not known to have settled, buys nothing any more.
-                if self.is_over(context) && reason != reason::NONCE_USED {
-                    return self.refuse(Some(Operation::Release), Outcome::Refused, reason::VALID_BEFORE);
-                }
                 let reply = Reply::outcome_unknown(Unknown::MaybeSettledBefore);
                 self.end(Some(Operation::Forget), Outcome::Unknown, &reason, reply)
             }
@@ -329,12 +320,6 @@ impl Payment {
         let record = Record { route: self.route, outcome, reason: reason.to_owned(), payment: Some(payment) };
         let ledger = operation.map(|operation| (self.key, operation));
         Effects { ledger, record: Some(record), call: None, stream }.and_over()
-    }
-
-    /// Whether the payment's validity has ended by any clock.
-    fn is_over(&self, context: Context<'_>) -> bool {
-        const CLOCK_SLACK_SECONDS: u64 = 60;
-        self.expires.plus(CLOCK_SLACK_SECONDS) <= context.now
     }
 
     /// When a request that asks for settlement now has heard the answer, at the latest: two calls, and some slack.

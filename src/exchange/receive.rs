@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::payment::Standing;
 use super::{Context, Effects, Next, Outcome, Payment, PaymentRecord, Record, Reply, RequestHead};
 use crate::config::{Offer, Terms};
-use crate::ledger::{Owner, PaymentKey, SignatureMark};
+use crate::ledger::{PaymentKey, SignatureMark};
 use crate::scheme::{Refusal, exact};
 use crate::time::UnixTime;
 use crate::x402::header::{self, DecodeError, PAYMENT_SIGNATURE, X_PAYMENT};
@@ -54,13 +54,7 @@ impl Rejection {
 
 impl Payment {
     /// Takes in a request for the priced route `route`.
-    pub(super) fn receive(
-        context: Context<'_>,
-        head: &RequestHead,
-        owner: Owner,
-        route: &Arc<str>,
-        terms: &Arc<Terms>,
-    ) -> Next {
+    pub(super) fn receive(context: Context<'_>, head: &RequestHead, route: &Arc<str>, terms: &Arc<Terms>) -> Next {
         let url = head.url();
         match read(context.now, head, terms) {
             Ok(Read { json, offer, payment, standing }) => {
@@ -70,7 +64,6 @@ impl Payment {
                 let received = Self {
                     route: Arc::clone(route),
                     terms: Arc::clone(terms),
-                    owner,
                     key: PaymentKey::new(
                         &requirement.network,
                         requirement.asset,

@@ -1,3 +1,5 @@
+#![allow(clippy::arithmetic_side_effects, reason = "a test that overflows fails")]
+
 use std::collections::BTreeMap;
 
 use super::*;

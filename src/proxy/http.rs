@@ -98,7 +98,7 @@ impl Http {
     fn start(&mut self) -> Result<Next, HostError> {
         let head = RequestHead::new(host::headers(Map::Request)?);
         let now = now()?;
-        Ok(Exchange::start(exchange::Context { config: &self.config, now }, &head, self.owner))
+        Ok(Exchange::start(exchange::Context { config: &self.config, now }, &head))
     }
 
     fn step(&mut self, event: Event) -> Result<Next, HostError> {

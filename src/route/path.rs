@@ -13,6 +13,9 @@ pub type Segments = Vec<String>;
 const MAX_PLAYFUL_LENGTH: usize = 2 * 1024;
 const MAX_PLAYFUL_SEGMENTS: usize = 64;
 
+/// Readings of a path beyond which it is opaque.
+const MAX_READINGS: usize = 32;
+
 /// What a path can be read as.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Path<'a> {
@@ -54,10 +57,11 @@ impl<'a> Path<'a> {
         if segments.iter().all(|segment| is_plain(segment)) {
             return Self::Readable { literal: text, readings: vec![segments] };
         }
-        if path.len() > MAX_PLAYFUL_LENGTH || segments.len() > MAX_PLAYFUL_SEGMENTS {
-            return Self::Opaque { literal, prefix: Vec::new() };
+        let is_short = path.len() <= MAX_PLAYFUL_LENGTH && segments.len() <= MAX_PLAYFUL_SEGMENTS;
+        match Some(segments).filter(|_| is_short).and_then(readings) {
+            Some(readings) => Self::Readable { literal: text, readings },
+            None => Self::Opaque { literal, prefix: Vec::new() },
         }
-        Self::Readable { literal: text, readings: readings(segments) }
     }
 }
 
@@ -140,26 +144,29 @@ fn decode_leniently(bytes: &[u8]) -> Vec<u8> {
     decoded
 }
 
-/// All that habits of servers make of a path, the path as written first. Each habit may follow on those before it.
-fn readings(segments: Segments) -> Vec<Segments> {
-    let habits = [cut_at_query, cut_at_params, drop_params, resolve_dots, drop_authority, merge_slashes, resolve_dots];
+/// All that habits of servers make of a path, in any order and number, the path as written first; `None` where that is
+/// too much.
+fn readings(segments: Segments) -> Option<Vec<Segments>> {
+    let habits = [cut_at_query, cut_at_params, drop_params, resolve_dots, drop_authority, merge_slashes];
     let mut readings = vec![segments];
-    for habit in habits {
-        let more: Vec<_> = readings.iter().map(|reading| habit(reading)).collect();
-        for reading in more {
-            if !readings.contains(&reading) {
-                readings.push(reading);
+    let mut next = 0;
+    while let Some(reading) = readings.get(next).cloned() {
+        for habit in habits {
+            let more = habit(&reading);
+            if !readings.contains(&more) {
+                readings.push(more);
             }
         }
-    }
-    let mut merged: Vec<Segments> = Vec::with_capacity(readings.len());
-    for reading in readings {
-        let reading = merge_slashes(&reading);
-        if !merged.contains(&reading) {
-            merged.push(reading);
+        if readings.len() > MAX_READINGS {
+            return None;
         }
+        next = next.saturating_add(1);
     }
-    merged
+    // The path as written may hold empty segments, which patterns do not.
+    if let Some(written) = readings.first_mut() {
+        *written = merge_slashes(written);
+    }
+    Some(readings)
 }
 
 /// `//host/path` read as a reference with an authority. Browsers' URL parsers take any number of slashes.

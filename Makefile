@@ -65,7 +65,7 @@ down: node_modules/.stamp ## End what `make up` started
 
 .tools/wasm-bindgen-$(WASM_BINDGEN).stamp:
 	@echo "Installing the runner of tests in wasm into .tools (takes a few minutes, once)"
-	@cargo install --quiet --locked --root .tools --version $(WASM_BINDGEN) wasm-bindgen-cli
+	@cargo install --quiet --root .tools --version $(WASM_BINDGEN) wasm-bindgen-cli
 	@touch $@
 
 test: setup build .tools/wasm-bindgen-$(WASM_BINDGEN).stamp ## Run every test: natively, in wasm, and in a real Envoy on a real chain

@@ -1930,6 +1930,34 @@ fn a_preflight_gets_no_more_than_its_own_answer() {
 }
 
 #[test]
+fn of_a_response_only_the_headers_for_browsers_count_as_such() {
+    let headers = [
+        (":status", "200"),
+        ("Access-Control-Allow-Origin", "*"),
+        ("access-control-max-age", "600"),
+        ("Vary", "origin"),
+        ("allow", "GET"),
+        ("allowed", "x"),
+        ("x-vary", "x"),
+        ("x-access-control-allow-origin", "x"),
+        ("set-cookie", "x"),
+        ("vary", "accept"),
+    ];
+    let cors = RequestHead::new(headers.map(|(name, value)| (name.into(), value.into()))).cors();
+    let found: Vec<_> = cors.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    assert_eq!(
+        found,
+        [
+            ("access-control-allow-origin", "*"),
+            ("access-control-max-age", "600"),
+            ("vary", "origin"),
+            ("allow", "GET"),
+            ("vary", "accept"),
+        ]
+    );
+}
+
+#[test]
 fn the_upstream_sees_nothing_that_only_the_filter_may_say() {
     let lies = [
         ("X-X402-Payer", "0x"),

@@ -863,6 +863,30 @@ fn habits_in_another_order_change_nothing() {
     }
 }
 
+#[test]
+fn habits_make_no_path_belong_where_no_server_takes_it_to() {
+    let table = table(&[("/weather".to_owned(), true)]);
+    for path in ["/x/weather;v=1", "/x;v=1/weather", "/x/./weather", "/x//weather", "/x/../y/weather", "/weather/x;y"] {
+        assert_eq!(decide(&table, path), Decision::Unmatched, "{path}");
+    }
+}
+
+#[test]
+fn a_path_of_too_many_readings_passes_no_price() {
+    let table = table(&[("/weather".to_owned(), true)]);
+    for path in [
+        format!("/weather;{}", "x".repeat(3000)),
+        format!("/{}weather", "./".repeat(70)),
+        format!("/{}weather", "x;y/../".repeat(30)),
+        format!("/{}weather", "a;b/..;c//./".repeat(10)),
+    ] {
+        assert!(matches!(decide(&table, &path), Decision::Ambiguous | Decision::Priced(0)), "{path}");
+    }
+    // Length alone makes no path dubious.
+    let long = format!("/{}", "x/".repeat(3000));
+    assert_eq!(decide(&table, &long), Decision::Unmatched);
+}
+
 // -------------------------------------------------------------------------------------------------------------- ledger
 
 /// What a claim is by the rules, told by money and not by states.

@@ -172,7 +172,7 @@ fn given(text: Option<String>) -> Option<String> {
 
 /// Whether an answer names this payer, or nobody.
 fn names(named: Option<String>, payer: Address) -> bool {
-    given(named).is_none_or(|named| named.eq_ignore_ascii_case(&payer.to_string()))
+    given(named).is_none_or(|named| payer.is_written(&named))
 }
 
 /// The body of an answer that may speak for the facilitator, and whether it came with status 200, without which

@@ -44,6 +44,11 @@ impl Address {
         &self.0
     }
 
+    /// Whether a text is this address, in whatever letter case. For comparing: unlike reading, it asks for no checksum.
+    pub fn is_written(&self, text: &str) -> bool {
+        text.eq_ignore_ascii_case(&format!("0x{}", hex::encode(self.0)))
+    }
+
     /// The address as an EIP-712 (or ABI) word: 12 zero bytes, then the 20.
     pub fn to_word(self) -> [u8; 32] {
         let mut word = [0; 32];

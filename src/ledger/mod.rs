@@ -1,8 +1,9 @@
 //! Who holds which payment: a claim on `(network, asset, payer, nonce)`, so that a payment buys one response.
 //!
 //! Claims live in a [`Store`] that all workers share. Envoy's store never frees a key, so the ledger has a fixed
-//! number of pages, each the value of one key, and each holds a bounded number of claims. A claim falls away once the
-//! payment's own validity has ended: from then on the token itself refuses the payment.
+//! number of pages, each the value of one key, and each holds a bounded number of claims. A spent claim falls away once
+//! the payment's own validity has ended: from then on the token itself refuses the payment. One that may hold money waits
+//! a day longer for its client (`page.rs`).
 
 mod page;
 

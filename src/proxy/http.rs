@@ -114,10 +114,13 @@ impl Http {
         loop {
             self.exchange = exchange;
             let Effects { ledger, record, call, stream } = effects;
-            let now = now()?;
-            let answer = ledger.map(|(key, operation)| {
-                Event::Ledger(self.config.ledger.perform(&mut SharedData, key, self.owner, operation, now))
-            });
+            let answer = match ledger {
+                Some((key, operation)) => {
+                    let answer = self.config.ledger.perform(&mut SharedData, key, self.owner, operation, now()?);
+                    Some(Event::Ledger(answer))
+                }
+                None => None,
+            };
             if let Some(record) = record {
                 report(&record);
             }

@@ -1,7 +1,7 @@
 //! Host, method and path of a request → the route it belongs to.
 //!
 //! A priced route matches whatever a lenient upstream might take for it; a free route matches to the letter. So a
-//! request passes free only if no reading of it is priced, and the doubt is always the client's to clear up.
+//! request passes free only if no reading of it leads to a priced route first, and the doubt is always the client's to clear up.
 
 mod path;
 mod pattern;

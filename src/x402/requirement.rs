@@ -64,16 +64,14 @@ impl Requirement {
 
     /// Whether `accepted` is a payment in the same asset on the same network, at whatever terms.
     pub fn has_asset_of(&self, accepted: &Accepted) -> bool {
-        accepted.scheme == EXACT
-            && accepted.network == self.network.as_str()
-            && accepted.asset.eq_ignore_ascii_case(&self.asset.to_string())
+        accepted.scheme == EXACT && accepted.network == self.network.as_str() && self.asset.is_written(&accepted.asset)
     }
 
     /// Whether `accepted` names this entry: every field equal, except that `extra` may hold more.
     pub fn is(&self, accepted: &Accepted) -> bool {
         self.has_asset_of(accepted)
             && accepted.amount == self.amount
-            && accepted.pay_to.eq_ignore_ascii_case(&self.pay_to.to_string())
+            && self.pay_to.is_written(&accepted.pay_to)
             && accepted.max_timeout_seconds == self.max_timeout_seconds
             && accepted.extra.name.as_deref() == Some(&self.eip712_name)
             && accepted.extra.version.as_deref() == Some(&self.eip712_version)

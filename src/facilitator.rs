@@ -71,6 +71,9 @@ pub enum Unknown {
     /// The facilitator refuses a payment that an earlier question may have settled.
     #[error("the payment may have settled before")]
     MaybeSettledBefore,
+    /// The facilitator says that the payment settled, and the chain does not show it yet.
+    #[error("the settlement is not confirmed on the chain yet")]
+    Unconfirmed,
     /// The payment settled, and the ledger could not take it down.
     #[error("the settlement could not be recorded")]
     Unrecorded,
@@ -94,8 +97,8 @@ pub enum Settlement {
     Settled(TransactionHash),
     /// It has not and will not, for this reason.
     Refused(String),
-    /// It did not say.
-    Unknown(Unknown),
+    /// It did not say, though it may have named a transaction.
+    Unknown(Unknown, Option<TransactionHash>),
 }
 
 /// The body of a question about a payment that should meet `requirement`. `payment` is [`ExactEip3009::to_wire`]'s.
@@ -120,7 +123,9 @@ pub fn read_verification(answer: &CalloutAnswer, payer: Address) -> Verification
     match (wire.is_valid, given(wire.invalid_reason)) {
         (true, None) if is_ok && names(wire.payer, payer) => Verification::Valid,
         // Nothing has moved, so a no without a reason is a no.
-        (false, reason) => Verification::Invalid(reason.unwrap_or_else(|| "the facilitator gave no reason".to_owned())),
+        (false, reason) => {
+            Verification::Invalid(reason.map_or_else(|| "the facilitator gave no reason".to_owned(), json::shorten))
+        }
         _ => Verification::Unknown(Unknown::Unreadable),
     }
 }
@@ -138,21 +143,21 @@ pub fn read_settlement(answer: &CalloutAnswer, requirement: &Requirement, payer:
     }
     let (is_ok, wire): (bool, Wire) = match read(answer) {
         Ok(read) => read,
-        Err(unknown) => return Settlement::Unknown(unknown),
+        Err(unknown) => return Settlement::Unknown(unknown, None),
     };
     let transaction = given(wire.transaction);
     let hash = transaction.as_deref().and_then(|text| text.parse().ok()).filter(|hash| *hash != TransactionHash::ZERO);
     let is_this_payment = wire.network.as_deref() == Some(requirement.network.as_str()) && names(wire.payer, payer);
     match (wire.success, given(wire.error_reason)) {
         (true, None) if is_ok && is_this_payment => {
-            hash.map_or(Settlement::Unknown(Unknown::Unreadable), Settlement::Settled)
+            hash.map_or(Settlement::Unknown(Unknown::Unreadable, None), Settlement::Settled)
         }
-        (false, Some(reason)) if reason == reason::SETTLEMENT_PENDING => Settlement::Unknown(Unknown::Pending),
+        (false, Some(reason)) if reason == reason::SETTLEMENT_PENDING => Settlement::Unknown(Unknown::Pending, hash),
         (false, Some(reason)) if transaction.is_some() || UNSURE_REASONS.contains(&reason.as_str()) => {
-            Settlement::Unknown(Unknown::Unsure)
+            Settlement::Unknown(Unknown::Unsure, hash)
         }
-        (false, Some(reason)) => Settlement::Refused(reason),
-        _ => Settlement::Unknown(Unknown::Unreadable),
+        (false, Some(reason)) => Settlement::Refused(json::shorten(reason)),
+        _ => Settlement::Unknown(Unknown::Unreadable, hash),
     }
 }
 

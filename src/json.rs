@@ -52,7 +52,7 @@ pub fn from_slice<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, JsonError
 pub const TEXT_OR_OBJECT: &str = "a string or an object";
 
 /// Cuts a text that may hold whatever somebody sent.
-fn shorten(text: String) -> String {
+pub(crate) fn shorten(text: String) -> String {
     const LONG_ENOUGH: usize = 300;
     if text.len() <= LONG_ENOUGH { text } else { text.chars().take(LONG_ENOUGH).chain(['…']).collect() }
 }

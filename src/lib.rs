@@ -4,6 +4,7 @@
 //! proxy-wasm nor a clock; the shell ([`proxy`], behind the default feature `proxy`) translates between
 //! the host and the core. `ARCHITECTURE.md` is the map.
 
+pub mod chain;
 pub mod config;
 pub mod evm;
 pub mod exchange;

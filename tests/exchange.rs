@@ -26,7 +26,7 @@ use serde_json::{Value, json};
 use wasm_bindgen_test::wasm_bindgen_test as test;
 use x402_proxy_wasm::evm::Nonce;
 use x402_proxy_wasm::exchange::{Event, Outcome, RequestHead};
-use x402_proxy_wasm::facilitator::{CalloutAnswer, MAX_ANSWER_BYTES, Question};
+use x402_proxy_wasm::facilitator::{CalloutAnswer, MAX_ANSWER_BYTES};
 use x402_proxy_wasm::ledger::{Answer, Owner, PaymentKey};
 use x402_proxy_wasm::time::UnixTime;
 use x402_proxy_wasm::x402::{NetworkId, header};
@@ -90,8 +90,9 @@ fn finish(stage: &mut Stage, head: &RequestHead) -> Request {
 /// What happens next to a request where everybody does as he should.
 fn good_event(request: &Request) -> Event {
     match &request.call {
-        Some(call) if call.question == Question::Verify => valid(),
+        Some(call) if call.path == "/verify" => valid(),
         Some(_) => settled(),
+        None if request.is_pausing() => Event::Tick,
         None => upstream(200),
     }
 }
@@ -105,11 +106,11 @@ fn outcome(request: &Request) -> Option<Outcome> {
 const LAPSE: u64 = 327;
 
 fn lost() -> Event {
-    Event::Facilitator(CalloutAnswer::Lost)
+    Event::Callout(CalloutAnswer::Lost)
 }
 
 fn not_sent() -> Event {
-    Event::Facilitator(CalloutAnswer::NotSent)
+    Event::Callout(CalloutAnswer::NotSent)
 }
 
 fn pending() -> Event {
@@ -253,7 +254,7 @@ fn what_was_paid_for_stays_out_of_shared_caches() {
 fn only_errors_of_the_upstream_cost_nothing() {
     for status in [200, 204, 206, 301, 304, 399] {
         let (_, request, _) = play(&after(), [valid(), upstream(status)]);
-        assert_eq!(request.calls.last().unwrap().question, Question::Settle, "{status}");
+        assert_eq!(request.calls.last().unwrap().path, "/settle", "{status}");
     }
     for status in [400, 402, 404, 429, 500, 503, 599] {
         for config in [after(), local(after())] {
@@ -321,10 +322,14 @@ fn beside_the_upstream_either_may_fail_first() {
     for (events, rest, left) in [
         (vec![settled(), upstream(500)], format!("redeem granted | release granted, {failed}"), "settled"),
         (vec![upstream(500), settled()], format!("keep granted, {failed}"), "settled"),
-        (vec![upstream(500), pending(), settled()], format!("settle? | keep granted, {failed}"), "settled"),
         (
-            vec![pending(), upstream(200), settled()],
-            "settle? | spend granted, = served, deliver with receipt".to_owned(),
+            vec![upstream(500), pending(), Event::Tick, settled()],
+            format!("pause | settle? | keep granted, {failed}"),
+            "settled",
+        ),
+        (
+            vec![pending(), upstream(200), Event::Tick, settled()],
+            "pause | settle? | spend granted, = served, deliver with receipt".to_owned(),
             "spent",
         ),
         (vec![refused("x")], "release granted, = refused, reply 402".to_owned(), "nothing"),
@@ -335,7 +340,11 @@ fn beside_the_upstream_either_may_fail_first() {
         (vec![upstream(500), lost()], "forget granted, = unknown, reply 502".to_owned(), "unknown"),
         (vec![not_sent()], "release granted, = unknown, reply 502".to_owned(), "nothing"),
         (vec![upstream(200), not_sent()], "release granted, = unknown, reply 502".to_owned(), "nothing"),
-        (vec![pending(), refused("x")], "settle? | forget granted, = unknown, reply 502".to_owned(), "unknown"),
+        (
+            vec![pending(), Event::Tick, refused("x")],
+            "pause | settle? | forget granted, = unknown, reply 502".to_owned(),
+            "unknown",
+        ),
     ] {
         let (mut stage, request, head) = play(&concurrent(), events);
         assert_eq!(request.story(), format!("{start} | {rest}"));
@@ -367,7 +376,7 @@ fn every_answer_of_the_ledger_to_a_claim_is_taken() {
     let hash = TRANSACTION.parse().unwrap();
     for (answer, story) in [
         (Answer::Granted, "claim granted, verify?"),
-        (Answer::GrantedUnknown, "claim granted unknown, settle?"),
+        (Answer::GrantedUnknown(None), "claim granted unknown, settle?"),
         (Answer::GrantedSettled(hash), "claim granted settled, forward settled"),
         (Answer::InFlight, "claim in flight, = in_flight, reply 409"),
         (Answer::Waiting, "claim waiting, = refused, reply 409"),
@@ -397,7 +406,7 @@ fn settlement_begins_only_where_the_ledger_grants_it() {
         (Answer::Full, "settle full, = overloaded, reply 503"),
         (Answer::Spent, "settle spent, = overloaded, reply 503"),
         (Answer::InFlight, "settle in flight, = overloaded, reply 503"),
-        (Answer::GrantedUnknown, "settle granted unknown, = overloaded, reply 503"),
+        (Answer::GrantedUnknown(None), "settle granted unknown, = overloaded, reply 503"),
         (Answer::GrantedSettled(hash), "settle granted settled, = overloaded, reply 503"),
     ] {
         for (config, events) in [(after(), vec![valid(), upstream(200)]), (before(), vec![]), (concurrent(), vec![])] {
@@ -406,7 +415,7 @@ fn settlement_begins_only_where_the_ledger_grants_it() {
             stage.forced = Some(("settle", answer));
             let request = stage.play(&head, events);
             assert!(request.story().ends_with(end), "{}", request.story());
-            assert!(request.calls.iter().all(|call| call.question != Question::Settle), "no money may move");
+            assert!(request.calls.iter().all(|call| call.path != "/settle"), "no money may move");
             assert!(request.delivered.is_none() && (config != concurrent() || request.forwarded.is_none()));
         }
     }
@@ -463,7 +472,7 @@ fn a_full_ledger_takes_no_new_payment() {
 fn unknowns() -> Vec<(Event, u16, &'static str)> {
     let unreachable = "the facilitator did not answer";
     let unreadable = "the facilitator's answer is not understood";
-    let raw = |status, body: &[u8]| Event::Facilitator(CalloutAnswer::Answered { status, body: body.to_vec() });
+    let raw = |status, body: &[u8]| Event::Callout(CalloutAnswer::Answered { status, body: body.to_vec() });
     let too_long = format!(r#"{{"isValid": true, "success": true, "padding": "{}"}}"#, "x".repeat(MAX_ANSWER_BYTES));
     vec![
         (lost(), 502, unreachable),
@@ -695,7 +704,7 @@ fn a_refusal_that_leaves_the_money_open_is_none() {
     }
     // With the one word that asks for it, the question is put again, transaction or not.
     let (_, request, _) = play(&before(), [with_transaction("settlement_pending")]);
-    assert!(request.story().ends_with("settle? | settle?"));
+    assert!(request.story().ends_with("settle? | pause"));
 }
 
 #[test]
@@ -709,23 +718,47 @@ fn a_field_left_empty_says_nothing() {
 }
 
 #[test]
-fn a_pending_settlement_is_asked_for_once_more() {
-    for (events, end, left) in [
-        (vec![pending(), settled()], "settle? | spend granted, = served, deliver with receipt", "spent"),
-        (vec![pending(), pending()], "settle? | forget granted, = unknown, reply 502", "unknown"),
-        (vec![pending(), refused("nonce")], "settle? | forget granted, = unknown, reply 502", "unknown"),
-        (vec![pending(), not_sent()], "settle? | forget granted, = unknown, reply 502", "unknown"),
-        (vec![pending(), lost()], "settle? | forget granted, = unknown, reply 502", "unknown"),
-        (vec![pending(), timed_out()], "settle? | forget granted, = unknown, reply 504", "unknown"),
+fn a_pending_settlement_is_asked_for_again_in_a_while() {
+    for (answer, end, left) in [
+        (settled(), "spend granted, = served, deliver with receipt", "spent"),
+        (refused("nonce"), "forget granted, = unknown, reply 502", "unknown"),
+        (not_sent(), "forget granted, = unknown, reply 502", "unknown"),
+        (lost(), "forget granted, = unknown, reply 502", "unknown"),
+        (timed_out(), "forget granted, = unknown, reply 504", "unknown"),
     ] {
-        let (stage, request, _) = play(&after(), [valid(), upstream(200)].into_iter().chain(events));
-        assert!(request.story().ends_with(&format!("settle granted, settle? | {end}")), "{}", request.story());
+        let events = [valid(), upstream(200), pending(), Event::Tick, answer];
+        let (stage, request, _) = play(&after(), events);
+        assert!(request.story().ends_with(&format!("settle granted, settle? | pause | settle? | {end}")));
         let [.., first, second] = request.calls.as_slice() else { panic!("two settlements are asked for") };
         assert_eq!(first, second, "the identical question");
         assert_eq!(stage.left(&request), left);
     }
-    let (_, request, _) = play(&before(), [pending(), settled(), upstream(200)]);
+    let (_, request, _) = play(&before(), [pending(), Event::Tick, settled(), upstream(200)]);
     assert_eq!(request.record.unwrap().outcome, Outcome::Served);
+}
+
+#[test]
+fn a_settlement_that_stays_pending_becomes_unknown() {
+    let (mut stage, mut request, _) = play(&before(), []);
+    let begun = stage.now;
+    while !request.is_over() {
+        let event = if request.is_pausing() { Event::Tick } else { pending() };
+        stage.step(&mut request, event);
+    }
+    assert_eq!(stage.now, begun + 11, "the facilitator's time-out, rounded up");
+    assert!(request.story().ends_with("pause | settle? | forget granted, = unknown, reply 502"));
+    assert_eq!(request.calls.len(), 12);
+    assert_eq!(stage.left(&request), "unknown");
+}
+
+#[test]
+fn a_pause_is_not_cut_short() {
+    let (mut stage, mut request, _) = play(&before(), [pending()]);
+    stage.now -= 1; // Let time pass, and yet not.
+    stage.step(&mut request, Event::Tick);
+    assert!(request.is_pausing());
+    stage.step(&mut request, Event::Tick);
+    assert!(!request.is_pausing());
 }
 
 // ------------------------------------------------------------------------------------------------ unknown, and again
@@ -753,18 +786,13 @@ fn an_unknown_settlement_is_taken_up_by_the_same_payment() {
             (vec![timed_out()], "claim granted unknown, settle? | forget granted, = unknown, reply 504", "unknown"),
             (vec![not_sent()], "claim granted unknown, settle? | forget granted, = unknown, reply 502", "unknown"),
             (
-                vec![pending(), pending()],
-                "claim granted unknown, settle? | settle? | forget granted, = unknown, reply 502",
+                vec![pending(), Event::Tick, refused("x")],
+                "claim granted unknown, settle? | pause | settle? | forget granted, = unknown, reply 502",
                 "unknown",
             ),
             (
-                vec![pending(), refused("x")],
-                "claim granted unknown, settle? | settle? | forget granted, = unknown, reply 502",
-                "unknown",
-            ),
-            (
-                vec![pending(), settled(), upstream(200)],
-                "claim granted unknown, settle? | settle? | redeem granted, forward settled | spend granted, = served, deliver with receipt",
+                vec![pending(), Event::Tick, settled(), upstream(200)],
+                "claim granted unknown, settle? | pause | settle? | redeem granted, forward settled | spend granted, = served, deliver with receipt",
                 "spent",
             ),
         ] {
@@ -801,7 +829,8 @@ fn waiting_states() -> Vec<(Value, Vec<Event>, &'static str, &'static str)> {
         (after(), vec![valid()], "forward", "nothing"),
         (local(after()), vec![], "claim granted, forward", "nothing"),
         (after(), vec![valid(), upstream(200)], "settle?", "unknown"),
-        (after(), vec![valid(), upstream(200), pending()], "settle?", "unknown"),
+        (after(), vec![valid(), upstream(200), pending()], "pause", "unknown"),
+        (after(), vec![valid(), upstream(200), pending(), Event::Tick], "settle?", "unknown"),
         (before(), vec![], "settle?", "unknown"),
         (before(), vec![settled()], "forward settled", "settled"),
         (concurrent(), vec![], "settle?, forward", "unknown"),
@@ -812,7 +841,7 @@ fn waiting_states() -> Vec<(Value, Vec<Event>, &'static str, &'static str)> {
 }
 
 fn is_settling(request: &Request) -> bool {
-    request.call.as_ref().is_some_and(|call| call.question == Question::Settle)
+    request.is_pausing() || request.call.as_ref().is_some_and(|call| call.path == "/settle")
 }
 
 #[test]
@@ -853,13 +882,17 @@ fn a_settlement_that_nobody_waits_for_is_heard_to_its_end() {
         }
         let was_pending = events.iter().any(|event| *event == pending());
         let sure = |sure| if was_pending { "forget granted, = unknown" } else { sure };
+        let (_, request, _) = play(&config, events.clone());
+        if request.is_pausing() {
+            continue;
+        }
         for (answer, end) in [
             (settled(), "keep granted, = abandoned"),
             (refused("x"), sure("release granted, = refused")),
             (not_sent(), sure("release granted, = unknown")),
             (lost(), "forget granted, = unknown"),
             (timed_out(), "forget granted, = unknown"),
-            (pending(), if was_pending { "forget granted, = unknown" } else { "settle?" }),
+            (pending(), "pause"),
         ] {
             let (mut stage, mut request, head) = play(&config, events.clone());
             stage.step(&mut request, Event::Ended);
@@ -868,6 +901,7 @@ fn a_settlement_that_nobody_waits_for_is_heard_to_its_end() {
             stage.step(&mut request, answer);
             assert_eq!(request.trace.last().unwrap(), end, "{}", request.story());
             if !request.is_over() {
+                stage.step(&mut request, Event::Tick);
                 stage.step(&mut request, settled());
                 assert_eq!(request.trace.last().unwrap(), "keep granted, = abandoned");
             }
@@ -973,6 +1007,9 @@ fn a_late_end_does_not_take_the_claim_from_its_new_holder() {
         stage.now += LAPSE;
         let second = stage.start(&head);
         stage.step(&mut request, Event::Ended);
+        if request.is_pausing() {
+            stage.step(&mut request, Event::Tick);
+        }
         if !request.is_over() {
             stage.step(&mut request, lost());
         }
@@ -1009,7 +1046,7 @@ fn nothing_follows_on_the_proxys_own_answer() {
     for (config, events, ..) in waiting_states() {
         for answer in [settled(), refused("x"), lost(), not_sent(), timed_out()] {
             let (mut stage, mut request, _) = play(&config, events.clone());
-            if is_settling(&request) && !request.is_at_upstream() {
+            if is_settling(&request) && !request.is_pausing() && !request.is_at_upstream() {
                 stage.step(&mut request, upstream(503));
                 assert!(request.is_answered());
                 stage.step(&mut request, answer);
@@ -1328,7 +1365,7 @@ impl<'a> Duel<'a> {
         self.has_jumped = true;
         for request in self.requests.iter_mut().flatten() {
             if let Some(call) = &request.call {
-                self.has_settled |= call.question == Question::Settle;
+                self.has_settled |= call.path == "/settle";
                 self.stage.happen(request, timed_out());
             }
         }
@@ -1686,7 +1723,7 @@ fn the_facilitator_gets_what_was_checked_and_nothing_of_the_clients_own() {
     let text = format!(" \n{}\t", serde_json::to_string_pretty(&payment).unwrap());
     let request = stage.start(&head("GET", "/weather", &[("payment-signature", &header::encode(&text))]));
     let call = request.call.unwrap();
-    assert_eq!(call.question, Question::Verify);
+    assert_eq!(call.path, "/verify");
     let entry = entry(&mut stage, "/weather");
     let body: Value = serde_json::from_str(&call.body).unwrap();
     assert_eq!(

@@ -29,7 +29,7 @@ use x402_proxy_wasm::evm::eip3009::Authorization;
 use x402_proxy_wasm::evm::signature::Signature;
 use x402_proxy_wasm::evm::{Address, Nonce, TransactionHash};
 use x402_proxy_wasm::exchange::{Event, Outcome, RequestHead};
-use x402_proxy_wasm::facilitator::{CalloutAnswer, Question, read_settlement, read_verification};
+use x402_proxy_wasm::facilitator::{CalloutAnswer, read_settlement, read_verification};
 use x402_proxy_wasm::ledger::{Answer, Ledger, Operation, Owner, PaymentKey, SignatureMark};
 use x402_proxy_wasm::money::{Amount, Decimal, Dollars, MoneyError};
 use x402_proxy_wasm::route::{Access, Decision, HostPattern, Matcher, Path, Pattern, RouteTable, Target};
@@ -258,7 +258,7 @@ proptest! {
         for (status, body) in answers {
             if !request.is_over() {
                 let status = if status % 2 == 0 { 200 } else { status };
-                stage.step(&mut request, Event::Facilitator(CalloutAnswer::Answered { status, body }));
+                stage.step(&mut request, Event::Callout(CalloutAnswer::Answered { status, body }));
             }
         }
         prop_assert!(request.record.is_none_or(|record| record.outcome != Outcome::Served));
@@ -279,7 +279,7 @@ proptest! {
         let page = *store.0.keys().next().unwrap();
         let whole = store.0[&page].0.len();
         store.0.insert(page, (bytes.clone(), 1));
-        for operation in [claim, Operation::Release, Operation::Forget] {
+        for operation in [claim, Operation::Release, Operation::Forget { named: None }] {
             let answer = ledger.perform(&mut store, key, Owner(owner), operation, UnixTime::from_secs(0));
             // Bytes of the right number may by chance be a page, of claims on other payments.
             let expected = if bytes.len() % whole == 0 { answer } else { Answer::Failed };
@@ -954,7 +954,7 @@ fn model_perform(claims: &mut Models, payment: u8, owner: u64, operation: Operat
                 (false, None, false) => Answer::InFlight,
                 (false, transaction, true) => {
                     become_granted(Some(Model { holder, ..old }));
-                    transaction.map_or(Answer::GrantedUnknown, Answer::GrantedSettled)
+                    transaction.map_or(Answer::GrantedUnknown(None), Answer::GrantedSettled)
                 }
             }
         }
@@ -978,7 +978,7 @@ fn model_perform(claims: &mut Models, payment: u8, owner: u64, operation: Operat
             become_granted(Some(Model { holder: None, transaction: Some(transaction), ..old }))
         }
         (Operation::Release, _, Some(old)) => become_granted(old.transaction.map(|_| Model { holder: None, ..old })),
-        (Operation::Forget, _, Some(old)) if old.asked && old.transaction.is_none() => {
+        (Operation::Forget { named: None }, _, Some(old)) if old.asked && old.transaction.is_none() => {
             become_granted(Some(Model { holder: None, forgotten: now, ..old }))
         }
         _ => Answer::NotHeld,
@@ -1052,7 +1052,7 @@ proptest! {
                 2 => Operation::Redeem { transaction, until },
                 3 => Operation::Spend { transaction },
                 4 => Operation::Release,
-                5 => Operation::Forget,
+                5 => Operation::Forget { named: None },
                 6 => Operation::Keep { transaction },
                 _ => Operation::Look,
             };
@@ -1063,7 +1063,7 @@ proptest! {
             prop_assert_eq!(answer, expected, "{:?} of {} by {} at {} on {:?}", operation, payment, owner, now, before);
 
             let is_taken = matches!(operation, Operation::Claim { .. } | Operation::Resume { .. })
-                && matches!(answer, Answer::Granted | Answer::GrantedUnknown | Answer::GrantedSettled(_));
+                && matches!(answer, Answer::Granted | Answer::GrantedUnknown(None) | Answer::GrantedSettled(_));
             if is_taken {
                 // Never two holders, never after the response was bought, never with another's signature.
                 let before = before.filter(|before| before.needed_until() > now);
@@ -1151,10 +1151,11 @@ impl World {
         } else {
             let can_respond = request.is_at_upstream() && !request.has_ended;
             let responds = can_respond && (request.call.is_none() || who >= 15);
-            let event = match request.call.as_ref().map(|call| call.question) {
+            let event = match request.call.as_ref().map(|call| call.path) {
                 _ if responds => upstream(if how < 5 { 500 } else { 200 }),
-                Some(Question::Verify) => self.verify(how),
-                Some(Question::Settle) => self.settle(how),
+                Some("/verify") => self.verify(how),
+                Some(_) => self.settle(how),
+                None if request.is_pausing() => Event::Tick,
                 None => panic!("nothing is awaited: {}", request.story()),
             };
             self.stage.happen(&mut request, event);
@@ -1170,7 +1171,7 @@ impl World {
 
     fn verify(&self, how: u8) -> Event {
         match (how, self.kind) {
-            (1, _) => Event::Facilitator(CalloutAnswer::Lost),
+            (1, _) => Event::Callout(CalloutAnswer::Lost),
             (_, Kind::Refusing) => invalid("invalid_exact_evm_insufficient_balance"),
             (_, Kind::Strict) if self.has_settled => invalid("invalid_exact_evm_nonce_already_used"),
             _ => valid(),
@@ -1182,7 +1183,7 @@ impl World {
         let is_asked = !matches!(how, 1..=3);
         self.has_settled |= is_asked && self.kind != Kind::Refusing;
         match (how, self.kind) {
-            (1, _) => Event::Facilitator(CalloutAnswer::NotSent),
+            (1, _) => Event::Callout(CalloutAnswer::NotSent),
             (2 | 4, _) => answers_with(504, &json!({})),
             (3 | 5, Kind::Strict | Kind::Idempotent) if !was_settled => refused("settlement_pending"),
             (_, Kind::Refusing) => refused("invalid_exact_evm_insufficient_balance"),
@@ -1198,7 +1199,7 @@ impl World {
         }
         for request in self.requests.iter_mut().flatten() {
             if let Some(call) = &request.call {
-                let is_asked = how.is_multiple_of(2) && call.question == Question::Settle;
+                let is_asked = how.is_multiple_of(2) && call.path == "/settle";
                 self.has_settled |= is_asked && self.kind != Kind::Refusing;
                 self.stage.happen(request, answers_with(504, &json!({})));
                 while self.stage.turn(request) {}
@@ -1238,9 +1239,10 @@ proptest! {
             let served = world.served();
             let mut again = world.stage.start(&world.head);
             while !again.is_over() {
-                let event = match again.call.as_ref().map(|call| call.question) {
-                    Some(Question::Verify) => valid(),
-                    Some(Question::Settle) => settled(),
+                let event = match again.call.as_ref().map(|call| call.path) {
+                    Some("/verify") => valid(),
+                    Some(_) => settled(),
+                    None if again.is_pausing() => Event::Tick,
                     None => upstream(200),
                 };
                 world.stage.step(&mut again, event);

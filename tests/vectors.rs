@@ -498,10 +498,10 @@ fn recorded_exchanges_go_the_same_way_here() {
         while !request.is_over() {
             if let Some(ours) = &request.call {
                 let theirs = calls.next().unwrap_or_else(|| panic!("{name}: one call more than recorded"));
-                assert_eq!(ours.question.path(), text(&theirs["request"]["url"]), "{name}");
+                assert_eq!(ours.path, text(&theirs["request"]["url"]), "{name}");
                 let body: Value = serde_json::from_str(&ours.body).unwrap();
                 assert_eq!(body, theirs["request"]["body"], "{name}");
-                stage.step(&mut request, Event::Facilitator(recorded_answer(theirs)));
+                stage.step(&mut request, Event::Callout(recorded_answer(theirs)));
             } else {
                 assert!(request.is_at_upstream(), "{name}: {}", request.story());
                 stage.step(&mut request, common::upstream(upstream_status));

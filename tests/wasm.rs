@@ -14,6 +14,8 @@
 #![allow(clippy::duplicate_mod, reason = "each file of tests has what they share as its own")]
 #![allow(dead_code, reason = "of what the tests share, each file uses a part")]
 
+#[path = "chain.rs"]
+mod chain;
 mod common;
 #[path = "exchange.rs"]
 mod exchange;

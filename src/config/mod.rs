@@ -35,23 +35,55 @@ pub struct Config {
     pub ledger: Ledger,
 }
 
-/// How the facilitator is called.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Who verifies and settles.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Facilitator {
+    /// How it is called.
+    pub service: Arc<Service>,
+    /// Whether payments are verified by the facilitator before the request is served.
+    pub verify: Verify,
+}
+
+/// A node of a chain, which can say what became of a settlement.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Rpc {
+    /// How it is called: JSON-RPC, batches included.
+    pub service: Arc<Service>,
+    /// Blocks that must hold or follow a transaction before it counts: 1 for its own block. At least 1.
+    pub confirmations: u64,
+    /// Blocks before the last one whose logs are searched.
+    pub log_range: u64,
+}
+
+impl Rpc {
+    /// The newest block whose transactions count, given the last one.
+    pub const fn newest_confirmed(&self, head: u64) -> u64 {
+        head.saturating_sub(self.confirmations.saturating_sub(1))
+    }
+}
+
+/// How a service is called over HTTP.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Service {
     /// The proxy's cluster that the calls go to.
     pub cluster: String,
     /// `http` or `https`.
     pub scheme: String,
     /// Host and port of the calls.
     pub authority: String,
-    /// The path before `/verify` and `/settle`, without a slash at its end.
+    /// The path before that of a call, without a slash at its end.
     pub base_path: String,
     /// How long one call may take.
     pub timeout: Duration,
-    /// Whether payments are verified by the facilitator before the request is served.
-    pub verify: Verify,
     /// Headers added to each call; names in lower case.
     pub headers: Vec<(String, String)>,
+}
+
+impl Service {
+    /// The time that one call may take in whole seconds, rounded up.
+    pub const fn timeout_seconds(&self) -> u64 {
+        self.timeout.as_secs().saturating_add(1)
+    }
 }
 
 /// A route.
@@ -64,7 +96,7 @@ pub struct Route {
 }
 
 /// What a priced route asks.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Terms {
     /// The ways to pay, in the order of the configuration. At least one.
     pub offers: Vec<Arc<Offer>>,
@@ -77,16 +109,20 @@ pub struct Terms {
 }
 
 /// A way to pay, with what follows from it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Offer {
     /// The entry of `accepts`.
     pub requirement: Requirement,
     /// The EIP-712 domain separator of its asset.
     pub domain_separator: Word,
+    /// Who can say what became of a settlement.
+    pub rpc: Option<Arc<Rpc>>,
+    /// Whether a settlement counts only once the chain itself shows it. Never without `rpc`.
+    pub confirm: bool,
 }
 
 /// When the money moves.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Settle {
     /// Once the upstream has answered, and only if it did so without error.
@@ -99,7 +135,7 @@ pub enum Settle {
 }
 
 /// Who verifies a payment before the request is served.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verify {
     /// The filter, and then the facilitator.
@@ -110,7 +146,7 @@ pub enum Verify {
 }
 
 /// What happens to requests that no route matches.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Unmatched {
     /// They pass.

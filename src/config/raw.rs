@@ -15,6 +15,8 @@ pub(super) struct Config {
     #[serde(deserialize_with = "json::object")]
     pub facilitator: Facilitator,
     #[serde(default)]
+    pub rpc: Named<Object<Rpc>>,
+    #[serde(default)]
     pub networks: Named<Object<Network>>,
     #[serde(default, deserialize_with = "json::object")]
     pub defaults: Defaults,
@@ -37,6 +39,20 @@ pub(super) struct Facilitator {
     pub verify: super::Verify,
     #[serde(default)]
     pub headers: Named<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Rpc {
+    pub cluster: String,
+    pub url: String,
+    pub timeout: Option<String>,
+    #[serde(default)]
+    pub headers: Named<String>,
+    #[serde(default, deserialize_with = "json::optional_whole_number")]
+    pub confirmations: Option<u64>,
+    #[serde(default, deserialize_with = "json::optional_whole_number")]
+    pub log_range: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -95,6 +111,8 @@ pub(super) struct Entry {
     pub pay_to: Option<String>,
     #[serde(default)]
     pub contract_wallets: bool,
+    #[serde(default)]
+    pub confirm: bool,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]

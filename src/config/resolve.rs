@@ -9,7 +9,7 @@ use http::uri::Uri;
 
 use super::networks::{KnownAsset, NETWORKS, V1_NAMES};
 use super::raw::{self, TextOr};
-use super::{Config, Facilitator, Offer, Route, Settle, Terms};
+use super::{Config, Facilitator, Offer, Route, Rpc, Service, Settle, Terms};
 use crate::evm::Address;
 use crate::json::{self, JsonError, Named, Object};
 use crate::ledger::Ledger;
@@ -24,6 +24,8 @@ type Result<T> = std::result::Result<T, JsonError>;
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_TIMEOUT: Duration = Duration::from_secs(600);
+/// What most nodes still search, and an hour on a chain with a block every two seconds.
+const DEFAULT_LOG_RANGE: u64 = 1800;
 const DEFAULT_MAX_TIMEOUT_SECONDS: u64 = 300;
 /// An authorization that lives no longer than verifiers demand would be refused by the time it arrives.
 const MIN_MAX_TIMEOUT_SECONDS: u64 = MIN_LIFETIME_SECONDS.saturating_add(4);
@@ -34,7 +36,8 @@ const MAX_DESCRIPTION_BYTES: usize = 2048;
 
 pub(super) fn config(raw: raw::Config) -> Result<Config> {
     let facilitator = facilitator(raw.facilitator)?;
-    let networks = Networks::new(raw.networks)?;
+    let mut networks = Networks::new(raw.networks)?;
+    networks.add_rpc(raw.rpc.0)?;
     let defaults = &raw.defaults;
     let mut labels = BTreeSet::new();
     let mut routes = Vec::with_capacity(raw.routes.len());
@@ -69,39 +72,45 @@ fn at<E: Display>(path: impl Into<String>, value: impl std::fmt::Debug) -> impl 
 }
 
 fn facilitator(raw: raw::Facilitator) -> Result<Facilitator> {
-    const PATH: &str = "facilitator";
-    if raw.cluster.is_empty() {
-        return refuse(format!("{PATH}.cluster"), "is empty; name the cluster that leads to the facilitator");
+    let service = service("facilitator", raw.cluster, &raw.url, raw.timeout.as_deref(), raw.headers.0)?;
+    Ok(Facilitator { service: Arc::new(service), verify: raw.verify })
+}
+
+/// How the service is called that `path` of the configuration is about.
+fn service(
+    path: &str,
+    cluster: String,
+    url: &str,
+    timeout: Option<&str>,
+    headers: Vec<(String, String)>,
+) -> Result<Service> {
+    if cluster.is_empty() {
+        return refuse(format!("{path}.cluster"), "is empty; name the cluster that the calls go to");
     }
     // A password in a URL must not get into a log.
-    if raw.url.contains('@') {
-        return refuse(format!("{PATH}.url"), "carries a user name; credentials belong in facilitator.headers");
+    if url.contains('@') {
+        return refuse(
+            format!("{path}.url"),
+            format_args!("carries a user name; credentials belong in {path}.headers"),
+        );
     }
-    let uri: Option<Uri> = raw.url.parse().ok();
+    let uri: Option<Uri> = url.parse().ok();
     let Some((scheme, authority, base_path)) = uri.as_ref().and_then(parts_of) else {
-        return refuse(format!("{PATH}.url"), format_args!("{:?} is not an http or https URL without query", raw.url));
+        return refuse(format!("{path}.url"), format_args!("{url:?} is not an http or https URL without query"));
     };
-    let timeout = match &raw.timeout {
+    let timeout = match timeout {
         None => DEFAULT_TIMEOUT,
         Some(text) => match parse_duration(text) {
             Some(timeout) if timeout >= Duration::from_millis(1) && timeout <= MAX_TIMEOUT => timeout,
             _ => {
                 return refuse(
-                    format!("{PATH}.timeout"),
+                    format!("{path}.timeout"),
                     format_args!("{text:?} is not a duration such as \"10s\" or \"0.5s\", from 0.001s to 600s"),
                 );
             }
         },
     };
-    Ok(Facilitator {
-        cluster: raw.cluster,
-        scheme,
-        authority,
-        base_path,
-        timeout,
-        verify: raw.verify,
-        headers: facilitator_headers(raw.headers.0)?,
-    })
+    Ok(Service { cluster, scheme, authority, base_path, timeout, headers: callout_headers(path, headers)? })
 }
 
 /// Scheme, authority and path of the URL of a service.
@@ -112,11 +121,11 @@ fn parts_of(uri: &Uri) -> Option<(String, String, String)> {
     uri.query().is_none().then(|| (scheme.to_owned(), authority, path))
 }
 
-fn facilitator_headers(raw: Vec<(String, String)>) -> Result<Vec<(String, String)>> {
+fn callout_headers(service: &str, raw: Vec<(String, String)>) -> Result<Vec<(String, String)>> {
     let mut headers: Vec<(String, String)> = Vec::with_capacity(raw.len());
     for header in raw {
-        let path = format!("facilitator.headers.{}", header.0);
-        let header = facilitator_header(header)?;
+        let path = format!("{service}.headers.{}", header.0);
+        let header = callout_header(&path, header)?;
         if headers.iter().any(|(name, _)| *name == header.0) {
             return refuse(path, "stands there twice");
         }
@@ -125,11 +134,10 @@ fn facilitator_headers(raw: Vec<(String, String)>) -> Result<Vec<(String, String
     Ok(headers)
 }
 
-fn facilitator_header((name, value): (String, String)) -> Result<(String, String)> {
+fn callout_header(path: &str, (name, value): (String, String)) -> Result<(String, String)> {
     const RESERVED: [&str; 7] =
         ["host", "content-type", "content-length", "transfer-encoding", "connection", "te", "upgrade"];
-    let path = format!("facilitator.headers.{name}");
-    let lower = token(&path, &name)?.to_ascii_lowercase();
+    let lower = token(path, &name)?.to_ascii_lowercase();
     if RESERVED.contains(&lower.as_str()) {
         return refuse(path, "is set by the filter or the proxy");
     }
@@ -300,8 +308,12 @@ impl Inherited<'_> {
             },
             contract_wallets: entry.contract_wallets,
         };
+        if entry.confirm && network.rpc.is_none() {
+            let network = &requirement.network;
+            return refuse(format!("{path}.confirm"), format_args!("needs a node to ask: configure rpc.{network}"));
+        }
         let domain_separator = requirement.domain_separator();
-        Ok(Offer { requirement, domain_separator })
+        Ok(Offer { requirement, domain_separator, rpc: network.rpc, confirm: entry.confirm })
     }
 
     fn amount(&self, asset: &Asset) -> Result<Amount> {
@@ -361,6 +373,7 @@ struct Network {
     name: Option<String>,
     chain_id: u64,
     assets: Vec<Asset>,
+    rpc: Option<Arc<Rpc>>,
 }
 
 #[derive(Clone)]
@@ -379,7 +392,7 @@ impl Networks {
         let mut networks = Self(Vec::with_capacity(NETWORKS.len()));
         for known in NETWORKS {
             let assets = known.assets.iter().map(Asset::from_known).collect::<Result<_>>()?;
-            networks.0.push(Network { name: Some(known.name.to_owned()), chain_id: known.chain_id, assets });
+            networks.0.push(Network { name: Some(known.name.to_owned()), chain_id: known.chain_id, assets, rpc: None });
         }
         for (name, Object(raw)) in added.0 {
             networks.add(name, raw)?;
@@ -399,7 +412,31 @@ impl Networks {
             assets.retain(|asset| asset.label != symbol);
             assets.push(Asset::from_raw(&format!("{path}.assets.{symbol}"), &asset, &symbol)?);
         }
-        self.0.push(Network { name: Some(name), chain_id, assets });
+        self.0.push(Network { name: Some(name), chain_id, assets, rpc: None });
+        Ok(())
+    }
+
+    fn add_rpc(&mut self, raw: Vec<(String, Object<raw::Rpc>)>) -> Result<()> {
+        for (name, Object(raw)) in raw {
+            let path = format!("rpc.{name}");
+            let chain_id = self.find(&path, &name)?.chain_id;
+            let service = service(&path, raw.cluster, &raw.url, raw.timeout.as_deref(), raw.headers.0)?;
+            let confirmations = raw.confirmations.unwrap_or(1);
+            if confirmations == 0 {
+                return refuse(format!("{path}.confirmations"), "is 0; the block of the transfer itself is the first");
+            }
+            let log_range = raw.log_range.unwrap_or(DEFAULT_LOG_RANGE);
+            let rpc = Arc::new(Rpc { service: Arc::new(service), confirmations, log_range });
+            if !self.0.iter().any(|network| network.chain_id == chain_id) {
+                self.0.push(Network { name: None, chain_id, assets: Vec::new(), rpc: None });
+            }
+            for network in self.0.iter_mut().filter(|network| network.chain_id == chain_id) {
+                if network.rpc.is_some() {
+                    return refuse(path, "speaks of a network that has a node already");
+                }
+                network.rpc = Some(Arc::clone(&rpc));
+            }
+        }
         Ok(())
     }
 
@@ -415,7 +452,7 @@ impl Networks {
             );
         };
         let known = self.0.iter().find(|network| network.chain_id == chain_id).cloned();
-        Ok(known.unwrap_or(Network { name: None, chain_id, assets: Vec::new() }))
+        Ok(known.unwrap_or(Network { name: None, chain_id, assets: Vec::new(), rpc: None }))
     }
 }
 

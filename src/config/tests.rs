@@ -33,12 +33,23 @@ fn whole() -> Value {
             "verify": "local",
             "headers": {"X-Api-Key": "secret"},
         },
+        "rpc": {
+            "base-sepolia": {
+                "cluster": "node",
+                "url": "https://node.example/v1/key",
+                "timeout": "3s",
+                "headers": {"Authorization": "Bearer secret"},
+                "confirmations": 3,
+                "log_range": 500,
+            },
+            "eip155:31337": {"cluster": "anvil", "url": "http://127.0.0.1:8545"},
+        },
         "networks": {
             "anvil": {"chain_id": 31337, "assets": {"TUSD": inline_asset()}},
         },
         "defaults": {
             "pay_to": PAY_TO,
-            "accepts": [{"scheme": "exact", "network": "base-sepolia", "asset": "USDC", "contract_wallets": true}],
+            "accepts": [{"scheme": "exact", "network": "base-sepolia", "asset": "USDC", "contract_wallets": true, "confirm": true}],
             "settle": "before",
             "max_timeout_seconds": 60,
         },
@@ -119,10 +130,10 @@ fn requirement(config: &Config, route: usize, entry: usize) -> &Requirement {
 #[test]
 fn the_least_gets_the_documented_defaults() {
     let config = read(&least());
-    let facilitator = &config.facilitator;
-    assert_eq!((facilitator.scheme.as_str(), facilitator.authority.as_str()), ("http", "127.0.0.1:4021"));
-    assert_eq!((facilitator.base_path.as_str(), facilitator.timeout), ("", Duration::from_secs(10)));
-    assert_eq!((facilitator.verify, facilitator.headers.len()), (Verify::Remote, 0));
+    let (facilitator, service) = (&config.facilitator, &config.facilitator.service);
+    assert_eq!((service.scheme.as_str(), service.authority.as_str()), ("http", "127.0.0.1:4021"));
+    assert_eq!((service.base_path.as_str(), service.timeout), ("", Duration::from_secs(10)));
+    assert_eq!((facilitator.verify, service.headers.len()), (Verify::Remote, 0));
     assert_eq!((config.unmatched, config.kept_headers.len()), (Unmatched::Free, 0));
     assert_eq!(config.ledger, Ledger::with_room_for(262_144));
     assert_eq!(&*config.routes[0].label, "0");
@@ -137,11 +148,20 @@ fn the_least_gets_the_documented_defaults() {
 #[test]
 fn the_whole_means_what_it_says() {
     let config = read(&whole());
-    let facilitator = &config.facilitator;
-    assert_eq!((facilitator.scheme.as_str(), facilitator.authority.as_str()), ("https", "facilitator.example:8443"));
-    assert_eq!((facilitator.base_path.as_str(), facilitator.timeout), ("/v2", Duration::from_millis(500)));
+    let (facilitator, service) = (&config.facilitator, &config.facilitator.service);
+    assert_eq!((service.scheme.as_str(), service.authority.as_str()), ("https", "facilitator.example:8443"));
+    assert_eq!((service.base_path.as_str(), service.timeout), ("/v2", Duration::from_millis(500)));
     assert_eq!(facilitator.verify, Verify::Local);
-    assert_eq!(facilitator.headers, [("x-api-key".to_owned(), "secret".to_owned())]);
+    assert_eq!(service.headers, [("x-api-key".to_owned(), "secret".to_owned())]);
+    let rpcs = [&terms(&config, 0).offers[0], &terms(&config, 1).offers[0]].map(|offer| offer.rpc.as_deref().unwrap());
+    assert_eq!((rpcs[0].service.authority.as_str(), rpcs[0].service.base_path.as_str()), ("node.example", "/v1/key"));
+    assert_eq!((rpcs[0].service.timeout, rpcs[0].confirmations, rpcs[0].log_range), (Duration::from_secs(3), 3, 500));
+    assert_eq!(rpcs[0].service.headers, [("authorization".to_owned(), "Bearer secret".to_owned())]);
+    assert_eq!((rpcs[1].service.cluster.as_str(), rpcs[1].confirmations, rpcs[1].log_range), ("anvil", 1, 1800));
+    assert_eq!(rpcs[1].service.timeout, Duration::from_secs(10));
+    assert!(terms(&config, 0).offers[0].confirm);
+    assert!(terms(&config, 1).offers.iter().all(|offer| !offer.confirm));
+    assert_eq!(terms(&config, 1).offers[1].rpc, terms(&config, 0).offers[0].rpc, "by whatever name");
     assert_eq!(config.unmatched, Unmatched::Deny);
     assert_eq!(config.kept_headers, ["x-original-url"]);
     assert!(config.keeps_header("x-original-url") && !config.keeps_header("x-rewrite-url"));
@@ -217,6 +237,7 @@ fn a_known_name_with_another_chain_is_unknown_to_version_1() {
     // Its clients would sign for the chain that they know by that name.
     let mut json = with("/networks/base-sepolia", json!({"chain_id": 31337, "assets": {"USDC": inline_asset()}}));
     set(&mut json, "/routes/1/accepts", json!([{"scheme": "exact", "network": "anvil", "asset": "TUSD"}]));
+    set(&mut json, "/rpc", json!({"anvil": {"cluster": "node", "url": "http://node"}}));
     let config = read(&json);
     let requirement = requirement(&config, 0, 0);
     assert_eq!((requirement.chain_id, requirement.eip712_name.as_str()), (31337, "Test Dollar"));
@@ -343,8 +364,9 @@ fn assert_refused(error: &JsonError, path: &str, message: &str, what: &str) {
 #[test]
 fn unknown_keys_are_refused_by_their_own_path() {
     for pointer in [
-        "/rpc",
+        "/price",
         "/facilitator/token",
+        "/rpc/base-sepolia/confirm",
         "/networks/anvil/name",
         "/networks/anvil/assets/TUSD/symbol",
         "/networks/anvil/assets/TUSD/eip712/chainId",
@@ -542,6 +564,13 @@ fn bad_values_are_refused_with_what_would_be_right() {
         ("/facilitator/url", json!("ftp://facilitator"), "is not an http or https URL without query"),
         ("/facilitator/url", json!("https://facilitator/?key=1"), "is not an http or https URL without query"),
         ("/facilitator/url", json!("https://user:key@facilitator"), "credentials belong in facilitator.headers"),
+        ("/rpc/base-sepolia/cluster", json!(""), "is empty; name the cluster"),
+        ("/rpc/base-sepolia/url", json!("node"), "is not an http or https URL"),
+        ("/rpc/base-sepolia/timeout", json!("soon"), "is not a duration such as"),
+        ("/rpc/base-sepolia/confirmations", json!(0), "the block of the transfer itself is the first"),
+        ("/rpc/solana", json!({"cluster": "n", "url": "http://n"}), "is neither a CAIP-2 id"),
+        ("/rpc/eip155:84532", json!({"cluster": "n", "url": "http://n"}), "has a node already"),
+        ("/routes/1/accepts/0/confirm", json!("yes"), "expected a boolean"),
         ("/facilitator/timeout", json!("10"), "\"10\" is not a duration such as \"10s\""),
         ("/facilitator/timeout", json!("10ms"), "is not a duration such as"),
         ("/facilitator/timeout", json!("1m"), "is not a duration such as"),
@@ -791,4 +820,14 @@ fn path_of(pointer: &str) -> String {
         }
     }
     path
+}
+
+#[test]
+fn confirmation_needs_a_node_to_ask() {
+    let mut config = least();
+    set(&mut config, "/routes/0/accepts/0/confirm", json!(true));
+    let error = refused(&config);
+    assert_refused(&error, "routes[0].accepts[0].confirm", "configure rpc.eip155:84532", "confirm");
+    set(&mut config, "/rpc", json!({"eip155:84532": {"cluster": "node", "url": "http://node"}}));
+    assert!(terms(&read(&config), 0).offers[0].confirm);
 }

@@ -49,7 +49,7 @@ impl Authorization {
 }
 
 /// A point in time as the token sees it: seconds since the epoch in 256 bits, of any size.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(U256);
 
 impl Timestamp {

@@ -152,7 +152,7 @@ impl<'de> Deserialize<'de> for Nonce {
 }
 
 /// The hash of a transaction: 32 bytes, written as `0x` and 64 digits in lower case.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TransactionHash([u8; 32]);
 
 impl TransactionHash {

@@ -8,34 +8,38 @@ mod payment;
 mod receive;
 mod reply;
 mod request;
+mod settlement;
 
 use std::sync::Arc;
 
-use crate::config::{Config, Unmatched};
+use crate::config::{Config, Service, Unmatched};
 use crate::evm::{Address, TransactionHash};
-use crate::facilitator::{CalloutAnswer, Question};
+use crate::facilitator::CalloutAnswer;
 use crate::ledger::{Answer, Operation, PaymentKey};
 use crate::route::Decision;
 use crate::time::UnixTime;
 pub use payment::Payment;
 pub use reply::Reply;
 pub use request::RequestHead;
+pub use settlement::{Awaits, Pursuit, Recovery};
 
 /// What may happen to a request after its head came.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Event {
     /// The ledger has carried out [`Effects::ledger`].
     Ledger(Answer),
     /// The callout of [`Effects::call`] is over.
-    Facilitator(CalloutAnswer),
+    Callout(CalloutAnswer),
     /// The head of the upstream's response, or of the proxy's own where the upstream failed.
     Upstream(UpstreamHead),
+    /// Time has passed. For a state that waits for nothing else; see [`Exchange::wakes_at`].
+    Tick,
     /// The request is over, whatever state it was in: answered, or its client gone.
     Ended,
 }
 
 /// What matters of the head of the upstream's response.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct UpstreamHead {
     /// HTTP status.
     pub status: u16,
@@ -54,18 +58,22 @@ pub struct Effects {
     pub ledger: Option<(PaymentKey, Operation)>,
     /// What to remember of the exchange, where there is something new.
     pub record: Option<Record>,
-    /// To be sent to the facilitator, and answered by [`Event::Facilitator`].
+    /// To be sent, and answered by [`Event::Callout`].
     pub call: Option<Call>,
+    /// To be taken up by [`Exchange::recover`] when it is due, if the proxy still runs then.
+    pub recovery: Option<Recovery>,
     /// What becomes of the stream.
     pub stream: Stream,
 }
 
-/// A callout to the facilitator.
+/// A callout: a POST of JSON.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
-    /// Which.
-    pub question: Question,
-    /// Its JSON body.
+    /// To whom.
+    pub service: Arc<Service>,
+    /// The path below the service's base path.
+    pub path: &'static str,
+    /// The JSON.
     pub body: String,
 }
 
@@ -178,7 +186,7 @@ impl Outcome {
 }
 
 /// A request on its way.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Exchange {
     /// The filter has no more to do with it.
     Over,
@@ -192,16 +200,18 @@ pub enum Exchange {
     Serving(Payment),
     /// The ledger is told that settlement begins.
     BeginningSettlement(Payment, Then),
-    /// `/settle` is asked.
-    Settling(Payment, Then, History),
+    /// The facilitator is asked to settle, and where need be the chain whether it did.
+    Settling(Payment, Then, Pursuit),
     /// The money has moved, and the ledger is told.
     Recording(Payment, Then, TransactionHash),
     /// The money has moved, and the upstream has the request.
     Redeeming(Payment, TransactionHash),
+    /// The claim is asked for, to look into a settlement that nobody waits for.
+    Recovering(Payment),
 }
 
 /// What follows a settlement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Then {
     /// The request goes to the upstream.
     Forward,
@@ -219,15 +229,6 @@ pub enum Then {
         /// Whether its `Cache-Control` keeps shared caches away already.
         keeps_cache_control: bool,
     },
-}
-
-/// What is known about settlements of this payment that were asked for before.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct History {
-    /// An earlier request asked and did not hear the answer, so a refusal now may mean that the first one succeeded.
-    asked_before: bool,
-    /// The facilitator said once already that the settlement is pending.
-    was_pending: bool,
 }
 
 /// Everything that a step may look at.
@@ -271,17 +272,23 @@ impl Exchange {
             (exchange, Event::Ended) => exchange.end(),
             (Self::Preflight, Event::Upstream(head)) => Effects::reply(Reply::preflight(head)).and_over(),
             (Self::Claiming(payment), Event::Ledger(answer)) => payment.on_claim(context, answer),
-            (Self::Verifying(payment), Event::Facilitator(answer)) => payment.on_verification(&answer),
+            (Self::Verifying(payment), Event::Callout(answer)) => payment.on_verification(&answer),
             (Self::Serving(payment), Event::Upstream(head)) => payment.on_response(context, &head),
-            (Self::Settling(payment, Then::Join, history), Event::Upstream(head)) => {
-                payment.on_joining_response(history, &head)
+            (Self::Settling(payment, Then::Join, pursuit), Event::Upstream(head)) => {
+                payment.on_joining_response(pursuit, &head)
             }
             (Self::BeginningSettlement(payment, then), Event::Ledger(answer)) => {
-                payment.on_settlement_begun(then, answer)
+                payment.on_settlement_begun(context, then, answer)
             }
-            (Self::Settling(payment, then, history), Event::Facilitator(answer)) => {
-                payment.on_settlement(context, then, history, &answer)
+            (Self::Settling(payment, then, pursuit), Event::Callout(answer)) => {
+                payment.on_answer(context, then, pursuit, &answer)
             }
+            (Self::Settling(payment, then, pursuit), Event::Tick) => payment.on_tick(context, then, pursuit),
+            (Self::Recovering(payment), Event::Ledger(Answer::GrantedUnknown(named))) => {
+                payment.pursue(context, Then::Keep, named)
+            }
+            // Somebody else has found out, or is about to.
+            (Self::Recovering(_), Event::Ledger(_)) => Effects::default().and_over(),
             (Self::Recording(payment, then, transaction), Event::Ledger(answer)) => {
                 payment.on_recorded(then, transaction, answer)
             }
@@ -290,6 +297,21 @@ impl Exchange {
             }
             (exchange, Event::Upstream(head)) => exchange.on_stray_response(&head),
             (exchange, _) => (exchange, Effects::default()),
+        }
+    }
+
+    /// Looks into a settlement that went unheard, when nobody waits for it any more.
+    pub fn recover(context: Context<'_>, recovery: Recovery) -> Next {
+        let payment = recovery.payment;
+        let until = payment.surely_settled(context);
+        payment.ask_ledger(Operation::Recover { until }, Self::Recovering)
+    }
+
+    /// When it wants an [`Event::Tick`], if it does.
+    pub const fn wakes_at(&self) -> Option<UnixTime> {
+        match self {
+            Self::Settling(_, _, pursuit) => pursuit.pause(),
+            _ => None,
         }
     }
 
@@ -302,8 +324,8 @@ impl Exchange {
     fn end(self) -> Next {
         let ledger = match self {
             // The settlement goes on, and its answer is still worth hearing.
-            Self::Settling(payment, _, history) => {
-                return (Self::Settling(payment, Then::Keep, history), Effects::default());
+            Self::Settling(payment, _, pursuit) => {
+                return (Self::Settling(payment, Then::Keep, pursuit), Effects::default());
             }
             Self::Claiming(payment)
             | Self::Verifying(payment)
@@ -311,7 +333,7 @@ impl Exchange {
             | Self::BeginningSettlement(payment, _)
             | Self::Redeeming(payment, _) => Some((payment.key, Operation::Release)),
             // What the ledger was told last is what happened.
-            Self::Over | Self::Preflight | Self::Recording(..) => None,
+            Self::Over | Self::Preflight | Self::Recording(..) | Self::Recovering(_) => None,
         };
         Effects { ledger, ..Effects::default() }.and_over()
     }

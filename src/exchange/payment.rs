@@ -1,15 +1,16 @@
-//! The way of a payment from its claim to its receipt.
+//! The way of a payment from its claim to its receipt, but for its settlement.
 
 use std::sync::Arc;
 
 use super::reply::EXPOSED;
 use super::{
-    Call, Context, Effects, Exchange, History, Next, Outcome, PaymentRecord, Record, Reply, RequestEdits,
-    ResponseEdits, Stream, Then, UpstreamHead,
+    Call, Context, Effects, Exchange, Next, Outcome, PaymentRecord, Record, Reply, RequestEdits, ResponseEdits, Stream,
+    Then, UpstreamHead,
 };
+use crate::chain::Transfer;
 use crate::config::{Offer, Settle, Terms, Verify};
 use crate::evm::{Address, TransactionHash};
-use crate::facilitator::{self, CalloutAnswer, Question, Settlement, Unknown, Verification};
+use crate::facilitator::{self, CalloutAnswer, Question, Unknown, Verification};
 use crate::ledger::{Answer, Operation, PaymentKey, SignatureMark};
 use crate::scheme::Judgement;
 use crate::time::UnixTime;
@@ -20,27 +21,28 @@ use crate::x402::{Receipt, Requirement, reason};
 const SHARED_CACHE_CONTROLS: [&str; 2] = ["cdn-cache-control", "surrogate-control"];
 
 /// A payment that meets an offer, as far as the filter can tell.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Payment {
     pub(super) route: Arc<str>,
     pub(super) terms: Arc<Terms>,
     pub(super) offer: Arc<Offer>,
     pub(super) key: PaymentKey,
-    pub(super) payer: Address,
+    /// What it moves, from whom to whom.
+    pub(super) transfer: Transfer,
     pub(super) standing: Standing,
     pub(super) signature: SignatureMark,
-    /// The end of the payment's validity.
-    pub(super) expires: UnixTime,
     /// The payment as the facilitator gets it.
     pub(super) json: String,
     /// The URL that is paid for.
     pub(super) url: String,
     /// Headers that the upstream must not see.
     pub(super) unwanted: Vec<String>,
+    /// How often its settlement was looked into when nobody waited for it.
+    pub(super) recoveries: u32,
 }
 
 /// How a payment stands that meets its terms.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Standing {
     /// It may be settled.
     Good(Judgement),
@@ -63,10 +65,19 @@ impl PaymentRecord {
 }
 
 impl Payment {
+    pub(super) const fn payer(&self) -> Address {
+        self.transfer.from
+    }
+
+    /// The end of the payment's validity.
+    pub(super) fn expires(&self) -> UnixTime {
+        self.transfer.valid_before.to_unix_time()
+    }
+
     pub(super) fn claim(self, context: Context<'_>) -> Next {
         let (until, signature) = (self.surely_served(context), self.signature);
         let operation = match self.standing {
-            Standing::Good(_) => Operation::Claim { expires: self.expires, until, signature },
+            Standing::Good(_) => Operation::Claim { expires: self.expires(), until, signature },
             Standing::Expired => Operation::Resume { until, signature },
             Standing::ForOtherTerms => Operation::Look,
         };
@@ -76,10 +87,7 @@ impl Payment {
     pub(super) fn on_claim(self, context: Context<'_>, answer: Answer) -> Next {
         match answer {
             Answer::Granted => self.on_granted(context),
-            Answer::GrantedUnknown => {
-                let history = History { asked_before: true, ..History::default() };
-                self.settle(Then::Forward, history)
-            }
+            Answer::GrantedUnknown(named) => self.pursue(context, Then::Forward, named),
             Answer::GrantedSettled(transaction) => self.forward(Some(transaction)),
             Answer::InFlight => self.end(None, Outcome::InFlight, "", Reply::in_flight()),
             Answer::Waiting => {
@@ -110,13 +118,13 @@ impl Payment {
             Settle::Before => self.begin_settlement(context, Then::Forward),
             Settle::Concurrent => self.begin_settlement(context, Then::Join),
             Settle::After if trusts_the_filter && is_valid => self.forward(None),
-            Settle::After => self.ask_facilitator(Question::Verify, Exchange::Verifying),
+            Settle::After => self.ask_facilitator(context, Question::Verify, Exchange::Verifying),
         }
     }
 
     pub(super) fn on_verification(self, answer: &CalloutAnswer) -> Next {
         let release = Some(Operation::Release);
-        match facilitator::read_verification(answer, self.payer) {
+        match facilitator::read_verification(answer, self.payer()) {
             Verification::Valid => self.forward(None),
             Verification::Invalid(reason) => self.refuse(release, Outcome::Refused, &reason),
             Verification::Unknown(unknown) => self.end_unknown(release, unknown),
@@ -132,111 +140,6 @@ impl Payment {
         self.begin_settlement(context, then)
     }
 
-    fn begin_settlement(self, context: Context<'_>, then: Then) -> Next {
-        let operation = Operation::Settle { until: self.surely_settled(context) };
-        self.ask_ledger(operation, |payment| Exchange::BeginningSettlement(payment, then))
-    }
-
-    pub(super) fn on_settlement_begun(self, then: Then, answer: Answer) -> Next {
-        match answer {
-            Answer::Granted if then == Then::Join => {
-                let edits = self.forwarding(None);
-                let (exchange, effects) = self.settle(then, History::default());
-                (exchange, Effects { stream: Stream::Forward(edits), ..effects })
-            }
-            Answer::Granted => self.settle(then, History::default()),
-            Answer::NotHeld => self.end(None, Outcome::InFlight, "", Reply::in_flight()),
-            _ => self.out_of_order(),
-        }
-    }
-
-    fn settle(self, then: Then, history: History) -> Next {
-        self.ask_facilitator(Question::Settle, |payment| Exchange::Settling(payment, then, history))
-    }
-
-    pub(super) fn on_settlement(
-        self,
-        context: Context<'_>,
-        then: Then,
-        history: History,
-        answer: &CalloutAnswer,
-    ) -> Next {
-        let (exchange, effects) = self.after_settlement(context, then, history, answer);
-        // Where nobody waits, the ledger alone is told.
-        let stream = if then == Then::Keep { Stream::Hold } else { effects.stream };
-        (exchange, Effects { stream, ..effects })
-    }
-
-    fn after_settlement(self, context: Context<'_>, then: Then, history: History, answer: &CalloutAnswer) -> Next {
-        match facilitator::read_settlement(answer, &self.offer.requirement, self.payer) {
-            Settlement::Settled(transaction) => self.on_settled(context, then, transaction),
-            Settlement::Unknown(Unknown::Pending) if !history.was_pending => {
-                self.settle(then, History { was_pending: true, ..history })
-            }
-            Settlement::Unknown(Unknown::NotSent) if !history.may_have_settled() => {
-                self.end_unknown(Some(Operation::Release), Unknown::NotSent)
-            }
-            Settlement::Unknown(unknown) => self.end_unknown(Some(Operation::Forget), unknown),
-            // That it cannot settle now does not mean that it has not.
-            Settlement::Refused(reason) if history.may_have_settled() => {
-                let reply = Reply::outcome_unknown(Unknown::MaybeSettledBefore);
-                self.end(Some(Operation::Forget), Outcome::Unknown, &reason, reply)
-            }
-            Settlement::Refused(reason) => {
-                let result = Err(reason.as_str());
-                let receipt = Receipt { payer: self.payer, network: &self.offer.requirement.network, result };
-                let reply = Reply::settlement_refused(&receipt, &reason);
-                self.end(Some(Operation::Release), Outcome::Refused, &reason, reply)
-            }
-        }
-    }
-
-    /// Tells the ledger that the money has moved, before anything is given for it.
-    fn on_settled(self, context: Context<'_>, then: Then, transaction: TransactionHash) -> Next {
-        let operation = match then {
-            Then::Forward | Then::Join => Operation::Redeem { transaction, until: self.surely_served(context) },
-            Then::Deliver { .. } => Operation::Spend { transaction },
-            Then::Keep => {
-                let operation = Some(Operation::Keep { transaction });
-                return self.finish(operation, Outcome::Abandoned, "", Some(transaction), Stream::Hold);
-            }
-            Then::DeliverError { keeps_cache_control } => {
-                let stream = Stream::Deliver(self.receipt(transaction, keeps_cache_control));
-                let outcome = Outcome::SettledUpstreamFailed;
-                return self.finish(Some(Operation::Keep { transaction }), outcome, "", Some(transaction), stream);
-            }
-        };
-        self.ask_ledger(operation, |payment| Exchange::Recording(payment, then, transaction))
-    }
-
-    /// The response is there, and the settlement that was asked for beside it is not.
-    pub(super) fn on_joining_response(self, history: History, head: &UpstreamHead) -> Next {
-        let keeps_cache_control = head.forbids_sharing();
-        let then = match head.is_error() {
-            true => Then::DeliverError { keeps_cache_control },
-            false => Then::Deliver { keeps_cache_control },
-        };
-        (Exchange::Settling(self, then, history), Effects::default())
-    }
-
-    pub(super) fn on_recorded(self, then: Then, transaction: TransactionHash, answer: Answer) -> Next {
-        match (answer, then) {
-            (Answer::Granted, Then::Forward) => self.forward(Some(transaction)),
-            (Answer::Granted, Then::Join) => (Exchange::Redeeming(self, transaction), Effects::default()),
-            (Answer::Granted, Then::Deliver { keeps_cache_control }) => {
-                let edits = self.receipt(transaction, keeps_cache_control);
-                self.finish(None, Outcome::Served, "", Some(transaction), Stream::Deliver(edits))
-            }
-            // The hold lapsed and another request has the payment now, or the store failed. Nothing was given for it yet,
-            // and the same payment, sent again, finds what became of it.
-            _ => {
-                let reply = Reply::outcome_unknown(Unknown::Unrecorded);
-                let stream = Stream::Reply(reply);
-                self.finish(None, Outcome::Unknown, &Unknown::Unrecorded.to_string(), Some(transaction), stream)
-            }
-        }
-    }
-
     pub(super) fn on_paid_response(self, transaction: TransactionHash, head: &UpstreamHead) -> Next {
         let keeps_cache_control = head.forbids_sharing();
         if head.is_error() {
@@ -248,7 +151,7 @@ impl Payment {
         self.ask_ledger(Operation::Spend { transaction }, |payment| Exchange::Recording(payment, then, transaction))
     }
 
-    fn forward(self, transaction: Option<TransactionHash>) -> Next {
+    pub(super) fn forward(self, transaction: Option<TransactionHash>) -> Next {
         let edits = self.forwarding(transaction);
         let exchange = match transaction {
             Some(transaction) => Exchange::Redeeming(self, transaction),
@@ -258,10 +161,10 @@ impl Payment {
     }
 
     /// What the upstream learns of the payment, and what it does not.
-    fn forwarding(&self, transaction: Option<TransactionHash>) -> RequestEdits {
+    pub(super) fn forwarding(&self, transaction: Option<TransactionHash>) -> RequestEdits {
         let requirement = &self.offer.requirement;
         let mut set = vec![
-            ("x-x402-payer", self.payer.to_string()),
+            ("x-x402-payer", self.payer().to_string()),
             ("x-x402-network", requirement.network.to_string()),
             ("x-x402-amount", requirement.amount.to_string()),
         ];
@@ -270,8 +173,9 @@ impl Payment {
     }
 
     /// What the response gets beside what the upstream said.
-    fn receipt(&self, transaction: TransactionHash, keeps_cache_control: bool) -> ResponseEdits {
-        let receipt = Receipt { payer: self.payer, network: &self.offer.requirement.network, result: Ok(transaction) };
+    pub(super) fn receipt(&self, transaction: TransactionHash, keeps_cache_control: bool) -> ResponseEdits {
+        let receipt =
+            Receipt { payer: self.payer(), network: &self.offer.requirement.network, result: Ok(transaction) };
         let mut set = vec![(PAYMENT_RESPONSE, receipt.to_header())];
         if !keeps_cache_control {
             set.push(("cache-control", "private".to_owned()));
@@ -280,35 +184,42 @@ impl Payment {
         ResponseEdits { remove: SHARED_CACHE_CONTROLS.to_vec(), set, add: vec![(name, value.to_owned())] }
     }
 
-    fn ask_ledger(self, operation: Operation, then: impl FnOnce(Self) -> Exchange) -> Next {
+    pub(super) fn ask_ledger(self, operation: Operation, then: impl FnOnce(Self) -> Exchange) -> Next {
         let ledger = Some((self.key, operation));
         (then(self), Effects { ledger, ..Effects::default() })
     }
 
-    fn ask_facilitator(self, question: Question, then: impl FnOnce(Self) -> Exchange) -> Next {
+    pub(super) fn ask_facilitator(
+        self,
+        context: Context<'_>,
+        question: Question,
+        then: impl FnOnce(Self) -> Exchange,
+    ) -> Next {
         let body = facilitator::question(&self.json, &self.offer.requirement);
-        (then(self), Effects { call: Some(Call { question, body }), ..Effects::default() })
+        let service = Arc::clone(&context.config.facilitator.service);
+        let call = Some(Call { service, path: question.path(), body });
+        (then(self), Effects { call, ..Effects::default() })
     }
 
-    fn refuse(self, operation: Option<Operation>, outcome: Outcome, reason: &str) -> Next {
+    pub(super) fn refuse(self, operation: Option<Operation>, outcome: Outcome, reason: &str) -> Next {
         let reply = Reply::payment_required(reason, &self.terms, &self.url);
         self.end(operation, outcome, reason, reply)
     }
 
-    fn end_unknown(self, operation: Option<Operation>, unknown: Unknown) -> Next {
+    pub(super) fn end_unknown(self, operation: Option<Operation>, unknown: Unknown) -> Next {
         self.end(operation, Outcome::Unknown, &unknown.to_string(), Reply::outcome_unknown(unknown))
     }
 
-    fn out_of_order(self) -> Next {
+    pub(super) fn out_of_order(self) -> Next {
         let reply = Reply::overloaded("payments cannot be taken at the moment");
         self.end(None, Outcome::Overloaded, "the ledger is out of order", reply)
     }
 
-    fn end(self, operation: Option<Operation>, outcome: Outcome, reason: &str, reply: Reply) -> Next {
+    pub(super) fn end(self, operation: Option<Operation>, outcome: Outcome, reason: &str, reply: Reply) -> Next {
         self.finish(operation, outcome, reason, None, Stream::Reply(reply))
     }
 
-    fn finish(
+    pub(super) fn finish(
         self,
         operation: Option<Operation>,
         outcome: Outcome,
@@ -316,22 +227,15 @@ impl Payment {
         transaction: Option<TransactionHash>,
         stream: Stream,
     ) -> Next {
-        let payment = PaymentRecord { transaction, ..PaymentRecord::new(self.payer, &self.offer.requirement) };
+        let payment = PaymentRecord { transaction, ..PaymentRecord::new(self.payer(), &self.offer.requirement) };
         let record = Record { route: self.route, outcome, reason: reason.to_owned(), payment: Some(payment) };
         let ledger = operation.map(|operation| (self.key, operation));
-        Effects { ledger, record: Some(record), call: None, stream }.and_over()
-    }
-
-    /// When a request that asks for settlement now has heard the answer, at the latest: two calls, and some slack.
-    fn surely_settled(&self, context: Context<'_>) -> UnixTime {
-        const SLACK_SECONDS: u64 = 5;
-        let timeout = context.config.facilitator.timeout.as_secs().saturating_add(1);
-        context.now.plus(timeout.saturating_mul(2).saturating_add(SLACK_SECONDS))
+        Effects { ledger, record: Some(record), stream, ..Effects::default() }.and_over()
     }
 
     /// When a request that waits for the upstream is given up on. Should it answer later all the same, and another
     /// request have taken the payment over by then, the ledger lets only that other one go on.
-    fn surely_served(&self, context: Context<'_>) -> UnixTime {
+    pub(super) fn surely_served(&self, context: Context<'_>) -> UnixTime {
         self.surely_settled(context).plus(self.offer.requirement.max_timeout_seconds)
     }
 }
@@ -343,18 +247,11 @@ impl UpstreamHead {
     }
 
     /// Whether the upstream itself keeps shared caches away.
-    fn forbids_sharing(&self) -> bool {
+    pub(super) fn forbids_sharing(&self) -> bool {
         let directives = self.cache_control.as_deref().unwrap_or_default();
         directives.split(',').any(|directive| {
             let directive = directive.trim();
             directive.eq_ignore_ascii_case("no-store") || directive.eq_ignore_ascii_case("private")
         })
-    }
-}
-
-impl History {
-    /// Whether an earlier question may have moved the money.
-    const fn may_have_settled(self) -> bool {
-        self.asked_before || self.was_pending
     }
 }

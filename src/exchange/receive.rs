@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::payment::Standing;
 use super::{Context, Effects, Next, Outcome, Payment, PaymentRecord, Record, Reply, RequestHead};
+use crate::chain::Transfer;
 use crate::config::{Offer, Terms};
 use crate::ledger::{PaymentKey, SignatureMark};
 use crate::scheme::{Refusal, exact};
@@ -70,13 +71,20 @@ impl Payment {
                         authorization.from,
                         authorization.nonce,
                     ),
-                    payer: authorization.from,
+                    transfer: Transfer {
+                        asset: requirement.asset,
+                        from: authorization.from,
+                        to: authorization.to,
+                        value: authorization.value,
+                        nonce: authorization.nonce,
+                        valid_before: authorization.valid_before,
+                    },
                     standing,
                     signature: SignatureMark::new(&digest, &payment.signature),
-                    expires: authorization.valid_before.to_unix_time(),
                     json,
                     url,
                     unwanted: head.unwanted(context.config, true),
+                    recoveries: 0,
                     offer,
                 };
                 received.claim(context)

@@ -97,14 +97,17 @@ pub struct Hold {
 pub enum State {
     /// A request holds the claim, and has not asked for settlement: no money has moved.
     InFlight(Hold),
-    /// A request holds the claim, and has asked for settlement: money may have moved.
-    Settling(Hold),
+    /// A request holds the claim, and has asked for settlement: money may have moved, by this transaction if one was
+    /// named.
+    Settling(Hold, Option<TransactionHash>),
     /// A request holds the claim, the money has moved, and the response is being fetched.
     Redeeming(Hold, TransactionHash),
     /// Settlement was asked for, and nobody heard the answer.
     Unknown {
         /// When the request was over.
         since: UnixTime,
+        /// The transfer, as far as the facilitator named one.
+        named: Option<TransactionHash>,
     },
     /// The money has moved, and bought nothing yet.
     Settled(TransactionHash),
@@ -112,7 +115,7 @@ pub enum State {
     Spent(TransactionHash),
 }
 
-/// Something that a request wants of the ledger. All but the first three are for the request that holds the claim.
+/// Something that a request wants of the ledger. All but the first four are for the request that holds the claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
     /// Take the claim, if nobody holds it.
@@ -131,6 +134,12 @@ pub enum Operation {
         until: UnixTime,
         /// The signature that came.
         signature: SignatureMark,
+    },
+    /// Take the claim, if nobody holds it and the answer to a settlement is not known: to find out in the background
+    /// what became of it.
+    Recover {
+        /// When that has surely ended.
+        until: UnixTime,
     },
     /// See how the claim stands, and take nothing.
     Look,
@@ -160,16 +169,20 @@ pub enum Operation {
     /// is as if it had never come.
     Release,
     /// The request is over, settlement was asked for, and the answer is not known.
-    Forget,
+    Forget {
+        /// The transfer, as far as the facilitator named one.
+        named: Option<TransactionHash>,
+    },
 }
 
 /// What the ledger says to an [`Operation`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Answer {
     /// Done. For [`Operation::Claim`]: the payment is new, and this request's alone.
     Granted,
-    /// The claim is this request's; an earlier one asked for settlement and did not hear the answer.
-    GrantedUnknown,
+    /// The claim is this request's; an earlier one asked for settlement and did not hear the answer, or no more of it
+    /// than the name of a transfer that is not certain yet.
+    GrantedUnknown(Option<TransactionHash>),
     /// The claim is this request's; the payment has settled and bought nothing yet.
     GrantedSettled(TransactionHash),
     /// Another request holds the claim.
@@ -284,27 +297,30 @@ fn next(claim: Option<(State, SignatureMark)>, owner: Owner, operation: Operatio
         (Operation::Resume { until, signature }, _) => {
             take_over(claim, Hold { owner, until }, signature, now).unwrap_or(Next::Refuse(Answer::NotHeld))
         }
-        (Operation::Look, Some(Unknown { .. } | Settled(_) | Settling(_) | Redeeming(..))) => {
+        (Operation::Recover { until }, Some(Unknown { named, .. })) => {
+            Next::Become(Settling(Hold { owner, until }, named), Answer::GrantedUnknown(named))
+        }
+        (Operation::Look, Some(Unknown { .. } | Settled(_) | Settling(..) | Redeeming(..))) => {
             Next::Refuse(Answer::Waiting)
         }
         (Operation::Settle { until }, Some(InFlight(hold))) if is_held(hold) => {
-            Next::Become(Settling(Hold { owner, until }), Answer::Granted)
+            Next::Become(Settling(Hold { owner, until }, None), Answer::Granted)
         }
-        (Operation::Redeem { transaction, until }, Some(Settling(hold))) if is_held(hold) => {
+        (Operation::Redeem { transaction, until }, Some(Settling(hold, _))) if is_held(hold) => {
             Next::Become(Redeeming(Hold { owner, until }, transaction), Answer::Granted)
         }
-        (Operation::Spend { transaction }, Some(Settling(hold) | Redeeming(hold, _))) if is_held(hold) => {
+        (Operation::Spend { transaction }, Some(Settling(hold, _) | Redeeming(hold, _))) if is_held(hold) => {
             Next::Become(Spent(transaction), Answer::Granted)
         }
-        (Operation::Keep { transaction }, Some(Settling(hold) | Redeeming(hold, _))) if is_held(hold) => {
+        (Operation::Keep { transaction }, Some(Settling(hold, _) | Redeeming(hold, _))) if is_held(hold) => {
             Next::Become(Settled(transaction), Answer::Granted)
         }
-        (Operation::Release, Some(InFlight(hold) | Settling(hold))) if is_held(hold) => Next::Remove,
+        (Operation::Release, Some(InFlight(hold) | Settling(hold, _))) if is_held(hold) => Next::Remove,
         (Operation::Release, Some(Redeeming(hold, transaction))) if is_held(hold) => {
             Next::Become(Settled(transaction), Answer::Granted)
         }
-        (Operation::Forget, Some(Settling(hold))) if is_held(hold) => {
-            Next::Become(Unknown { since: now }, Answer::Granted)
+        (Operation::Forget { named }, Some(Settling(hold, earlier))) if is_held(hold) => {
+            Next::Become(Unknown { since: now, named: named.or(earlier) }, Answer::Granted)
         }
         _ => Next::Refuse(Answer::NotHeld),
     }
@@ -323,7 +339,7 @@ fn take_over(
     let is_live = |earlier: Hold| earlier.until > now;
     Some(match state {
         State::InFlight(earlier) if !is_live(earlier) => return None,
-        State::InFlight(earlier) | State::Settling(earlier) | State::Redeeming(earlier, _) if is_live(earlier) => {
+        State::InFlight(earlier) | State::Settling(earlier, _) | State::Redeeming(earlier, _) if is_live(earlier) => {
             Next::Refuse(Answer::InFlight)
         }
         State::Spent(_) => Next::Refuse(Answer::Spent),
@@ -331,7 +347,9 @@ fn take_over(
             Next::Become(State::Redeeming(hold, transaction), Answer::GrantedSettled(transaction))
         }
         State::Redeeming(..) | State::Settled(_) => Next::Refuse(Answer::Spent),
-        _ if is_same => Next::Become(State::Settling(hold), Answer::GrantedUnknown),
+        State::Settling(_, named) | State::Unknown { named, .. } if is_same => {
+            Next::Become(State::Settling(hold, named), Answer::GrantedUnknown(named))
+        }
         _ => Next::Refuse(Answer::InFlight),
     })
 }

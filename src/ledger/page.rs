@@ -76,8 +76,8 @@ impl Claim {
     fn needed_until(&self) -> UnixTime {
         match self.state {
             State::InFlight(hold) => hold.until,
-            State::Settling(hold) => hold.until.plus(PATIENCE_SECONDS),
-            State::Unknown { since } => since.plus(PATIENCE_SECONDS),
+            State::Settling(hold, _) => hold.until.plus(PATIENCE_SECONDS),
+            State::Unknown { since, .. } => since.plus(PATIENCE_SECONDS),
             State::Redeeming(hold, _) => self.expires.max(hold.until).plus(PATIENCE_SECONDS),
             State::Settled(_) => self.expires.plus(PATIENCE_SECONDS),
             State::Spent(_) => self.expires.plus(CLOCK_SLACK_SECONDS),
@@ -86,12 +86,12 @@ impl Claim {
 
     fn encode(&self) -> Vec<u8> {
         const NOBODY: Hold = Hold { owner: Owner(0), until: UnixTime::from_secs(0) };
-        const NONE: TransactionHash = TransactionHash::from_bytes([0; 32]);
+        const NONE: TransactionHash = TransactionHash::ZERO;
         let (tag, hold, transaction) = match self.state {
             State::InFlight(hold) => (1, hold, NONE),
-            State::Settling(hold) => (2, hold, NONE),
+            State::Settling(hold, named) => (2, hold, named.unwrap_or(NONE)),
             State::Redeeming(hold, transaction) => (3, hold, transaction),
-            State::Unknown { since } => (4, Hold { until: since, ..NOBODY }, NONE),
+            State::Unknown { since, named } => (4, Hold { until: since, ..NOBODY }, named.unwrap_or(NONE)),
             State::Settled(transaction) => (5, NOBODY, transaction),
             State::Spent(transaction) => (6, NOBODY, transaction),
         };
@@ -115,11 +115,12 @@ impl Claim {
         let (until, rest) = take_u64(rest)?;
         let transaction = TransactionHash::from_bytes(*rest.first_chunk::<32>()?);
         let hold = Hold { owner: Owner(owner), until: UnixTime::from_secs(until) };
+        let named = Some(transaction).filter(|transaction| *transaction != TransactionHash::ZERO);
         let state = match tag {
             1 => State::InFlight(hold),
-            2 => State::Settling(hold),
+            2 => State::Settling(hold, named),
             3 => State::Redeeming(hold, transaction),
-            4 => State::Unknown { since: hold.until },
+            4 => State::Unknown { since: hold.until, named },
             5 => State::Settled(transaction),
             6 => State::Spent(transaction),
             _ => return None,
@@ -152,17 +153,19 @@ mod tests {
         let transaction = TransactionHash::from_bytes([9; 32]);
         let states = [
             State::InFlight(hold),
-            State::Settling(hold),
+            State::Settling(hold, None),
+            State::Settling(hold, Some(transaction)),
             State::Redeeming(hold, transaction),
-            State::Unknown { since: UnixTime::from_secs(3) },
+            State::Unknown { since: UnixTime::from_secs(3), named: None },
+            State::Unknown { since: UnixTime::from_secs(3), named: Some(transaction) },
             State::Settled(transaction),
             State::Spent(transaction),
         ];
         let mut page = Page(Vec::new());
         for (byte, state) in (0..).zip(states) {
-            assert!(page.insert(claim(byte, state), 6));
+            assert!(page.insert(claim(byte, state), 8));
         }
-        assert!(!page.insert(claim(9, State::Spent(transaction)), 6));
+        assert!(!page.insert(claim(9, State::Spent(transaction)), 8));
         assert_eq!(Page::decode(&page.encode()), Some(page));
     }
 

@@ -81,7 +81,7 @@ fn only_the_holder_moves_a_claim() {
     for operation in [
         settle(),
         Operation::Release,
-        Operation::Forget,
+        Operation::Forget { named: None },
         Operation::Spend { transaction: TX },
         Operation::Redeem { transaction: TX, until: at(100) },
     ] {
@@ -93,7 +93,11 @@ fn only_the_holder_moves_a_claim() {
 
 #[test]
 fn money_cannot_be_spent_before_settlement_was_asked_for() {
-    let answers = run(&[(0, A, claim()), (1, A, Operation::Spend { transaction: TX }), (1, A, Operation::Forget)]);
+    let answers = run(&[
+        (0, A, claim()),
+        (1, A, Operation::Spend { transaction: TX }),
+        (1, A, Operation::Forget { named: None }),
+    ]);
     assert_eq!(answers[1..], [Answer::NotHeld, Answer::NotHeld]);
 }
 
@@ -117,9 +121,14 @@ fn a_refused_settlement_frees_the_payment() {
 
 #[test]
 fn a_forgotten_settlement_is_picked_up_by_one() {
-    let answers =
-        run(&[(0, A, claim()), (1, A, settle()), (2, A, Operation::Forget), (3, B, claim()), (4, A, claim())]);
-    assert_eq!(answers[3..], [Answer::GrantedUnknown, Answer::InFlight]);
+    let answers = run(&[
+        (0, A, claim()),
+        (1, A, settle()),
+        (2, A, Operation::Forget { named: None }),
+        (3, B, claim()),
+        (4, A, claim()),
+    ]);
+    assert_eq!(answers[3..], [Answer::GrantedUnknown(None), Answer::InFlight]);
 }
 
 #[test]
@@ -141,7 +150,7 @@ fn a_settled_payment_whose_response_failed_is_redeemed_by_one() {
 fn a_hold_lapses_into_what_may_have_happened() {
     let redeem = Operation::Redeem { transaction: TX, until: at(100) };
     assert_eq!(run(&[(0, A, claim()), (99, B, claim()), (100, B, claim())])[1..], [Answer::InFlight, Answer::Granted]);
-    assert_eq!(run(&[(0, A, claim()), (1, A, settle()), (100, B, claim())])[2], Answer::GrantedUnknown);
+    assert_eq!(run(&[(0, A, claim()), (1, A, settle()), (100, B, claim())])[2], Answer::GrantedUnknown(None));
     assert_eq!(
         run(&[(0, A, claim()), (1, A, settle()), (2, A, redeem), (100, B, claim())])[3],
         Answer::GrantedSettled(TX)
@@ -163,7 +172,7 @@ fn no_claim_falls_away_while_money_may_be_in_it() {
     for (steps, gone) in [
         (&[claim()][..], 100),
         (&[claim(), settle()], 100 + DAY),
-        (&[claim(), settle(), Operation::Forget], DAY),
+        (&[claim(), settle(), Operation::Forget { named: None }], DAY),
         (&[claim(), settle(), redeem], 5000 + DAY),
         (&[claim(), settle(), keep], 1000 + DAY),
         (&[claim(), settle(), Operation::Spend { transaction: TX }], 1060),
@@ -184,9 +193,9 @@ fn no_claim_falls_away_while_money_may_be_in_it() {
 fn a_look_takes_nothing() {
     assert_eq!(run(&[(0, A, Operation::Look)]), [Answer::NotHeld]);
     assert_eq!(run(&[(0, A, claim()), (1, B, Operation::Look)])[1], Answer::NotHeld);
-    let unknown = [(0, A, claim()), (1, A, settle()), (2, A, Operation::Forget)];
+    let unknown = [(0, A, claim()), (1, A, settle()), (2, A, Operation::Forget { named: None })];
     let answers = run(&[&unknown[..], &[(3, B, Operation::Look), (4, A, claim())]].concat());
-    assert_eq!(answers[3..], [Answer::Waiting, Answer::GrantedUnknown]);
+    assert_eq!(answers[3..], [Answer::Waiting, Answer::GrantedUnknown(None)]);
     assert_eq!(
         run(&[
             (0, A, claim()),
@@ -230,9 +239,9 @@ fn nobody_resumes_a_claim_with_another_signature() {
     let settled = [(0, A, claim()), (1, A, settle()), (2, A, redeem), (3, A, Operation::Release)];
     let then = |operation| run(&[&settled[..], &[(4, B, operation), (5, A, claim())]].concat())[4..].to_vec();
     assert_eq!(then(claim_with_another_signature()), [Answer::Spent, Answer::GrantedSettled(TX)]);
-    let unknown = [(0, A, claim()), (1, A, settle()), (2, A, Operation::Forget)];
+    let unknown = [(0, A, claim()), (1, A, settle()), (2, A, Operation::Forget { named: None })];
     let then = |operation| run(&[&unknown[..], &[(4, B, operation), (5, A, claim())]].concat())[3..].to_vec();
-    assert_eq!(then(claim_with_another_signature()), [Answer::InFlight, Answer::GrantedUnknown]);
+    assert_eq!(then(claim_with_another_signature()), [Answer::InFlight, Answer::GrantedUnknown(None)]);
     // Before any money could move, the claim is free for every signature.
     assert_eq!(run(&[(0, A, claim()), (100, B, claim_with_another_signature())])[1], Answer::Granted);
 }
@@ -243,11 +252,11 @@ fn a_lapsed_hold_is_taken_over_with_the_signature_of_the_new_request() {
         (0, A, claim()),
         (100, B, claim_with_another_signature()),
         (101, B, Operation::Settle { until: at(200) }),
-        (102, B, Operation::Forget),
+        (102, B, Operation::Forget { named: None }),
         (103, A, claim()),
         (104, B, claim_with_another_signature()),
     ]);
-    assert_eq!(answers[4..], [Answer::InFlight, Answer::GrantedUnknown]);
+    assert_eq!(answers[4..], [Answer::InFlight, Answer::GrantedUnknown(None)]);
 }
 
 #[test]
@@ -258,8 +267,8 @@ fn an_expired_payment_resumes_what_it_had_begun_and_nothing_else() {
         [Answer::InFlight, Answer::NotHeld]
     );
     assert_eq!(
-        run(&[(0, A, claim()), (1, A, settle()), (2, A, Operation::Forget), (3, B, resume())])[3],
-        Answer::GrantedUnknown
+        run(&[(0, A, claim()), (1, A, settle()), (2, A, Operation::Forget { named: None }), (3, B, resume())])[3],
+        Answer::GrantedUnknown(None)
     );
     let keep = Operation::Keep { transaction: TX };
     let kept = run(&[(0, A, claim()), (1, A, settle()), (2, A, keep), (3, B, resume())]);

@@ -11,11 +11,15 @@
 #![allow(missing_docs, reason = "the callbacks are the specification's")]
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use super::host::{self, LogLevel};
-use super::http::Http;
+use super::http::{Http, now};
 use super::root::Root;
+use crate::config::Config;
+use crate::exchange::Recovery;
+use crate::time::UnixTime;
 
 /// What a callback about a head says to the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +47,18 @@ struct Contexts {
     roots: Vec<(u32, Root)>,
     /// Tokens of callouts that are under way, and the streams that wait for them.
     callouts: Vec<(u32, u32)>,
+    /// Settlements that are to be looked into later.
+    recoveries: VecDeque<(Arc<Config>, Recovery)>,
+    /// Pursuits of settlements without a stream that were begun. They stand among the streams, and take their ids from
+    /// the end to which those of the host never come.
+    pursuits: u32,
 }
+
+/// Settlements of which a worker remembers that it has to look into them. Beyond that, the client's next try does it.
+const MOST_RECOVERIES: usize = 4096;
+
+/// Settlements that are begun to be looked into in one tick.
+const MOST_PURSUITS_AT_ONCE: usize = 64;
 
 impl Contexts {
     fn root(&mut self, id: u32) -> Option<&mut Root> {
@@ -54,6 +69,29 @@ impl Contexts {
     fn expect_callout(&mut self, token: Option<u32>, id: u32) {
         let expected = token.map(|token| (token, id)).filter(|expected| !self.callouts.contains(expected));
         self.callouts.extend(expected);
+    }
+
+    /// Notes a settlement that is to be looked into later.
+    fn remember(&mut self, recovery: Option<(Arc<Config>, Recovery)>) {
+        if self.recoveries.len() < MOST_RECOVERIES {
+            self.recoveries.extend(recovery);
+        }
+    }
+
+    /// Takes out settlements that are due to be looked into, each with a context for that and its id.
+    fn take_due(&mut self, now: UnixTime) -> Vec<(u32, Http, Recovery)> {
+        let Some(number) = self.roots.first().and_then(|(_, root)| root.number()) else { return Vec::new() };
+        let mut due = Vec::new();
+        for (config, recovery) in std::mem::take(&mut self.recoveries) {
+            if recovery.due > now || due.len() >= MOST_PURSUITS_AT_ONCE {
+                self.recoveries.push_back((config, recovery));
+                continue;
+            }
+            self.pursuits = self.pursuits.wrapping_add(1);
+            let id = u32::MAX.wrapping_sub(self.pursuits);
+            due.push((id, Http::new(config, number, id), recovery));
+        }
+        due
     }
 
     /// The stream that waits for this answer.
@@ -75,13 +113,27 @@ fn with_contexts<T>(act: impl FnOnce(&mut Contexts) -> T) -> Option<T> {
 fn with_stream<T>(id: u32, act: impl FnOnce(&mut Http) -> T) -> Option<T> {
     let mut stream = with_contexts(|contexts| contexts.streams.remove(&id))??;
     let result = act(&mut stream);
-    if stream.is_needed() {
-        with_contexts(|contexts| {
+    keep(id, stream);
+    Some(result)
+}
+
+/// Puts a stream into the table, if anything can still happen to it.
+fn keep(id: u32, mut stream: Http) {
+    with_contexts(|contexts| {
+        contexts.remember(stream.take_recovery());
+        if stream.is_needed() {
             contexts.expect_callout(stream.callout(), id);
             contexts.streams.insert(id, stream);
-        });
-    }
-    Some(result)
+        }
+    });
+}
+
+/// The ids of streams of which something holds.
+fn streams_that(condition: impl Fn(&Http) -> bool) -> Vec<u32> {
+    let ids = |contexts: &mut Contexts| {
+        contexts.streams.iter().filter(|(_, stream)| condition(stream)).map(|(id, _)| *id).collect()
+    };
+    with_contexts(ids).unwrap_or_default()
 }
 
 fn on_head(id: u32, act: impl FnOnce(&mut Http) -> Verdict) -> u32 {
@@ -148,6 +200,19 @@ pub extern "C" fn proxy_on_http_call_response(_: u32, token: u32, headers: usize
     }
 }
 
+/// The host calls this about once a second for each root context.
+#[unsafe(no_mangle)]
+pub extern "C" fn proxy_on_tick(_: u32) {
+    for id in streams_that(Http::wants_ticks) {
+        with_stream(id, |stream| stream.on_tick(id));
+    }
+    let Ok(now) = now() else { return };
+    for (id, mut pursuit, recovery) in with_contexts(|contexts| contexts.take_due(now)).unwrap_or_default() {
+        pursuit.recover(recovery);
+        keep(id, pursuit);
+    }
+}
+
 #[unsafe(no_mangle)]
 pub extern "C" fn proxy_on_log(id: u32) {
     with_stream(id, Http::on_end);
@@ -160,7 +225,18 @@ pub extern "C" fn proxy_on_done(_: u32) -> u32 {
 
 #[unsafe(no_mangle)]
 pub extern "C" fn proxy_on_delete(id: u32) {
-    with_contexts(|contexts| contexts.roots.retain(|(root_id, _)| *root_id != id));
+    let is_root = with_contexts(|contexts| {
+        let roots = contexts.roots.len();
+        contexts.roots.retain(|(root_id, _)| *root_id != id);
+        contexts.roots.len() < roots
+    });
+    if is_root == Some(true) {
+        // A root context takes the answers with it that it waits for. Which those are is not known here; to take one for
+        // lost that still comes costs no more than another question.
+        for id in streams_that(Http::has_ended) {
+            with_stream(id, Http::on_callout_lost);
+        }
+    }
     // A stream that has no end of its own, because its log was never written, ends here at the latest.
     with_stream(id, Http::on_end);
 }

@@ -102,6 +102,7 @@ unsafe extern "C" {
     ) -> u32;
     fn proxy_set_shared_data(key: *const u8, key_length: usize, data: *const u8, length: usize, cas: u32) -> u32;
     fn proxy_get_property(path: *const u8, path_length: usize, data: *mut *mut u8, length: *mut usize) -> u32;
+    fn proxy_set_tick_period_milliseconds(period: u32) -> u32;
     fn proxy_set_effective_context(context_id: u32) -> u32;
     fn proxy_http_call(
         cluster: *const u8,
@@ -274,6 +275,13 @@ pub(super) fn set_property(name: &str, value: &str) -> Result<(), HostError> {
     // SAFETY: pointers and lengths are of live strings.
     let status = unsafe { proxy_set_property(name.as_ptr(), name.len(), value.as_ptr(), value.len()) };
     check("set_property", status)
+}
+
+/// Asks the host to call `proxy_on_tick` for this root context at this interval.
+pub(super) fn set_tick_period(period: Duration) -> Result<(), HostError> {
+    let period = u32::try_from(period.as_millis()).unwrap_or(u32::MAX);
+    // SAFETY: passes a number only.
+    check("set_tick_period_milliseconds", unsafe { proxy_set_tick_period_milliseconds(period) })
 }
 
 /// Makes the calls that follow act on the stream `context_id`, from a callback that came for another context. An error

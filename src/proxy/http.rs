@@ -1,16 +1,17 @@
-//! One request: tells the exchange what happens and does what it says.
+//! One request, or the pursuit of a settlement that outlived one: tells the exchange what happens and does what it says.
 
 use std::sync::Arc;
 
 use super::abi::Verdict;
 use super::host::{self, Half, HostError, LogLevel, Map};
 use super::store::SharedData;
+use crate::chain::MAX_ANSWER_BYTES;
 use crate::config::Config;
 use crate::exchange::{
-    self, Call, Effects, Event, Exchange, Next, Outcome, Record, Reply, RequestEdits, RequestHead, ResponseEdits,
-    Stream, UpstreamHead,
+    self, Call, Effects, Event, Exchange, Next, Outcome, Record, Recovery, Reply, RequestEdits, RequestHead,
+    ResponseEdits, Stream, UpstreamHead,
 };
-use crate::facilitator::{CalloutAnswer, MAX_ANSWER_BYTES};
+use crate::facilitator::CalloutAnswer;
 use crate::ledger::Owner;
 use crate::time::UnixTime;
 
@@ -23,6 +24,8 @@ pub(super) struct Http {
     /// The half of the stream that waits, if one does.
     held: Option<Half>,
     has_ended: bool,
+    /// A settlement that is to be looked into later.
+    recovery: Option<Recovery>,
 }
 
 /// Where the code that acts on the stream was called from.
@@ -39,7 +42,7 @@ enum Caller {
 impl Http {
     pub(super) fn new(config: Arc<Config>, worker: u32, context_id: u32) -> Self {
         let owner = Owner((u64::from(worker) << u32::BITS) | u64::from(context_id));
-        Self { config, owner, exchange: Exchange::Over, callout: None, held: None, has_ended: false }
+        Self { config, owner, exchange: Exchange::Over, callout: None, held: None, has_ended: false, recovery: None }
     }
 
     /// The token of the callout that is under way.
@@ -47,9 +50,31 @@ impl Http {
         self.callout
     }
 
-    /// Whether anything may still happen: the stream is there, or a callout of its is under way.
+    /// Whether anything may still happen: the stream is there, or the exchange waits for a callout or for time to pass.
     pub(super) const fn is_needed(&self) -> bool {
-        !self.has_ended || self.callout.is_some()
+        !self.has_ended || self.callout.is_some() || self.wants_ticks()
+    }
+
+    /// Whether the stream is gone.
+    pub(super) const fn has_ended(&self) -> bool {
+        self.has_ended
+    }
+
+    /// Whether the exchange waits for time to pass.
+    pub(super) const fn wants_ticks(&self) -> bool {
+        self.exchange.wakes_at().is_some()
+    }
+
+    /// A settlement that is to be looked into later, with the configuration that it belongs to.
+    pub(super) fn take_recovery(&mut self) -> Option<(Arc<Config>, Recovery)> {
+        self.recovery.take().map(|recovery| (Arc::clone(&self.config), recovery))
+    }
+
+    /// Looks into a settlement. There is no stream.
+    pub(super) fn recover(&mut self, recovery: Recovery) {
+        self.has_ended = true;
+        let next = now().map(|now| Exchange::recover(exchange::Context { config: &self.config, now }, recovery));
+        self.perform_unwatched(next);
     }
 
     pub(super) fn on_request(&mut self) -> Verdict {
@@ -72,9 +97,29 @@ impl Http {
         }
         self.callout = None;
         let answer = callout_answer(headers, body_size);
+        self.on_event(context_id, Event::Callout(answer));
+    }
+
+    /// Time has passed.
+    pub(super) fn on_tick(&mut self, context_id: u32) {
+        if self.wants_ticks() {
+            self.on_event(context_id, Event::Tick);
+        }
+    }
+
+    /// The answer of the callout will never come: who was to hear it is gone.
+    pub(super) fn on_callout_lost(&mut self) {
+        if self.callout.take().is_some() {
+            let next = self.step(Event::Callout(CalloutAnswer::Lost));
+            self.perform_unwatched(next);
+        }
+    }
+
+    /// Something happened, of which the host tells the root context.
+    fn on_event(&mut self, context_id: u32, event: Event) {
         let has_stream = !self.has_ended && host::act_on(context_id).is_ok();
         let caller = if has_stream { Caller::Callout } else { Caller::Nobody };
-        let next = self.step(Event::Facilitator(answer));
+        let next = self.step(event);
         if let Err(error) = self.perform(next, caller) {
             self.fail(error, caller);
         }
@@ -87,9 +132,7 @@ impl Http {
         }
         self.has_ended = true;
         let next = self.step(Event::Ended);
-        if let Err(error) = self.perform(next, Caller::Nobody) {
-            host::log(LogLevel::Error, &format!("x402: {error} at the end of a request"));
-        }
+        self.perform_unwatched(next);
         if self.exchange.is_over() {
             self.callout = None;
         }
@@ -107,13 +150,20 @@ impl Http {
         Ok(exchange.step(exchange::Context { config: &self.config, now }, event))
     }
 
+    /// Does what a step says when there is no stream any more.
+    fn perform_unwatched(&mut self, next: Result<Next, HostError>) {
+        if let Err(error) = self.perform(next, Caller::Nobody) {
+            host::log(LogLevel::Error, &format!("x402: {error} after the end of a request"));
+        }
+    }
+
     /// Does what a step says, and takes the steps that follow at once. `true` if the stream may go on.
     fn perform(&mut self, next: Result<Next, HostError>, caller: Caller) -> Result<bool, HostError> {
         let (mut exchange, mut effects) = next?;
         let mut goes_on = false;
         loop {
             self.exchange = exchange;
-            let Effects { ledger, record, call, stream } = effects;
+            let Effects { ledger, record, call, recovery, stream } = effects;
             let answer = match ledger {
                 Some((key, operation)) => {
                     let answer = self.config.ledger.perform(&mut SharedData, key, self.owner, operation, now()?);
@@ -123,6 +173,9 @@ impl Http {
             };
             if let Some(record) = record {
                 report(&record);
+            }
+            if recovery.is_some() {
+                self.recovery = recovery;
             }
             let not_sent = call.and_then(|call| self.dispatch(&call));
             goes_on |= self.act(stream, caller)?;
@@ -135,29 +188,29 @@ impl Http {
 
     /// Sends a callout; gives the event that it could not be sent.
     fn dispatch(&mut self, call: &Call) -> Option<Event> {
-        let facilitator = &self.config.facilitator;
-        let path = format!("{}{}", facilitator.base_path, call.question.path());
+        let service = &call.service;
+        let path = match (service.base_path.as_str(), call.path) {
+            ("", "") => "/".to_owned(),
+            (base, path) => format!("{base}{path}"),
+        };
         let mut headers = vec![
             (":method", "POST"),
-            (":scheme", facilitator.scheme.as_str()),
-            (":authority", facilitator.authority.as_str()),
+            (":scheme", service.scheme.as_str()),
+            (":authority", service.authority.as_str()),
             (":path", path.as_str()),
             ("content-type", "application/json"),
             ("accept", "application/json"),
         ];
-        headers.extend(facilitator.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-        match host::dispatch(&facilitator.cluster, &headers, &call.body, facilitator.timeout) {
+        headers.extend(service.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        match host::dispatch(&service.cluster, &headers, &call.body, service.timeout) {
             Ok(token) => {
                 self.callout = Some(token);
                 None
             }
             Err(error) => {
-                let cluster = &facilitator.cluster;
-                host::log(
-                    LogLevel::Error,
-                    &format!("x402: cannot call the facilitator's cluster {cluster:?}: {error}"),
-                );
-                Some(Event::Facilitator(CalloutAnswer::NotSent))
+                let cluster = &service.cluster;
+                host::log(LogLevel::Error, &format!("x402: cannot call the cluster {cluster:?}: {error}"));
+                Some(Event::Callout(CalloutAnswer::NotSent))
             }
         }
     }
@@ -210,7 +263,7 @@ impl Http {
     }
 }
 
-fn now() -> Result<UnixTime, HostError> {
+pub(super) fn now() -> Result<UnixTime, HostError> {
     const NANOSECONDS: u64 = 1_000_000_000;
     Ok(UnixTime::from_secs(host::now()?.checked_div(NANOSECONDS).unwrap_or_default()))
 }

@@ -1,11 +1,15 @@
 //! One for each worker and plugin configuration: reads the configuration and makes the contexts of requests.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::host::{self, LogLevel};
 use super::http::Http;
 use super::store::draw_number;
 use crate::config::Config;
+
+/// How often the host is asked to let time pass for those that wait for it.
+const TICK_PERIOD: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 pub(super) struct Root {
@@ -35,6 +39,11 @@ impl Root {
         }
     }
 
+    /// What tells the worker's requests from those of others; `None` where there is no configuration.
+    pub(super) fn number(&self) -> Option<u32> {
+        self.configured.as_ref().map(|configured| configured.number)
+    }
+
     /// The context of a new stream; `None` where there is no configuration.
     pub(super) fn stream(&self, id: u32) -> Option<Http> {
         let configured = self.configured.as_ref()?;
@@ -46,5 +55,6 @@ fn configure(size: usize) -> Result<Configured, String> {
     let bytes = host::plugin_configuration(size).map_err(|error| error.to_string())?;
     let config = Config::from_host(&bytes).map_err(|error| error.to_string())?;
     let number = draw_number().ok_or("the host's shared data does not work")?;
+    host::set_tick_period(TICK_PERIOD).map_err(|error| error.to_string())?;
     Ok(Configured { config: Arc::new(config), number })
 }

@@ -9,7 +9,7 @@ pub mod exact;
 use crate::x402::reason;
 
 /// What the local check found out about a payment that it did not refuse.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Judgement {
     /// The payer's own key signed exactly what was asked.
     Valid,

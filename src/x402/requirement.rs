@@ -11,7 +11,7 @@ use crate::money::Amount;
 ///
 /// Scheme `exact` by EIP-3009. Serializes as version 2 of the protocol writes it, and holds no field beyond those
 /// that clients know: some echo unknown ones and some drop them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Requirement {
     /// The chain that the payment settles on.
     pub network: NetworkId,
@@ -38,7 +38,7 @@ pub struct Requirement {
 }
 
 /// When the money moves: `extra.paymentFlow`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PaymentFlow {
     /// After the request was served; an error of the service costs nothing. What clients assume.

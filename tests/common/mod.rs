@@ -1,5 +1,7 @@
 //! What the tests share: a client that pays, a store in memory, and a stage on which exchanges are played.
 
+pub mod node;
+
 use std::collections::BTreeMap;
 
 use k256::ecdsa::SigningKey;
@@ -9,10 +11,10 @@ use x402_proxy_wasm::evm::eip712::{Domain, Word};
 use x402_proxy_wasm::evm::eip3009::Authorization;
 use x402_proxy_wasm::evm::{Address, keccak256};
 use x402_proxy_wasm::exchange::{
-    Call, Context, Effects, Event, Exchange, Next, Record, Reply, RequestEdits, RequestHead, ResponseEdits, Stream,
-    UpstreamHead,
+    Call, Context, Effects, Event, Exchange, Next, Record, Recovery, Reply, RequestEdits, RequestHead, ResponseEdits,
+    Stream, UpstreamHead,
 };
-use x402_proxy_wasm::facilitator::{CalloutAnswer, Question};
+use x402_proxy_wasm::facilitator::CalloutAnswer;
 use x402_proxy_wasm::ledger::{Answer, Operation, Owner, PaymentKey, Store, StoreFailed, Written};
 use x402_proxy_wasm::time::UnixTime;
 use x402_proxy_wasm::x402::header;
@@ -158,7 +160,7 @@ pub fn answers(body: &Value) -> Event {
 
 /// The facilitator answers.
 pub fn answers_with(status: u16, body: &Value) -> Event {
-    Event::Facilitator(CalloutAnswer::Answered { status, body: body.to_string().into_bytes() })
+    Event::Callout(CalloutAnswer::Answered { status, body: body.to_string().into_bytes() })
 }
 
 /// `/verify` says yes.
@@ -242,6 +244,8 @@ pub struct Request {
     pub forwarded: Option<RequestEdits>,
     pub delivered: Option<ResponseEdits>,
     pub reply: Option<Reply>,
+    /// What is to be looked into later.
+    pub recovery: Option<Recovery>,
     /// Whether the upstream has answered.
     pub is_served: bool,
     /// Whether the client has gone, and nothing can be done about the stream any more.
@@ -277,13 +281,30 @@ impl Stage {
 
     /// Takes a request in, and does nothing about it yet.
     pub fn arrive(&mut self, head: &RequestHead) -> Request {
+        let mut request = self.request();
+        let next = Exchange::start(self.context(), head);
+        request.accept(next);
+        request
+    }
+
+    /// Looks into what a request left unknown, until something from outside is awaited.
+    pub fn recover(&mut self, recovery: Recovery) -> Request {
+        let mut request = self.request();
+        request.has_ended = true;
+        let next = Exchange::recover(self.context(), recovery);
+        request.accept(next);
+        while self.turn(&mut request) {}
+        request
+    }
+
+    fn request(&mut self) -> Request {
         self.owners += 1;
         let owner = Owner(self.owners);
-        let mut request = Request {
+        Request {
             exchange: None,
             owner,
             pending: None,
-            trace: Vec::new(),
+            trace: vec![String::new()],
             claim: None,
             call: None,
             calls: Vec::new(),
@@ -291,19 +312,17 @@ impl Stage {
             forwarded: None,
             delivered: None,
             reply: None,
+            recovery: None,
             is_served: false,
             has_ended: false,
-        };
-        let next = Exchange::start(self.context(), head);
-        request.accept(next);
-        request.trace.push(String::new());
-        request
+        }
     }
 
     /// Something happens to a request; nothing is done about it yet.
     pub fn happen(&mut self, request: &mut Request, event: Event) {
         match event {
-            Event::Facilitator(_) => request.call = None,
+            Event::Callout(_) => request.call = None,
+            Event::Tick => self.now += 1,
             Event::Upstream(_) => request.is_served = true,
             Event::Ended => request.has_ended = true,
             Event::Ledger(_) => {}
@@ -315,7 +334,8 @@ impl Stage {
 
     /// Does what the last step asked for, all at once as a worker does; `false` where there is nothing to do.
     pub fn turn(&mut self, request: &mut Request) -> bool {
-        let Some(Effects { ledger, record, call, stream }) = request.pending.take() else { return false };
+        let Some(Effects { ledger, record, call, recovery, stream }) = request.pending.take() else { return false };
+        request.recovery = request.recovery.take().or(recovery);
         let answer = ledger.map(|(key, operation)| self.perform(request, key, operation));
         request.note(record, call, stream);
         if let Some(answer) = answer {
@@ -350,7 +370,7 @@ impl Stage {
         };
         let said = match answer {
             Answer::Granted => "granted",
-            Answer::GrantedUnknown => "granted unknown",
+            Answer::GrantedUnknown(_) => "granted unknown",
             Answer::GrantedSettled(_) => "granted settled",
             Answer::InFlight => "in flight",
             Answer::Waiting => "waiting",
@@ -370,7 +390,7 @@ impl Stage {
         match self.config.ledger.perform(&mut self.store.clone(), key, Owner(u64::MAX), claim, now) {
             Answer::Granted => "nothing",
             Answer::NotHeld if matches!(claim, Operation::Resume { .. }) => "nothing",
-            Answer::GrantedUnknown => "unknown",
+            Answer::GrantedUnknown(_) => "unknown",
             Answer::GrantedSettled(_) => "settled",
             Answer::InFlight => "in flight",
             Answer::Spent => "spent",
@@ -385,6 +405,9 @@ impl Stage {
 
 impl Request {
     fn accept(&mut self, (exchange, effects): Next) {
+        if exchange.wakes_at().is_some() && !self.story().ends_with("pause") {
+            self.say("pause");
+        }
         self.exchange = Some(exchange);
         self.pending = (effects != Effects::default()).then_some(effects);
     }
@@ -396,9 +419,10 @@ impl Request {
             self.record = Some(record);
         }
         if let Some(call) = call {
-            self.say(match call.question {
-                Question::Verify => "verify?",
-                Question::Settle => "settle?",
+            self.say(match call.path {
+                "/verify" => "verify?",
+                "/settle" => "settle?",
+                _ => "chain?",
             });
             self.calls.push(call.clone());
             self.call = Some(call);
@@ -436,6 +460,11 @@ impl Request {
     /// Whether the client has its answer.
     pub fn is_answered(&self) -> bool {
         self.delivered.is_some() || self.reply.is_some()
+    }
+
+    /// Whether it waits for time to pass.
+    pub fn is_pausing(&self) -> bool {
+        self.exchange.as_ref().is_some_and(|exchange| exchange.wakes_at().is_some())
     }
 
     /// Whether the filter is done with it.
@@ -501,12 +530,13 @@ const fn name_of(operation: Operation) -> &'static str {
     match operation {
         Operation::Claim { .. } => "claim",
         Operation::Resume { .. } => "resume",
+        Operation::Recover { .. } => "recover",
         Operation::Look => "look",
         Operation::Settle { .. } => "settle",
         Operation::Redeem { .. } => "redeem",
         Operation::Spend { .. } => "spend",
         Operation::Keep { .. } => "keep",
         Operation::Release => "release",
-        Operation::Forget => "forget",
+        Operation::Forget { .. } => "forget",
     }
 }

@@ -1,0 +1,327 @@
+//! From the question whether the money moves to the certainty that it has, or that it never will.
+//!
+//! Only three answers end the pursuit for good: the money has moved, the facilitator refuses a payment that nothing can
+//! have settled before, and the chain shows that it can no longer settle. Everything else leaves the outcome unknown:
+//! the client is told to come again with the same payment, and the filter goes on asking by itself.
+
+use super::{Call, Context, Effects, Exchange, Next, Outcome, Payment, Reply, Stream, Then, UpstreamHead};
+use crate::chain::{Fate, Inquiry, Progress};
+use crate::config::Rpc;
+use crate::evm::TransactionHash;
+use crate::facilitator::{self, CalloutAnswer, Question, Settlement, Unknown};
+use crate::ledger::{Answer, Operation};
+use crate::scheme::exact::MIN_LIFETIME_SECONDS;
+use crate::time::UnixTime;
+use crate::x402::Receipt;
+
+/// Seconds between two questions of one pursuit.
+const PAUSE_SECONDS: u64 = 1;
+
+/// Questions to a node that one inquiry takes at most.
+const INQUIRY_QUESTIONS: u64 = 3;
+
+/// How far the pursuit of a settlement has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Pursuit {
+    /// What is awaited.
+    pub(super) awaits: Awaits,
+    /// No question is asked a second time from then on.
+    until: UnixTime,
+    /// The transfer, as far as the facilitator named one.
+    named: Option<TransactionHash>,
+    /// Money may have moved by an earlier question, so that a refusal may mean just that.
+    may_have_settled: bool,
+    /// The facilitator says that the money has moved; the chain's word is still missing.
+    is_promised: bool,
+    /// The facilitator was asked in this pursuit.
+    has_asked: bool,
+    /// Why the outcome is not known yet.
+    unknown: Unknown,
+}
+
+/// What a pursuit waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Awaits {
+    /// The answer to `/settle`.
+    Facilitator,
+    /// A node's answer.
+    Chain(Inquiry),
+    /// Time to pass until then, before the facilitator is asked again.
+    Facilitation(UnixTime),
+    /// Time to pass until then, before the chain is asked again.
+    Confirmation(UnixTime),
+}
+
+/// A payment whose settlement went unheard, to be looked into again when nobody waits for it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Recovery {
+    pub(super) payment: Payment,
+    /// When to try.
+    pub due: UnixTime,
+}
+
+impl Pursuit {
+    fn new(context: Context<'_>, payment: &Payment) -> Self {
+        Self {
+            awaits: Awaits::Facilitator,
+            until: payment.pursued_until(context),
+            named: None,
+            may_have_settled: false,
+            is_promised: false,
+            has_asked: false,
+            unknown: Unknown::MaybeSettledBefore,
+        }
+    }
+
+    /// When the pause ends, where there is one.
+    pub(super) const fn pause(&self) -> Option<UnixTime> {
+        match self.awaits {
+            Awaits::Facilitation(due) | Awaits::Confirmation(due) => Some(due),
+            Awaits::Facilitator | Awaits::Chain(_) => None,
+        }
+    }
+}
+
+impl Payment {
+    pub(super) fn begin_settlement(self, context: Context<'_>, then: Then) -> Next {
+        let operation = Operation::Settle { until: self.surely_settled(context) };
+        self.ask_ledger(operation, |payment| Exchange::BeginningSettlement(payment, then))
+    }
+
+    pub(super) fn on_settlement_begun(self, context: Context<'_>, then: Then, answer: Answer) -> Next {
+        match answer {
+            Answer::Granted => {
+                let edits = self.forwarding(None);
+                let pursuit = Pursuit::new(context, &self);
+                let (exchange, effects) = self.ask_to_settle(context, then, pursuit);
+                let stream = if then == Then::Join { Stream::Forward(edits) } else { effects.stream };
+                (exchange, Effects { stream, ..effects })
+            }
+            Answer::NotHeld => self.end(None, Outcome::InFlight, "", Reply::in_flight()),
+            _ => self.out_of_order(),
+        }
+    }
+
+    /// Finds out what became of a settlement whose answer was not heard. The chain knows best, where it can be asked.
+    pub(super) fn pursue(self, context: Context<'_>, then: Then, named: Option<TransactionHash>) -> Next {
+        let pursuit = Pursuit { named, may_have_settled: true, ..Pursuit::new(context, &self) };
+        match self.offer.rpc {
+            Some(_) => self.ask_chain(context, then, pursuit),
+            None => self.ask_to_settle(context, then, pursuit),
+        }
+    }
+
+    /// A callout that the pursuit waits for was answered.
+    pub(super) fn on_answer(self, context: Context<'_>, then: Then, pursuit: Pursuit, answer: &CalloutAnswer) -> Next {
+        let (exchange, effects) = match pursuit.awaits {
+            Awaits::Facilitator => self.on_settlement(context, then, pursuit, answer),
+            Awaits::Chain(inquiry) => self.on_chain_answer(context, then, pursuit, inquiry, answer),
+            Awaits::Facilitation(_) | Awaits::Confirmation(_) => {
+                (Exchange::Settling(self, then, pursuit), Effects::default())
+            }
+        };
+        // Where nobody waits, the ledger alone is told.
+        let stream = if then == Then::Keep { Stream::Hold } else { effects.stream };
+        (exchange, Effects { stream, ..effects })
+    }
+
+    /// Time has passed.
+    pub(super) fn on_tick(self, context: Context<'_>, then: Then, pursuit: Pursuit) -> Next {
+        match pursuit.awaits {
+            Awaits::Facilitation(due) if context.now >= due => self.ask_to_settle(context, then, pursuit),
+            Awaits::Confirmation(due) if context.now >= due => self.ask_chain(context, then, pursuit),
+            _ => (Exchange::Settling(self, then, pursuit), Effects::default()),
+        }
+    }
+
+    fn ask_to_settle(self, context: Context<'_>, then: Then, pursuit: Pursuit) -> Next {
+        let pursuit = Pursuit { awaits: Awaits::Facilitator, has_asked: true, ..pursuit };
+        self.ask_facilitator(context, Question::Settle, |payment| Exchange::Settling(payment, then, pursuit))
+    }
+
+    /// Asks the chain what became of the transfer; where there is no node to ask, the outcome stays unknown.
+    fn ask_chain(self, context: Context<'_>, then: Then, pursuit: Pursuit) -> Next {
+        let inquiry = Inquiry::Head(pursuit.named);
+        self.inquire(context, then, pursuit, inquiry)
+    }
+
+    fn inquire(self, context: Context<'_>, then: Then, pursuit: Pursuit, inquiry: Inquiry) -> Next {
+        let Some(rpc) = self.offer.rpc.as_deref() else {
+            return self.leave_unknown(context, pursuit, &pursuit.unknown.to_string());
+        };
+        let body = inquiry.question(&self.transfer, rpc, context.now);
+        let call = Some(Call { service: rpc.service.clone(), path: "", body });
+        let pursuit = Pursuit { awaits: Awaits::Chain(inquiry), ..pursuit };
+        (Exchange::Settling(self, then, pursuit), Effects { call, ..Effects::default() })
+    }
+
+    fn on_settlement(self, context: Context<'_>, then: Then, pursuit: Pursuit, answer: &CalloutAnswer) -> Next {
+        let had_settled = pursuit.may_have_settled;
+        let pursuit = Pursuit { may_have_settled: true, ..pursuit };
+        match facilitator::read_settlement(answer, &self.offer.requirement, self.payer()) {
+            Settlement::Settled(transaction) if self.offer.confirm => {
+                let named = Some(transaction);
+                let pursuit = Pursuit { named, is_promised: true, unknown: Unknown::Unconfirmed, ..pursuit };
+                self.ask_chain(context, then, pursuit)
+            }
+            Settlement::Settled(transaction) => self.on_settled(context, then, transaction),
+            Settlement::Unknown(Unknown::NotSent, _) if !had_settled => {
+                self.end_unknown(Some(Operation::Release), Unknown::NotSent)
+            }
+            Settlement::Unknown(unknown, named) => {
+                let pursuit = Pursuit { named: named.or(pursuit.named), unknown, ..pursuit };
+                match unknown {
+                    Unknown::Pending if context.now < pursuit.until => {
+                        let awaits = Awaits::Facilitation(context.now.plus(PAUSE_SECONDS));
+                        (Exchange::Settling(self, then, Pursuit { awaits, ..pursuit }), Effects::default())
+                    }
+                    _ => self.ask_chain(context, then, pursuit),
+                }
+            }
+            // That it cannot settle now does not mean that it has not.
+            Settlement::Refused(reason) if had_settled => {
+                let pursuit = Pursuit { unknown: Unknown::MaybeSettledBefore, ..pursuit };
+                match self.offer.rpc {
+                    Some(_) => self.ask_chain(context, then, pursuit),
+                    None => self.leave_unknown(context, pursuit, &reason),
+                }
+            }
+            Settlement::Refused(reason) => {
+                let result = Err(reason.as_str());
+                let receipt = Receipt { payer: self.payer(), network: &self.offer.requirement.network, result };
+                let reply = Reply::settlement_refused(&receipt, &reason);
+                self.end(Some(Operation::Release), Outcome::Refused, &reason, reply)
+            }
+        }
+    }
+
+    fn on_chain_answer(
+        self,
+        context: Context<'_>,
+        then: Then,
+        pursuit: Pursuit,
+        inquiry: Inquiry,
+        answer: &CalloutAnswer,
+    ) -> Next {
+        let Some(rpc) = self.offer.rpc.as_deref() else {
+            return self.leave_unknown(context, pursuit, &pursuit.unknown.to_string());
+        };
+        let fate = match inquiry.step(&self.transfer, rpc, answer) {
+            Progress::Ask(inquiry) => return self.inquire(context, then, pursuit, inquiry),
+            Progress::Done(fate) => fate,
+        };
+        let may_wait = context.now < pursuit.until;
+        match fate {
+            Fate::Settled(transaction) => self.on_settled(context, then, transaction),
+            Fate::Void(void) => self.refuse(Some(Operation::Release), Outcome::Refused, &void.to_string()),
+            // An earlier request asked for the settlement, and it may be asked for again.
+            Fate::Open | Fate::Unclear(_) if !pursuit.has_asked => self.ask_to_settle(context, then, pursuit),
+            Fate::Unconfirmed(_) | Fate::Open | Fate::Unclear(_) => {
+                let (named, is_seen) = match fate {
+                    Fate::Unconfirmed(transaction) => (Some(transaction), true),
+                    _ => (pursuit.named, pursuit.is_promised),
+                };
+                let unknown = if is_seen { Unknown::Unconfirmed } else { pursuit.unknown };
+                let reason = match fate {
+                    Fate::Unclear(unclear) => format!("{unknown}; {unclear}"),
+                    _ => unknown.to_string(),
+                };
+                let pursuit = Pursuit { named, unknown, ..pursuit };
+                if is_seen && may_wait {
+                    let awaits = Awaits::Confirmation(context.now.plus(PAUSE_SECONDS));
+                    return (Exchange::Settling(self, then, Pursuit { awaits, ..pursuit }), Effects::default());
+                }
+                self.leave_unknown(context, pursuit, &reason)
+            }
+        }
+    }
+
+    /// Ends the request with the outcome unknown. The payment stays in the ledger, and is looked into again.
+    fn leave_unknown(self, context: Context<'_>, pursuit: Pursuit, reason: &str) -> Next {
+        let recovery = self.clone().recovery(context.now);
+        let operation = Operation::Forget { named: pursuit.named };
+        let reply = Reply::outcome_unknown(pursuit.unknown);
+        let (exchange, effects) = self.end(Some(operation), Outcome::Unknown, reason, reply);
+        (exchange, Effects { recovery, ..effects })
+    }
+
+    /// When to look into the payment again, if that can still bring anything to light: later and later, until the
+    /// facilitator would refuse it, or where the chain can be asked, until that knows.
+    fn recovery(mut self, now: UnixTime) -> Option<Recovery> {
+        const LONGEST_PAUSE_SECONDS: u64 = 60;
+        /// What the ledger forgets of itself, nobody needs to know.
+        const MOST_ATTEMPTS: u32 = 24 * 60;
+        let pause = 1_u64.checked_shl(self.recoveries).unwrap_or(LONGEST_PAUSE_SECONDS).min(LONGEST_PAUSE_SECONDS);
+        self.recoveries = self.recoveries.saturating_add(1);
+        let due = now.plus(pause);
+        let can_settle = due.plus(MIN_LIFETIME_SECONDS) <= self.expires();
+        let is_worth_it = self.recoveries <= MOST_ATTEMPTS && (can_settle || self.offer.rpc.is_some());
+        is_worth_it.then_some(Recovery { payment: self, due })
+    }
+
+    /// Tells the ledger that the money has moved, before anything is given for it.
+    fn on_settled(self, context: Context<'_>, then: Then, transaction: TransactionHash) -> Next {
+        let operation = match then {
+            Then::Forward | Then::Join => Operation::Redeem { transaction, until: self.surely_served(context) },
+            Then::Deliver { .. } => Operation::Spend { transaction },
+            Then::Keep => {
+                let operation = Some(Operation::Keep { transaction });
+                return self.finish(operation, Outcome::Abandoned, "", Some(transaction), Stream::Hold);
+            }
+            Then::DeliverError { keeps_cache_control } => {
+                let stream = Stream::Deliver(self.receipt(transaction, keeps_cache_control));
+                let outcome = Outcome::SettledUpstreamFailed;
+                return self.finish(Some(Operation::Keep { transaction }), outcome, "", Some(transaction), stream);
+            }
+        };
+        self.ask_ledger(operation, |payment| Exchange::Recording(payment, then, transaction))
+    }
+
+    /// The response is there, and the settlement that was asked for beside it is not.
+    pub(super) fn on_joining_response(self, pursuit: Pursuit, head: &UpstreamHead) -> Next {
+        let keeps_cache_control = head.forbids_sharing();
+        let then = match head.is_error() {
+            true => Then::DeliverError { keeps_cache_control },
+            false => Then::Deliver { keeps_cache_control },
+        };
+        (Exchange::Settling(self, then, pursuit), Effects::default())
+    }
+
+    pub(super) fn on_recorded(self, then: Then, transaction: TransactionHash, answer: Answer) -> Next {
+        match (answer, then) {
+            (Answer::Granted, Then::Forward) => self.forward(Some(transaction)),
+            (Answer::Granted, Then::Join) => (Exchange::Redeeming(self, transaction), Effects::default()),
+            (Answer::Granted, Then::Deliver { keeps_cache_control }) => {
+                let edits = self.receipt(transaction, keeps_cache_control);
+                self.finish(None, Outcome::Served, "", Some(transaction), Stream::Deliver(edits))
+            }
+            // The hold lapsed and another request has the payment now, or the store failed. Nothing was given for it yet,
+            // and the same payment, sent again, finds what became of it.
+            _ => {
+                let reply = Reply::outcome_unknown(Unknown::Unrecorded);
+                let stream = Stream::Reply(reply);
+                self.finish(None, Outcome::Unknown, &Unknown::Unrecorded.to_string(), Some(transaction), stream)
+            }
+        }
+    }
+
+    /// Until when a pursuit that begins now asks again.
+    fn pursued_until(&self, context: Context<'_>) -> UnixTime {
+        let facilitator = context.config.facilitator.service.timeout_seconds();
+        context.now.plus(facilitator).plus(self.node_seconds())
+    }
+
+    /// When a request that asks for settlement now is over, at the latest: one more question to the facilitator after
+    /// the last pause, one inquiry into the chain, and some slack.
+    pub(super) fn surely_settled(&self, context: Context<'_>) -> UnixTime {
+        const SLACK_SECONDS: u64 = 5;
+        let facilitator = context.config.facilitator.service.timeout_seconds();
+        let inquiry = self.node_seconds().saturating_mul(INQUIRY_QUESTIONS);
+        // An inquiry may come before the first question, and another after the last.
+        self.pursued_until(context).plus(inquiry).plus(facilitator).plus(inquiry).plus(SLACK_SECONDS)
+    }
+
+    fn node_seconds(&self) -> u64 {
+        self.offer.rpc.as_deref().map_or(0, |rpc: &Rpc| rpc.service.timeout_seconds())
+    }
+}

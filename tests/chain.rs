@@ -1,0 +1,591 @@
+//! Settlements whose outcome the chain itself tells: played on a stage, with a node in memory.
+//!
+//! Stories read as those of `exchange.rs`; `chain?` is a question to the node.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::arithmetic_side_effects,
+    reason = "a test that fails may panic"
+)]
+#![allow(dead_code, reason = "of what the tests share, each file uses a part")]
+
+mod common;
+
+use common::node::{Authorized, Log, Node, Transaction, topic};
+use common::{
+    NOW, Request, Stage, TRANSACTION, USDC, Wallet, base_config, decode, head, paid, refused, settled, upstream, valid,
+};
+use serde_json::{Value, json};
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+use x402_proxy_wasm::exchange::{Event, Outcome, RequestHead};
+use x402_proxy_wasm::facilitator::CalloutAnswer;
+
+const OTHER: &str = "0x1111111111111111111111111111111111111111111111111111111111111111";
+
+/// A stage with a node, a payment for `/weather` and its authorization.
+struct Scene {
+    stage: Stage,
+    node: Node,
+    head: RequestHead,
+    authorization: Value,
+}
+
+impl Scene {
+    fn new(settle: &str, change: impl FnOnce(&mut Value)) -> Self {
+        let mut config = base_config();
+        config["defaults"]["settle"] = settle.into();
+        config["rpc"] = json!({"base-sepolia": {"cluster": "node", "url": "http://node:8545", "timeout": "2s"}});
+        change(&mut config);
+        let mut stage = Stage::new(&config);
+        let unpaid = stage.start(&head("GET", "/weather", &[]));
+        let entry = decode(unpaid.reply_header("payment-required").unwrap())["accepts"][0].clone();
+        let payment = Wallet::new(1).pay(&entry, 1);
+        Self {
+            stage,
+            node: Node::new(20, NOW),
+            head: paid("/weather", &payment),
+            authorization: payment["payload"]["authorization"].clone(),
+        }
+    }
+
+    fn confirming(settle: &str, confirmations: u64) -> Self {
+        Self::new(settle, |config| {
+            config["rpc"]["base-sepolia"]["confirmations"] = confirmations.into();
+            config["defaults"]["accepts"][0]["confirm"] = true.into();
+        })
+    }
+
+    fn authorized(&self) -> Authorized<'_> {
+        Authorized(&self.authorization)
+    }
+
+    /// The payment settles, in a new block.
+    fn settle_on_chain(&mut self) {
+        let transaction = self.authorized().settles(USDC, TRANSACTION);
+        self.node.mine(self.stage.now, vec![transaction]);
+    }
+
+    /// Plays events, and lets the node answer whatever it is asked between them.
+    fn play(&mut self, events: impl IntoIterator<Item = Event>) -> Request {
+        let mut request = self.stage.start(&self.head.clone());
+        self.ask_node(&mut request);
+        for event in events {
+            self.stage.step(&mut request, event);
+            self.ask_node(&mut request);
+        }
+        request
+    }
+
+    fn ask_node(&mut self, request: &mut Request) {
+        while let Some(call) = request.call.clone().filter(|call| call.path.is_empty()) {
+            assert_eq!((call.service.cluster.as_str(), call.service.timeout.as_secs()), ("node", 2));
+            let answer = self.node.answer(&call);
+            self.stage.step(request, answer);
+        }
+    }
+
+    /// Looks into what a request left unknown, with a facilitator that answers `events`.
+    fn recover(&mut self, request: &mut Request, events: impl IntoIterator<Item = Event>) -> Request {
+        let mut pursuit = self.stage.recover(request.recovery.take().expect("there is something to recover"));
+        self.ask_node(&mut pursuit);
+        for event in events {
+            self.stage.step(&mut pursuit, event);
+            self.ask_node(&mut pursuit);
+        }
+        pursuit
+    }
+}
+
+fn lost() -> Event {
+    Event::Callout(CalloutAnswer::Lost)
+}
+
+fn outcome(request: &Request) -> Outcome {
+    request.record.as_ref().expect("an outcome").outcome
+}
+
+fn pending(hash: &str) -> Event {
+    let body =
+        json!({"success": false, "errorReason": "settlement_pending", "transaction": hash, "network": "eip155:84532"});
+    common::answers(&body)
+}
+
+// ------------------------------------------------------------------------------------------- settlements unheard of
+
+#[test]
+fn an_answer_that_got_lost_is_found_on_the_chain() {
+    for (settle, before, after, end) in [
+        ("after", vec![valid(), upstream(200)], vec![], "spend granted, = served, deliver with receipt"),
+        (
+            "before",
+            vec![],
+            vec![upstream(200)],
+            "redeem granted, forward settled | spend granted, = served, deliver with receipt",
+        ),
+        ("concurrent", vec![], vec![upstream(200)], "redeem granted | spend granted, = served, deliver with receipt"),
+        ("concurrent", vec![upstream(200)], vec![], "spend granted, = served, deliver with receipt"),
+    ] {
+        let mut scene = Scene::new(settle, |_| ());
+        scene.settle_on_chain();
+        let request = scene.play(before.into_iter().chain([lost()]).chain(after));
+        assert!(request.story().ends_with(&format!("chain? | chain? | chain? | {end}")), "{}", request.story());
+        let receipt = decode(request.receipt_header("payment-response").unwrap());
+        assert_eq!(receipt["transaction"], TRANSACTION);
+        assert_eq!(scene.stage.left(&request), "spent");
+    }
+}
+
+#[test]
+fn what_the_chain_does_not_show_stays_unknown_and_is_never_asked_for_again() {
+    let mut scene = Scene::new("before", |_| ());
+    let request = scene.play([lost()]);
+    assert!(request.story().ends_with("settle? | chain? | chain? | forget granted, = unknown, reply 502"));
+    assert_eq!(request.reply_header("payment-required"), None);
+    assert_eq!(scene.stage.left(&request), "unknown");
+
+    // The settlement was on its way.
+    scene.settle_on_chain();
+    let again = scene.play([upstream(200)]);
+    assert_eq!(
+        again.story(),
+        "claim granted unknown, chain? | chain? | chain? | redeem granted, forward settled | spend granted, = served, deliver with receipt"
+    );
+    assert_eq!(outcome(&scene.play([])), Outcome::Spent);
+}
+
+#[test]
+fn what_may_still_settle_is_settled_by_the_next_request() {
+    let mut scene = Scene::new("before", |_| ());
+    scene.play([lost()]);
+    let again = scene.play([settled(), upstream(200)]);
+    assert_eq!(
+        again.story(),
+        "claim granted unknown, chain? | chain? | settle? | redeem granted, forward settled | spend granted, = served, deliver with receipt"
+    );
+}
+
+#[test]
+fn a_nonce_that_the_facilitator_calls_used_was_used_by_this_very_payment() {
+    let mut scene = Scene::new("before", |_| ());
+    scene.play([lost()]);
+    // Between the chain's word and the facilitator's the transaction finds its block.
+    let mut again = scene.stage.start(&scene.head.clone());
+    scene.ask_node(&mut again);
+    scene.settle_on_chain();
+    scene.stage.step(&mut again, refused("invalid_exact_evm_nonce_already_used"));
+    scene.ask_node(&mut again);
+    scene.stage.step(&mut again, upstream(200));
+    assert_eq!(outcome(&again), Outcome::Served);
+}
+
+#[test]
+fn a_new_payment_is_asked_for_once_the_first_can_never_settle() {
+    type Happen = fn(&mut Scene);
+    let cases: [(&str, Happen); 3] = [
+        ("the authorization expired before it was settled", |scene| {
+            scene.stage.now += 301;
+            let now = scene.stage.now;
+            scene.node.mine(now, vec![]);
+        }),
+        ("the authorization was cancelled", |scene| {
+            let log = scene.authorized().cancelled(USDC);
+            let now = scene.stage.now;
+            scene.node.mine(now, vec![Transaction { hash: OTHER.into(), has_failed: false, logs: vec![log] }]);
+        }),
+        ("the authorization's nonce was used for another transfer", |scene| {
+            let logs = vec![scene.authorized().used(USDC), scene.authorized().transferred(USDC, Some(1))];
+            let now = scene.stage.now;
+            scene.node.mine(now, vec![Transaction { hash: OTHER.into(), has_failed: false, logs }]);
+        }),
+    ];
+    for (reason, happen) in cases {
+        let mut scene = Scene::new("before", |_| ());
+        scene.play([lost()]);
+        happen(&mut scene);
+        let again = scene.play([]);
+        assert_eq!(again.status(), 402, "{}", again.story());
+        assert_eq!(again.body()["error"], reason);
+        assert_eq!(decode(again.reply_header("payment-required").unwrap())["error"], reason);
+        assert_eq!(scene.stage.left(&again), "nothing");
+    }
+}
+
+#[test]
+fn until_the_chains_own_clock_has_passed_it_a_payment_may_still_settle() {
+    let mut scene = Scene::new("before", |_| ());
+    scene.play([lost()]);
+    scene.stage.now += 301;
+    scene.node.mine(NOW + 299, vec![]);
+    let again = scene.play([refused("invalid_exact_evm_payload_authorization_valid_before")]);
+    assert_eq!(outcome(&again), Outcome::Unknown, "{}", again.story());
+    assert_eq!(again.reply_header("payment-required"), None);
+    // To the second: the token refuses the transfer from validBefore on.
+    scene.node.mine(NOW + 300, vec![]);
+    assert_eq!(scene.play([]).status(), 402);
+}
+
+#[test]
+fn blocks_that_may_be_replaced_prove_nothing() {
+    let with_three = |config: &mut Value| config["rpc"]["base-sepolia"]["confirmations"] = 3.into();
+    // An expiry.
+    let mut scene = Scene::new("before", with_three);
+    scene.play([lost()]);
+    scene.stage.now += 301;
+    scene.node.mine(NOW + 301, vec![]);
+    scene.node.mine(NOW + 301, vec![]);
+    assert_eq!(outcome(&scene.play([lost()])), Outcome::Unknown);
+    scene.node.mine(NOW + 301, vec![]);
+    assert_eq!(scene.play([]).status(), 402);
+
+    // A cancellation, and a nonce used for something else.
+    for is_cancelled in [true, false] {
+        let mut scene = Scene::new("before", with_three);
+        scene.play([lost()]);
+        let log = if is_cancelled { scene.authorized().cancelled(USDC) } else { scene.authorized().used(USDC) };
+        scene.node.mine(NOW, vec![Transaction { hash: OTHER.into(), has_failed: false, logs: vec![log] }]);
+        scene.node.mine(NOW, vec![]);
+        let unclear = scene.play([lost()]);
+        assert_eq!(outcome(&unclear), Outcome::Unknown, "{}", unclear.story());
+        assert!(unclear.reason().contains("too few blocks confirm it"), "{}", unclear.reason());
+        scene.node.mine(NOW, vec![]);
+        assert_eq!(scene.play([]).status(), 402);
+    }
+}
+
+#[test]
+fn a_settlement_waits_for_its_confirmations() {
+    let mut scene = Scene::new("before", |config| config["rpc"]["base-sepolia"]["confirmations"] = 3.into());
+    scene.settle_on_chain();
+    let mut request = scene.play([lost()]);
+    assert!(request.story().ends_with("chain? | pause"), "{}", request.story());
+    scene.node.mine(NOW, vec![]);
+    scene.stage.step(&mut request, Event::Tick);
+    scene.ask_node(&mut request);
+    assert!(request.is_pausing() && !request.is_answered());
+    scene.node.mine(NOW, vec![]);
+    scene.stage.step(&mut request, Event::Tick);
+    scene.ask_node(&mut request);
+    scene.stage.step(&mut request, upstream(200));
+    assert_eq!(outcome(&request), Outcome::Served);
+}
+
+#[test]
+fn a_transaction_that_moves_other_money_proves_nothing() {
+    let authorization = |scene: &Scene| scene.authorization.clone();
+    type Spoil = fn(&Authorized<'_>) -> Vec<Log>;
+    let spoiled: [(&str, Spoil); 7] = [
+        ("no transfer", |own| vec![own.used(USDC)]),
+        ("another amount", |own| vec![own.used(USDC), own.transferred(USDC, Some(999))]),
+        ("a transfer before the use", |own| vec![own.transferred(USDC, None), own.used(USDC)]),
+        ("another authorization's transfer behind this one's", |own| {
+            vec![own.used(USDC), own.transferred(USDC, Some(1)), own.transferred(USDC, None)]
+        }),
+        ("another token", |own| vec![own.used(common::PAY_TO), own.transferred(common::PAY_TO, None)]),
+        ("another token's transfer", |own| vec![own.used(USDC), own.transferred(common::PAY_TO, None)]),
+        ("another recipient", |own| {
+            let mut log = own.transferred(USDC, None);
+            log.topics[2] = log.topics[1].clone();
+            vec![own.used(USDC), log]
+        }),
+    ];
+    for (what, logs) in spoiled {
+        let mut scene = Scene::confirming("before", 1);
+        let json = authorization(&scene);
+        let transaction = Transaction { hash: TRANSACTION.into(), has_failed: false, logs: logs(&Authorized(&json)) };
+        scene.node.mine(NOW, vec![transaction]);
+        let mut request = scene.play([settled()]);
+        while !request.is_over() {
+            scene.stage.step(&mut request, Event::Tick);
+            scene.ask_node(&mut request);
+        }
+        assert_ne!(outcome(&request), Outcome::Served, "{what}: {}", request.story());
+        assert!(request.forwarded.is_none(), "{what}");
+    }
+}
+
+#[test]
+fn another_contracts_lines_between_the_tokens_do_no_harm() {
+    let mut scene = Scene::confirming("before", 1);
+    let own = scene.authorized();
+    let stranger = Log { address: common::PAY_TO.to_lowercase(), topics: vec![topic("Ping()")], data: "0x".into() };
+    let logs = vec![own.used(USDC), stranger, own.transferred(USDC, None)];
+    scene.node.mine(NOW, vec![Transaction { hash: TRANSACTION.into(), has_failed: false, logs }]);
+    assert_eq!(outcome(&scene.play([settled(), upstream(200)])), Outcome::Served);
+}
+
+// ---------------------------------------------------------------------------------------------- a node that is no help
+
+#[test]
+fn a_node_that_does_not_answer_proves_nothing() {
+    let garbage = |body: &str| Event::Callout(CalloutAnswer::Answered { status: 200, body: body.as_bytes().to_vec() });
+    for (answer, reason) in [
+        (lost(), "the chain could not be asked"),
+        (Event::Callout(CalloutAnswer::NotSent), "the chain could not be asked"),
+        (common::answers_with(500, &json!([])), "the chain could not be asked"),
+        (garbage("[]"), "the chain's node refused a question"),
+        (garbage("null"), "the chain's answer is not understood"),
+        (garbage("{}"), "the chain's answer is not understood"),
+        (garbage(r#"[{"id":1,"result":"12"}]"#), "the chain's answer is not understood"),
+        (garbage(r#"[{"id":1,"result":"0x+1"}]"#), "the chain's answer is not understood"),
+        (garbage(r#"[{"id":1,"result":null}]"#), "the chain's answer is not understood"),
+        (garbage(r#"[{"id":1,"error":{"code":1,"message":"x"}}]"#), "the chain's node refused a question"),
+        (garbage(r#"[{"id":1,"result":"0x1ffffffffffffffff"}]"#), "the chain's answer is not understood"),
+    ] {
+        let mut scene = Scene::new("before", |_| ());
+        let mut request = scene.stage.start(&scene.head.clone());
+        scene.stage.step(&mut request, lost());
+        scene.stage.step(&mut request, answer.clone());
+        assert_eq!(outcome(&request), Outcome::Unknown, "{answer:?}");
+        assert_eq!(request.reason(), format!("the facilitator did not answer; {reason}"), "{answer:?}");
+        assert_eq!(scene.stage.left(&request), "unknown");
+
+        // The next request does without the node.
+        let mut again = scene.stage.start(&scene.head.clone());
+        scene.stage.step(&mut again, answer);
+        assert_eq!(again.story(), "claim granted unknown, chain? | settle?");
+    }
+}
+
+#[test]
+fn every_question_that_the_node_refuses_leaves_it_open() {
+    for method in ["eth_blockNumber", "eth_call", "eth_getLogs", "eth_getTransactionReceipt", "eth_getBlockByNumber"] {
+        let mut scene = Scene::new("before", |_| ());
+        scene.play([lost()]);
+        match method {
+            "eth_getBlockByNumber" => {
+                scene.stage.now += 301;
+                scene.node.mine(NOW + 301, vec![]);
+            }
+            _ => scene.settle_on_chain(),
+        }
+        scene.node.refuses = vec![method];
+        let again = scene.play([lost()]);
+        assert_eq!(outcome(&again), Outcome::Unknown, "{method}: {}", again.story());
+        assert_eq!(scene.stage.left(&again), "unknown");
+        scene.node.refuses = vec![];
+        let answer = (method != "eth_getBlockByNumber").then(|| upstream(200));
+        assert_ne!(outcome(&scene.play(answer)), Outcome::Unknown, "{method}");
+    }
+}
+
+#[test]
+fn a_node_that_lags_behind_proves_nothing() {
+    let mut scene = Scene::new("before", |_| ());
+    scene.play([lost()]);
+    scene.stage.now += 301;
+    scene.node.mine(NOW + 301, vec![]);
+    scene.node.lag = 1;
+    assert_eq!(outcome(&scene.play([lost()])), Outcome::Unknown);
+}
+
+#[test]
+fn a_use_before_the_range_of_the_search_is_not_taken_for_this_one() {
+    let mut scene = Scene::new("before", |config| config["rpc"]["base-sepolia"]["log_range"] = 5.into());
+    scene.play([lost()]);
+    scene.settle_on_chain();
+    for _ in 0..6 {
+        scene.node.mine(NOW, vec![]);
+    }
+    let again = scene.play([lost()]);
+    assert_eq!(outcome(&again), Outcome::Unknown);
+    assert!(again.reason().ends_with("(log_range)"), "{}", again.reason());
+}
+
+// --------------------------------------------------------------------------------------------- the facilitator's hints
+
+#[test]
+fn a_transaction_that_the_facilitator_named_is_looked_at_first() {
+    let mut scene = Scene::new("before", |_| ());
+    let mut request = scene.play([pending(TRANSACTION)]);
+    while request.is_pausing() {
+        scene.stage.step(&mut request, Event::Tick);
+        scene.stage.step(&mut request, pending(TRANSACTION));
+    }
+    scene.ask_node(&mut request);
+    assert_eq!(outcome(&request), Outcome::Unknown);
+    scene.settle_on_chain();
+    let again = scene.play([upstream(200)]);
+    assert!(again.story().starts_with("claim granted unknown, chain? | redeem granted, forward settled"));
+    assert_eq!(outcome(&again), Outcome::Served);
+}
+
+#[test]
+fn a_name_that_leads_nowhere_does_not_end_the_search() {
+    for happen in [
+        |_: &mut Scene| (),
+        |scene: &mut Scene| {
+            let logs = vec![scene.authorized().used(USDC), scene.authorized().transferred(USDC, None)];
+            scene.node.mine(NOW, vec![Transaction { hash: OTHER.into(), has_failed: true, logs }]);
+        },
+    ] {
+        let mut scene = Scene::new("before", |_| ());
+        let mut request = scene.play([pending(OTHER)]);
+        scene.stage.step(&mut request, Event::Tick);
+        happen(&mut scene);
+        scene.settle_on_chain();
+        scene.stage.step(&mut request, lost());
+        scene.ask_node(&mut request);
+        scene.stage.step(&mut request, upstream(200));
+        assert_eq!(outcome(&request), Outcome::Served, "{}", request.story());
+        assert_eq!(decode(request.receipt_header("payment-response").unwrap())["transaction"], TRANSACTION);
+    }
+}
+
+// -------------------------------------------------------------------------------------------------- confirm: true
+
+#[test]
+fn the_facilitators_word_alone_is_not_enough_where_the_chain_must_confirm() {
+    for settle in ["after", "before", "concurrent"] {
+        let mut scene = Scene::confirming(settle, 1);
+        let mut request = scene.stage.start(&scene.head.clone());
+        if settle == "after" {
+            scene.stage.step(&mut request, valid());
+        }
+        if settle != "before" {
+            scene.stage.step(&mut request, upstream(200));
+        }
+        scene.stage.step(&mut request, settled());
+        scene.ask_node(&mut request);
+        // The chain does not have it yet.
+        assert!(request.is_pausing() && request.delivered.is_none(), "{}", request.story());
+        scene.settle_on_chain();
+        scene.stage.step(&mut request, Event::Tick);
+        scene.ask_node(&mut request);
+        if settle == "before" {
+            scene.stage.step(&mut request, upstream(200));
+        }
+        assert_eq!(outcome(&request), Outcome::Served, "{}", request.story());
+        assert_eq!(scene.stage.left(&request), "spent");
+    }
+}
+
+#[test]
+fn a_facilitator_that_lies_gets_nobody_served() {
+    let mut scene = Scene::confirming("after", 1);
+    let mut request = scene.play([valid(), upstream(200), settled()]);
+    while !request.is_over() {
+        scene.stage.step(&mut request, Event::Tick);
+        scene.ask_node(&mut request);
+    }
+    assert_eq!(outcome(&request), Outcome::Unknown);
+    assert_eq!((request.status(), request.reply_header("payment-required")), (502, None));
+    assert_eq!(request.reason(), "the settlement is not confirmed on the chain yet");
+    assert!(request.delivered.is_none());
+    // It gives up in time: the time-outs of both services, rounded up.
+    assert!(scene.stage.now <= NOW + 15, "{}", scene.stage.now - NOW);
+
+    // And when the payment has expired, the client may make another.
+    scene.stage.now = NOW + 301;
+    scene.node.mine(NOW + 301, vec![]);
+    assert_eq!(scene.play([]).status(), 402);
+}
+
+#[test]
+fn an_upstream_error_that_waits_for_confirmation_passes_with_its_receipt() {
+    let mut scene = Scene::confirming("concurrent", 1);
+    let mut request = scene.play([settled()]);
+    assert!(request.is_pausing());
+    scene.stage.step(&mut request, upstream(500));
+    scene.settle_on_chain();
+    scene.stage.step(&mut request, Event::Tick);
+    scene.ask_node(&mut request);
+    assert!(request.story().ends_with("keep granted, = settled_upstream_failed, deliver with receipt"));
+    assert_eq!(outcome(&scene.play([upstream(200)])), Outcome::Served);
+}
+
+#[test]
+fn a_client_that_leaves_during_confirmation_gets_its_response_later() {
+    let mut scene = Scene::confirming("before", 1);
+    let mut request = scene.play([settled(), Event::Ended]);
+    assert!(request.is_pausing());
+    scene.settle_on_chain();
+    scene.stage.step(&mut request, Event::Tick);
+    scene.ask_node(&mut request);
+    assert!(request.story().ends_with("keep granted, = abandoned"), "{}", request.story());
+    assert_eq!(outcome(&scene.play([upstream(200)])), Outcome::Served);
+}
+
+// ----------------------------------------------------------------------------------------------- in the background
+
+#[test]
+fn an_unknown_settlement_is_looked_into_when_nobody_waits() {
+    let mut scene = Scene::new("before", |_| ());
+    let mut request = scene.play([lost()]);
+    scene.settle_on_chain();
+    let pursuit = scene.recover(&mut request, []);
+    assert_eq!(pursuit.story(), "recover granted unknown, chain? | chain? | chain? | keep granted, = abandoned");
+    let again = scene.play([upstream(200)]);
+    assert_eq!(again.story(), "claim granted settled, forward settled | spend granted, = served, deliver with receipt");
+}
+
+#[test]
+fn without_a_node_the_facilitator_is_asked_in_the_background() {
+    let mut scene = Scene::new("before", |config| config["rpc"] = json!({}));
+    let mut request = scene.play([lost()]);
+    let pursuit = scene.recover(&mut request, [settled()]);
+    assert_eq!(pursuit.story(), "recover granted unknown, settle? | keep granted, = abandoned");
+    assert_eq!(outcome(&scene.play([upstream(200)])), Outcome::Served);
+}
+
+#[test]
+fn the_background_asks_later_and_later_until_it_is_of_no_use() {
+    let mut scene = Scene::new("before", |config| config["rpc"] = json!({}));
+    let mut request = scene.play([lost()]);
+    let mut pauses = Vec::new();
+    while let Some(recovery) = &request.recovery {
+        pauses.push(recovery.due.as_secs() - scene.stage.now);
+        scene.stage.now = recovery.due.as_secs();
+        request = scene.recover(&mut request, [lost()]);
+        assert_eq!(outcome(&request), Outcome::Unknown);
+    }
+    // No facilitator settles what lives for less than six seconds more.
+    assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+    assert!(scene.stage.now <= NOW + 294 && scene.stage.now + 60 > NOW + 294);
+    assert_eq!(scene.play([lost()]).status(), 502, "and the client is not asked to pay again");
+}
+
+#[test]
+fn with_a_node_the_background_goes_on_until_it_knows() {
+    let mut scene = Scene::new("before", |_| ());
+    let mut request = scene.play([lost()]);
+    while let Some(recovery) = &request.recovery {
+        scene.stage.now = recovery.due.as_secs();
+        let now = scene.stage.now;
+        scene.node.mine(now, vec![]);
+        request = scene.recover(&mut request, [lost()]);
+    }
+    assert_eq!(outcome(&request), Outcome::Refused, "{}", request.story());
+    assert_eq!(request.reason(), "the authorization expired before it was settled");
+    assert!((NOW + 300..NOW + 400).contains(&scene.stage.now));
+    assert_eq!(scene.stage.left(&request), "nothing");
+}
+
+#[test]
+fn the_background_leaves_alone_what_somebody_else_has_in_hand() {
+    let mut scene = Scene::new("before", |_| ());
+    let mut first = scene.play([lost()]);
+    let second = scene.stage.start(&scene.head.clone());
+    assert!(second.story().starts_with("claim granted unknown"));
+    assert_eq!(scene.recover(&mut first, []).story(), "recover not held");
+
+    let mut scene = Scene::new("before", |_| ());
+    let mut first = scene.play([lost()]);
+    scene.settle_on_chain();
+    assert_eq!(outcome(&scene.play([upstream(500)])), Outcome::SettledUpstreamFailed);
+    assert_eq!(scene.recover(&mut first, []).story(), "recover not held");
+    assert_eq!(outcome(&scene.play([upstream(200)])), Outcome::Served);
+}
+
+#[test]
+fn a_client_that_comes_back_meanwhile_waits() {
+    let mut scene = Scene::new("before", |_| ());
+    let mut request = scene.play([lost()]);
+    let pursuit = scene.stage.recover(request.recovery.take().unwrap());
+    assert_eq!(pursuit.story(), "recover granted unknown, chain?");
+    let again = scene.stage.start(&scene.head.clone());
+    assert_eq!(again.story(), "claim in flight, = in_flight, reply 409");
+}

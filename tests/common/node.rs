@@ -119,8 +119,9 @@ impl Node {
                     return json!({"jsonrpc": "2.0", "id": id, "error": {"code": -32000, "message": "header not found"}});
                 }
                 let data = params[0]["data"].as_str().unwrap();
-                assert_eq!(&data[2..10], "e94a0102", "authorizationState(address,bytes32)");
-                let (from, nonce) = (format!("0x{}", &data[10..74]), format!("0x{}", &data[74..138]));
+                assert!(data.starts_with("0xe94a0102"), "authorizationState(address,bytes32)");
+                let word = |start| format!("0x{}", data.get(start..start + 64).unwrap());
+                let (from, nonce) = (word(10), word(74));
                 let is_used = self.logs(0, block).any(|(_, _, log)| {
                     log.address == params[0]["to"].as_str().unwrap().to_lowercase()
                         && log.topics[1..] == [from.clone(), nonce.clone()]

@@ -17,7 +17,9 @@ WASM_BINDGEN := $(shell sed -n '/^name = "wasm-bindgen"$$/{n;s/version = "\(.*\)
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build size demo up pay down test lint clean rust-target
+PANICKING := target/provoke-panic
+
+.PHONY: help setup build build-provoke-panic size demo up pay down test lint clean rust-target
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +49,9 @@ build: rust-target node_modules/.stamp ## Build the filter: target/wasm32-unknow
 		&& cp $(LINKED) $(OPTIMIZED_FROM); fi
 	@cmp -s $(OPTIMIZED) $(WASM) || (rm -f $(WASM) && cp $(OPTIMIZED) $(WASM))
 
+build-provoke-panic: rust-target # A filter that panics where a request asks for it, for tests
+	@cargo build --quiet --release --locked --target $(TARGET) --target-dir $(PANICKING) --features provoke-panic $(REMAP)
+
 size: build ## Print the size of the filter, which must not exceed 450 KB
 	@bytes=$$(wc -c < $(WASM)); echo "$(WASM): $$bytes bytes"; \
 		test $$bytes -le 450000 || (echo "That is more than 450,000." && exit 1)
@@ -68,7 +73,7 @@ down: node_modules/.stamp ## End what `make up` started
 	@cargo install --quiet --root .tools --version $(WASM_BINDGEN) wasm-bindgen-cli
 	@touch $@
 
-test: setup build .tools/wasm-bindgen-$(WASM_BINDGEN).stamp ## Run every test: natively, in wasm, and in a real Envoy on a real chain
+test: setup build build-provoke-panic .tools/wasm-bindgen-$(WASM_BINDGEN).stamp ## Run every test: natively, in wasm, and in a real Envoy on a real chain
 	@node tests/run.mjs
 
 lint: rust-target ## Check the format of the code, and clippy's lints with warnings denied

@@ -103,11 +103,11 @@ pub enum Progress {
     Done(Fate),
 }
 
-const HEAD_ID: u64 = 1;
-const RECEIPT_ID: u64 = 2;
-const STATE_ID: u64 = 3;
-const LOGS_ID: u64 = 4;
-const BLOCK_ID: u64 = 5;
+const HEAD_ID: &str = "1";
+const RECEIPT_ID: &str = "2";
+const STATE_ID: &str = "3";
+const LOGS_ID: &str = "4";
+const BLOCK_ID: &str = "5";
 
 const USED: &str = "AuthorizationUsed(address,bytes32)";
 const CANCELED: &str = "AuthorizationCanceled(address,bytes32)";
@@ -159,7 +159,7 @@ impl Inquiry {
     }
 }
 
-fn call(id: u64, method: &str, params: &str) -> String {
+fn call(id: &str, method: &str, params: &str) -> String {
     format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":[{params}]}}"#)
 }
 
@@ -281,7 +281,9 @@ struct Replies<'a>(Vec<Reply<'a>>);
 
 #[derive(Deserialize)]
 struct Reply<'a> {
-    id: u64,
+    /// As text: numbers would bring floating point along.
+    #[serde(borrow)]
+    id: &'a RawValue,
     /// `null`, and so `None`, for what is not there.
     #[serde(borrow)]
     result: Option<&'a RawValue>,
@@ -338,26 +340,30 @@ impl<'a> Replies<'a> {
         }
     }
 
-    fn has(&self, id: u64) -> bool {
-        self.0.iter().any(|reply| reply.id == id)
+    fn reply(&self, id: &str) -> Option<&Reply<'a>> {
+        self.0.iter().find(|reply| reply.id.get() == id)
+    }
+
+    fn has(&self, id: &str) -> bool {
+        self.reply(id).is_some()
     }
 
     /// The result of a call; `None` where it is `null`.
-    fn result(&self, id: u64) -> Result<Option<&'a str>, Unclear> {
-        match self.0.iter().find(|reply| reply.id == id) {
+    fn result(&self, id: &str) -> Result<Option<&'a str>, Unclear> {
+        match self.reply(id) {
             Some(Reply { error: None, result, .. }) => Ok(result.map(RawValue::get)),
             _ => Err(Unclear::Refused),
         }
     }
 
-    fn parse<T: Deserialize<'a>>(&self, id: u64) -> Result<Option<T>, Unclear> {
+    fn parse<T: Deserialize<'a>>(&self, id: &str) -> Result<Option<T>, Unclear> {
         self.result(id)?
             .map(|text| serde_json::from_slice(text.as_bytes()))
             .transpose()
             .map_err(|_| Unclear::Unreadable)
     }
 
-    fn text(&self, id: u64) -> Result<&'a str, Unclear> {
+    fn text(&self, id: &str) -> Result<&'a str, Unclear> {
         self.parse(id)?.ok_or(Unclear::Unreadable)
     }
 }

@@ -22,7 +22,10 @@ use crate::x402::{NetworkId, Requirement};
 
 type Result<T> = std::result::Result<T, JsonError>;
 
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A facilitator waits for a block.
+const DEFAULT_FACILITATOR_TIMEOUT: Duration = Duration::from_secs(10);
+/// A node only looks things up.
+const DEFAULT_RPC_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_TIMEOUT: Duration = Duration::from_secs(600);
 /// What most nodes still search, and an hour on a chain with a block every two seconds.
 const DEFAULT_LOG_RANGE: u64 = 1800;
@@ -72,7 +75,8 @@ fn at<E: Display>(path: impl Into<String>, value: impl std::fmt::Debug) -> impl 
 }
 
 fn facilitator(raw: raw::Facilitator) -> Result<Facilitator> {
-    let service = service("facilitator", raw.cluster, &raw.url, raw.timeout.as_deref(), raw.headers.0)?;
+    let timeout = read_timeout("facilitator", raw.timeout.as_deref(), DEFAULT_FACILITATOR_TIMEOUT)?;
+    let service = service("facilitator", raw.cluster, &raw.url, timeout, raw.headers.0)?;
     Ok(Facilitator { service: Arc::new(service), verify: raw.verify })
 }
 
@@ -81,7 +85,7 @@ fn service(
     path: &str,
     cluster: String,
     url: &str,
-    timeout: Option<&str>,
+    timeout: Duration,
     headers: Vec<(String, String)>,
 ) -> Result<Service> {
     if cluster.is_empty() {
@@ -98,19 +102,18 @@ fn service(
     let Some((scheme, authority, base_path)) = uri.as_ref().and_then(parts_of) else {
         return refuse(format!("{path}.url"), format_args!("{url:?} is not an http or https URL without query"));
     };
-    let timeout = match timeout {
-        None => DEFAULT_TIMEOUT,
-        Some(text) => match parse_duration(text) {
-            Some(timeout) if timeout >= Duration::from_millis(1) && timeout <= MAX_TIMEOUT => timeout,
-            _ => {
-                return refuse(
-                    format!("{path}.timeout"),
-                    format_args!("{text:?} is not a duration such as \"10s\" or \"0.5s\", from 0.001s to 600s"),
-                );
-            }
-        },
-    };
     Ok(Service { cluster, scheme, authority, base_path, timeout, headers: callout_headers(path, headers)? })
+}
+
+fn read_timeout(path: &str, text: Option<&str>, default: Duration) -> Result<Duration> {
+    let Some(text) = text else { return Ok(default) };
+    match parse_duration(text) {
+        Some(timeout) if timeout >= Duration::from_millis(1) && timeout <= MAX_TIMEOUT => Ok(timeout),
+        _ => refuse(
+            format!("{path}.timeout"),
+            format_args!("{text:?} is not a duration such as \"10s\" or \"0.5s\", from 0.001s to 600s"),
+        ),
+    }
 }
 
 /// Scheme, authority and path of the URL of a service.
@@ -420,7 +423,8 @@ impl Networks {
         for (name, Object(raw)) in raw {
             let path = format!("rpc.{name}");
             let chain_id = self.find(&path, &name)?.chain_id;
-            let service = service(&path, raw.cluster, &raw.url, raw.timeout.as_deref(), raw.headers.0)?;
+            let timeout = read_timeout(&path, raw.timeout.as_deref(), DEFAULT_RPC_TIMEOUT)?;
+            let service = service(&path, raw.cluster, &raw.url, timeout, raw.headers.0)?;
             let confirmations = raw.confirmations.unwrap_or(1);
             if confirmations == 0 {
                 return refuse(format!("{path}.confirmations"), "is 0; the block of the transfer itself is the first");

@@ -158,7 +158,7 @@ fn the_whole_means_what_it_says() {
     assert_eq!((rpcs[0].service.timeout, rpcs[0].confirmations, rpcs[0].log_range), (Duration::from_secs(3), 3, 500));
     assert_eq!(rpcs[0].service.headers, [("authorization".to_owned(), "Bearer secret".to_owned())]);
     assert_eq!((rpcs[1].service.cluster.as_str(), rpcs[1].confirmations, rpcs[1].log_range), ("anvil", 1, 1800));
-    assert_eq!(rpcs[1].service.timeout, Duration::from_secs(10));
+    assert_eq!(rpcs[1].service.timeout, Duration::from_secs(5));
     assert!(terms(&config, 0).offers[0].confirm);
     assert!(terms(&config, 1).offers.iter().all(|offer| !offer.confirm));
     assert_eq!(terms(&config, 1).offers[1].rpc, terms(&config, 0).offers[0].rpc, "by whatever name");

@@ -26,6 +26,8 @@ pub(super) struct Http {
     has_ended: bool,
     /// A settlement that is to be looked into later.
     recovery: Option<Recovery>,
+    #[cfg(feature = "provoke-panic")]
+    provoked: String,
 }
 
 /// Where the code that acts on the stream was called from.
@@ -42,7 +44,17 @@ enum Caller {
 impl Http {
     pub(super) fn new(config: Arc<Config>, worker: u32, context_id: u32) -> Self {
         let owner = Owner((u64::from(worker) << u32::BITS) | u64::from(context_id));
-        Self { config, owner, exchange: Exchange::Over, callout: None, held: None, has_ended: false, recovery: None }
+        Self {
+            config,
+            owner,
+            exchange: Exchange::Over,
+            callout: None,
+            held: None,
+            has_ended: false,
+            recovery: None,
+            #[cfg(feature = "provoke-panic")]
+            provoked: String::new(),
+        }
     }
 
     /// The token of the callout that is under way.
@@ -86,6 +98,7 @@ impl Http {
         if self.exchange.is_over() {
             return Verdict::Continue;
         }
+        self.may_panic(|_| "response");
         let next = response_head().and_then(|head| self.step(Event::Upstream(head)));
         self.run(Half::Response, next)
     }
@@ -96,6 +109,10 @@ impl Http {
             return;
         }
         self.callout = None;
+        self.may_panic(|exchange| match exchange {
+            Exchange::Verifying(_) => "verified",
+            _ => "settled",
+        });
         let answer = callout_answer(headers, body_size);
         self.on_event(context_id, Event::Callout(answer));
     }
@@ -140,6 +157,11 @@ impl Http {
 
     fn start(&mut self) -> Result<Next, HostError> {
         let head = RequestHead::new(host::headers(Map::Request)?);
+        #[cfg(feature = "provoke-panic")]
+        {
+            self.provoked = head.text("x-provoke-panic");
+        }
+        self.may_panic(|_| "request");
         let now = now()?;
         Ok(Exchange::start(exchange::Context { config: &self.config, now }, &head))
     }
@@ -149,6 +171,20 @@ impl Http {
         let exchange = std::mem::replace(&mut self.exchange, Exchange::Over);
         Ok(exchange.step(exchange::Context { config: &self.config, now }, event))
     }
+
+    /// A place where the build that tests the host's handling of crashes panics, if the request asks for it. Any other
+    /// build has nothing here.
+    #[cfg(feature = "provoke-panic")]
+    #[allow(clippy::panic, reason = "that is what it is for")]
+    fn may_panic(&self, place: fn(&Exchange) -> &'static str) {
+        if self.provoked == place(&self.exchange) {
+            panic!("provoked at {}", self.provoked);
+        }
+    }
+
+    #[cfg(not(feature = "provoke-panic"))]
+    #[allow(clippy::unused_self, reason = "the other build needs it")]
+    const fn may_panic(&self, _: fn(&Exchange) -> &'static str) {}
 
     /// Does what a step says when there is no stream any more.
     fn perform_unwatched(&mut self, next: Result<Next, HostError>) {

@@ -1,13 +1,15 @@
 /**
  * A local chain that the official x402 packages take for Base Sepolia: anvil, with Circle's USDC where Base
  * Sepolia has it. The contract's code is Circle's own (FiatTokenV2_2), so that an EIP-3009 authorization that
- * settles here is one that settles there.
+ * settles here is one that settles there. Permit2 and x402's two spenders of it stand at their addresses too, as
+ * contracts of our own that behave like them (`stage/contracts/`).
  */
 import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
 import { delimiter, join } from "node:path";
 import { createPublicClient, defineChain, encodeFunctionData, http, parseEventLogs } from "viem";
 import { minterAccount, payerAccount } from "./accounts.mjs";
+import { contractsCode, PERMIT2 } from "./contracts.mjs";
 import { checkout, startProcess, until } from "./processes.mjs";
 
 const require = createRequire(import.meta.url);
@@ -80,6 +82,8 @@ function linkedUsdcCode({ deployedBytecode, deployedLinkReferences }) {
  * @property {import("viem").PublicClient} client for all other reads
  * @property {(address: string) => Promise<bigint>} balanceOf USDC in atomic units
  * @property {(address: string, amount: bigint) => Promise<void>} mint USDC in atomic units
+ * @property {(address: string, amount?: bigint) => Promise<void>} approve lets Permit2 move USDC of an account of
+ *   `accounts.mjs`: so much, or any amount. Of these the payer alone has done so at the start
  * @property {(fromBlock?: bigint) => Promise<Transfer[]>} transfers all movements of USDC since that block (it
  *   included), oldest first; mints come from the zero address
  * @property {(method: string, ...params: unknown[]) => Promise<any>} rpc a raw JSON-RPC call (`evm_snapshot`, …)
@@ -93,9 +97,12 @@ function linkedUsdcCode({ deployedBytecode, deployedLinkReferences }) {
  * @property {bigint} block number of the block
  * @property {string} transaction hash
  * @property {string | null} authorizer who signed the EIP-3009 authorization used by it
- * @property {string | null} nonce of that authorization
+ * @property {string | null} nonce of that authorization; a transfer by Permit2 has neither
  */
 export async function startChain({ port, run, balances = { [payerAccount.address]: 100_000_000n } }) {
+  // Not awaited yet: the node starts while they are compiled, if they have to be.
+  const contracts = contractsCode();
+  contracts.catch(() => {});
   const rpcUrl = `http://127.0.0.1:${port}`;
   const child = startProcess({
     name: "chain",
@@ -124,22 +131,26 @@ export async function startChain({ port, run, balances = { [payerAccount.address
     rpc("anvil_setCode", SIGNATURE_CHECKER, artifact("util/SignatureChecker.sol/SignatureChecker").deployedBytecode),
     rpc("anvil_setCode", USDC, linkedUsdcCode(usdc)),
     rpc("eth_call", { data: multicall3Bytecode }).then((code) => rpc("anvil_setCode", MULTICALL3, code)),
+    ...Object.entries(await contracts).map(([address, code]) => rpc("anvil_setCode", address, code)),
   ]);
 
   const minter = minterAccount.address;
   // A fixed gas limit saves the node a dry run of each of these.
-  const transact = async (functionName, ...args) => {
+  const transactAs = async (from, functionName, ...args) => {
     const data = encodeFunctionData({ abi: usdc.abi, functionName, args });
-    const hash = await rpc("eth_sendTransaction", { from: minter, to: USDC, data, gas: "0xf4240" });
+    const hash = await rpc("eth_sendTransaction", { from, to: USDC, data, gas: "0xf4240" });
     const receipt = await until(() => rpc("eth_getTransactionReceipt", hash), { what: `USDC.${functionName}`, process: child });
     if (receipt.status !== "0x1") throw new Error(`USDC.${functionName} was reverted`);
   };
+  const transact = (...call) => transactAs(minter, ...call);
+  const approve = (owner, amount = EVERYTHING) => transactAs(owner, "approve", PERMIT2, amount);
   await transact("initialize", "USDC", "USDC", "USD", 6, minter, minter, minter, minter);
   await transact("initializeV2", "USDC");
   await transact("initializeV2_1", minter);
   await transact("initializeV2_2", [], "USDC");
   await transact("configureMinter", minter, EVERYTHING);
   for (const [address, amount] of Object.entries(balances)) await transact("mint", address, amount);
+  await approve(payerAccount.address);
 
   return {
     rpcUrl,
@@ -147,6 +158,7 @@ export async function startChain({ port, run, balances = { [payerAccount.address
     client,
     rpc,
     mint: (address, amount) => transact("mint", address, amount),
+    approve,
     balanceOf: (address) =>
       client.readContract({ address: USDC, abi: usdc.abi, functionName: "balanceOf", args: [address] }),
     transfers: async (fromBlock = 0n) => {

@@ -3,6 +3,7 @@
  */
 import { decodePaymentRequiredHeader, decodePaymentResponseHeader } from "@x402/core/http";
 import { registerExactEvmScheme } from "@x402/evm/exact/client";
+import { UptoEvmScheme } from "@x402/evm/upto/client";
 import { wrapFetchWithPayment, x402Client } from "@x402/fetch";
 import { payerAccount } from "./accounts.mjs";
 
@@ -65,5 +66,6 @@ export function makePayer({ account = payerAccount, select } = {}) {
     },
   };
   const client = registerExactEvmScheme(new x402Client(select), { signer });
+  client.register("eip155:*", new UptoEvmScheme(signer));
   return { fetch: wrapFetchWithPayment(watched, client), exchanges, signatures };
 }

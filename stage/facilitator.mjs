@@ -7,6 +7,7 @@ import { x402Facilitator } from "@x402/core/facilitator";
 import { toFacilitatorEvmSigner } from "@x402/evm";
 import { ExactEvmScheme } from "@x402/evm/exact/facilitator";
 import { ExactEvmSchemeV1 } from "@x402/evm/exact/v1/facilitator";
+import { UptoEvmScheme } from "@x402/evm/upto/facilitator";
 import { createWalletClient, http, publicActions } from "viem";
 import { facilitatorAccount } from "./accounts.mjs";
 import { chainAt, NETWORK, NETWORK_V1 } from "./chain.mjs";
@@ -66,6 +67,7 @@ export async function startFacilitator({ port, rpcUrl }) {
   const signer = signerFor(rpcUrl);
   const facilitator = new x402Facilitator()
     .register(NETWORK, new ExactEvmScheme(signer))
+    .register(NETWORK, new UptoEvmScheme(signer))
     .registerV1(NETWORK_V1, new ExactEvmSchemeV1(signer));
   const operations = {
     "POST /verify": (body) => facilitator.verify(body.paymentPayload, body.paymentRequirements),

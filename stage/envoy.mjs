@@ -94,8 +94,8 @@ const accepts = (port) =>
  *
  * @param {Omit<Parameters<typeof renderBootstrap>[0], "accessLog"> & {
  *   run: ReturnType<import("./processes.mjs").makeRunDirectory>, name?: string, concurrency?: number,
- *   logLevel?: string}} options those of renderBootstrap; `name` distinguishes several in one run directory;
- *   `concurrency` is the number of workers (1); `logLevel` is Envoy's (`info`)
+ *   logLevel?: string, args?: string[]}} options those of renderBootstrap; `name` distinguishes several in one run
+ *   directory; `concurrency` is the number of workers (1); `logLevel` is Envoy's (`info`); `args` are more of its own
  * @returns {Promise<Envoy>}
  *
  * @typedef {object} Envoy
@@ -111,7 +111,7 @@ const accepts = (port) =>
  * @property {Promise<void>} onEnd resolves when the process has ended, for whatever reason
  * @property {() => Promise<void>} stop
  */
-export async function startEnvoy({ run, name = "envoy", concurrency = 1, logLevel = "info", ...options }) {
+export async function startEnvoy({ run, name = "envoy", concurrency = 1, logLevel = "info", args = [], ...options }) {
   const { port, adminPort, wasm = WASM } = options;
   if (wasm !== null && !existsSync(wasm)) throw new Error(`${wasm} is not there: run \`make build\``);
   const accessLog = join(run.path, `${name}-access.jsonl`);
@@ -128,6 +128,7 @@ export async function startEnvoy({ run, name = "envoy", concurrency = 1, logLeve
       "--concurrency", String(concurrency),
       "--log-level", logLevel,
       "--file-flush-interval-msec", "50",
+      ...args,
     ],
     run,
   });

@@ -4,15 +4,19 @@
 //! chain can say of a payment that it settled, that it may still settle, or that it never will; and each of the three is
 //! said only where the answers prove it.
 
+use ruint::aliases::U256;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::config::Rpc;
 use crate::evm::eip3009::Timestamp;
+use crate::evm::permit2::PERMIT2;
 use crate::evm::{Address, Nonce, TransactionHash, keccak256};
 use crate::facilitator::CalloutAnswer;
 use crate::money::Amount;
 use crate::time::UnixTime;
+use crate::x402::reason;
+use crate::x402::requirement::TransferMethod;
 
 /// Bytes of a node's answer beyond which it is not read. A block lists its transactions, and some hold thousands.
 pub const MAX_ANSWER_BYTES: usize = 1024 * 1024;
@@ -20,6 +24,8 @@ pub const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 /// The transfer that a payment authorizes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Transfer {
+    /// Who moves the money.
+    pub method: TransferMethod,
     /// The token's contract.
     pub asset: Address,
     /// The payer.
@@ -28,10 +34,14 @@ pub struct Transfer {
     pub to: Address,
     /// Atomic units.
     pub value: Amount,
+    /// Whether less may be moved, but not nothing (scheme `upto`).
+    pub is_at_most: bool,
     /// The authorization's.
     pub nonce: Nonce,
     /// From this time on the token refuses the transfer.
     pub valid_before: Timestamp,
+    /// When the payment was first seen. A transfer in an older block was not made for it.
+    pub since: UnixTime,
 }
 
 /// What the chain says about a transfer.
@@ -58,6 +68,9 @@ pub enum Void {
     /// The payer took it back.
     #[error("the authorization was cancelled")]
     Cancelled,
+    /// It happened before the payment was first seen here: it has been spent elsewhere, or in an earlier life of the proxy.
+    #[error("{}", reason::NONCE_USED)]
+    SettledEarlier,
     /// Its nonce was used for another transfer.
     #[error("the authorization's nonce was used for another transfer")]
     UsedOtherwise,
@@ -78,12 +91,15 @@ pub enum Unclear {
     /// The nonce is used, and the blocks that were searched do not show for what.
     #[error("the nonce was used in a block before those that were searched (log_range)")]
     OutOfRange,
+    /// The nonce is used, and Permit2 logs no use of one: only the transaction's name would tell for what.
+    #[error("the nonce was used, and no transaction is named that would show for what")]
+    Unnamed,
     /// The nonce is used for something else, in a block that may yet be replaced.
     #[error("the nonce was used for something else, and too few blocks confirm it")]
     NotFinal,
 }
 
-/// How far an inquiry into a transfer has come: up to three questions, one after the other.
+/// How far an inquiry into a transfer has come: up to four questions, one after the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Inquiry {
     /// Which block is the last? What became of the transaction that the facilitator named?
@@ -92,6 +108,8 @@ pub enum Inquiry {
     Nonce(u64),
     /// Given the last block: what did this transaction do?
     Receipt(u64, TransactionHash),
+    /// Given the block of the transfer, and whether enough others confirm it: when was it made?
+    Time(TransactionHash, u64, bool),
 }
 
 /// What follows from an answer.
@@ -103,6 +121,9 @@ pub enum Progress {
     Done(Fate),
 }
 
+/// Seconds by which a block may seem older than it is, for its maker's clock is not this one's.
+const CLOCK_SLACK_SECONDS: u64 = 5;
+
 const HEAD_ID: &str = "1";
 const RECEIPT_ID: &str = "2";
 const STATE_ID: &str = "3";
@@ -112,6 +133,7 @@ const BLOCK_ID: &str = "5";
 const USED: &str = "AuthorizationUsed(address,bytes32)";
 const CANCELED: &str = "AuthorizationCanceled(address,bytes32)";
 const TRANSFER: &str = "Transfer(address,address,uint256)";
+const BITMAP: &str = "nonceBitmap(address,uint256)";
 const STATE: &str = "authorizationState(address,bytes32)";
 
 impl Inquiry {
@@ -126,6 +148,7 @@ impl Inquiry {
                 [Some(call(HEAD_ID, "eth_blockNumber", "")), receipt].into_iter().flatten().collect()
             }
             Self::Receipt(_, hash) => vec![receipt_call(hash)],
+            Self::Time(_, block, _) => vec![block_call(block)],
             Self::Nonce(head) => nonce_calls(head, transfer, rpc, now),
         };
         format!("[{}]", calls.join(","))
@@ -140,18 +163,29 @@ impl Inquiry {
                     Some(hash) => look_into(&replies, hash, transfer, rpc, head)?,
                     None => Found::Nothing,
                 };
-                Ok(match found.fate_of_this(named) {
-                    Some(fate) => Progress::Done(fate),
-                    None => Progress::Ask(Self::Nonce(head)),
-                })
+                Ok(Progress::Ask(found.when(named).unwrap_or(Self::Nonce(head))))
             }
             Self::Nonce(head) => read_nonce(&replies, head, transfer, rpc),
             Self::Receipt(head, hash) => {
                 let found = look_into(&replies, hash, transfer, rpc, head)?;
-                Ok(Progress::Done(match (found.fate_of_this(Some(hash)), found) {
-                    (Some(fate), _) => fate,
-                    (None, Found::Other { is_confirmed: true }) => Fate::Void(Void::UsedOtherwise),
-                    (None, _) => Fate::Unclear(Unclear::NotFinal),
+                Ok(match (found.when(Some(hash)), found) {
+                    (Some(inquiry), _) => Progress::Ask(inquiry),
+                    (None, Found::Other { is_confirmed: true }) => Progress::Done(Fate::Void(Void::UsedOtherwise)),
+                    (None, _) => Progress::Done(Fate::Unclear(Unclear::NotFinal)),
+                })
+            }
+            Self::Time(hash, block, is_confirmed) => {
+                let time = replies.parse::<Block<'_>>(BLOCK_ID)?.ok_or(Unclear::Unreadable)?;
+                if quantity(time.number)? != block {
+                    return Err(Unclear::Unreadable);
+                }
+                let is_earlier =
+                    UnixTime::from_secs(quantity(time.timestamp)?).plus(CLOCK_SLACK_SECONDS) < transfer.since;
+                Ok(Progress::Done(match (is_earlier, is_confirmed) {
+                    (true, true) => Fate::Void(Void::SettledEarlier),
+                    (true, false) => Fate::Unclear(Unclear::NotFinal),
+                    (false, true) => Fate::Settled(hash),
+                    (false, false) => Fate::Unconfirmed(hash),
                 }))
             }
         });
@@ -167,16 +201,23 @@ fn receipt_call(hash: TransactionHash) -> String {
     call(RECEIPT_ID, "eth_getTransactionReceipt", &format!(r#""{hash}""#))
 }
 
+fn block_call(block: u64) -> String {
+    call(BLOCK_ID, "eth_getBlockByNumber", &format!(r#""{block:#x}",false"#))
+}
+
 fn nonce_calls(head: u64, transfer: &Transfer, rpc: &Rpc, now: UnixTime) -> Vec<String> {
     let Transfer { asset, from, nonce, valid_before, .. } = transfer;
     let confirmed = rpc.newest_confirmed(head);
-    let [a, b, c, d, ..] = keccak256(STATE.as_bytes());
-    let data = [&[a, b, c, d], &from.to_word()[..], nonce.as_bytes()].concat();
-    let data = hex::encode(data);
+    let (contract, function, argument) = match transfer.method {
+        TransferMethod::Eip3009 => (*asset, STATE, *nonce.as_bytes()),
+        TransferMethod::Permit2 => (PERMIT2, BITMAP, bitmap_word(nonce)),
+    };
+    let [a, b, c, d, ..] = keccak256(function.as_bytes());
+    let data = hex::encode([&[a, b, c, d], &from.to_word()[..], &argument].concat());
     let (used, canceled) = (topic(USED), topic(CANCELED));
     let (from, first) = (word(&from.to_word()), head.saturating_sub(rpc.log_range));
     let mut calls = vec![
-        call(STATE_ID, "eth_call", &format!(r#"{{"to":"{asset}","data":"0x{data}"}},"{confirmed:#x}""#)),
+        call(STATE_ID, "eth_call", &format!(r#"{{"to":"{contract}","data":"0x{data}"}},"{confirmed:#x}""#)),
         call(
             LOGS_ID,
             "eth_getLogs",
@@ -187,17 +228,13 @@ fn nonce_calls(head: u64, transfer: &Transfer, rpc: &Rpc, now: UnixTime) -> Vec<
     ];
     // A block is a long answer, and only one that may be late is worth it.
     if Timestamp::from(now) >= *valid_before {
-        calls.push(call(BLOCK_ID, "eth_getBlockByNumber", &format!(r#""{confirmed:#x}",false"#)));
+        calls.push(block_call(confirmed));
     }
     calls
 }
 
 fn read_nonce(replies: &Replies<'_>, head: u64, transfer: &Transfer, rpc: &Rpc) -> Result<Progress, Unclear> {
-    let is_used = match replies.text(STATE_ID)?.strip_prefix("0x").map(|word| word.trim_start_matches('0')) {
-        Some("") => false,
-        Some("1") => true,
-        _ => return Err(Unclear::Unreadable),
-    };
+    let is_used = is_used(replies.text(STATE_ID)?, transfer)?;
     let logs: Vec<Log<'_>> = replies.parse(LOGS_ID)?.ok_or(Unclear::Unreadable)?;
     let mut of_nonce = logs.iter().filter(|log| !log.removed && log.is_from(transfer.asset));
     if let Some(log) = of_nonce.next() {
@@ -213,12 +250,15 @@ fn read_nonce(replies: &Replies<'_>, head: u64, transfer: &Transfer, rpc: &Rpc) 
         }));
     }
     if is_used {
-        return Err(Unclear::OutOfRange);
+        return Err(match transfer.method {
+            TransferMethod::Eip3009 => Unclear::OutOfRange,
+            TransferMethod::Permit2 => Unclear::Unnamed,
+        });
     }
     let block: Option<Block<'_>> = if replies.has(BLOCK_ID) { replies.parse(BLOCK_ID)? } else { None };
     let is_late = match block {
         Some(block) => {
-            Timestamp::from(UnixTime::from_secs(quantity(block.timestamp)?)) >= transfer.valid_before
+            transfer.is_too_late_at(UnixTime::from_secs(quantity(block.timestamp)?))
                 && quantity(block.number)? == rpc.newest_confirmed(head)
         }
         None => false,
@@ -231,17 +271,17 @@ fn read_nonce(replies: &Replies<'_>, head: u64, transfer: &Transfer, rpc: &Rpc) 
 enum Found {
     /// It is in no block, or it failed.
     Nothing,
-    /// It moved the money.
-    This { is_confirmed: bool },
+    /// It moved the money, in this block.
+    This { block: u64, is_confirmed: bool },
     /// It did something else.
     Other { is_confirmed: bool },
 }
 
 impl Found {
-    fn fate_of_this(self, hash: Option<TransactionHash>) -> Option<Fate> {
+    /// What is left to ask about the transfer, where it was found.
+    fn when(self, hash: Option<TransactionHash>) -> Option<Inquiry> {
         match (self, hash) {
-            (Self::This { is_confirmed: true }, Some(hash)) => Some(Fate::Settled(hash)),
-            (Self::This { is_confirmed: false }, Some(hash)) => Some(Fate::Unconfirmed(hash)),
+            (Self::This { block, is_confirmed }, Some(hash)) => Some(Inquiry::Time(hash, block, is_confirmed)),
             _ => None,
         }
     }
@@ -265,15 +305,65 @@ fn look_into(
     if quantity(receipt.status)? != 1 {
         return Ok(Found::Nothing);
     }
-    let is_confirmed = quantity(receipt.block_number)? <= rpc.newest_confirmed(head);
-    let Transfer { asset, from, to, value, nonce, .. } = transfer;
+    let block = quantity(receipt.block_number)?;
+    let is_confirmed = block <= rpc.newest_confirmed(head);
+    let Transfer { asset, from, to, nonce, .. } = transfer;
     let mut logs = receipt.logs.iter().filter(|log| log.is_from(*asset));
-    let uses = logs.find(|log| log.is(USED, &[from.to_word(), *nonce.as_bytes()]));
-    let moves = uses.and_then(|_| logs.next());
-    let is_this = moves.is_some_and(|log| {
-        log.is(TRANSFER, &[from.to_word(), to.to_word()]) && log.data.eq_ignore_ascii_case(&word(&value.to_be_bytes()))
-    });
-    Ok(if is_this { Found::This { is_confirmed } } else { Found::Other { is_confirmed } })
+    let moves = |log: &Log<'_>| log.is(TRANSFER, &[from.to_word(), to.to_word()]) && transfer.is_moved_by(log.data);
+    let is_this = match transfer.method {
+        TransferMethod::Eip3009 => {
+            let uses = logs.find(|log| log.is(USED, &[from.to_word(), *nonce.as_bytes()]));
+            uses.and_then(|_| logs.next()).is_some_and(moves)
+        }
+        // Permit2 itself logs nothing.
+        TransferMethod::Permit2 => logs.any(moves),
+    };
+    Ok(if is_this { Found::This { block, is_confirmed } } else { Found::Other { is_confirmed } })
+}
+
+/// Where Permit2 keeps the bit of a nonce: 256 nonces to a word.
+fn bitmap_word(nonce: &Nonce) -> [u8; 32] {
+    let [first @ .., _] = nonce.as_bytes();
+    let mut word = [0; 32];
+    for (to, from) in word.iter_mut().skip(1).zip(first) {
+        *to = *from;
+    }
+    word
+}
+
+/// Whether a nonce is used, by the answer of the contract that remembers it.
+fn is_used(answer: &str, transfer: &Transfer) -> Result<bool, Unclear> {
+    let digits = answer.strip_prefix("0x").ok_or(Unclear::Unreadable)?;
+    let word = U256::from_str_radix(digits, 16).ok().filter(|_| digits.len() == 64).ok_or(Unclear::Unreadable)?;
+    match transfer.method {
+        TransferMethod::Eip3009 if word <= U256::ONE => Ok(word == U256::ONE),
+        TransferMethod::Eip3009 => Err(Unclear::Unreadable),
+        TransferMethod::Permit2 => {
+            let [.., last] = transfer.nonce.as_bytes();
+            Ok(word.bit(usize::from(*last)))
+        }
+    }
+}
+
+impl Transfer {
+    /// Whether a block of that time, and any behind it, refuses the transfer: from `validBefore` on (EIP-3009), or beyond
+    /// `deadline` (Permit2).
+    fn is_too_late_at(&self, time: UnixTime) -> bool {
+        match self.method {
+            TransferMethod::Eip3009 => Timestamp::from(time) >= self.valid_before,
+            TransferMethod::Permit2 => Timestamp::from(time) > self.valid_before,
+        }
+    }
+
+    /// Whether an amount, as a log's data has it, is what was to be moved.
+    fn is_moved_by(&self, data: &str) -> bool {
+        let moved = data.strip_prefix("0x").filter(|digits| digits.len() == 64);
+        let moved = moved.and_then(|digits| U256::from_str_radix(digits, 16).ok()).map(Amount::from);
+        moved.is_some_and(|moved| match self.is_at_most {
+            true => moved > Amount::ZERO && moved <= self.value,
+            false => moved == self.value,
+        })
+    }
 }
 
 /// A node's replies to a batch, in any order.

@@ -31,6 +31,76 @@ impl Question {
     }
 }
 
+/// What a facilitator says that it can do: the answer to `GET /supported`, as far as the filter needs it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Supported {
+    /// Networks on which it settles scheme `upto`, each with an account that does so. A facilitator with several accounts
+    /// names one of them at random each time it is asked; the one named last comes first.
+    pub upto: Vec<(String, Address)>,
+}
+
+impl Supported {
+    /// The path of the question below the facilitator's base path.
+    pub const PATH: &'static str = "/supported";
+
+    /// Reads the answer; `None` where it is not understood.
+    pub fn read(answer: &CalloutAnswer) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Wire {
+            kinds: Vec<json::Object<Kind>>,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Kind {
+            scheme: String,
+            network: String,
+            extra: Option<json::Object<Extra>>,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Extra {
+            facilitator_address: Option<String>,
+        }
+        let (true, wire) = read::<Wire>(answer).ok()? else { return None };
+        let upto = wire.kinds.into_iter().filter_map(|json::Object(kind)| {
+            let json::Object(extra) = kind.extra.filter(|_| kind.scheme == "upto")?;
+            Some((kind.network, extra.facilitator_address?.parse().ok()?))
+        });
+        Some(Self { upto: upto.collect() })
+    }
+
+    /// Who settles scheme `upto` on a network, who was named last first; nobody where nobody has said so yet.
+    pub fn settlers<'a>(&'a self, network: &'a str) -> impl Iterator<Item = Address> + 'a {
+        self.upto.iter().filter(move |(name, _)| name == network).map(|(_, address)| *address)
+    }
+
+    /// The same with what was known before, as far as there is room for it.
+    #[must_use]
+    pub fn or_earlier(mut self, earlier: &Self) -> Self {
+        const MOST: usize = 64;
+        for known in &earlier.upto {
+            if self.upto.len() < MOST && !self.upto.contains(known) {
+                self.upto.push(known.clone());
+            }
+        }
+        self
+    }
+
+    /// As a text that [`Self::from_text`] reads.
+    pub fn to_text(&self) -> String {
+        self.upto.iter().map(|(network, address)| format!("{network} {address}\n")).collect()
+    }
+
+    /// Reads what [`Self::to_text`] wrote; leaves out what it does not understand.
+    pub fn from_text(text: &str) -> Self {
+        let upto = text.lines().filter_map(|line| {
+            let (network, address) = line.split_once(' ')?;
+            Some((network.to_owned(), address.parse().ok()?))
+        });
+        Self { upto: upto.collect() }
+    }
+}
+
 /// What came back from a callout.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum CalloutAnswer {
@@ -101,7 +171,9 @@ pub enum Settlement {
     Unknown(Unknown, Option<TransactionHash>),
 }
 
-/// The body of a question about a payment that should meet `requirement`. `payment` is [`ExactEip3009::to_wire`]'s.
+/// The body of a question about a payment that should meet `requirement`. `payment` is [`Signed::to_wire`]'s.
+///
+/// [`Signed::to_wire`]: crate::x402::payment::Signed::to_wire
 pub fn question(payment: &str, requirement: &Requirement) -> String {
     let requirement = json::to_text(requirement);
     format!(r#"{{"x402Version":{VERSION},"paymentPayload":{payment},"paymentRequirements":{requirement}}}"#)
@@ -153,7 +225,7 @@ pub fn read_settlement(answer: &CalloutAnswer, requirement: &Requirement, payer:
             hash.map_or(Settlement::Unknown(Unknown::Unreadable, None), Settlement::Settled)
         }
         (false, Some(reason)) if reason == reason::SETTLEMENT_PENDING => Settlement::Unknown(Unknown::Pending, hash),
-        (false, Some(reason)) if transaction.is_some() || UNSURE_REASONS.contains(&reason.as_str()) => {
+        (false, Some(reason)) if transaction.is_some() || is_unsure(&reason) => {
             Settlement::Unknown(Unknown::Unsure, hash)
         }
         (false, Some(reason)) => Settlement::Refused(json::shorten(reason)),
@@ -163,12 +235,19 @@ pub fn read_settlement(answer: &CalloutAnswer, requirement: &Requirement, payer:
 
 /// Refusals that say nothing about the money: the official facilitator gives the first for every failure that it has no
 /// name for, one of the connection to its node after the transaction was sent included.
-const UNSURE_REASONS: [&str; 4] = [
+const UNSURE_REASONS: [&str; 5] = [
     "invalid_exact_evm_transaction_failed",
+    "invalid_upto_evm_transaction_failed",
     "invalid_exact_evm_transfer_event_mismatch",
     "invalid_transaction_state",
     "unexpected_settle_error",
 ];
+
+/// Whether a refusal leaves open whether the money has moved. Some come with more words behind a colon.
+fn is_unsure(reason: &str) -> bool {
+    let name = reason.split(':').next().unwrap_or(reason);
+    UNSURE_REASONS.contains(&name)
+}
 
 /// A text that says something. Facilitators differ on whether they leave a field out or empty.
 fn given(text: Option<String>) -> Option<String> {

@@ -12,6 +12,7 @@ pub mod facilitator;
 pub mod json;
 pub mod ledger;
 pub mod money;
+pub mod price;
 #[cfg(all(feature = "proxy", target_arch = "wasm32"))]
 pub mod proxy;
 pub mod route;

@@ -169,6 +169,11 @@ impl Dollars {
     pub fn to_amount(self, decimals: u8) -> Result<Amount, MoneyError> {
         self.0.to_units(u32::from(decimals)).map(Amount)
     }
+
+    /// The number of dollars.
+    pub const fn to_decimal(self) -> Decimal {
+        self.0
+    }
 }
 
 fn parse_digits(text: &str) -> Result<U256, MoneyError> {

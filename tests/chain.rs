@@ -132,7 +132,11 @@ fn an_answer_that_got_lost_is_found_on_the_chain() {
         let mut scene = Scene::new(settle, |_| ());
         scene.settle_on_chain();
         let request = scene.play(before.into_iter().chain([lost()]).chain(after));
-        assert!(request.story().ends_with(&format!("chain? | chain? | chain? | {end}")), "{}", request.story());
+        assert!(
+            request.story().ends_with(&format!("chain? | chain? | chain? | chain? | {end}")),
+            "{}",
+            request.story()
+        );
         let receipt = decode(request.receipt_header("payment-response").unwrap());
         assert_eq!(receipt["transaction"], TRANSACTION);
         assert_eq!(scene.stage.left(&request), "spent");
@@ -152,7 +156,7 @@ fn what_the_chain_does_not_show_stays_unknown_and_is_never_asked_for_again() {
     let again = scene.play([upstream(200)]);
     assert_eq!(
         again.story(),
-        "claim granted unknown, chain? | chain? | chain? | redeem granted, forward settled | spend granted, = served, deliver with receipt"
+        "claim granted unknown, chain? | chain? | chain? | chain? | redeem granted, forward settled | spend granted, = served, deliver with receipt"
     );
     assert_eq!(outcome(&scene.play([])), Outcome::Spent);
 }
@@ -409,7 +413,7 @@ fn a_transaction_that_the_facilitator_named_is_looked_at_first() {
     assert_eq!(outcome(&request), Outcome::Unknown);
     scene.settle_on_chain();
     let again = scene.play([upstream(200)]);
-    assert!(again.story().starts_with("claim granted unknown, chain? | redeem granted, forward settled"));
+    assert!(again.story().starts_with("claim granted unknown, chain? | chain? | redeem granted, forward settled"));
     assert_eq!(outcome(&again), Outcome::Served);
 }
 
@@ -517,7 +521,10 @@ fn an_unknown_settlement_is_looked_into_when_nobody_waits() {
     let mut request = scene.play([lost()]);
     scene.settle_on_chain();
     let pursuit = scene.recover(&mut request, []);
-    assert_eq!(pursuit.story(), "recover granted unknown, chain? | chain? | chain? | keep granted, = abandoned");
+    assert_eq!(
+        pursuit.story(),
+        "recover granted unknown, chain? | chain? | chain? | chain? | keep granted, = abandoned"
+    );
     let again = scene.play([upstream(200)]);
     assert_eq!(again.story(), "claim granted settled, forward settled | spend granted, = served, deliver with receipt");
 }
@@ -588,4 +595,60 @@ fn a_client_that_comes_back_meanwhile_waits() {
     assert_eq!(pursuit.story(), "recover granted unknown, chain?");
     let again = scene.stage.start(&scene.head.clone());
     assert_eq!(again.story(), "claim in flight, = in_flight, reply 409");
+}
+
+// ------------------------------------------------------------------------------------------------ asked twice on the way
+
+#[test]
+fn a_settlement_that_something_on_the_way_asked_for_twice_is_found() {
+    // The first answer went astray, and the second says that the nonce is used: by the first.
+    for (settle, before, after) in [
+        ("after", vec![valid(), upstream(200)], vec![]),
+        ("before", vec![], vec![upstream(200)]),
+        ("concurrent", vec![upstream(200)], vec![]),
+    ] {
+        let mut scene = Scene::new(settle, |_| ());
+        let mut request = scene.play(before);
+        scene.settle_on_chain();
+        scene.stage.step(&mut request, refused("invalid_exact_evm_nonce_already_used"));
+        scene.ask_node(&mut request);
+        for event in after {
+            scene.stage.step(&mut request, event);
+        }
+        assert_eq!(outcome(&request), Outcome::Served, "{}", request.story());
+        assert_eq!(outcome(&scene.play([])), Outcome::Spent);
+    }
+}
+
+#[test]
+fn a_payment_that_was_spent_elsewhere_or_before_a_restart_buys_nothing() {
+    let mut scene = Scene::new("before", |_| ());
+    scene.settle_on_chain();
+    // This ledger has never seen it.
+    scene.stage.now += 6;
+    let request = scene.play([refused("invalid_exact_evm_nonce_already_used")]);
+    assert_eq!((request.status(), outcome(&request)), (402, Outcome::Refused), "{}", request.story());
+    assert_eq!(request.body()["error"], "invalid_exact_evm_nonce_already_used");
+    assert_eq!(scene.stage.left(&request), "nothing");
+
+    // Nor by way of an answer that gets lost, or of a facilitator that says yes to everything.
+    let request = scene.play([lost()]);
+    assert_eq!(request.status(), 402, "{}", request.story());
+    let mut scene = Scene::confirming("before", 1);
+    scene.settle_on_chain();
+    scene.stage.now += 6;
+    assert_eq!(scene.play([settled()]).status(), 402);
+}
+
+#[test]
+fn that_a_nonce_is_used_is_believed_only_where_the_chain_says_for_what() {
+    let mut scene = Scene::new("before", |_| ());
+    scene.settle_on_chain();
+    scene.node.refuses = vec!["eth_getLogs"];
+    let request = scene.play([refused("invalid_exact_evm_nonce_already_used")]);
+    assert_eq!((request.status(), request.reply_header("payment-required")), (502, None), "{}", request.story());
+    scene.node.refuses = vec![];
+    scene.stage.now += 60;
+    let again = scene.play([upstream(200)]);
+    assert_eq!(outcome(&again), Outcome::Served, "the ledger has seen it before it settled: {}", again.story());
 }

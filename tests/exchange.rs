@@ -27,7 +27,7 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 use x402_proxy_wasm::evm::Nonce;
 use x402_proxy_wasm::exchange::{Event, Outcome, RequestHead};
 use x402_proxy_wasm::facilitator::{CalloutAnswer, MAX_ANSWER_BYTES};
-use x402_proxy_wasm::ledger::{Answer, Owner, PaymentKey};
+use x402_proxy_wasm::ledger::{Answer, Owner, PaymentKey, Unheard};
 use x402_proxy_wasm::time::UnixTime;
 use x402_proxy_wasm::x402::{NetworkId, header};
 
@@ -210,7 +210,11 @@ fn the_client_gets_a_receipt() {
         let edits = request.delivered.as_ref().unwrap();
         let exposed = "PAYMENT-REQUIRED, PAYMENT-RESPONSE, X-PAYMENT-RESPONSE".to_owned();
         assert_eq!(edits.add, [("access-control-expose-headers", exposed)]);
-        assert_eq!(edits.remove, ["cdn-cache-control", "surrogate-control"], "which would speak over ours");
+        assert_eq!(
+            edits.remove,
+            ["cdn-cache-control", "surrogate-control", "settlement-overrides"],
+            "which would speak over ours"
+        );
         let record = request.record.as_ref().unwrap();
         let payment = record.payment.as_ref().unwrap();
         assert_eq!((&*record.route, record.outcome), ("weather", Outcome::Served));
@@ -376,7 +380,10 @@ fn every_answer_of_the_ledger_to_a_claim_is_taken() {
     let hash = TRANSACTION.parse().unwrap();
     for (answer, story) in [
         (Answer::Granted, "claim granted, verify?"),
-        (Answer::GrantedUnknown(None), "claim granted unknown, settle?"),
+        (
+            Answer::GrantedUnknown(Unheard { named: None, since: UnixTime::from_secs(NOW) }),
+            "claim granted unknown, settle?",
+        ),
         (Answer::GrantedSettled(hash), "claim granted settled, forward settled"),
         (Answer::InFlight, "claim in flight, = in_flight, reply 409"),
         (Answer::Waiting, "claim waiting, = refused, reply 409"),
@@ -406,7 +413,10 @@ fn settlement_begins_only_where_the_ledger_grants_it() {
         (Answer::Full, "settle full, = overloaded, reply 503"),
         (Answer::Spent, "settle spent, = overloaded, reply 503"),
         (Answer::InFlight, "settle in flight, = overloaded, reply 503"),
-        (Answer::GrantedUnknown(None), "settle granted unknown, = overloaded, reply 503"),
+        (
+            Answer::GrantedUnknown(Unheard { named: None, since: UnixTime::from_secs(NOW) }),
+            "settle granted unknown, = overloaded, reply 503",
+        ),
         (Answer::GrantedSettled(hash), "settle granted settled, = overloaded, reply 503"),
     ] {
         for (config, events) in [(after(), vec![valid(), upstream(200)]), (before(), vec![]), (concurrent(), vec![])] {

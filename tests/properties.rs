@@ -23,6 +23,7 @@ use common::{
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
+use ruint::aliases::U256;
 use serde_json::{Value, json};
 use x402_proxy_wasm::config::Config;
 use x402_proxy_wasm::evm::eip3009::Authorization;
@@ -30,11 +31,16 @@ use x402_proxy_wasm::evm::signature::Signature;
 use x402_proxy_wasm::evm::{Address, Nonce, TransactionHash};
 use x402_proxy_wasm::exchange::{Event, Outcome, RequestHead};
 use x402_proxy_wasm::facilitator::{CalloutAnswer, read_settlement, read_verification};
-use x402_proxy_wasm::ledger::{Answer, Ledger, Operation, Owner, PaymentKey, SignatureMark};
+use x402_proxy_wasm::ledger::{Answer, Ledger, Operation, Owner, PaymentKey, SignatureMark, Unheard};
 use x402_proxy_wasm::money::{Amount, Decimal, Dollars, MoneyError};
+use x402_proxy_wasm::price::events::Splitter;
+use x402_proxy_wasm::price::request::Job;
+use x402_proxy_wasm::price::usage::Usage;
+use x402_proxy_wasm::price::{Rate, Rates};
 use x402_proxy_wasm::route::{Access, Decision, HostPattern, Matcher, Path, Pattern, RouteTable, Target};
 use x402_proxy_wasm::time::{UnixTime, parse_duration};
-use x402_proxy_wasm::x402::payment::{ExactEip3009, PaymentPayload};
+use x402_proxy_wasm::x402::payment::{PaymentPayload, Signed};
+use x402_proxy_wasm::x402::requirement::TransferMethod;
 use x402_proxy_wasm::x402::{NetworkId, header};
 
 /// As many cases as a property gets; none writes files beside the tests.
@@ -148,7 +154,7 @@ fn read_as_everything(bytes: &[u8]) {
     let _ = Path::read(bytes);
     let _ = Signature::from_bytes(bytes).map(|signature| signature.recover(&[7; 32]));
     if let Ok(payment) = PaymentPayload::from_json(bytes) {
-        let _ = ExactEip3009::from_payload(payment.payload);
+        let _ = Signed::from_payload(payment.payload, TransferMethod::Eip3009);
     }
     let config = read_config(&base_config());
     let requirement = &config.routes[0].terms.as_ref().unwrap().offers[0].requirement;
@@ -893,6 +899,8 @@ fn a_path_of_too_many_readings_passes_no_price() {
 #[derive(Debug, Clone, Copy)]
 struct Model {
     expires: u64,
+    /// When it was made.
+    since: u64,
     signature: SignatureMark,
     /// Who holds it, and until when.
     holder: Option<(u64, u64)>,
@@ -954,24 +962,38 @@ fn model_perform(claims: &mut Models, payment: u8, owner: u64, operation: Operat
                 (false, None, false) => Answer::InFlight,
                 (false, transaction, true) => {
                     become_granted(Some(Model { holder, ..old }));
-                    transaction.map_or(Answer::GrantedUnknown(None), Answer::GrantedSettled)
+                    transaction.map_or(
+                        Answer::GrantedUnknown(Unheard { named: None, since: UnixTime::from_secs(old.since) }),
+                        Answer::GrantedSettled,
+                    )
                 }
             }
         }
         (Operation::Claim { expires, signature, .. }, ..) => {
             claims.retain(|other, claim| *other != payment && claim.needed_until() > now);
             let expires = expires.as_secs();
-            let new =
-                Model { expires, signature, holder, asked: false, forgotten: 0, transaction: None, is_spent: false };
+            let new = Model {
+                expires,
+                since: now,
+                signature,
+                holder,
+                asked: false,
+                forgotten: 0,
+                transaction: None,
+                is_spent: false,
+            };
             claims.insert(payment, new);
             Answer::Granted
         }
         (Operation::Look, Some(old), _) if old.asked && !old.is_spent => Answer::Waiting,
-        (Operation::Settle { .. }, _, Some(old)) if !old.asked => {
+        (Operation::Settle { .. }, _, Some(old)) if old.transaction.is_none() => {
             become_granted(Some(Model { holder, asked: true, ..old }))
         }
         (Operation::Redeem { transaction, .. }, _, Some(old)) if old.asked && old.transaction.is_none() => {
             become_granted(Some(Model { holder, transaction: Some(transaction), ..old }))
+        }
+        (Operation::Open, _, Some(old)) if old.transaction.is_none() => {
+            become_granted(Some(Model { is_spent: true, ..old }))
         }
         (Operation::Spend { .. }, _, Some(old)) if old.asked => become_granted(Some(Model { is_spent: true, ..old })),
         (Operation::Keep { transaction }, _, Some(old)) if old.asked => {
@@ -1022,7 +1044,7 @@ type AnyOperation = (u8, u64, u8, u8, u64, u64);
 
 fn any_operation() -> impl Strategy<Value = AnyOperation> {
     let passes = prop_oneof![30 => Just(0), 20 => 1_u64..10, 10 => 10_u64..60, 1 => 60_u64..100_000];
-    let operation = select(vec![0, 0, 0, 0, 1, 1, 1, 2, 3, 4, 5, 6, 7, 8]);
+    let operation = select(vec![0, 0, 0, 0, 1, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
     let signature = prop_oneof![4 => Just(0), 1 => Just(1)];
     (0_u8..3, 0_u64..3, operation, signature, 1_u64..40, passes)
 }
@@ -1054,6 +1076,7 @@ proptest! {
                 4 => Operation::Release,
                 5 => Operation::Forget { named: None },
                 6 => Operation::Keep { transaction },
+                9 => Operation::Open,
                 _ => Operation::Look,
             };
             let before = claims.get(&payment).copied();
@@ -1063,7 +1086,7 @@ proptest! {
             prop_assert_eq!(answer, expected, "{:?} of {} by {} at {} on {:?}", operation, payment, owner, now, before);
 
             let is_taken = matches!(operation, Operation::Claim { .. } | Operation::Resume { .. })
-                && matches!(answer, Answer::Granted | Answer::GrantedUnknown(None) | Answer::GrantedSettled(_));
+                && matches!(answer, Answer::Granted | Answer::GrantedUnknown(_) | Answer::GrantedSettled(_));
             if is_taken {
                 // Never two holders, never after the response was bought, never with another's signature.
                 let before = before.filter(|before| before.needed_until() > now);
@@ -1250,5 +1273,80 @@ proptest! {
             let is_served = again.record.as_ref().unwrap().outcome == Outcome::Served;
             prop_assert_eq!(is_served, served == 0, "{}\n{}", again.story(), world.story());
         }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------- charges
+
+fn any_rates() -> impl Strategy<Value = Rates> {
+    let rate = any::<[u64; 4]>().prop_map(|[input, cached_input, cache_write, output]| Rate {
+        input: U256::from(input) << 16,
+        cached_input: U256::from(cached_input) << 16,
+        cache_write: U256::from(cache_write) << 16,
+        output: U256::from(output) << 16,
+    });
+    (rate, 0_u64..10_000).prop_map(|(rate, minimum)| Rates { models: vec![rate], minimum: Amount::from(minimum) })
+}
+
+/// Tokens of a request, within what fits a few million million.
+fn tokens() -> impl Strategy<Value = u64> {
+    prop_oneof![0_u64..1000, 0_u64..(1 << 40)]
+}
+
+proptest! {
+    #![proptest_config(cases(2000))]
+
+    #[test]
+    fn a_charge_for_what_was_quoted_never_exceeds_the_quote(
+        rates in any_rates(),
+        bounds in [tokens(), tokens()],
+        parts in any::<[u16; 4]>(),
+    ) {
+        let [input, output] = bounds;
+        let job = Job { model: String::new(), model_index: 0, input, output, streams: false, wants_usage: false };
+        let quote = rates.quote(&job).unwrap();
+        let part = |of: u64, part: u16| u64::try_from(u128::from(of) * u128::from(part) / u128::from(u16::MAX)).unwrap();
+        let used = part(input, parts[0]);
+        let cached = part(used, parts[1]);
+        let usage = Usage {
+            input: used,
+            cached_input: cached,
+            cache_write: part(used - cached, parts[2]),
+            output: part(output, parts[3]),
+        };
+        // Not for the bound alone: even without it, what was bought costs no more than was quoted.
+        let unbounded = rates.charge(0, usage, Amount::from(U256::MAX));
+        prop_assert!(unbounded <= quote);
+        prop_assert_eq!(rates.charge(0, usage, quote), unbounded);
+        let more = Usage { input: u64::MAX, output: u64::MAX, ..usage };
+        prop_assert!(rates.charge(0, more, quote) <= quote);
+        prop_assert!(unbounded >= rates.minimum);
+    }
+
+    #[test]
+    fn more_usage_never_costs_less(rates in any_rates(), usage in [tokens(), tokens()], more in [tokens(), tokens()]) {
+        let maximum = Amount::from(U256::MAX);
+        let charge = |input, output| rates.charge(0, Usage { input, output, ..Usage::default() }, maximum);
+        let [input, output] = usage;
+        prop_assert!(charge(input, output) <= charge(input + more[0], output));
+        prop_assert!(charge(input, output) <= charge(input, output + more[1]));
+    }
+
+    #[test]
+    fn however_a_stream_is_cut_it_is_the_same(text in "(data: ?[a-z{}\"]{0,6}|[:a-z]{0,4}|)(\n|\r\n|\r){0,3}(data:x\n\n|\r\r|\n){0,4}", cuts in vec(0_usize..60, 0..6)) {
+        let whole = |pieces: &[&[u8]]| {
+            let mut splitter = Splitter::default();
+            let mut events: Vec<_> = pieces.iter().flat_map(|piece| splitter.push(piece)).collect();
+            events.extend(splitter.finish());
+            events
+        };
+        let bytes = text.as_bytes();
+        let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(bytes.len())).chain([0, bytes.len()]).collect();
+        cuts.sort_unstable();
+        let pieces: Vec<&[u8]> = cuts.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect();
+        let events = whole(&pieces);
+        prop_assert_eq!(&events, &whole(&[bytes]));
+        let raw: Vec<u8> = events.into_iter().flat_map(|event| event.raw).collect();
+        prop_assert_eq!(raw, bytes);
     }
 }

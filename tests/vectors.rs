@@ -14,7 +14,7 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::{PAY_TO, Stage, base_config, decode, read_config};
+use common::{PAY_TO, Stage, base_config, decode, read_config, upstream};
 use serde_json::{Value, json};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -23,15 +23,16 @@ use x402_proxy_wasm::evm::eip712::{self, Domain, Word};
 use x402_proxy_wasm::evm::eip3009::Authorization;
 use x402_proxy_wasm::evm::signature::{Signature, SignatureError};
 use x402_proxy_wasm::evm::{Address, HexError, keccak256};
-use x402_proxy_wasm::exchange::{Event, RequestHead};
+use x402_proxy_wasm::exchange::{Event, RequestHead, UpstreamHead};
 use x402_proxy_wasm::facilitator::{
     CalloutAnswer, Question, Settlement, Verification, read_settlement, read_verification,
 };
 use x402_proxy_wasm::money::Amount;
-use x402_proxy_wasm::scheme::{Judgement, exact};
+use x402_proxy_wasm::scheme::{self, Judgement};
 use x402_proxy_wasm::time::UnixTime;
 use x402_proxy_wasm::x402::header;
-use x402_proxy_wasm::x402::payment::{ExactEip3009, PaymentPayload};
+use x402_proxy_wasm::x402::payment::{PaymentPayload, Signed};
+use x402_proxy_wasm::x402::requirement::TransferMethod;
 
 /// The vectors of a file. They are built in, for there are no files in wasm.
 fn vectors(file: &str) -> Value {
@@ -51,12 +52,14 @@ fn vectors(file: &str) -> Value {
         "wire/v2-bad-header",
         "wire/v2-exact-eip3009",
         "wire/v2-exact-permit2",
+        "wire/v2-exact-permit2-allowance-required",
         "wire/v2-exact-post",
         "wire/v2-exact-upfront",
         "wire/v2-multi-accepts",
         "wire/v2-settle-fail",
         "wire/v2-upstream-500",
         "wire/v2-upto",
+        "wire/v2-upto-zero",
         "wire/v2-verify-fail-insufficient",
     ];
     serde_json::from_str(text).unwrap()
@@ -441,10 +444,10 @@ fn recorded_payments_meet_their_terms() {
         let index = usize::from(text(&request["url"]) == "/upfront");
         let offer = &config.routes[index].terms.as_ref().unwrap().offers[0];
         assert!(offer.requirement.is(&payment.accepted), "{name}");
-        let exact_payment = ExactEip3009::from_payload(payment.payload).unwrap();
-        let end = exact_payment.authorization.valid_before.to_unix_time().as_secs();
+        let exact_payment = Signed::from_payload(payment.payload, TransferMethod::Eip3009).unwrap();
+        let end = exact_payment.authorization.valid_before().to_unix_time().as_secs();
         let check =
-            |now| exact::check(&exact_payment, &offer.requirement, &offer.domain_separator, UnixTime::from_secs(now));
+            |now| scheme::check(&exact_payment, &offer.requirement, &offer.domain_separator, UnixTime::from_secs(now));
         for now in [0, end - 300, end - 6] {
             assert_eq!(check(now), Ok(Judgement::Valid), "{name} at {now}");
         }
@@ -504,7 +507,7 @@ fn recorded_exchanges_go_the_same_way_here() {
                 stage.step(&mut request, Event::Callout(recorded_answer(theirs)));
             } else {
                 assert!(request.is_at_upstream(), "{name}: {}", request.story());
-                stage.step(&mut request, common::upstream(upstream_status));
+                stage.step(&mut request, upstream(upstream_status));
             }
         }
         assert_eq!(calls.next(), None, "{name}: a call fewer than recorded");
@@ -534,7 +537,7 @@ fn without_message(mut receipt: Value) -> Value {
 fn recorded_payments_of_other_schemes_and_versions_are_turned_away_unasked() {
     for (name, status, reason) in [
         ("v2-upto", 402, "No matching payment requirements"),
-        ("v2-exact-permit2", 400, "PAYMENT-SIGNATURE: payload.permit2Authorization: unknown field"),
+        ("v2-exact-permit2", 402, "No matching payment requirements"),
         ("v1-exact", 402, "this route takes payments of x402 version 2 (PAYMENT-SIGNATURE)"),
         ("v2-bad-header", 400, "PAYMENT-SIGNATURE is not standard base64 (RFC 4648, section 4)"),
     ] {
@@ -544,5 +547,73 @@ fn recorded_payments_of_other_schemes_and_versions_are_turned_away_unasked() {
         assert_eq!(request.status(), status, "{name}");
         assert!(request.reason().starts_with(reason), "{name}: {}", request.reason());
         assert!(request.calls.is_empty() && request.claim.is_none() && request.forwarded.is_none(), "{name}");
+    }
+}
+
+/// Recordings of payments by Permit2: their route, with its price and entry.
+const PERMIT2: [(&str, &str, &str, &str); 4] = [
+    ("v2-exact-permit2", "/permit2", "$0.001", "exact"),
+    ("v2-exact-permit2-allowance-required", "/permit2", "$0.001", "exact"),
+    ("v2-upto", "/upto", "$0.10", "upto"),
+    ("v2-upto-zero", "/upto-zero", "$0.10", "upto"),
+];
+
+fn permit2_config(path: &str, price: &str, scheme: &str) -> Value {
+    let mut config = recorded_config();
+    config["routes"] = json!([{
+        "match": {"path": path}, "price": price, "description": "Weather data", "mime_type": "application/json",
+        "settlement_overrides": true,
+        "accepts": [{"scheme": scheme, "network": "base-sepolia", "asset": "USDC", "transfer_method": "permit2"}],
+    }]);
+    config
+}
+
+#[test]
+fn recorded_payments_by_permit2_are_ours_from_terms_to_settlement() {
+    for (name, path, price, scheme) in PERMIT2 {
+        let recording = recording(name);
+        let exchanges = list(&recording["client_to_server"]);
+        let mut stage = Stage::new(&permit2_config(path, price, scheme));
+        let unpaid = stage.start(&recorded_head(&exchanges[0]["request"]));
+        let ours = decode(unpaid.reply_header("payment-required").unwrap());
+        let mut theirs = exchanges[0]["response"]["decoded"]["PAYMENT-REQUIRED"].clone();
+        // Extensions are not ours yet.
+        theirs.as_object_mut().unwrap().remove("extensions");
+        assert_eq!(ours, theirs, "{name}");
+
+        let Some(paid) = exchanges.get(1) else { continue };
+        let payment = &paid["request"]["decoded"]["PAYMENT-SIGNATURE"];
+        let permit = &payment["payload"]["permit2Authorization"];
+        stage.now = text(&permit["deadline"]).parse::<u64>().unwrap() - 300;
+        let mut request = stage.start(&recorded_head(&paid["request"]));
+        for exchange in list(&recording["server_to_facilitator"]) {
+            let Some(call) = request.call.clone() else { panic!("{name}: {}", request.story()) };
+            let url = text(&exchange["request"]["url"]);
+            assert_eq!(call.path, url, "{name}");
+            let ours: Value = serde_json::from_str(&call.body).unwrap();
+            let theirs = &exchange["request"]["body"];
+            assert_eq!(ours["paymentPayload"]["payload"], theirs["paymentPayload"]["payload"], "{name}");
+            assert_eq!(ours["paymentRequirements"], theirs["paymentRequirements"], "{name} {url}");
+            stage.step(&mut request, Event::Callout(recorded_answer(exchange)));
+            if url == "/verify" && request.reply.is_none() {
+                let Event::Upstream(head) = upstream(200) else { panic!("a response") };
+                let settled =
+                    list(&recording["server_to_facilitator"]).iter().find(|call| call["request"]["url"] == "/settle");
+                let amount = settled
+                    .map_or(&json!("0"), |call| &call["request"]["body"]["paymentRequirements"]["amount"])
+                    .clone();
+                let settlement_overrides = (scheme == "upto").then(|| json!({"amount": amount}).to_string());
+                stage.step(&mut request, Event::Upstream(UpstreamHead { settlement_overrides, ..head }));
+                if amount == "0" {
+                    // The official server asks the facilitator to settle nothing; we do not.
+                    break;
+                }
+            }
+        }
+        let theirs = &paid["response"]["decoded"]["PAYMENT-RESPONSE"];
+        match request.receipt_header("payment-response") {
+            Some(receipt) => assert_eq!(decode(receipt), *theirs, "{name}"),
+            None => assert_eq!(u64::from(request.status()), paid["response"]["status"].as_u64().unwrap(), "{name}"),
+        }
     }
 }

@@ -19,6 +19,8 @@ mod chain;
 mod common;
 #[path = "exchange.rs"]
 mod exchange;
+#[path = "tokens.rs"]
+mod tokens;
 #[path = "vectors.rs"]
 mod vectors;
 

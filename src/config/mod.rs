@@ -12,9 +12,11 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::evm::Address;
 use crate::evm::eip712::Word;
 use crate::json::{self, JsonError};
 use crate::ledger::Ledger;
+use crate::price::{Rates, Tariff};
 use crate::route::RouteTable;
 use crate::x402::Requirement;
 
@@ -33,6 +35,10 @@ pub struct Config {
     pub kept_headers: Vec<String>,
     /// The rules of claims on payments.
     pub ledger: Ledger,
+    /// Whether an entry can be offered only once the facilitator has said what it supports.
+    pub needs_introduction: bool,
+    /// What is to be fetched of the proxy's dynamic metadata for each request.
+    pub metadata: Vec<MetadataKey>,
 }
 
 /// Who verifies and settles.
@@ -106,6 +112,12 @@ pub struct Terms {
     pub mime_type: String,
     /// When the money moves.
     pub settle: Settle,
+    /// How requests are priced by tokens, where they are; the amounts of `offers` then are but placeholders.
+    pub tariff: Option<Arc<Tariff>>,
+    /// Who is asked for the price of each request, where the operator's own service knows it.
+    pub price_service: Option<Arc<Service>>,
+    /// Whether the upstream may name the charge of scheme `upto` by the header `Settlement-Overrides`.
+    pub settlement_overrides: bool,
 }
 
 /// A way to pay, with what follows from it.
@@ -113,12 +125,39 @@ pub struct Terms {
 pub struct Offer {
     /// The entry of `accepts`.
     pub requirement: Requirement,
-    /// The EIP-712 domain separator of its asset.
+    /// The EIP-712 domain separator under which it is signed.
     pub domain_separator: Word,
+    /// Who may be paid. One is drawn for each quote, by weight, and any of them is accepted. At least one, unless the
+    /// proxy says.
+    pub recipients: Vec<Recipient>,
+    /// Where the proxy says who is paid.
+    pub recipient_from: Option<MetadataKey>,
+    /// The decimals of its asset, where that is pegged to the dollar.
+    pub dollar_decimals: Option<u8>,
+    /// What tokens cost in its asset, where the route is priced by them.
+    pub rates: Option<Arc<Rates>>,
     /// Who can say what became of a settlement.
     pub rpc: Option<Arc<Rpc>>,
     /// Whether a settlement counts only once the chain itself shows it. Never without `rpc`.
     pub confirm: bool,
+}
+
+/// Where something stands in the proxy's dynamic metadata, which filters set and clients cannot.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct MetadataKey {
+    /// The filter's namespace, such as `envoy.lb`.
+    pub namespace: String,
+    /// The key in it.
+    pub key: String,
+}
+
+/// Who may be paid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Recipient {
+    /// The account.
+    pub to: Address,
+    /// How often, beside the other weights. At least 1.
+    pub weight: u64,
 }
 
 /// When the money moves.

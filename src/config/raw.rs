@@ -90,12 +90,13 @@ pub(super) struct Eip712 {
 pub(super) enum TransferMethod {
     #[default]
     Eip3009,
+    Permit2,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Defaults {
-    pub pay_to: Option<String>,
+    pub pay_to: Option<TextOr<PayTo>>,
     pub accepts: Option<Vec<Object<Entry>>>,
     pub settle: Option<super::Settle>,
     #[serde(default, deserialize_with = "json::optional_whole_number")]
@@ -108,17 +109,19 @@ pub(super) struct Entry {
     pub scheme: Scheme,
     pub network: String,
     pub asset: TextOr<Asset>,
-    pub pay_to: Option<String>,
+    pub pay_to: Option<TextOr<PayTo>>,
     #[serde(default)]
     pub contract_wallets: bool,
     #[serde(default)]
     pub confirm: bool,
+    pub transfer_method: Option<TransferMethod>,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Scheme {
     Exact,
+    Upto,
 }
 
 #[derive(Debug, Deserialize)]
@@ -129,10 +132,12 @@ pub(super) struct Route {
     pub matcher: Match,
     pub price: Option<TextOr<Price>>,
     #[serde(default)]
+    pub settlement_overrides: bool,
+    #[serde(default)]
     pub free: bool,
     pub description: Option<String>,
     pub mime_type: Option<String>,
-    pub pay_to: Option<String>,
+    pub pay_to: Option<TextOr<PayTo>>,
     pub accepts: Option<Vec<Object<Entry>>>,
     pub settle: Option<super::Settle>,
     #[serde(default, deserialize_with = "json::optional_whole_number")]
@@ -149,9 +154,60 @@ pub(super) struct Match {
     pub path: String,
 }
 
+/// A fixed price in atomic units, or the rates of tokens. Which of the two is found out when it is resolved: an object
+/// that serde may read as either would be refused without saying what is wrong with it.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Price {
+    pub amount: Option<String>,
+    pub usage: Option<TextOr<Pointers>>,
+    pub models: Option<Named<Object<Rate>>>,
+    #[serde(default, deserialize_with = "json::optional_whole_number")]
+    pub max_output_tokens: Option<u64>,
+    #[serde(default, deserialize_with = "json::optional_whole_number")]
+    pub bytes_per_token: Option<u64>,
+    pub minimum: Option<TextOr<Units>>,
+    pub missing_usage: Option<crate::price::MissingUsage>,
+    #[serde(default, deserialize_with = "json::optional_whole_number")]
+    pub max_body_bytes: Option<u64>,
+    pub metadata: Option<String>,
+    #[serde(default, deserialize_with = "optional_object")]
+    pub quote: Option<Quote>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Quote {
+    pub cluster: String,
+    pub url: String,
+    pub timeout: Option<String>,
+    #[serde(default)]
+    pub headers: Named<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Pointers {
+    pub model: String,
+    pub max_output_tokens: Option<String>,
+    pub choices: Option<String>,
+    pub input_tokens: String,
+    pub cached_input_tokens: Option<String>,
+    pub output_tokens: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Rate {
+    pub input: TextOr<Units>,
+    pub cached_input: Option<TextOr<Units>>,
+    pub cache_write: Option<TextOr<Units>>,
+    pub output: TextOr<Units>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Units {
     pub amount: String,
 }
 
@@ -160,6 +216,33 @@ pub(super) struct Price {
 pub(super) struct Ledger {
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub max_claims: Option<u64>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PayTo {
+    pub split: Option<Vec<Object<Part>>>,
+    #[serde(default, deserialize_with = "optional_object")]
+    pub metadata: Option<MetadataKey>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MetadataKey {
+    pub namespace: String,
+    pub key: String,
+}
+
+fn optional_object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    json::object(deserializer).map(Some)
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Part {
+    pub to: String,
+    #[serde(default, deserialize_with = "json::optional_whole_number")]
+    pub weight: Option<u64>,
 }
 
 /// A text, or an object in its place.

@@ -6,18 +6,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::uri::Uri;
+use ruint::aliases::U256;
 
 use super::networks::{KnownAsset, NETWORKS, V1_NAMES};
 use super::raw::{self, TextOr};
-use super::{Config, Facilitator, Offer, Route, Rpc, Service, Settle, Terms};
+use super::{Config, Facilitator, MetadataKey, Offer, Recipient, Route, Rpc, Service, Settle, Terms};
 use crate::evm::Address;
 use crate::json::{self, JsonError, Named, Object};
 use crate::ledger::Ledger;
 use crate::money::{Amount, Dollars};
+use crate::price::{Pointers, RATE_SCALE_DIGITS, Rate, Rates, Shape, Tariff};
 use crate::route::{Access, HostPattern, Matcher, Pattern, RouteTable};
-use crate::scheme::exact::MIN_LIFETIME_SECONDS;
+use crate::scheme::MIN_LIFETIME_SECONDS;
 use crate::time::parse_duration;
-use crate::x402::requirement::PaymentFlow;
+use crate::x402::requirement::{PaymentFlow, Scheme, TransferMethod};
 use crate::x402::{NetworkId, Requirement};
 
 type Result<T> = std::result::Result<T, JsonError>;
@@ -26,6 +28,8 @@ type Result<T> = std::result::Result<T, JsonError>;
 const DEFAULT_FACILITATOR_TIMEOUT: Duration = Duration::from_secs(10);
 /// A node only looks things up.
 const DEFAULT_RPC_TIMEOUT: Duration = Duration::from_secs(5);
+/// A client waits for its terms.
+const DEFAULT_QUOTE_TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_TIMEOUT: Duration = Duration::from_secs(600);
 /// What most nodes still search, and an hour on a chain with a block every two seconds.
 const DEFAULT_LOG_RANGE: u64 = 1800;
@@ -55,7 +59,18 @@ pub(super) fn config(raw: raw::Config) -> Result<Config> {
         matchers.push((matcher, if route.terms.is_some() { Access::Priced } else { Access::Free }));
         routes.push(route);
     }
+    let offers = routes.iter().filter_map(|route| route.terms.as_ref()).flat_map(|terms| &terms.offers);
+    let needs_introduction = offers.clone().any(|offer| offer.requirement.scheme == Scheme::Upto);
+    let mut metadata: Vec<MetadataKey> = Vec::new();
+    let tariffs = routes.iter().filter_map(|route| route.terms.as_ref()?.tariff.as_ref());
+    for key in offers.filter_map(|offer| offer.recipient_from.clone()).chain(tariffs.flat_map(|one| one.metadata())) {
+        if !metadata.contains(&key) {
+            metadata.push(key);
+        }
+    }
     Ok(Config {
+        needs_introduction,
+        metadata,
         facilitator,
         routes,
         table: RouteTable::new(matchers),
@@ -274,7 +289,10 @@ fn terms(
             format_args!("{mime_type:?} is not a media type such as \"application/json\""),
         );
     }
-    Ok(Terms { offers, description, mime_type, settle })
+    let tariff = inherited.tariff()?.map(Arc::new);
+    let price_service = inherited.price_service()?.map(Arc::new);
+    let settlement_overrides = raw.settlement_overrides;
+    Ok(Terms { offers, description, mime_type, settle, tariff, price_service, settlement_overrides })
 }
 
 /// What an entry takes from the route and the defaults around it.
@@ -289,19 +307,43 @@ struct Inherited<'a> {
 
 impl Inherited<'_> {
     fn offer(&self, path: &str, entry: &raw::Entry, networks: &Networks) -> Result<Offer> {
-        let raw::Scheme::Exact = entry.scheme;
+        let scheme = match entry.scheme {
+            raw::Scheme::Exact => Scheme::Exact,
+            raw::Scheme::Upto => Scheme::Upto,
+        };
+        if scheme == Scheme::Upto && self.settle != Settle::After {
+            return refuse(path, "has scheme upto, which settles after the response, when its cost is known");
+        }
         let network = networks.find(&format!("{path}.network"), &entry.network)?;
         let asset = match &entry.asset {
             TextOr::Object(inline) => Asset::from_raw(&format!("{path}.asset"), inline, "the asset")?,
             TextOr::Text(symbol) => network.asset(&format!("{path}.asset"), symbol)?,
         };
+        let transfer_method = match entry.transfer_method.unwrap_or(asset.transfer_method) {
+            raw::TransferMethod::Eip3009 if scheme == Scheme::Exact => TransferMethod::Eip3009,
+            raw::TransferMethod::Eip3009 if entry.transfer_method.is_some() => {
+                return refuse(
+                    format!("{path}.transfer_method"),
+                    "is eip3009, and scheme upto is always paid by permit2",
+                );
+            }
+            _ => TransferMethod::Permit2,
+        };
+        let recipients = self.recipients(path, entry)?;
+        let rates = self.rates(&asset)?;
         let requirement = Requirement {
+            scheme,
+            transfer_method,
+            facilitator: None,
             network: NetworkId::from_chain_id(network.chain_id),
             chain_id: network.chain_id,
             v1_network: network.v1_name(),
-            amount: self.amount(&asset)?,
+            amount: match &rates {
+                Some(rates) => rates.minimum.max(Amount::from(1)),
+                None => self.amount(&asset)?,
+            },
             asset: asset.address,
-            pay_to: self.pay_to(path, entry)?,
+            pay_to: recipients.first().map_or(asset.address, |recipient| recipient.to),
             max_timeout_seconds: self.max_timeout_seconds,
             eip712_name: asset.eip712_name,
             eip712_version: asset.eip712_version,
@@ -316,31 +358,36 @@ impl Inherited<'_> {
             return refuse(format!("{path}.confirm"), format_args!("needs a node to ask: configure rpc.{network}"));
         }
         let domain_separator = requirement.domain_separator();
-        Ok(Offer { requirement, domain_separator, rpc: network.rpc, confirm: entry.confirm })
+        let rates = rates.map(Arc::new);
+        Ok(Offer {
+            requirement,
+            domain_separator,
+            recipients,
+            recipient_from: self.recipient_from(entry),
+            dollar_decimals: asset.usd_pegged.then_some(asset.decimals),
+            rates,
+            rpc: network.rpc,
+            confirm: entry.confirm,
+        })
     }
 
     fn amount(&self, asset: &Asset) -> Result<Amount> {
         let path = format!("{}.price", self.route);
         let amount = match self.price {
             TextOr::Object(price) => {
-                Amount::parse(&price.amount).map_err(at(format!("{path}.amount"), &price.amount))?
+                if price.quote.is_some() {
+                    if price.amount.is_some() {
+                        return refuse(path, "has an amount, and a service to ask for it; keep one");
+                    }
+                    // Until the service has said.
+                    return Ok(Amount::from(1));
+                }
+                let Some(amount) = &price.amount else {
+                    return refuse(path, "has neither an amount nor usage and models");
+                };
+                Amount::parse(amount).map_err(at(format!("{path}.amount"), amount))?
             }
-            TextOr::Text(_) if !asset.usd_pegged => {
-                return refuse(
-                    path,
-                    format_args!(
-                        "is in dollars, and {} is not pegged to the dollar; give {{amount: \"…\"}} in atomic units, or mark the asset usd_pegged",
-                        asset.label
-                    ),
-                );
-            }
-            TextOr::Text(text) => {
-                let dollars = Dollars::parse(text).map_err(at(&path, text))?;
-                dollars.to_amount(asset.decimals).map_err(|error| JsonError {
-                    path: path.clone(),
-                    message: format!("{text:?} {error} of {} ({} decimals)", asset.label, asset.decimals),
-                })?
-            }
+            TextOr::Text(text) => asset.units(&path, text, 0)?,
         };
         if amount == Amount::ZERO {
             return refuse(path, "is nothing; write free: true in place of a price");
@@ -348,24 +395,182 @@ impl Inherited<'_> {
         Ok(amount)
     }
 
-    fn pay_to(&self, path: &str, entry: &raw::Entry) -> Result<Address> {
+    /// How tokens are priced, if they are.
+    fn tariff(&self) -> Result<Option<Tariff>> {
+        const DEFAULT_MAX_OUTPUT_TOKENS: u64 = 4096;
+        const DEFAULT_MAX_BODY_BYTES: u64 = 1024 * 1024;
+        const MOST_BODY_BYTES: u64 = 16 * 1024 * 1024;
+        let path = format!("{}.price", self.route);
+        let TextOr::Object(price) = self.price else { return Ok(None) };
+        let Some(usage) = &price.usage else {
+            if price.models.is_some() {
+                return refuse(format!("{path}.usage"), "is missing: openai, anthropic, or JSON pointers");
+            }
+            return Ok(None);
+        };
+        let shape = match usage {
+            TextOr::Text(name) if name == "openai" => Shape::OpenAi,
+            TextOr::Text(name) if name == "anthropic" => Shape::Anthropic,
+            TextOr::Text(name) => {
+                return refuse(
+                    format!("{path}.usage"),
+                    format_args!("{name:?} is neither openai nor anthropic; give JSON pointers for anything else"),
+                );
+            }
+            TextOr::Object(raw) => Shape::Pointers(Box::new(pointers(&format!("{path}.usage"), raw)?)),
+        };
+        let models: Vec<String> =
+            price.models.iter().flat_map(|models| &models.0).map(|(name, _)| name.clone()).collect();
+        let max_body_bytes = price.max_body_bytes.unwrap_or(DEFAULT_MAX_BODY_BYTES);
+        if !(1..=MOST_BODY_BYTES).contains(&max_body_bytes) {
+            return refuse(format!("{path}.max_body_bytes"), format_args!("is not between 1 and {MOST_BODY_BYTES}"));
+        }
+        if matches!((&shape, &price.metadata), (Shape::Pointers(_), Some(_))) {
+            return refuse(format!("{path}.metadata"), "does not go with JSON pointers; use openai or anthropic");
+        }
+        let bytes_per_token = price.bytes_per_token.unwrap_or(1);
+        if bytes_per_token == 0 {
+            return refuse(format!("{path}.bytes_per_token"), "is 0");
+        }
+        Ok(Some(Tariff {
+            shape,
+            models,
+            bytes_per_token,
+            max_output_tokens: price.max_output_tokens.unwrap_or(DEFAULT_MAX_OUTPUT_TOKENS),
+            missing_usage: price.missing_usage.unwrap_or_default(),
+            max_body_bytes: usize::try_from(max_body_bytes).unwrap_or(usize::MAX),
+            namespace: price.metadata.clone(),
+        }))
+    }
+
+    /// What tokens cost in an asset, if the route is priced by them.
+    fn rates(&self, asset: &Asset) -> Result<Option<Rates>> {
+        let path = format!("{}.price", self.route);
+        let TextOr::Object(price) = self.price else { return Ok(None) };
+        let is_by_tokens = price.usage.is_some() || price.models.is_some();
+        if is_by_tokens && price.amount.is_some() {
+            return refuse(format!("{path}.amount"), "is a fixed price, and there are prices of tokens beside it");
+        }
+        let models = match &price.models {
+            _ if !is_by_tokens => return Ok(None),
+            Some(_) if price.quote.is_some() => {
+                return refuse(
+                    format!("{path}.models"),
+                    "have prices, and quote names a service that knows them; keep one",
+                );
+            }
+            None if price.quote.is_some() => return Ok(None),
+            Some(models) if !models.0.is_empty() => models,
+            _ => return refuse(format!("{path}.models"), "is missing: say what a million tokens of each model cost"),
+        };
+        let rate = |name: &str, rate: &raw::Rate| {
+            let path = format!("{path}.models.{name}");
+            let units = |key: &str, value: &TextOr<raw::Units>| asset.rate(&format!("{path}.{key}"), value);
+            let input = units("input", &rate.input)?;
+            let or_input = |key: &str, value: &Option<TextOr<raw::Units>>| {
+                value.as_ref().map_or(Ok(input), |value| units(key, value))
+            };
+            Ok(Rate {
+                input,
+                cached_input: or_input("cached_input", &rate.cached_input)?,
+                cache_write: or_input("cache_write", &rate.cache_write)?,
+                output: units("output", &rate.output)?,
+            })
+        };
+        let minimum_path = format!("{path}.minimum");
+        let minimum = match &price.minimum {
+            None => Amount::ZERO,
+            Some(TextOr::Object(units)) => {
+                Amount::parse(&units.amount).map_err(at(format!("{minimum_path}.amount"), &units.amount))?
+            }
+            Some(TextOr::Text(text)) => asset.units(&minimum_path, text, 0)?,
+        };
+        let models = models.0.iter().map(|(name, Object(raw))| rate(name, raw)).collect::<Result<_>>()?;
+        Ok(Some(Rates { models, minimum }))
+    }
+
+    /// Who is asked for prices, if somebody is.
+    fn price_service(&self) -> Result<Option<Service>> {
+        let TextOr::Object(raw::Price { quote: Some(quote), .. }) = self.price else { return Ok(None) };
+        let path = format!("{}.price.quote", self.route);
+        let timeout = read_timeout(&path, quote.timeout.as_deref(), DEFAULT_QUOTE_TIMEOUT)?;
+        service(&path, quote.cluster.clone(), &quote.url, timeout, quote.headers.0.clone()).map(Some)
+    }
+
+    /// Where the proxy says who is paid, if it does.
+    fn recipient_from(&self, entry: &raw::Entry) -> Option<MetadataKey> {
+        let candidates = [&entry.pay_to, &self.raw.pay_to, &self.defaults.pay_to];
+        match candidates.into_iter().flatten().next()? {
+            TextOr::Object(raw::PayTo { metadata: Some(raw::MetadataKey { namespace, key }), .. }) => {
+                Some(MetadataKey { namespace: namespace.clone(), key: key.clone() })
+            }
+            _ => None,
+        }
+    }
+
+    fn recipients(&self, path: &str, entry: &raw::Entry) -> Result<Vec<Recipient>> {
         let candidates = [
             (format!("{path}.pay_to"), &entry.pay_to),
             (format!("{}.pay_to", self.route), &self.raw.pay_to),
             ("defaults.pay_to".to_owned(), &self.defaults.pay_to),
         ];
-        let Some((path, text)) = candidates.into_iter().find_map(|(path, text)| Some((path, text.as_deref()?))) else {
+        let Some((path, recipient)) = candidates.into_iter().find_map(|(path, to)| Some((path, to.as_ref()?))) else {
             return refuse(
                 format!("{}.pay_to", self.route),
                 "is missing, here, in the entry and in defaults: say who is paid",
             );
         };
-        let address: Address = text.parse().map_err(at(&path, text))?;
-        if address == Address::from_bytes([0; 20]) {
-            return refuse(path, "is the zero address, from which nobody can take the money");
+        let split = match recipient {
+            TextOr::Text(text) => return Ok(vec![Recipient { to: recipient_address(&path, text)?, weight: 1 }]),
+            TextOr::Object(raw::PayTo { split: Some(split), metadata: None }) => split,
+            TextOr::Object(raw::PayTo { split: None, metadata: Some(_) }) => return Ok(Vec::new()),
+            TextOr::Object(_) => return refuse(path, "has neither split nor metadata, or both; keep one"),
+        };
+        if split.is_empty() {
+            return refuse(format!("{path}.split"), "is empty: say who is paid");
         }
-        Ok(address)
+        let mut recipients: Vec<Recipient> = Vec::with_capacity(split.len());
+        for (index, Object(part)) in split.iter().enumerate() {
+            let path = format!("{path}.split[{index}]");
+            let to = recipient_address(&format!("{path}.to"), &part.to)?;
+            let weight = part.weight.unwrap_or(1);
+            if !(1..=MOST_WEIGHT).contains(&weight) {
+                return refuse(format!("{path}.weight"), format_args!("is not between 1 and {MOST_WEIGHT}"));
+            }
+            if recipients.iter().any(|other| other.to == to) {
+                return refuse(format!("{path}.to"), "stands there twice; add the weights");
+            }
+            recipients.push(Recipient { to, weight });
+        }
+        Ok(recipients)
     }
+}
+
+const MOST_WEIGHT: u64 = 1_000_000;
+
+fn recipient_address(path: &str, text: &str) -> Result<Address> {
+    let address: Address = text.parse().map_err(at(path, text))?;
+    if address == Address::from_bytes([0; 20]) {
+        return refuse(path, "is the zero address, from which nobody can take the money");
+    }
+    Ok(address)
+}
+
+fn pointers(path: &str, raw: &raw::Pointers) -> Result<Pointers> {
+    let check = |key: &str, pointer: &String| match pointer.strip_prefix('/') {
+        Some(_) => Ok(pointer.clone()),
+        None => refuse(format!("{path}.{key}"), format_args!("{pointer:?} is not a JSON pointer such as /usage/total")),
+    };
+    let optional =
+        |key: &str, pointer: &Option<String>| pointer.as_ref().map(|pointer| check(key, pointer)).transpose();
+    Ok(Pointers {
+        model: check("model", &raw.model)?,
+        max_output_tokens: optional("max_output_tokens", &raw.max_output_tokens)?,
+        choices: optional("choices", &raw.choices)?,
+        input_tokens: check("input_tokens", &raw.input_tokens)?,
+        cached_input_tokens: optional("cached_input_tokens", &raw.cached_input_tokens)?,
+        output_tokens: optional("output_tokens", &raw.output_tokens)?,
+    })
 }
 
 /// The built-in table with what the configuration adds to it.
@@ -388,6 +593,7 @@ struct Asset {
     eip712_name: String,
     eip712_version: String,
     usd_pegged: bool,
+    transfer_method: raw::TransferMethod,
 }
 
 impl Networks {
@@ -495,11 +701,44 @@ impl Asset {
             eip712_name: known.eip712_name.to_owned(),
             eip712_version: known.eip712_version.to_owned(),
             usd_pegged: known.usd_pegged,
+            transfer_method: raw::TransferMethod::Eip3009,
         })
     }
 
+    /// A sum of dollars in atomic units, and `finer` digits below them.
+    fn units(&self, path: &str, text: &str, finer: u32) -> Result<Amount> {
+        if !self.usd_pegged {
+            return refuse(
+                path,
+                format_args!(
+                    "is in dollars, and {} is not pegged to the dollar; give {{amount: \"…\"}} in atomic units, or mark the asset usd_pegged",
+                    self.label
+                ),
+            );
+        }
+        let dollars = Dollars::parse(text).map_err(at(path, text))?;
+        let digits = u32::from(self.decimals).saturating_add(finer);
+        let units = dollars.to_decimal().to_units(digits).map_err(|error| JsonError {
+            path: path.to_owned(),
+            message: format!("{text:?} {error} of {} ({} decimals)", self.label, self.decimals),
+        })?;
+        Ok(Amount::from(units))
+    }
+
+    /// What a million tokens cost, in the fineness of rates.
+    fn rate(&self, path: &str, value: &TextOr<raw::Units>) -> Result<U256> {
+        let units = match value {
+            TextOr::Text(text) => return Ok(self.units(path, text, RATE_SCALE_DIGITS)?.to_integer()),
+            TextOr::Object(units) => &units.amount,
+        };
+        let path = format!("{path}.amount");
+        let amount = Amount::parse(units).map_err(at(&path, units))?.to_integer();
+        let scale = U256::from(10).checked_pow(U256::from(RATE_SCALE_DIGITS));
+        let scaled = scale.and_then(|scale| amount.checked_mul(scale));
+        scaled.ok_or_else(|| JsonError { path, message: format!("{units:?} is too large") })
+    }
+
     fn from_raw(path: &str, raw: &raw::Asset, label: &str) -> Result<Self> {
-        let raw::TransferMethod::Eip3009 = raw.transfer_method;
         if raw.eip712.name.is_empty() || raw.eip712.version.is_empty() {
             return refuse(
                 format!("{path}.eip712"),
@@ -516,6 +755,7 @@ impl Asset {
             eip712_name: raw.eip712.name.clone(),
             eip712_version: raw.eip712.version.clone(),
             usd_pegged: raw.usd_pegged,
+            transfer_method: raw.transfer_method,
         })
     }
 }

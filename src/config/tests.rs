@@ -410,7 +410,6 @@ fn wrong_types_are_refused_by_their_own_path() {
         ("/networks/anvil/assets/TUSD/eip712/version", TEXT),
         ("/networks/anvil/assets/TUSD/usd_pegged", "a boolean"),
         ("/defaults", "expected an object"),
-        ("/defaults/pay_to", TEXT),
         ("/defaults/accepts", "a sequence"),
         ("/defaults/accepts/0", "expected an object"),
         ("/defaults/accepts/0/network", TEXT),
@@ -427,9 +426,7 @@ fn wrong_types_are_refused_by_their_own_path() {
         ("/routes/0/description", TEXT),
         ("/routes/0/mime_type", TEXT),
         ("/routes/1/price/amount", TEXT),
-        ("/routes/1/pay_to", TEXT),
         ("/routes/1/max_timeout_seconds", "expected a whole number"),
-        ("/routes/1/accepts/0/pay_to", TEXT),
         ("/routes/2/free", "a boolean"),
         ("/keep_headers", "a sequence"),
         ("/keep_headers/0", TEXT),
@@ -458,7 +455,15 @@ fn wrong_types_are_refused_by_their_own_path() {
         assert_refused(&error, "routes[1].accepts[1].asset", "expected a string or an object", "asset");
     }
     for wrong in [json!(true), json!(7)] {
-        assert_refused(&refused(&with("/routes/0/price", wrong)), "routes[0].price", "expected a string or", "price");
+        assert_refused(
+            &refused(&with("/routes/0/price", wrong.clone())),
+            "routes[0].price",
+            "expected a string or",
+            "price",
+        );
+        for pointer in ["/defaults/pay_to", "/routes/1/pay_to", "/routes/1/accepts/0/pay_to"] {
+            assert_refused(&refused(&with(pointer, wrong.clone())), &path_of(pointer), "expected a string or", pointer);
+        }
     }
 }
 
@@ -537,7 +542,6 @@ fn missing_fields_are_refused_by_the_path_of_their_object() {
         ("/defaults/accepts/0/asset", "defaults.accepts[0]"),
         ("/routes/0/match", "routes[0]"),
         ("/routes/0/match/path", "routes[0].match"),
-        ("/routes/1/price/amount", "routes[1].price"),
         ("/routes/1/accepts/1/asset/address", "routes[1].accepts[1].asset"),
         ("/routes/1/accepts/1/asset/eip712/name", "routes[1].accepts[1].asset.eip712"),
     ] {
@@ -830,4 +834,77 @@ fn confirmation_needs_a_node_to_ask() {
     assert_refused(&error, "routes[0].accepts[0].confirm", "configure rpc.eip155:84532", "confirm");
     set(&mut config, "/rpc", json!({"eip155:84532": {"cluster": "node", "url": "http://node"}}));
     assert!(terms(&read(&config), 0).offers[0].confirm);
+}
+
+#[test]
+fn prices_of_tokens_and_shares_of_recipients_are_refused_with_what_would_be_right() {
+    let split = json!([{"to": OTHER, "weight": 2}, {"to": USDC}]);
+    for (pointer, value, path, message) in [
+        ("/routes/1/price", json!({}), "routes[1].price", "has neither an amount nor usage and models"),
+        ("/routes/1/price", json!({"usage": "openai"}), "routes[1].price.models", "what a million tokens of each"),
+        ("/routes/1/price", json!({"models": {}}), "routes[1].price.models", "what a million tokens of each"),
+        ("/routes/1/price/usage", json!("openai"), "routes[1].price.amount", "there are prices of tokens beside it"),
+        ("/routes/1/pay_to", json!({"split": []}), "routes[1].pay_to.split", "say who is paid"),
+        (
+            "/routes/1/pay_to",
+            json!({"split": [{"to": OTHER, "weight": 0}]}),
+            "routes[1].pay_to.split[0].weight",
+            "is not between 1 and",
+        ),
+        (
+            "/routes/1/pay_to",
+            json!({"split": [{"to": "0x0000000000000000000000000000000000000000"}]}),
+            "routes[1].pay_to.split[0].to",
+            "is the zero address",
+        ),
+        (
+            "/routes/1/pay_to",
+            json!({"split": [{"to": OTHER}, {"to": OTHER}]}),
+            "routes[1].pay_to.split[1].to",
+            "stands there twice",
+        ),
+        ("/defaults/accepts/0/scheme", json!("upto"), "defaults.accepts[0]", "settles after the response"),
+    ] {
+        assert_refused(&refused(&with(pointer, value)), path, message, pointer);
+    }
+    let config = read(&with("/routes/1/pay_to", json!({"split": split})));
+    let recipients = &terms(&config, 1).offers[0].recipients;
+    assert_eq!(recipients.iter().map(|one| one.weight).collect::<Vec<_>>(), [2, 1]);
+}
+
+#[test]
+fn rates_are_read_to_the_last_digit() {
+    let mut json = least();
+    let tokens = json!({
+        "usage": "openai",
+        "models": {"m": {"input": "$0.075", "output": {"amount": "300000"}, "cache_write": "$0.0000001"}},
+        "minimum": {"amount": "7"},
+        "bytes_per_token": 3,
+        "max_output_tokens": 10,
+        "missing_usage": "maximum",
+        "max_body_bytes": 1000,
+    });
+    set(&mut json, "/routes/0/price", tokens.clone());
+    let config = read(&json);
+    let terms = terms(&config, 0);
+    let (tariff, rates) = (terms.tariff.as_ref().unwrap(), terms.offers[0].rates.as_ref().unwrap());
+    let rate = rates.models[0];
+    let written = [rate.input, rate.cached_input, rate.cache_write, rate.output].map(|rate| rate.to_string());
+    assert_eq!(written, ["75000000000000000", "75000000000000000", "100000000000", "300000000000000000"]);
+    assert_eq!((rates.minimum.to_string().as_str(), tariff.bytes_per_token, tariff.max_output_tokens), ("7", 3, 10));
+    assert_eq!((tariff.missing_usage, tariff.max_body_bytes), (crate::price::MissingUsage::Maximum, 1000));
+    for (pointer, value, path, message) in [
+        ("/models/m/input", json!("0.075"), ".models.m.input", "does not begin with a dollar sign"),
+        ("/models/m/input", json!("$0.0000000000000000001"), ".models.m.input", "atomic unit"),
+        ("/usage", json!("gemini"), ".usage", "is neither openai nor anthropic"),
+        ("/usage", json!({"model": "model", "input_tokens": "/i"}), ".usage.model", "is not a JSON pointer"),
+        ("/bytes_per_token", json!(0), ".bytes_per_token", "is 0"),
+        ("/max_body_bytes", json!(0), ".max_body_bytes", "is not between 1 and"),
+        ("/max_body_bytes", json!(100_000_000), ".max_body_bytes", "is not between 1 and"),
+    ] {
+        let mut tokens = tokens.clone();
+        set(&mut tokens, pointer, value);
+        set(&mut json, "/routes/0/price", tokens);
+        assert_refused(&refused(&json), &format!("routes[0].price{path}"), message, pointer);
+    }
 }

@@ -39,8 +39,8 @@ impl Authorization {
                 self.from.to_word(),
                 self.to.to_word(),
                 self.value.to_be_bytes(),
-                self.valid_after.0.to_be_bytes(),
-                self.valid_before.0.to_be_bytes(),
+                self.valid_after.to_be_bytes(),
+                self.valid_before.to_be_bytes(),
                 *self.nonce.as_bytes(),
             ],
         );
@@ -56,6 +56,11 @@ impl Timestamp {
     /// The time in the filter's own terms; what lies beyond its range counts as its end.
     pub fn to_unix_time(self) -> UnixTime {
         UnixTime::from_secs(self.0.saturating_to())
+    }
+
+    /// The time as an EIP-712 word.
+    pub fn to_be_bytes(self) -> Word {
+        self.0.to_be_bytes()
     }
 }
 

@@ -4,7 +4,9 @@
 //! Nothing here does anything. Each state holds just what its end needs, and the last one holds nothing, so a second
 //! reply or a second delivery cannot be written down.
 
+mod meter;
 mod payment;
+mod quote;
 mod receive;
 mod reply;
 mod request;
@@ -14,11 +16,13 @@ use std::sync::Arc;
 
 use crate::config::{Config, Service, Unmatched};
 use crate::evm::{Address, TransactionHash};
-use crate::facilitator::CalloutAnswer;
-use crate::ledger::{Answer, Operation, PaymentKey};
+use crate::facilitator::{CalloutAnswer, Supported};
+use crate::ledger::{Answer, Operation, PaymentKey, Unheard};
 use crate::route::Decision;
 use crate::time::UnixTime;
+pub use meter::Meter;
 pub use payment::Payment;
+pub use receive::Reading;
 pub use reply::Reply;
 pub use request::RequestHead;
 pub use settlement::{Awaits, Pursuit, Recovery};
@@ -32,10 +36,32 @@ pub enum Event {
     Callout(CalloutAnswer),
     /// The head of the upstream's response, or of the proxy's own where the upstream failed.
     Upstream(UpstreamHead),
+    /// The request's body, for [`Stream::Read`].
+    RequestBody(Body),
+    /// The response's body, for [`Stream::Read`].
+    ResponseBody(Body),
+    /// A piece of the response's body, for a state that [`Exchange::reads_chunks`].
+    ResponseChunk {
+        /// Its bytes.
+        bytes: Vec<u8>,
+        /// Whether the body ends with it.
+        is_last: bool,
+    },
     /// Time has passed. For a state that waits for nothing else; see [`Exchange::wakes_at`].
     Tick,
     /// The request is over, whatever state it was in: answered, or its client gone.
     Ended,
+}
+
+/// A body that was to be read whole.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Body {
+    /// All of it.
+    Whole(Vec<u8>),
+    /// It is longer than it may be.
+    TooLong,
+    /// The host keeps bodies to itself while a head is held.
+    Unreachable,
 }
 
 /// What matters of the head of the upstream's response.
@@ -49,6 +75,14 @@ pub struct UpstreamHead {
     pub grpc_failed: bool,
     /// What it says to browsers about requests of other origins: `access-control-…`, `vary` and `allow`.
     pub cors: Vec<(String, String)>,
+    /// Whether a body follows.
+    pub has_body: bool,
+    /// Whether it is a stream of events (`text/event-stream`).
+    pub is_event_stream: bool,
+    /// Whether its body is compressed, or encoded in another way.
+    pub is_encoded: bool,
+    /// `Settlement-Overrides`: what the upstream says of the charge.
+    pub settlement_overrides: Option<String>,
 }
 
 /// What is to be done after a step, in the order of the fields.
@@ -60,6 +94,10 @@ pub struct Effects {
     pub record: Option<Record>,
     /// To be sent, and answered by [`Event::Callout`].
     pub call: Option<Call>,
+    /// Goes to the upstream in place of the body that was read.
+    pub rewrite: Option<Vec<u8>>,
+    /// Goes to the client in place of the piece of the response's body that was given.
+    pub chunk: Option<Vec<u8>>,
     /// To be taken up by [`Exchange::recover`] when it is due, if the proxy still runs then.
     pub recovery: Option<Recovery>,
     /// What becomes of the stream.
@@ -75,6 +113,8 @@ pub struct Call {
     pub path: &'static str,
     /// The JSON.
     pub body: String,
+    /// Whether an answer that says how long it holds (`Cache-Control: max-age`) may be used again for the same question.
+    pub is_cacheable: bool,
 }
 
 /// What becomes of the stream that a request and its response are.
@@ -87,8 +127,28 @@ pub enum Stream {
     Forward(RequestEdits),
     /// The response goes on to the client.
     Deliver(ResponseEdits),
+    /// It waits, and the body of the half that is under way is read, up to so many bytes.
+    Read {
+        /// The most that is read.
+        most: usize,
+    },
+    /// The piece of the response's body passes.
+    Pass,
+    /// The response's end, which waited, goes on, with this behind it.
+    Finish(Tail),
+    /// The response is broken off.
+    Cut,
     /// The client gets this, and nothing of the upstream's.
     Reply(Reply),
+}
+
+/// What stands behind a stream of events.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tail {
+    /// A line of comment for the stream itself.
+    pub comment: String,
+    /// Trailers, where the protocol carries them.
+    pub trailers: Vec<(&'static str, String)>,
 }
 
 /// Changes to the head of a request.
@@ -162,6 +222,8 @@ pub enum Outcome {
     SettledUpstreamFailed,
     /// The money has moved, and the client has gone; the same payment may come again.
     Abandoned,
+    /// The client left in the middle of a stream, and has paid for what it got.
+    Billed,
     /// The money has moved, and the response is on its way.
     Served,
 }
@@ -180,6 +242,7 @@ impl Outcome {
             Self::UpstreamFailed => "upstream_failed",
             Self::SettledUpstreamFailed => "settled_upstream_failed",
             Self::Abandoned => "abandoned",
+            Self::Billed => "billed",
             Self::Served => "served",
         }
     }
@@ -192,6 +255,10 @@ pub enum Exchange {
     Over,
     /// A browser's question about a priced route is at the upstream.
     Preflight,
+    /// The request's body is awaited, by which its price is found.
+    Reading(Box<Reading>),
+    /// The operator's own service is asked for the price.
+    Pricing(Box<Reading>),
     /// The claim is asked for.
     Claiming(Payment),
     /// `/verify` is asked.
@@ -203,9 +270,15 @@ pub enum Exchange {
     /// The facilitator is asked to settle, and where need be the chain whether it did.
     Settling(Payment, Then, Pursuit),
     /// The money has moved, and the ledger is told.
-    Recording(Payment, Then, TransactionHash),
+    Recording(Payment, Then, Option<TransactionHash>),
     /// The money has moved, and the upstream has the request.
     Redeeming(Payment, TransactionHash),
+    /// The response's body is awaited, which tells what was used.
+    Weighing(Payment, Then),
+    /// The ledger is told that the payment buys a stream.
+    Opening(Payment, Box<Meter>, Then),
+    /// The response streams, and is counted.
+    Metering(Payment, Box<Meter>),
     /// The claim is asked for, to look into a settlement that nobody waits for.
     Recovering(Payment),
 }
@@ -224,6 +297,10 @@ pub enum Then {
     },
     /// Nobody waits any more: the payment keeps its claim to a response.
     Keep,
+    /// The end of the stream that was paid for, which waits, goes to the client.
+    Close,
+    /// Nobody waits any more: the stream that is paid for is over.
+    Bill,
     /// The response, which waits and is an error, goes to the client, and the payment keeps its claim to a better one.
     DeliverError {
         /// Whether its `Cache-Control` keeps shared caches away already.
@@ -238,6 +315,10 @@ pub struct Context<'a> {
     pub config: &'a Config,
     /// The host's clock.
     pub now: UnixTime,
+    /// What the facilitator has said of itself.
+    pub supported: &'a Supported,
+    /// A number that draws among several recipients.
+    pub draw: u64,
 }
 
 /// The state after a step, and what is to be done.
@@ -259,7 +340,7 @@ impl Exchange {
             }
             Decision::Priced(index) => {
                 match config.routes.get(index).and_then(|route| Some((route, route.terms.as_ref()?))) {
-                    Some((route, terms)) => Payment::receive(context, head, &route.label, terms),
+                    Some((route, terms)) => Reading::begin(context, head, &route.label, terms),
                     None => Effects::reply(Reply::overloaded("this route is not configured")).and_over(),
                 }
             }
@@ -269,11 +350,22 @@ impl Exchange {
     /// Takes in what happened. An event that a state does not wait for leaves it as it is.
     pub fn step(self, context: Context<'_>, event: Event) -> Next {
         match (self, event) {
-            (exchange, Event::Ended) => exchange.end(),
+            (Self::Reading(reading), Event::RequestBody(body)) => reading.on_body(context, body),
+            (Self::Pricing(reading), Event::Callout(answer)) => reading.on_price(context, &answer),
             (Self::Preflight, Event::Upstream(head)) => Effects::reply(Reply::preflight(head)).and_over(),
             (Self::Claiming(payment), Event::Ledger(answer)) => payment.on_claim(context, answer),
             (Self::Verifying(payment), Event::Callout(answer)) => payment.on_verification(&answer),
             (Self::Serving(payment), Event::Upstream(head)) => payment.on_response(context, &head),
+            (Self::Weighing(payment, then), Event::ResponseBody(body)) => {
+                let body = if let Body::Whole(bytes) = &body { Some(bytes.as_slice()) } else { None };
+                payment.on_weighed(context, then, body)
+            }
+            (Self::Opening(payment, meter, then), Event::Ledger(answer)) => payment.on_opened(meter, then, answer),
+            (Self::Metering(payment, meter), Event::ResponseChunk { bytes, is_last }) => {
+                payment.on_chunk(context, meter, &bytes, is_last)
+            }
+            (Self::Metering(payment, meter), Event::Ended) => payment.on_stream_ended(context, &meter),
+            (Self::Metering(payment, meter), Event::Tick) => payment.on_stream_tick(context, meter),
             (Self::Settling(payment, Then::Join, pursuit), Event::Upstream(head)) => {
                 payment.on_joining_response(pursuit, &head)
             }
@@ -284,8 +376,8 @@ impl Exchange {
                 payment.on_answer(context, then, pursuit, &answer)
             }
             (Self::Settling(payment, then, pursuit), Event::Tick) => payment.on_tick(context, then, pursuit),
-            (Self::Recovering(payment), Event::Ledger(Answer::GrantedUnknown(named))) => {
-                payment.pursue(context, Then::Keep, named)
+            (Self::Recovering(payment), Event::Ledger(Answer::GrantedUnknown(unheard))) => {
+                payment.pursue(context, Then::Keep, unheard)
             }
             // Somebody else has found out, or is about to.
             (Self::Recovering(_), Event::Ledger(_)) => Effects::default().and_over(),
@@ -295,6 +387,7 @@ impl Exchange {
             (Self::Redeeming(payment, transaction), Event::Upstream(head)) => {
                 payment.on_paid_response(transaction, &head)
             }
+            (exchange, Event::Ended) => exchange.end(),
             (exchange, Event::Upstream(head)) => exchange.on_stray_response(&head),
             (exchange, _) => (exchange, Effects::default()),
         }
@@ -303,6 +396,10 @@ impl Exchange {
     /// Looks into a settlement that went unheard, when nobody waits for it any more.
     pub fn recover(context: Context<'_>, recovery: Recovery) -> Next {
         let payment = recovery.payment;
+        if payment.is_billed {
+            let unheard = Unheard { named: recovery.named, since: payment.transfer.since };
+            return payment.pursue(context, Then::Bill, unheard);
+        }
         let until = payment.surely_settled(context);
         payment.ask_ledger(Operation::Recover { until }, Self::Recovering)
     }
@@ -311,8 +408,14 @@ impl Exchange {
     pub const fn wakes_at(&self) -> Option<UnixTime> {
         match self {
             Self::Settling(_, _, pursuit) => pursuit.pause(),
+            Self::Metering(_, meter) => Some(meter.closes_at()),
             _ => None,
         }
+    }
+
+    /// Whether it wants to see the pieces of the response's body.
+    pub const fn reads_chunks(&self) -> bool {
+        matches!(self, Self::Metering(..))
     }
 
     /// Whether the filter has no more to do with the request.
@@ -324,16 +427,25 @@ impl Exchange {
     fn end(self) -> Next {
         let ledger = match self {
             // The settlement goes on, and its answer is still worth hearing.
-            Self::Settling(payment, _, pursuit) => {
-                return (Self::Settling(payment, Then::Keep, pursuit), Effects::default());
+            Self::Settling(payment, then, pursuit) => {
+                let then = if matches!(then, Then::Close | Then::Bill) { Then::Bill } else { Then::Keep };
+                return (Self::Settling(payment, then, pursuit), Effects::default());
             }
             Self::Claiming(payment)
             | Self::Verifying(payment)
             | Self::Serving(payment)
+            | Self::Weighing(payment, _)
             | Self::BeginningSettlement(payment, _)
-            | Self::Redeeming(payment, _) => Some((payment.key, Operation::Release)),
+            | Self::Redeeming(payment, _) => Some((payment.key, payment.release())),
             // What the ledger was told last is what happened.
-            Self::Over | Self::Preflight | Self::Recording(..) | Self::Recovering(_) => None,
+            Self::Over
+            | Self::Preflight
+            | Self::Reading(_)
+            | Self::Pricing(_)
+            | Self::Recording(..)
+            | Self::Opening(..)
+            | Self::Metering(..)
+            | Self::Recovering(_) => None,
         };
         Effects { ledger, ..Effects::default() }.and_over()
     }
@@ -346,6 +458,8 @@ impl Exchange {
             Self::BeginningSettlement(_, Then::Deliver { .. })
                 | Self::Settling(_, Then::Deliver { .. } | Then::DeliverError { .. }, _)
                 | Self::Recording(_, Then::Join | Then::Deliver { .. }, _)
+                | Self::Weighing(..)
+                | Self::Opening(..)
         );
         let stream = if could_be_sold && !head.is_error() {
             Stream::Reply(Reply::error(502, "the upstream answered twice"))

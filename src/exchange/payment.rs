@@ -12,13 +12,20 @@ use crate::config::{Offer, Settle, Terms, Verify};
 use crate::evm::{Address, TransactionHash};
 use crate::facilitator::{self, CalloutAnswer, Question, Unknown, Verification};
 use crate::ledger::{Answer, Operation, PaymentKey, SignatureMark};
+use crate::money::Amount;
+use crate::price::request::Job;
 use crate::scheme::Judgement;
 use crate::time::UnixTime;
 use crate::x402::header::PAYMENT_RESPONSE;
+use crate::x402::requirement::TransferMethod;
 use crate::x402::{Receipt, Requirement, reason};
 
-/// Headers that tell shared caches otherwise than `Cache-Control` does.
-const SHARED_CACHE_CONTROLS: [&str; 2] = ["cdn-cache-control", "surrogate-control"];
+/// By which the upstream may name the charge; not for clients.
+const SETTLEMENT_OVERRIDES: &str = "settlement-overrides";
+
+/// Headers that a paid response loses: those that tell shared caches otherwise than `Cache-Control` does, and what is
+/// between the upstream and the filter.
+const KEPT_FROM_CLIENTS: [&str; 3] = ["cdn-cache-control", "surrogate-control", SETTLEMENT_OVERRIDES];
 
 /// A payment that meets an offer, as far as the filter can tell.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -39,6 +46,16 @@ pub struct Payment {
     pub(super) unwanted: Vec<String>,
     /// How often its settlement was looked into when nobody waited for it.
     pub(super) recoveries: u32,
+    /// What the request asks of a model, where it is priced by that.
+    pub(super) job: Option<Job>,
+    /// Atomic units that are settled, where that is not the amount that was signed for.
+    pub(super) charge: Option<Amount>,
+    /// The filter asked for the usage at the end of the stream in the client's stead.
+    pub(super) hides_usage: bool,
+    /// An earlier request asked for settlement, and nobody knows what came of it.
+    pub(super) was_unknown: bool,
+    /// It has bought a stream already, and is to be settled whoever waits.
+    pub(super) is_billed: bool,
 }
 
 /// How a payment stands that meets its terms.
@@ -87,7 +104,7 @@ impl Payment {
     pub(super) fn on_claim(self, context: Context<'_>, answer: Answer) -> Next {
         match answer {
             Answer::Granted => self.on_granted(context),
-            Answer::GrantedUnknown(named) => self.pursue(context, Then::Forward, named),
+            Answer::GrantedUnknown(unheard) => self.pursue(context, Then::Forward, unheard),
             Answer::GrantedSettled(transaction) => self.forward(Some(transaction)),
             Answer::InFlight => self.end(None, Outcome::InFlight, "", Reply::in_flight()),
             Answer::Waiting => {
@@ -103,7 +120,13 @@ impl Payment {
                 self.end(None, Outcome::Overloaded, "the ledger is full", reply)
             }
             Answer::NotHeld => match self.standing {
-                Standing::Expired => self.refuse(None, Outcome::Refused, reason::VALID_BEFORE),
+                Standing::Expired => {
+                    let reason = match self.offer.requirement.transfer_method {
+                        TransferMethod::Eip3009 => reason::VALID_BEFORE,
+                        TransferMethod::Permit2 => reason::PERMIT2_DEADLINE,
+                    };
+                    self.refuse(None, Outcome::Refused, reason)
+                }
                 Standing::ForOtherTerms => self.refuse(None, Outcome::Refused, reason::NO_MATCHING_REQUIREMENTS),
                 Standing::Good(_) => self.out_of_order(),
             },
@@ -117,14 +140,22 @@ impl Payment {
         match self.terms.settle {
             Settle::Before => self.begin_settlement(context, Then::Forward),
             Settle::Concurrent => self.begin_settlement(context, Then::Join),
-            Settle::After if trusts_the_filter && is_valid => self.forward(None),
+            // What leaves before it is settled has to be verified by who can see the payer's money.
+            Settle::After if trusts_the_filter && is_valid && !self.is_metered() => self.forward(None),
             Settle::After => self.ask_facilitator(context, Question::Verify, Exchange::Verifying),
         }
     }
 
+    /// What the ledger is told of a request that is over and delivered nothing.
+    pub(super) const fn release(&self) -> Operation {
+        if self.was_unknown { Operation::Forget { named: None } } else { Operation::Release }
+    }
+
     pub(super) fn on_verification(self, answer: &CalloutAnswer) -> Next {
-        let release = Some(Operation::Release);
+        let release = Some(self.release());
         match facilitator::read_verification(answer, self.payer()) {
+            // It may have settled, and be refused for that very reason.
+            Verification::Invalid(_) if self.was_unknown => self.end_unknown(release, Unknown::MaybeSettledBefore),
             Verification::Valid => self.forward(None),
             Verification::Invalid(reason) => self.refuse(release, Outcome::Refused, &reason),
             Verification::Unknown(unknown) => self.end_unknown(release, unknown),
@@ -133,8 +164,13 @@ impl Payment {
 
     pub(super) fn on_response(self, context: Context<'_>, head: &UpstreamHead) -> Next {
         if head.is_error() {
-            let stream = Stream::Deliver(ResponseEdits::default());
-            return self.finish(Some(Operation::Release), Outcome::UpstreamFailed, "", None, stream);
+            let remove = if head.settlement_overrides.is_some() { vec![SETTLEMENT_OVERRIDES] } else { Vec::new() };
+            let stream = Stream::Deliver(ResponseEdits { remove, ..ResponseEdits::default() });
+            let release = self.release();
+            return self.finish(Some(release), Outcome::UpstreamFailed, "", None, stream);
+        }
+        if self.is_metered() {
+            return self.on_response_to_meter(context, head);
         }
         let then = Then::Deliver { keeps_cache_control: head.forbids_sharing() };
         self.begin_settlement(context, then)
@@ -143,12 +179,14 @@ impl Payment {
     pub(super) fn on_paid_response(self, transaction: TransactionHash, head: &UpstreamHead) -> Next {
         let keeps_cache_control = head.forbids_sharing();
         if head.is_error() {
-            let stream = Stream::Deliver(self.receipt(transaction, keeps_cache_control));
+            let stream = Stream::Deliver(self.receipt(Some(transaction), keeps_cache_control));
             let outcome = Outcome::SettledUpstreamFailed;
             return self.finish(Some(Operation::Release), outcome, "", Some(transaction), stream);
         }
         let then = Then::Deliver { keeps_cache_control };
-        self.ask_ledger(Operation::Spend { transaction }, |payment| Exchange::Recording(payment, then, transaction))
+        self.ask_ledger(Operation::Spend { transaction }, |payment| {
+            Exchange::Recording(payment, then, Some(transaction))
+        })
     }
 
     pub(super) fn forward(self, transaction: Option<TransactionHash>) -> Next {
@@ -169,19 +207,26 @@ impl Payment {
             ("x-x402-amount", requirement.amount.to_string()),
         ];
         set.extend(transaction.map(|hash| ("x-x402-transaction", hash.to_string())));
+        if self.is_metered() && transaction.is_none() && self.terms.tariff.is_some() {
+            // What is compressed cannot be counted.
+            set.push(("accept-encoding", "identity".to_owned()));
+        }
         RequestEdits { remove: self.unwanted.clone(), set }
     }
 
     /// What the response gets beside what the upstream said.
-    pub(super) fn receipt(&self, transaction: TransactionHash, keeps_cache_control: bool) -> ResponseEdits {
-        let receipt =
-            Receipt { payer: self.payer(), network: &self.offer.requirement.network, result: Ok(transaction) };
-        let mut set = vec![(PAYMENT_RESPONSE, receipt.to_header())];
+    pub(super) fn receipt(&self, transaction: Option<TransactionHash>, keeps_cache_control: bool) -> ResponseEdits {
+        let mut set = vec![(PAYMENT_RESPONSE, self.receipt_of(Ok(transaction)).to_header())];
         if !keeps_cache_control {
             set.push(("cache-control", "private".to_owned()));
         }
         let (name, value) = EXPOSED;
-        ResponseEdits { remove: SHARED_CACHE_CONTROLS.to_vec(), set, add: vec![(name, value.to_owned())] }
+        ResponseEdits { remove: KEPT_FROM_CLIENTS.to_vec(), set, add: vec![(name, value.to_owned())] }
+    }
+
+    /// What a client gets to keep.
+    pub(super) fn receipt_of<'a>(&'a self, result: Result<Option<TransactionHash>, &'a str>) -> Receipt<'a> {
+        Receipt { payer: self.payer(), network: &self.offer.requirement.network, charge: self.charge, result }
     }
 
     pub(super) fn ask_ledger(self, operation: Operation, then: impl FnOnce(Self) -> Exchange) -> Next {
@@ -195,9 +240,15 @@ impl Payment {
         question: Question,
         then: impl FnOnce(Self) -> Exchange,
     ) -> Next {
-        let body = facilitator::question(&self.json, &self.offer.requirement);
+        let body = match self.charge.filter(|_| question == Question::Settle) {
+            Some(amount) => {
+                let requirement = Requirement { amount, ..self.offer.requirement.clone() };
+                facilitator::question(&self.json, &requirement)
+            }
+            None => facilitator::question(&self.json, &self.offer.requirement),
+        };
         let service = Arc::clone(&context.config.facilitator.service);
-        let call = Some(Call { service, path: question.path(), body });
+        let call = Some(Call { service, path: question.path(), body, is_cacheable: false });
         (then(self), Effects { call, ..Effects::default() })
     }
 
@@ -227,7 +278,10 @@ impl Payment {
         transaction: Option<TransactionHash>,
         stream: Stream,
     ) -> Next {
-        let payment = PaymentRecord { transaction, ..PaymentRecord::new(self.payer(), &self.offer.requirement) };
+        let mut payment = PaymentRecord { transaction, ..PaymentRecord::new(self.payer(), &self.offer.requirement) };
+        if let Some(charge) = self.charge {
+            payment.amount = charge.to_string();
+        }
         let record = Record { route: self.route, outcome, reason: reason.to_owned(), payment: Some(payment) };
         let ledger = operation.map(|operation| (self.key, operation));
         Effects { ledger, record: Some(record), stream, ..Effects::default() }.and_over()

@@ -3,15 +3,20 @@
 use std::sync::Arc;
 
 use super::payment::Standing;
-use super::{Context, Effects, Next, Outcome, Payment, PaymentRecord, Record, Reply, RequestHead};
+use super::quote::{Asked, Price};
+use super::{
+    Body, Call, Context, Effects, Exchange, Next, Outcome, Payment, PaymentRecord, Record, Reply, RequestHead, Stream,
+};
 use crate::chain::Transfer;
 use crate::config::{Offer, Terms};
+use crate::facilitator::CalloutAnswer;
 use crate::ledger::{PaymentKey, SignatureMark};
-use crate::scheme::{Refusal, exact};
-use crate::time::UnixTime;
+use crate::price::PriceError;
+use crate::price::request::Job;
+use crate::scheme::{self, Refusal};
 use crate::x402::header::{self, DecodeError, PAYMENT_SIGNATURE, X_PAYMENT};
-use crate::x402::payment::{ExactEip3009, PaymentError};
-use crate::x402::requirement::Accepted;
+use crate::x402::payment::{PaymentError, Signed};
+use crate::x402::requirement::{Accepted, Scheme};
 use crate::x402::{PaymentPayload, Requirement, reason};
 
 /// Why a request that should pay does not.
@@ -53,11 +58,144 @@ impl Rejection {
     }
 }
 
+/// A request whose price is found in its body.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Reading {
+    head: RequestHead,
+    route: Arc<str>,
+    terms: Arc<Terms>,
+    /// What it asks of a model, once that is read.
+    job: Option<Job>,
+    /// The body with the wish for usage, where the filter adds it.
+    rewrite: Option<Vec<u8>>,
+}
+
+impl Reading {
+    /// Takes in a request for the priced route `route`, and reads its body where the price depends on it.
+    pub(super) fn begin(context: Context<'_>, head: &RequestHead, route: &Arc<str>, terms: &Arc<Terms>) -> Next {
+        let Some(tariff) = &terms.tariff else {
+            return Self::new(head, route, terms).price(context, None);
+        };
+        if tariff.namespace.is_some() {
+            let bytes = match head.text("content-length").parse() {
+                Ok(bytes) => bytes,
+                Err(_) => {
+                    return refuse(route, 411, "send the length of the body (Content-Length): it is priced by it");
+                }
+            };
+            return match tariff.job_of_metadata(|key| head.metadata(key), bytes) {
+                Ok(job) => Self::new(head, route, terms).price(context, Some(job)),
+                Err(error) => refuse(route, 400, &error.to_string()),
+            };
+        }
+        if head.is_encoded() {
+            return refuse(route, 415, "send the body without a Content-Encoding: it has to be read to be priced");
+        }
+        let most = tariff.max_body_bytes;
+        let length = head.text("content-length").parse::<usize>().unwrap_or(0);
+        if length > most {
+            return too_long(route, most);
+        }
+        let reading = Self::new(head, route, terms);
+        (Exchange::Reading(Box::new(reading)), Effects { stream: Stream::Read { most }, ..Effects::default() })
+    }
+
+    fn new(head: &RequestHead, route: &Arc<str>, terms: &Arc<Terms>) -> Self {
+        Self { head: head.clone(), route: Arc::clone(route), terms: Arc::clone(terms), job: None, rewrite: None }
+    }
+
+    pub(super) fn on_body(mut self, context: Context<'_>, body: Body) -> Next {
+        let Some(tariff) = self.terms.tariff.clone() else { return self.price(context, None) };
+        let body = match body {
+            Body::Whole(body) => body,
+            Body::TooLong => return too_long(&self.route, tariff.max_body_bytes),
+            Body::Unreachable => {
+                let error = "this proxy does not let the payment filter read bodies; set allow_on_headers_stop_iteration: true in its plugin configuration";
+                return self.overloaded(error, error);
+            }
+        };
+        match tariff.job(&body) {
+            Ok(job) => {
+                self.rewrite = tariff.with_wish_for_usage(&job, &body);
+                self.price(context, Some(job))
+            }
+            Err(error) => refuse(&self.route, 400, &error.to_string()),
+        }
+    }
+
+    /// Everything is known of the request that its price depends on; whoever knows the price is asked.
+    fn price(mut self, context: Context<'_>, job: Option<Job>) -> Next {
+        let Some(service) = self.terms.price_service.clone() else {
+            self.job = job;
+            return self.receive(context, None);
+        };
+        let body = Price::question(&self.head, job.as_ref());
+        let call = Some(Call { service, path: "", body, is_cacheable: true });
+        self.job = job;
+        // The wish can only be added while the body is at hand, and does no harm should the request go no further.
+        let rewrite = if self.wants_usage() { self.rewrite.take() } else { None };
+        (Exchange::Pricing(Box::new(self)), Effects { call, rewrite, ..Effects::default() })
+    }
+
+    pub(super) fn on_price(self, context: Context<'_>, answer: &CalloutAnswer) -> Next {
+        match Price::read(answer) {
+            Some(price) => self.receive(context, Some(&price)),
+            None => self.overloaded("the price is not known at the moment", "the price service did not name a price"),
+        }
+    }
+
+    /// Whether an entry is charged by what was used.
+    fn wants_usage(&self) -> bool {
+        self.terms.offers.iter().any(|offer| offer.requirement.scheme == Scheme::Upto)
+    }
+
+    fn receive(mut self, context: Context<'_>, price: Option<&Price>) -> Next {
+        let Self { head, route, terms, job, .. } = &self;
+        let asked = Asked { job: job.as_ref(), price, supported: context.supported, draw: context.draw, head };
+        let quoted = match terms.quote(asked) {
+            Ok(quoted) => quoted,
+            Err(error @ PriceError::Unknown) => {
+                let reason = "the price service named no price for an entry of this route";
+                return self.overloaded(&error.to_string(), reason);
+            }
+            Err(error) => return refuse(route, 400, &error.to_string()),
+        };
+        if quoted.offers.is_empty() {
+            let reason = "no entry of this route can be offered: the facilitator has not said that it supports one, or nobody has said who is paid";
+            return self.overloaded("no way to pay is open at the moment", reason);
+        }
+        let (exchange, effects) = Payment::receive(context, head, route, &quoted, job.clone());
+        let rewrite = if self.wants_usage() { self.rewrite.take() } else { None };
+        (exchange, Effects { rewrite, ..effects })
+    }
+
+    fn overloaded(self, error: &str, reason: &str) -> Next {
+        let outcome = Outcome::Overloaded;
+        let record = Record { route: self.route, outcome, reason: reason.to_owned(), payment: None };
+        Effects { record: Some(record), ..Effects::reply(Reply::overloaded(error)) }.and_over()
+    }
+}
+
+fn refuse(route: &Arc<str>, status: u16, error: &str) -> Next {
+    let outcome = Outcome::Malformed;
+    let record = Record { route: Arc::clone(route), outcome, reason: error.to_owned(), payment: None };
+    Effects { record: Some(record), ..Effects::reply(Reply::error(status, error)) }.and_over()
+}
+
+fn too_long(route: &Arc<str>, most: usize) -> Next {
+    refuse(route, 413, &format!("the body is longer than the {most} bytes that are read to price it"))
+}
+
 impl Payment {
-    /// Takes in a request for the priced route `route`.
-    pub(super) fn receive(context: Context<'_>, head: &RequestHead, route: &Arc<str>, terms: &Arc<Terms>) -> Next {
+    fn receive(
+        context: Context<'_>,
+        head: &RequestHead,
+        route: &Arc<str>,
+        terms: &Arc<Terms>,
+        job: Option<Job>,
+    ) -> Next {
         let url = head.url();
-        match read(context.now, head, terms) {
+        match read(context, head, terms) {
             Ok(Read { json, offer, payment, standing }) => {
                 let authorization = &payment.authorization;
                 let requirement = &offer.requirement;
@@ -67,17 +205,20 @@ impl Payment {
                     terms: Arc::clone(terms),
                     key: PaymentKey::new(
                         &requirement.network,
-                        requirement.asset,
-                        authorization.from,
-                        authorization.nonce,
+                        requirement.nonces_of(),
+                        authorization.payer(),
+                        authorization.nonce(),
                     ),
                     transfer: Transfer {
+                        method: requirement.transfer_method,
                         asset: requirement.asset,
-                        from: authorization.from,
-                        to: authorization.to,
-                        value: authorization.value,
-                        nonce: authorization.nonce,
-                        valid_before: authorization.valid_before,
+                        from: authorization.payer(),
+                        to: authorization.recipient(),
+                        value: authorization.value(),
+                        is_at_most: requirement.scheme == Scheme::Upto,
+                        nonce: authorization.nonce(),
+                        valid_before: authorization.valid_before(),
+                        since: context.now,
                     },
                     standing,
                     signature: SignatureMark::new(&digest, &payment.signature),
@@ -85,6 +226,11 @@ impl Payment {
                     url,
                     unwanted: head.unwanted(context.config, true),
                     recoveries: 0,
+                    charge: None,
+                    hides_usage: job.as_ref().is_some_and(|job| job.streams && !job.wants_usage),
+                    was_unknown: false,
+                    is_billed: false,
+                    job,
                     offer,
                 };
                 received.claim(context)
@@ -109,30 +255,31 @@ struct Read {
     /// As the facilitator gets it.
     json: String,
     offer: Arc<Offer>,
-    payment: ExactEip3009,
+    payment: Signed,
     standing: Standing,
 }
 
-fn read(now: UnixTime, head: &RequestHead, terms: &Terms) -> Result<Read, Rejection> {
+fn read(context: Context<'_>, head: &RequestHead, terms: &Terms) -> Result<Read, Rejection> {
+    let Context { now, supported, .. } = context;
     let text = String::from_utf8(header::decode(header_value(head)?)?).map_err(|_| Rejection::Text)?;
     let received = PaymentPayload::from_json(text.as_bytes())?;
     let matching = |accepts: fn(&Requirement, &Accepted) -> bool| {
-        terms.offers.iter().find(|offer| accepts(&offer.requirement, &received.accepted)).map(Arc::clone)
+        terms.offers.iter().find_map(|offer| offer.accepted(&received.accepted, supported, accepts))
     };
     let matched = matching(Requirement::is);
     // A payment for other terms may have been settled, when those were the terms here.
     let offer = matched.clone().or_else(|| matching(Requirement::has_asset_of)).ok_or(Rejection::NoMatch)?;
-    let payment = ExactEip3009::from_payload(received.payload)?;
+    let payment = Signed::from_payload(received.payload, offer.requirement.transfer_method)?;
     let standing = if matched.is_none() {
-        exact::check_signature(&payment, &offer.requirement, &offer.domain_separator)
+        scheme::check_signature(&payment, &offer.requirement, &offer.domain_separator)
             .map_err(|_| Rejection::NoMatch)?;
         Standing::ForOtherTerms
     } else {
-        match exact::check(&payment, &offer.requirement, &offer.domain_separator, now) {
+        match scheme::check(&payment, &offer.requirement, &offer.domain_separator, now) {
             Ok(judgement) => Standing::Good(judgement),
-            Err(Refusal::Expired) => Standing::Expired,
+            Err(refusal) if refusal.is_expiry() => Standing::Expired,
             Err(refusal) => {
-                let record = PaymentRecord::new(payment.authorization.from, &offer.requirement);
+                let record = PaymentRecord::new(payment.authorization.payer(), &offer.requirement);
                 return Err(Rejection::Refused(Box::new(record), refusal));
             }
         }

@@ -1,6 +1,6 @@
 //! The head of a request, as the filter sees it.
 
-use crate::config::Config;
+use crate::config::{Config, MetadataKey};
 use crate::route::Target;
 use crate::x402::header::{PAYMENT_SIGNATURE, X_PAYMENT};
 
@@ -31,14 +31,33 @@ const OVERRIDES: [&str; 16] = [
 const HOST_OVERRIDES: [&str; 4] = ["forwarded", "x-forwarded-host", "x-host", "x-original-host"];
 
 /// The headers of a request in the order they came, pseudo-headers (`:method`, `:authority`, `:path`) among them.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct RequestHead(Vec<(String, Vec<u8>)>);
+
+impl MetadataKey {
+    fn fact(&self) -> String {
+        format!("\0{}\0{}", self.namespace, self.key)
+    }
+}
 
 impl RequestHead {
     /// A head from the host's list of headers. Names are folded to lower case.
     pub fn new(headers: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> Self {
         let fold = |name: &[u8]| String::from_utf8_lossy(name).to_ascii_lowercase();
         Self(headers.into_iter().map(|(name, value)| (fold(&name), value)).collect())
+    }
+
+    /// The same head with what the proxy knows beside it. Clients have no way to set it: no header has such a name.
+    #[must_use]
+    pub fn with_metadata(mut self, values: impl IntoIterator<Item = (MetadataKey, Vec<u8>)>) -> Self {
+        self.0.extend(values.into_iter().map(|(key, value)| (key.fact(), value)));
+        self
+    }
+
+    /// A value of the proxy's dynamic metadata, as bytes: a text, or a double of 64 bits, least significant byte first.
+    pub fn metadata(&self, key: &MetadataKey) -> Option<&[u8]> {
+        let fact = key.fact();
+        self.0.iter().find(|(name, _)| *name == fact).map(|(_, value)| value.as_slice())
     }
 
     /// Every value of a header.
@@ -66,6 +85,11 @@ impl RequestHead {
             _ => "http".to_owned(),
         };
         format!("{scheme}://{}{}", self.text(":authority"), self.text(":path"))
+    }
+
+    /// Whether its body is compressed, or encoded in another way.
+    pub fn is_encoded(&self) -> bool {
+        self.all("content-encoding").any(|encoding| !encoding.trim_ascii().eq_ignore_ascii_case(b"identity"))
     }
 
     /// What a response says to browsers about requests of other origins.

@@ -4,21 +4,23 @@
 //! have settled before, and the chain shows that it can no longer settle. Everything else leaves the outcome unknown:
 //! the client is told to come again with the same payment, and the filter goes on asking by itself.
 
-use super::{Call, Context, Effects, Exchange, Next, Outcome, Payment, Reply, Stream, Then, UpstreamHead};
+use super::{Call, Context, Effects, Exchange, Next, Outcome, Payment, Reply, Stream, Tail, Then, UpstreamHead};
 use crate::chain::{Fate, Inquiry, Progress};
 use crate::config::Rpc;
 use crate::evm::TransactionHash;
 use crate::facilitator::{self, CalloutAnswer, Question, Settlement, Unknown};
-use crate::ledger::{Answer, Operation};
-use crate::scheme::exact::MIN_LIFETIME_SECONDS;
+use crate::ledger::{Answer, Operation, Unheard};
+use crate::scheme::MIN_LIFETIME_SECONDS;
 use crate::time::UnixTime;
-use crate::x402::Receipt;
+use crate::x402::header::PAYMENT_RESPONSE;
+use crate::x402::reason;
+use crate::x402::requirement::{Scheme, TransferMethod};
 
 /// Seconds between two questions of one pursuit.
 const PAUSE_SECONDS: u64 = 1;
 
 /// Questions to a node that one inquiry takes at most.
-const INQUIRY_QUESTIONS: u64 = 3;
+const INQUIRY_QUESTIONS: u64 = 4;
 
 /// How far the pursuit of a settlement has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -56,12 +58,14 @@ pub enum Awaits {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Recovery {
     pub(super) payment: Payment,
+    /// The transfer, as far as the facilitator named one.
+    pub(super) named: Option<TransactionHash>,
     /// When to try.
     pub due: UnixTime,
 }
 
 impl Pursuit {
-    fn new(context: Context<'_>, payment: &Payment) -> Self {
+    pub(super) fn new(context: Context<'_>, payment: &Payment) -> Self {
         Self {
             awaits: Awaits::Facilitator,
             until: payment.pursued_until(context),
@@ -103,12 +107,24 @@ impl Payment {
     }
 
     /// Finds out what became of a settlement whose answer was not heard. The chain knows best, where it can be asked.
-    pub(super) fn pursue(self, context: Context<'_>, then: Then, named: Option<TransactionHash>) -> Next {
+    pub(super) fn pursue(mut self, context: Context<'_>, then: Then, unheard: Unheard) -> Next {
+        let Unheard { named, since } = unheard;
+        self.transfer.since = since;
         let pursuit = Pursuit { named, may_have_settled: true, ..Pursuit::new(context, &self) };
         match self.offer.rpc {
             Some(_) => self.ask_chain(context, then, pursuit),
-            None => self.ask_to_settle(context, then, pursuit),
+            None => self.ask_again(context, then, pursuit),
         }
+    }
+
+    /// The chain does not know better: the facilitator is asked once more. What a request of scheme `upto` was to be
+    /// charged is forgotten, so that it begins anew if its payment is still good.
+    fn ask_again(self, context: Context<'_>, then: Then, pursuit: Pursuit) -> Next {
+        if self.offer.requirement.scheme == Scheme::Exact || self.charge.is_some() {
+            return self.ask_to_settle(context, then, pursuit);
+        }
+        let payment = Self { was_unknown: true, ..self };
+        payment.ask_facilitator(context, Question::Verify, Exchange::Verifying)
     }
 
     /// A callout that the pursuit waits for was answered.
@@ -120,8 +136,13 @@ impl Payment {
                 (Exchange::Settling(self, then, pursuit), Effects::default())
             }
         };
-        // Where nobody waits, the ledger alone is told.
-        let stream = if then == Then::Keep { Stream::Hold } else { effects.stream };
+        let stream = match (then, effects.stream) {
+            // Where nobody waits, the ledger alone is told.
+            (Then::Keep | Then::Bill, _) => Stream::Hold,
+            // Where the response has begun, its end is all that can be held back, and there is no use in that.
+            (Then::Close, Stream::Reply(reply)) => Stream::Finish(Tail::failed(&reply)),
+            (_, stream) => stream,
+        };
         (exchange, Effects { stream, ..effects })
     }
 
@@ -134,7 +155,7 @@ impl Payment {
         }
     }
 
-    fn ask_to_settle(self, context: Context<'_>, then: Then, pursuit: Pursuit) -> Next {
+    pub(super) fn ask_to_settle(self, context: Context<'_>, then: Then, pursuit: Pursuit) -> Next {
         let pursuit = Pursuit { awaits: Awaits::Facilitator, has_asked: true, ..pursuit };
         self.ask_facilitator(context, Question::Settle, |payment| Exchange::Settling(payment, then, pursuit))
     }
@@ -147,10 +168,10 @@ impl Payment {
 
     fn inquire(self, context: Context<'_>, then: Then, pursuit: Pursuit, inquiry: Inquiry) -> Next {
         let Some(rpc) = self.offer.rpc.as_deref() else {
-            return self.leave_unknown(context, pursuit, &pursuit.unknown.to_string());
+            return self.leave_unknown(context, then, pursuit, &pursuit.unknown.to_string());
         };
         let body = inquiry.question(&self.transfer, rpc, context.now);
-        let call = Some(Call { service: rpc.service.clone(), path: "", body });
+        let call = Some(Call { service: rpc.service.clone(), path: "", body, is_cacheable: false });
         let pursuit = Pursuit { awaits: Awaits::Chain(inquiry), ..pursuit };
         (Exchange::Settling(self, then, pursuit), Effects { call, ..Effects::default() })
     }
@@ -165,7 +186,7 @@ impl Payment {
                 self.ask_chain(context, then, pursuit)
             }
             Settlement::Settled(transaction) => self.on_settled(context, then, transaction),
-            Settlement::Unknown(Unknown::NotSent, _) if !had_settled => {
+            Settlement::Unknown(Unknown::NotSent, _) if !had_settled && !then.is_over() => {
                 self.end_unknown(Some(Operation::Release), Unknown::NotSent)
             }
             Settlement::Unknown(unknown, named) => {
@@ -183,14 +204,17 @@ impl Payment {
                 let pursuit = Pursuit { unknown: Unknown::MaybeSettledBefore, ..pursuit };
                 match self.offer.rpc {
                     Some(_) => self.ask_chain(context, then, pursuit),
-                    None => self.leave_unknown(context, pursuit, &reason),
+                    None => self.leave_unknown(context, then, pursuit, &reason),
                 }
             }
+            // Something on the way may have asked twice, and let the second answer through. The chain knows when.
+            Settlement::Refused(reason) if reason == reason::NONCE_USED && self.offer.rpc.is_some() => {
+                self.ask_chain(context, then, Pursuit { unknown: Unknown::MaybeSettledBefore, ..pursuit })
+            }
             Settlement::Refused(reason) => {
-                let result = Err(reason.as_str());
-                let receipt = Receipt { payer: self.payer(), network: &self.offer.requirement.network, result };
-                let reply = Reply::settlement_refused(&receipt, &reason);
-                self.end(Some(Operation::Release), Outcome::Refused, &reason, reply)
+                let reply = Reply::settlement_refused(&self.receipt_of(Err(&reason)), &reason);
+                let operation = (!then.is_over()).then_some(Operation::Release);
+                self.end(operation, Outcome::Refused, &reason, reply)
             }
         }
     }
@@ -204,7 +228,7 @@ impl Payment {
         answer: &CalloutAnswer,
     ) -> Next {
         let Some(rpc) = self.offer.rpc.as_deref() else {
-            return self.leave_unknown(context, pursuit, &pursuit.unknown.to_string());
+            return self.leave_unknown(context, then, pursuit, &pursuit.unknown.to_string());
         };
         let fate = match inquiry.step(&self.transfer, rpc, answer) {
             Progress::Ask(inquiry) => return self.inquire(context, then, pursuit, inquiry),
@@ -213,9 +237,12 @@ impl Payment {
         let may_wait = context.now < pursuit.until;
         match fate {
             Fate::Settled(transaction) => self.on_settled(context, then, transaction),
-            Fate::Void(void) => self.refuse(Some(Operation::Release), Outcome::Refused, &void.to_string()),
+            Fate::Void(void) => {
+                let operation = (!then.is_over()).then_some(Operation::Release);
+                self.refuse(operation, Outcome::Refused, &void.to_string())
+            }
             // An earlier request asked for the settlement, and it may be asked for again.
-            Fate::Open | Fate::Unclear(_) if !pursuit.has_asked => self.ask_to_settle(context, then, pursuit),
+            Fate::Open | Fate::Unclear(_) if !pursuit.has_asked => self.ask_again(context, then, pursuit),
             Fate::Unconfirmed(_) | Fate::Open | Fate::Unclear(_) => {
                 let (named, is_seen) = match fate {
                     Fate::Unconfirmed(transaction) => (Some(transaction), true),
@@ -231,23 +258,25 @@ impl Payment {
                     let awaits = Awaits::Confirmation(context.now.plus(PAUSE_SECONDS));
                     return (Exchange::Settling(self, then, Pursuit { awaits, ..pursuit }), Effects::default());
                 }
-                self.leave_unknown(context, pursuit, &reason)
+                self.leave_unknown(context, then, pursuit, &reason)
             }
         }
     }
 
     /// Ends the request with the outcome unknown. The payment stays in the ledger, and is looked into again.
-    fn leave_unknown(self, context: Context<'_>, pursuit: Pursuit, reason: &str) -> Next {
-        let recovery = self.clone().recovery(context.now);
-        let operation = Operation::Forget { named: pursuit.named };
+    fn leave_unknown(self, context: Context<'_>, then: Then, pursuit: Pursuit, reason: &str) -> Next {
+        // A stream that was delivered is to be settled, whoever waits; a response that was not is still owed for it.
+        let is_billed = then.is_over();
+        let recovery = Self { is_billed, ..self.clone() }.recovery(context.now, pursuit.named);
+        let operation = (!is_billed).then_some(Operation::Forget { named: pursuit.named });
         let reply = Reply::outcome_unknown(pursuit.unknown);
-        let (exchange, effects) = self.end(Some(operation), Outcome::Unknown, reason, reply);
+        let (exchange, effects) = self.end(operation, Outcome::Unknown, reason, reply);
         (exchange, Effects { recovery, ..effects })
     }
 
     /// When to look into the payment again, if that can still bring anything to light: later and later, until the
     /// facilitator would refuse it, or where the chain can be asked, until that knows.
-    fn recovery(mut self, now: UnixTime) -> Option<Recovery> {
+    fn recovery(mut self, now: UnixTime, named: Option<TransactionHash>) -> Option<Recovery> {
         const LONGEST_PAUSE_SECONDS: u64 = 60;
         /// What the ledger forgets of itself, nobody needs to know.
         const MOST_ATTEMPTS: u32 = 24 * 60;
@@ -255,8 +284,12 @@ impl Payment {
         self.recoveries = self.recoveries.saturating_add(1);
         let due = now.plus(pause);
         let can_settle = due.plus(MIN_LIFETIME_SECONDS) <= self.expires();
-        let is_worth_it = self.recoveries <= MOST_ATTEMPTS && (can_settle || self.offer.rpc.is_some());
-        is_worth_it.then_some(Recovery { payment: self, due })
+        // Where Permit2 is concerned, the chain knows no more in the end than that the nonce was used.
+        let chain_will_know = self.offer.rpc.is_some() && self.transfer.method == TransferMethod::Eip3009;
+        let is_worth_it = self.recoveries <= MOST_ATTEMPTS && (can_settle || chain_will_know);
+        // What a request of scheme `upto` would cost is known only once it is served again.
+        let has_charge = self.offer.requirement.scheme == Scheme::Exact || self.is_billed;
+        (is_worth_it && has_charge).then_some(Recovery { payment: self, named, due })
     }
 
     /// Tells the ledger that the money has moved, before anything is given for it.
@@ -268,13 +301,18 @@ impl Payment {
                 let operation = Some(Operation::Keep { transaction });
                 return self.finish(operation, Outcome::Abandoned, "", Some(transaction), Stream::Hold);
             }
+            Then::Close => {
+                let tail = Tail::receipt(&self, Some(transaction));
+                return self.finish(None, Outcome::Served, "", Some(transaction), Stream::Finish(tail));
+            }
+            Then::Bill => return self.finish(None, Outcome::Billed, "", Some(transaction), Stream::Hold),
             Then::DeliverError { keeps_cache_control } => {
-                let stream = Stream::Deliver(self.receipt(transaction, keeps_cache_control));
+                let stream = Stream::Deliver(self.receipt(Some(transaction), keeps_cache_control));
                 let outcome = Outcome::SettledUpstreamFailed;
                 return self.finish(Some(Operation::Keep { transaction }), outcome, "", Some(transaction), stream);
             }
         };
-        self.ask_ledger(operation, |payment| Exchange::Recording(payment, then, transaction))
+        self.ask_ledger(operation, |payment| Exchange::Recording(payment, then, Some(transaction)))
     }
 
     /// The response is there, and the settlement that was asked for beside it is not.
@@ -287,20 +325,23 @@ impl Payment {
         (Exchange::Settling(self, then, pursuit), Effects::default())
     }
 
-    pub(super) fn on_recorded(self, then: Then, transaction: TransactionHash, answer: Answer) -> Next {
+    pub(super) fn on_recorded(self, then: Then, transaction: Option<TransactionHash>, answer: Answer) -> Next {
         match (answer, then) {
-            (Answer::Granted, Then::Forward) => self.forward(Some(transaction)),
-            (Answer::Granted, Then::Join) => (Exchange::Redeeming(self, transaction), Effects::default()),
+            (Answer::Granted, Then::Forward) => self.forward(transaction),
+            (Answer::Granted, Then::Join) => match transaction {
+                Some(transaction) => (Exchange::Redeeming(self, transaction), Effects::default()),
+                None => self.out_of_order(),
+            },
             (Answer::Granted, Then::Deliver { keeps_cache_control }) => {
                 let edits = self.receipt(transaction, keeps_cache_control);
-                self.finish(None, Outcome::Served, "", Some(transaction), Stream::Deliver(edits))
+                self.finish(None, Outcome::Served, "", transaction, Stream::Deliver(edits))
             }
             // The hold lapsed and another request has the payment now, or the store failed. Nothing was given for it yet,
             // and the same payment, sent again, finds what became of it.
             _ => {
                 let reply = Reply::outcome_unknown(Unknown::Unrecorded);
                 let stream = Stream::Reply(reply);
-                self.finish(None, Outcome::Unknown, &Unknown::Unrecorded.to_string(), Some(transaction), stream)
+                self.finish(None, Outcome::Unknown, &Unknown::Unrecorded.to_string(), transaction, stream)
             }
         }
     }
@@ -323,5 +364,30 @@ impl Payment {
 
     fn node_seconds(&self) -> u64 {
         self.offer.rpc.as_deref().map_or(0, |rpc: &Rpc| rpc.service.timeout_seconds())
+    }
+}
+
+impl Then {
+    /// Whether the response is out already.
+    const fn is_over(self) -> bool {
+        matches!(self, Self::Close | Self::Bill)
+    }
+}
+
+impl Tail {
+    /// The receipt of a stream, in a trailer and in a comment.
+    pub(super) fn receipt(payment: &Payment, transaction: Option<TransactionHash>) -> Self {
+        let receipt = payment.receipt_of(Ok(transaction));
+        Self {
+            comment: format!(": payment-response {}\n\n", receipt.to_json()),
+            trailers: vec![(PAYMENT_RESPONSE, receipt.to_header())],
+        }
+    }
+
+    /// What is said of a settlement that did not come about, or is not known.
+    fn failed(reply: &Reply) -> Self {
+        let receipt = reply.headers.iter().find(|(name, _)| name == PAYMENT_RESPONSE).map(|(_, value)| value.clone());
+        let trailers = receipt.map(|value| (PAYMENT_RESPONSE, value)).into_iter().collect();
+        Self { comment: format!(": payment {}\n\n", reply.body), trailers }
     }
 }

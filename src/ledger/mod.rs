@@ -10,7 +10,7 @@ mod page;
 use crate::evm::{Address, Nonce, TransactionHash, keccak256};
 use crate::time::UnixTime;
 use crate::x402::NetworkId;
-use page::Page;
+use page::{Claim, Page};
 
 /// Shared memory with compare-and-swap.
 pub trait Store {
@@ -155,6 +155,9 @@ pub enum Operation {
         /// When the request has surely ended.
         until: UnixTime,
     },
+    /// The response is on its way to the client, and costs what it turns out to cost: the payment has bought it, and
+    /// money moves later, if any does.
+    Open,
     /// The money has moved, and the response is on its way to the client.
     Spend {
         /// The transfer.
@@ -175,6 +178,16 @@ pub enum Operation {
     },
 }
 
+/// What is known of a settlement whose answer was not heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Unheard {
+    /// The transfer, as far as the facilitator named one.
+    pub named: Option<TransactionHash>,
+    /// When the ledger first saw the payment. What settled before settled for somebody else: in another proxy, or for a
+    /// ledger that is no more.
+    pub since: UnixTime,
+}
+
 /// What the ledger says to an [`Operation`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Answer {
@@ -182,7 +195,7 @@ pub enum Answer {
     Granted,
     /// The claim is this request's; an earlier one asked for settlement and did not hear the answer, or no more of it
     /// than the name of a transfer that is not certain yet.
-    GrantedUnknown(Option<TransactionHash>),
+    GrantedUnknown(Unheard),
     /// The claim is this request's; the payment has settled and bought nothing yet.
     GrantedSettled(TransactionHash),
     /// Another request holds the claim.
@@ -245,7 +258,7 @@ impl Ledger {
         let stored = store.read(key.page())?;
         let (bytes, version) = stored.map_or((Vec::new(), None), |(bytes, version)| (bytes, Some(version)));
         let mut page = Page::decode(&bytes).ok_or(StoreFailed)?;
-        let answer = match next(page.get(key), owner, operation, now) {
+        let answer = match next(page.get(key).as_ref(), owner, operation, now) {
             Next::Refuse(answer) => return Ok(Some(answer)),
             Next::Remove => {
                 page.remove(key);
@@ -258,7 +271,7 @@ impl Ledger {
             Next::Restart { state, expires, signature } => {
                 page.remove(key);
                 page.remove_expired(now);
-                if !page.insert(page::Claim { key, expires, signature, state }, self.claims_per_page) {
+                if !page.insert(Claim { key, expires, since: now, signature, state }, self.claims_per_page) {
                     return Ok(Some(Answer::Full));
                 }
                 Answer::Granted
@@ -281,11 +294,10 @@ enum Next {
 
 /// The rules of the ledger: what `operation` by `owner` makes of a claim in state `state`, which was made with the
 /// signature beside it.
-fn next(claim: Option<(State, SignatureMark)>, owner: Owner, operation: Operation, now: UnixTime) -> Next {
+fn next(claim: Option<&Claim>, owner: Owner, operation: Operation, now: UnixTime) -> Next {
     use State::{InFlight, Redeeming, Settled, Settling, Spent, Unknown};
     let is_held = |hold: Hold| hold.owner == owner;
-    let state = claim.map(|(state, _)| state);
-    match (operation, state) {
+    match (operation, claim.map(|claim| claim.state)) {
         (Operation::Claim { expires, until, signature }, _) => {
             let hold = Hold { owner, until };
             take_over(claim, hold, signature, now).unwrap_or(Next::Restart {
@@ -298,16 +310,20 @@ fn next(claim: Option<(State, SignatureMark)>, owner: Owner, operation: Operatio
             take_over(claim, Hold { owner, until }, signature, now).unwrap_or(Next::Refuse(Answer::NotHeld))
         }
         (Operation::Recover { until }, Some(Unknown { named, .. })) => {
-            Next::Become(Settling(Hold { owner, until }, named), Answer::GrantedUnknown(named))
+            let since = claim.map_or(now, |claim| claim.since);
+            Next::Become(Settling(Hold { owner, until }, named), Answer::GrantedUnknown(Unheard { named, since }))
         }
         (Operation::Look, Some(Unknown { .. } | Settled(_) | Settling(..) | Redeeming(..))) => {
             Next::Refuse(Answer::Waiting)
         }
-        (Operation::Settle { until }, Some(InFlight(hold))) if is_held(hold) => {
+        (Operation::Settle { until }, Some(InFlight(hold) | Settling(hold, _))) if is_held(hold) => {
             Next::Become(Settling(Hold { owner, until }, None), Answer::Granted)
         }
         (Operation::Redeem { transaction, until }, Some(Settling(hold, _))) if is_held(hold) => {
             Next::Become(Redeeming(Hold { owner, until }, transaction), Answer::Granted)
+        }
+        (Operation::Open, Some(InFlight(hold) | Settling(hold, _))) if is_held(hold) => {
+            Next::Become(Spent(TransactionHash::ZERO), Answer::Granted)
         }
         (Operation::Spend { transaction }, Some(Settling(hold, _) | Redeeming(hold, _))) if is_held(hold) => {
             Next::Become(Spent(transaction), Answer::Granted)
@@ -328,13 +344,8 @@ fn next(claim: Option<(State, SignatureMark)>, owner: Owner, operation: Operatio
 
 /// What a request that wants the claim finds; `None` where there is nothing but a hold that lapsed before any money
 /// could move, or not even that.
-fn take_over(
-    claim: Option<(State, SignatureMark)>,
-    hold: Hold,
-    signature: SignatureMark,
-    now: UnixTime,
-) -> Option<Next> {
-    let (state, earlier_signature) = claim?;
+fn take_over(claim: Option<&Claim>, hold: Hold, signature: SignatureMark, now: UnixTime) -> Option<Next> {
+    let &Claim { state, since, signature: earlier_signature, .. } = claim?;
     let is_same = signature == earlier_signature;
     let is_live = |earlier: Hold| earlier.until > now;
     Some(match state {
@@ -348,7 +359,7 @@ fn take_over(
         }
         State::Redeeming(..) | State::Settled(_) => Next::Refuse(Answer::Spent),
         State::Settling(_, named) | State::Unknown { named, .. } if is_same => {
-            Next::Become(State::Settling(hold, named), Answer::GrantedUnknown(named))
+            Next::Become(State::Settling(hold, named), Answer::GrantedUnknown(Unheard { named, since }))
         }
         _ => Next::Refuse(Answer::InFlight),
     })

@@ -14,13 +14,15 @@ pub(super) struct Claim {
     pub(super) key: PaymentKey,
     /// The end of the payment's validity.
     pub(super) expires: UnixTime,
+    /// When it was made.
+    pub(super) since: UnixTime,
     /// The signature that the payment came with.
     pub(super) signature: SignatureMark,
     pub(super) state: State,
 }
 
-/// Bytes of a claim: key, expiry, signature, state's tag, owner, until, transaction. Every claim has all of them.
-const CLAIM_BYTES: usize = 32 + 8 + 8 + 1 + 8 + 8 + 32;
+/// Bytes of a claim: key, expiry, since, signature, state's tag, owner, until, transaction. Every claim has all of them.
+const CLAIM_BYTES: usize = 32 + 8 + 8 + 8 + 1 + 8 + 8 + 32;
 
 /// Seconds that a spent claim outlives its payment's validity, for the chain's clock may lag behind this one.
 const CLOCK_SLACK_SECONDS: u64 = 60;
@@ -40,8 +42,8 @@ impl Page {
         self.0.iter().flat_map(Claim::encode).collect()
     }
 
-    pub(super) fn get(&self, key: PaymentKey) -> Option<(State, SignatureMark)> {
-        self.0.iter().find(|claim| claim.key == key).map(|claim| (claim.state, claim.signature))
+    pub(super) fn get(&self, key: PaymentKey) -> Option<Claim> {
+        self.0.iter().find(|claim| claim.key == key).cloned()
     }
 
     pub(super) fn update(&mut self, key: PaymentKey, state: State) {
@@ -98,6 +100,7 @@ impl Claim {
         let mut bytes = Vec::with_capacity(CLAIM_BYTES);
         bytes.extend_from_slice(&self.key.0);
         bytes.extend_from_slice(&self.expires.as_secs().to_be_bytes());
+        bytes.extend_from_slice(&self.since.as_secs().to_be_bytes());
         bytes.extend_from_slice(&self.signature.0.to_be_bytes());
         bytes.push(tag);
         bytes.extend_from_slice(&hold.owner.0.to_be_bytes());
@@ -109,6 +112,7 @@ impl Claim {
     fn decode(bytes: &[u8; CLAIM_BYTES]) -> Option<Self> {
         let (key, rest) = bytes.split_first_chunk::<32>()?;
         let (expires, rest) = take_u64(rest)?;
+        let (since, rest) = take_u64(rest)?;
         let (signature, rest) = take_u64(rest)?;
         let ([tag], rest) = rest.split_first_chunk::<1>()?;
         let (owner, rest) = take_u64(rest)?;
@@ -128,6 +132,7 @@ impl Claim {
         Some(Self {
             key: PaymentKey(*key),
             expires: UnixTime::from_secs(expires),
+            since: UnixTime::from_secs(since),
             signature: SignatureMark(signature),
             state,
         })
@@ -144,7 +149,8 @@ mod tests {
     use super::*;
 
     fn claim(byte: u8, state: State) -> Claim {
-        Claim { key: PaymentKey([byte; 32]), expires: UnixTime::from_secs(100), signature: SignatureMark(5), state }
+        let (expires, since) = (UnixTime::from_secs(100), UnixTime::from_secs(90));
+        Claim { key: PaymentKey([byte; 32]), expires, since, signature: SignatureMark(5), state }
     }
 
     #[test]

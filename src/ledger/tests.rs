@@ -37,6 +37,9 @@ const A: Owner = Owner(1);
 const B: Owner = Owner(2);
 const TX: TransactionHash = TransactionHash::from_bytes([0xaa; 32]);
 
+/// The answer about a settlement that nobody heard of, for a claim that was made at the beginning.
+const UNHEARD: Answer = Answer::GrantedUnknown(Unheard { named: None, since: UnixTime::from_secs(0) });
+
 fn at(seconds: u64) -> UnixTime {
     UnixTime::from_secs(seconds)
 }
@@ -128,7 +131,7 @@ fn a_forgotten_settlement_is_picked_up_by_one() {
         (3, B, claim()),
         (4, A, claim()),
     ]);
-    assert_eq!(answers[3..], [Answer::GrantedUnknown(None), Answer::InFlight]);
+    assert_eq!(answers[3..], [UNHEARD, Answer::InFlight]);
 }
 
 #[test]
@@ -150,7 +153,7 @@ fn a_settled_payment_whose_response_failed_is_redeemed_by_one() {
 fn a_hold_lapses_into_what_may_have_happened() {
     let redeem = Operation::Redeem { transaction: TX, until: at(100) };
     assert_eq!(run(&[(0, A, claim()), (99, B, claim()), (100, B, claim())])[1..], [Answer::InFlight, Answer::Granted]);
-    assert_eq!(run(&[(0, A, claim()), (1, A, settle()), (100, B, claim())])[2], Answer::GrantedUnknown(None));
+    assert_eq!(run(&[(0, A, claim()), (1, A, settle()), (100, B, claim())])[2], UNHEARD);
     assert_eq!(
         run(&[(0, A, claim()), (1, A, settle()), (2, A, redeem), (100, B, claim())])[3],
         Answer::GrantedSettled(TX)
@@ -195,7 +198,7 @@ fn a_look_takes_nothing() {
     assert_eq!(run(&[(0, A, claim()), (1, B, Operation::Look)])[1], Answer::NotHeld);
     let unknown = [(0, A, claim()), (1, A, settle()), (2, A, Operation::Forget { named: None })];
     let answers = run(&[&unknown[..], &[(3, B, Operation::Look), (4, A, claim())]].concat());
-    assert_eq!(answers[3..], [Answer::Waiting, Answer::GrantedUnknown(None)]);
+    assert_eq!(answers[3..], [Answer::Waiting, UNHEARD]);
     assert_eq!(
         run(&[
             (0, A, claim()),
@@ -241,7 +244,7 @@ fn nobody_resumes_a_claim_with_another_signature() {
     assert_eq!(then(claim_with_another_signature()), [Answer::Spent, Answer::GrantedSettled(TX)]);
     let unknown = [(0, A, claim()), (1, A, settle()), (2, A, Operation::Forget { named: None })];
     let then = |operation| run(&[&unknown[..], &[(4, B, operation), (5, A, claim())]].concat())[3..].to_vec();
-    assert_eq!(then(claim_with_another_signature()), [Answer::InFlight, Answer::GrantedUnknown(None)]);
+    assert_eq!(then(claim_with_another_signature()), [Answer::InFlight, UNHEARD]);
     // Before any money could move, the claim is free for every signature.
     assert_eq!(run(&[(0, A, claim()), (100, B, claim_with_another_signature())])[1], Answer::Granted);
 }
@@ -256,7 +259,10 @@ fn a_lapsed_hold_is_taken_over_with_the_signature_of_the_new_request() {
         (103, A, claim()),
         (104, B, claim_with_another_signature()),
     ]);
-    assert_eq!(answers[4..], [Answer::InFlight, Answer::GrantedUnknown(None)]);
+    assert_eq!(
+        answers[4..],
+        [Answer::InFlight, Answer::GrantedUnknown(Unheard { named: None, since: UnixTime::from_secs(100) })]
+    );
 }
 
 #[test]
@@ -268,7 +274,7 @@ fn an_expired_payment_resumes_what_it_had_begun_and_nothing_else() {
     );
     assert_eq!(
         run(&[(0, A, claim()), (1, A, settle()), (2, A, Operation::Forget { named: None }), (3, B, resume())])[3],
-        Answer::GrantedUnknown(None)
+        UNHEARD
     );
     let keep = Operation::Keep { transaction: TX };
     let kept = run(&[(0, A, claim()), (1, A, settle()), (2, A, keep), (3, B, resume())]);

@@ -14,7 +14,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use super::host::{self, LogLevel};
+use super::host::{self, Half, LogLevel};
 use super::http::{Http, now};
 use super::root::Root;
 use crate::config::Config;
@@ -28,13 +28,26 @@ pub(super) enum Verdict {
     Continue,
     /// The head waits, and nothing behind it is asked for: back pressure holds the body where it comes from.
     Hold,
+    /// The head waits, and the body is wanted. A host that does not let a filter have it while the head waits takes this
+    /// for `Hold`.
+    Collect,
+}
+
+/// What a callback about a body or about trailers says to the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum DataVerdict {
+    /// It goes on, with what waits before it.
+    Continue,
+    /// It waits, and is kept.
+    Buffer,
 }
 
 impl Verdict {
-    /// `FilterHeadersStatus` of the ABI: 0 is `Continue`, 4 is `StopAllIterationAndWatermark`.
+    /// `FilterHeadersStatus` of the ABI: 0 is `Continue`, 1 `StopIteration`, 4 `StopAllIterationAndWatermark`.
     const fn to_abi(self) -> u32 {
         match self {
             Self::Continue => 0,
+            Self::Collect => 1,
             Self::Hold => 4,
         }
     }
@@ -47,6 +60,8 @@ struct Contexts {
     roots: Vec<(u32, Root)>,
     /// Tokens of callouts that are under way, and the streams that wait for them.
     callouts: Vec<(u32, u32)>,
+    /// Tokens of questions to the facilitator about itself, and the roots that wait for the answer.
+    introductions: Vec<(u32, u32)>,
     /// Settlements that are to be looked into later.
     recoveries: VecDeque<(Arc<Config>, Recovery)>,
     /// Pursuits of settlements without a stream that were begun. They stand among the streams, and take their ids from
@@ -80,7 +95,8 @@ impl Contexts {
 
     /// Takes out settlements that are due to be looked into, each with a context for that and its id.
     fn take_due(&mut self, now: UnixTime) -> Vec<(u32, Http, Recovery)> {
-        let Some(number) = self.roots.first().and_then(|(_, root)| root.number()) else { return Vec::new() };
+        let root = self.roots.iter().find_map(|(_, root)| Some((root.number()?, root.shared())));
+        let Some((number, shared)) = root else { return Vec::new() };
         let mut due = Vec::new();
         for (config, recovery) in std::mem::take(&mut self.recoveries) {
             if recovery.due > now || due.len() >= MOST_PURSUITS_AT_ONCE {
@@ -89,7 +105,7 @@ impl Contexts {
             }
             self.pursuits = self.pursuits.wrapping_add(1);
             let id = u32::MAX.wrapping_sub(self.pursuits);
-            due.push((id, Http::new(config, number, id), recovery));
+            due.push((id, Http::new(config, shared.clone(), number, id), recovery));
         }
         due
     }
@@ -145,6 +161,14 @@ fn on_head(id: u32, act: impl FnOnce(&mut Http) -> Verdict) -> u32 {
     verdict.to_abi()
 }
 
+/// A body is only seen of streams whose head was: one without a context was answered then.
+fn on_data(id: u32, act: impl FnOnce(&mut Http) -> DataVerdict) -> u32 {
+    match with_stream(id, act) {
+        Some(DataVerdict::Continue) | None => 0,
+        Some(DataVerdict::Buffer) => 1,
+    }
+}
+
 /// Tells the host which version of the ABI is spoken.
 #[unsafe(no_mangle)]
 pub extern "C" fn proxy_abi_version_0_2_1() {}
@@ -183,18 +207,48 @@ pub extern "C" fn proxy_on_configure(id: u32, size: usize) -> u32 {
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn proxy_on_request_headers(id: u32, _: usize, _: u32) -> u32 {
-    on_head(id, Http::on_request)
+pub extern "C" fn proxy_on_request_headers(id: u32, _: usize, is_last: u32) -> u32 {
+    on_head(id, |stream| stream.on_request(is_last == 0))
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn proxy_on_response_headers(id: u32, _: usize, _: u32) -> u32 {
-    on_head(id, Http::on_response)
+pub extern "C" fn proxy_on_request_body(id: u32, size: usize, is_last: u32) -> u32 {
+    on_data(id, |stream| stream.on_body(Half::Request, size, is_last != 0))
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn proxy_on_request_trailers(id: u32, _: usize) -> u32 {
+    on_data(id, |stream| stream.on_trailers(Half::Request))
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn proxy_on_response_headers(id: u32, _: usize, is_last: u32) -> u32 {
+    on_head(id, |stream| stream.on_response(is_last == 0))
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn proxy_on_response_body(id: u32, size: usize, is_last: u32) -> u32 {
+    on_data(id, |stream| stream.on_body(Half::Response, size, is_last != 0))
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn proxy_on_response_trailers(id: u32, _: usize) -> u32 {
+    on_data(id, |stream| stream.on_trailers(Half::Response))
 }
 
 /// The host calls this for the root context, whoever sent the callout, and also when that stream is gone.
 #[unsafe(no_mangle)]
 pub extern "C" fn proxy_on_http_call_response(_: u32, token: u32, headers: usize, body_size: usize, _: usize) {
+    let is_introduction = with_contexts(|contexts| {
+        let position = contexts.introductions.iter().position(|(expected, _)| *expected == token)?;
+        let (_, root_id) = contexts.introductions.swap_remove(position);
+        let root = contexts.root(root_id)?;
+        root.hear_who_settles(headers, body_size);
+        Some(())
+    });
+    if is_introduction.flatten().is_some() {
+        return;
+    }
     if let Some(id) = with_contexts(|contexts| contexts.take_callout(token)).flatten() {
         with_stream(id, |stream| stream.on_callout(id, token, headers, body_size));
     }
@@ -202,7 +256,14 @@ pub extern "C" fn proxy_on_http_call_response(_: u32, token: u32, headers: usize
 
 /// The host calls this about once a second for each root context.
 #[unsafe(no_mangle)]
-pub extern "C" fn proxy_on_tick(_: u32) {
+pub extern "C" fn proxy_on_tick(root_id: u32) {
+    with_contexts(|contexts| {
+        let token = contexts.root(root_id).and_then(|root| {
+            root.catch_up();
+            root.ask_who_settles()
+        });
+        contexts.introductions.extend(token.map(|token| (token, root_id)));
+    });
     for id in streams_that(Http::wants_ticks) {
         with_stream(id, |stream| stream.on_tick(id));
     }

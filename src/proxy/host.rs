@@ -11,6 +11,7 @@ use super::pairs::{self, Pair};
 pub(super) enum Map {
     Request,
     Response,
+    ResponseTrailers,
     CalloutAnswer,
 }
 
@@ -19,6 +20,7 @@ impl Map {
         match self {
             Self::Request => 0,
             Self::Response => 2,
+            Self::ResponseTrailers => 3,
             Self::CalloutAnswer => 6,
         }
     }
@@ -29,6 +31,16 @@ impl Map {
 pub(super) enum Half {
     Request,
     Response,
+}
+
+impl Half {
+    /// Number of the half, and of the buffer with its body.
+    const fn number(self) -> u32 {
+        match self {
+            Self::Request => 0,
+            Self::Response => 1,
+        }
+    }
 }
 
 /// How urgent a line of the log is.
@@ -92,7 +104,9 @@ unsafe extern "C" {
         headers_length: usize,
         grpc_status: i32,
     ) -> u32;
+    fn proxy_set_buffer_bytes(buffer: u32, start: usize, length: usize, data: *const u8, size: usize) -> u32;
     fn proxy_continue_stream(stream: u32) -> u32;
+    fn proxy_close_stream(stream: u32) -> u32;
     fn proxy_get_shared_data(
         key: *const u8,
         key_length: usize,
@@ -200,6 +214,34 @@ pub(super) fn callout_body(max_length: usize) -> Result<Vec<u8>, HostError> {
     buffer(CALLOUT_BODY, max_length)
 }
 
+/// What is there of the body of a half of the stream, at most `max_length` bytes of it.
+pub(super) fn body(half: Half, max_length: usize) -> Result<Vec<u8>, HostError> {
+    buffer(half.number(), max_length)
+}
+
+/// Puts other bytes in the place of what is there of a body.
+pub(super) fn replace_body(half: Half, bytes: &[u8]) -> Result<(), HostError> {
+    set_body(half, 0, usize::MAX, bytes)
+}
+
+/// Puts bytes behind what is there of a body.
+pub(super) fn append_to_body(half: Half, bytes: &[u8]) -> Result<(), HostError> {
+    const END: usize = 0x7fff_ffff;
+    set_body(half, END, 0, bytes)
+}
+
+fn set_body(half: Half, start: usize, length: usize, bytes: &[u8]) -> Result<(), HostError> {
+    // SAFETY: pointer and length are of one live buffer.
+    let status = unsafe { proxy_set_buffer_bytes(half.number(), start, length, bytes.as_ptr(), bytes.len()) };
+    check("set_buffer_bytes", status)
+}
+
+/// Breaks the stream off.
+pub(super) fn close(half: Half) -> Result<(), HostError> {
+    // SAFETY: passes a number only.
+    check("close_stream", unsafe { proxy_close_stream(half.number()) })
+}
+
 /// The plugin's configuration of `length` bytes.
 pub(super) fn plugin_configuration(length: usize) -> Result<Vec<u8>, HostError> {
     const PLUGIN_CONFIGURATION: u32 = 7;
@@ -236,12 +278,8 @@ pub(super) fn send_reply(status: u16, details: &str, headers: &[(&str, &str)], b
 
 /// Lets a request or a response go on.
 pub(super) fn resume(half: Half) -> Result<(), HostError> {
-    let number = match half {
-        Half::Request => 0,
-        Half::Response => 1,
-    };
     // SAFETY: passes a number only.
-    check("continue_stream", unsafe { proxy_continue_stream(number) })
+    check("continue_stream", unsafe { proxy_continue_stream(half.number()) })
 }
 
 /// A value of the shared data and its version; `None` where the key is absent.

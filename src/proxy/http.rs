@@ -1,17 +1,20 @@
 //! One request, or the pursuit of a settlement that outlived one: tells the exchange what happens and does what it says.
 
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::sync::Arc;
 
-use super::abi::Verdict;
+use super::abi::{DataVerdict, Verdict};
+use super::answers::{Answers, Question};
 use super::host::{self, Half, HostError, LogLevel, Map};
 use super::store::SharedData;
 use crate::chain::MAX_ANSWER_BYTES;
-use crate::config::Config;
+use crate::config::{Config, Service};
 use crate::exchange::{
-    self, Call, Effects, Event, Exchange, Next, Outcome, Record, Recovery, Reply, RequestEdits, RequestHead,
-    ResponseEdits, Stream, UpstreamHead,
+    self, Body, Call, Effects, Event, Exchange, Next, Outcome, Record, Recovery, Reply, RequestEdits, RequestHead,
+    ResponseEdits, Stream, Tail, UpstreamHead,
 };
-use crate::facilitator::CalloutAnswer;
+use crate::facilitator::{CalloutAnswer, Supported};
 use crate::ledger::Owner;
 use crate::time::UnixTime;
 
@@ -23,11 +26,37 @@ pub(super) struct Http {
     callout: Option<u32>,
     /// The half of the stream that waits, if one does.
     held: Option<Half>,
+    /// The half of the stream whose body is being read.
+    reading: Option<Reading>,
+    /// What all requests of this plugin know.
+    shared: Shared,
+    has_forwarded: bool,
+    /// The question whose answer may be used again.
+    caching: Option<Question>,
     has_ended: bool,
     /// A settlement that is to be looked into later.
     recovery: Option<Recovery>,
     #[cfg(feature = "provoke-panic")]
     provoked: String,
+}
+
+/// What the requests of a plugin and worker share.
+#[derive(Clone, Default)]
+pub(super) struct Shared {
+    /// What the facilitator has said of itself.
+    pub(super) supported: Arc<Supported>,
+    /// Answers that may be used again.
+    pub(super) answers: Rc<RefCell<Answers>>,
+    /// The host has been found to keep bodies to itself while a head is held.
+    pub(super) hides_bodies: Rc<Cell<bool>>,
+}
+
+/// A body that is being read.
+struct Reading {
+    half: Half,
+    most: usize,
+    /// What the host had received of the request when its head came; `None` once a part of the body was seen.
+    received: Option<u64>,
 }
 
 /// Where the code that acts on the stream was called from.
@@ -42,7 +71,7 @@ enum Caller {
 }
 
 impl Http {
-    pub(super) fn new(config: Arc<Config>, worker: u32, context_id: u32) -> Self {
+    pub(super) fn new(config: Arc<Config>, shared: Shared, worker: u32, context_id: u32) -> Self {
         let owner = Owner((u64::from(worker) << u32::BITS) | u64::from(context_id));
         Self {
             config,
@@ -50,6 +79,10 @@ impl Http {
             exchange: Exchange::Over,
             callout: None,
             held: None,
+            reading: None,
+            shared,
+            has_forwarded: false,
+            caching: None,
             has_ended: false,
             recovery: None,
             #[cfg(feature = "provoke-panic")]
@@ -74,7 +107,7 @@ impl Http {
 
     /// Whether the exchange waits for time to pass.
     pub(super) const fn wants_ticks(&self) -> bool {
-        self.exchange.wakes_at().is_some()
+        self.exchange.wakes_at().is_some() || self.reading.is_some()
     }
 
     /// A settlement that is to be looked into later, with the configuration that it belongs to.
@@ -85,22 +118,87 @@ impl Http {
     /// Looks into a settlement. There is no stream.
     pub(super) fn recover(&mut self, recovery: Recovery) {
         self.has_ended = true;
-        let next = now().map(|now| Exchange::recover(exchange::Context { config: &self.config, now }, recovery));
+        let next = self.context().map(|context| Exchange::recover(context, recovery));
         self.perform_unwatched(next);
     }
 
-    pub(super) fn on_request(&mut self) -> Verdict {
+    pub(super) fn on_request(&mut self, has_body: bool) -> Verdict {
         let next = self.start();
+        let verdict = self.run(Half::Request, next);
+        match self.reading {
+            Some(_) if !has_body => self.on_head_alone(Half::Request),
+            Some(_) if self.shared.hides_bodies.get() => self.on_hidden_body(),
+            _ => verdict,
+        }
+    }
+
+    /// There is no body to be read.
+    fn on_head_alone(&mut self, half: Half) -> Verdict {
+        self.reading = None;
+        let next = self.step(body_event(half, Body::Whole(Vec::new())));
+        self.run(half, next)
+    }
+
+    /// There is one, and no way to read it.
+    fn on_hidden_body(&mut self) -> Verdict {
+        self.reading = None;
+        let next = self.step(Event::RequestBody(Body::Unreachable));
         self.run(Half::Request, next)
     }
 
-    pub(super) fn on_response(&mut self) -> Verdict {
+    /// A part of a body is there: `size` bytes of it by now.
+    pub(super) fn on_body(&mut self, half: Half, size: usize, is_last: bool) -> DataVerdict {
+        if let Some(reading) = self.reading.as_mut().filter(|reading| reading.half == half) {
+            reading.received = None;
+            let body = match (size > reading.most, is_last) {
+                (true, _) => Ok(Body::TooLong),
+                (false, false) => return DataVerdict::Buffer,
+                (false, true) => host::body(half, size).map(Body::Whole),
+            };
+            return self.on_whole_body(half, body);
+        }
+        if half == Half::Response && self.exchange.reads_chunks() {
+            let next = host::body(half, size).and_then(|bytes| self.step(Event::ResponseChunk { bytes, is_last }));
+            return self.run_data(half, next);
+        }
+        if self.held == Some(half) { DataVerdict::Buffer } else { DataVerdict::Continue }
+    }
+
+    /// Trailers are there: the body has ended without saying so.
+    pub(super) fn on_trailers(&mut self, half: Half) -> DataVerdict {
+        if let Some(Reading { most, .. }) = self.reading.as_ref().filter(|reading| reading.half == half) {
+            let body = host::body(half, most.saturating_add(1));
+            let body = body.map(|bytes| if bytes.len() > *most { Body::TooLong } else { Body::Whole(bytes) });
+            return self.on_whole_body(half, body);
+        }
+        if half == Half::Response && self.exchange.reads_chunks() {
+            let next = self.step(Event::ResponseChunk { bytes: Vec::new(), is_last: true });
+            return self.run_data(half, next);
+        }
+        if self.held == Some(half) { DataVerdict::Buffer } else { DataVerdict::Continue }
+    }
+
+    fn on_whole_body(&mut self, half: Half, body: Result<Body, HostError>) -> DataVerdict {
+        self.reading = None;
+        let next = body.and_then(|body| self.step(body_event(half, body)));
+        self.run_data(half, next)
+    }
+
+    fn run_data(&mut self, half: Half, next: Result<Next, HostError>) -> DataVerdict {
+        match self.run(half, next) {
+            Verdict::Continue => DataVerdict::Continue,
+            Verdict::Hold | Verdict::Collect => DataVerdict::Buffer,
+        }
+    }
+
+    pub(super) fn on_response(&mut self, has_body: bool) -> Verdict {
         if self.exchange.is_over() {
             return Verdict::Continue;
         }
         self.may_panic(|_| "response");
-        let next = response_head().and_then(|head| self.step(Event::Upstream(head)));
-        self.run(Half::Response, next)
+        let next = response_head(has_body).and_then(|head| self.step(Event::Upstream(head)));
+        let verdict = self.run(Half::Response, next);
+        if self.reading.is_some() && !has_body { self.on_head_alone(Half::Response) } else { verdict }
     }
 
     /// The answer of a callout is there: `headers` of them, and a body of `body_size` bytes.
@@ -114,14 +212,32 @@ impl Http {
             _ => "settled",
         });
         let answer = callout_answer(headers, body_size);
+        if let (Some(question), Ok(now)) = (self.caching.take(), now()) {
+            let until = now.plus(max_age());
+            self.shared.answers.borrow_mut().keep(question, answer.clone(), now, until);
+        }
         self.on_event(context_id, Event::Callout(answer));
     }
 
     /// Time has passed.
     pub(super) fn on_tick(&mut self, context_id: u32) {
-        if self.wants_ticks() {
+        if self.exchange.wakes_at().is_some_and(|due| now().is_ok_and(|now| now >= due)) {
             self.on_event(context_id, Event::Tick);
+        } else if self.is_body_hidden(context_id) {
+            host::log(
+                LogLevel::Critical,
+                "x402: a request's body came, and the host did not show it: prices by tokens need allow_on_headers_stop_iteration: true in the plugin's configuration",
+            );
+            self.shared.hides_bodies.set(true);
+            self.reading = None;
+            self.on_event(context_id, Event::RequestBody(Body::Unreachable));
         }
+    }
+
+    /// Whether the host has received some of the request's body, and has shown nothing of it.
+    fn is_body_hidden(&self, context_id: u32) -> bool {
+        let Some(Reading { half: Half::Request, received: Some(before), .. }) = self.reading else { return false };
+        host::act_on(context_id).is_ok() && received().is_some_and(|received| received > before)
     }
 
     /// The answer of the callout will never come: who was to hear it is gone.
@@ -156,20 +272,31 @@ impl Http {
     }
 
     fn start(&mut self) -> Result<Next, HostError> {
-        let head = RequestHead::new(host::headers(Map::Request)?);
+        let metadata = self.config.metadata.iter().filter_map(|key| {
+            let path = ["metadata", "filter_metadata", key.namespace.as_str(), key.key.as_str()];
+            Some((key.clone(), host::property(&path).ok()??))
+        });
+        let head = RequestHead::new(host::headers(Map::Request)?).with_metadata(metadata);
         #[cfg(feature = "provoke-panic")]
         {
             self.provoked = head.text("x-provoke-panic");
         }
         self.may_panic(|_| "request");
-        let now = now()?;
-        Ok(Exchange::start(exchange::Context { config: &self.config, now }, &head))
+        Ok(Exchange::start(self.context()?, &head))
     }
 
     fn step(&mut self, event: Event) -> Result<Next, HostError> {
-        let now = now()?;
         let exchange = std::mem::replace(&mut self.exchange, Exchange::Over);
-        Ok(exchange.step(exchange::Context { config: &self.config, now }, event))
+        Ok(exchange.step(self.context()?, event))
+    }
+
+    fn context(&self) -> Result<exchange::Context<'_>, HostError> {
+        let nanoseconds = host::now()?;
+        let now = to_unix_time(nanoseconds);
+        let Self { config, shared, owner, .. } = self;
+        // Good enough for sharing out: neighbouring requests draw numbers that have nothing in common.
+        let draw = (nanoseconds ^ owner.0.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 16;
+        Ok(exchange::Context { config, now, supported: &shared.supported, draw })
     }
 
     /// A place where the build that tests the host's handling of crashes panics, if the request asks for it. Any other
@@ -199,7 +326,7 @@ impl Http {
         let mut goes_on = false;
         loop {
             self.exchange = exchange;
-            let Effects { ledger, record, call, recovery, stream } = effects;
+            let Effects { ledger, record, call, rewrite, chunk, recovery, stream } = effects;
             let answer = match ledger {
                 Some((key, operation)) => {
                     let answer = self.config.ledger.perform(&mut SharedData, key, self.owner, operation, now()?);
@@ -213,6 +340,12 @@ impl Http {
             if recovery.is_some() {
                 self.recovery = recovery;
             }
+            if let Some(body) = rewrite {
+                rewrite_request(&body)?;
+            }
+            if let (Some(bytes), true) = (chunk, caller == Caller::Stream) {
+                host::replace_body(Half::Response, &bytes)?;
+            }
             let not_sent = call.and_then(|call| self.dispatch(&call));
             goes_on |= self.act(stream, caller)?;
             match answer.or(not_sent) {
@@ -223,22 +356,20 @@ impl Http {
     }
 
     /// Sends a callout; gives the event that it could not be sent.
-    fn dispatch(&mut self, call: &Call) -> Option<Event> {
-        let service = &call.service;
-        let path = match (service.base_path.as_str(), call.path) {
+    fn dispatch(&mut self, Call { service, path, body, is_cacheable }: &Call) -> Option<Event> {
+        self.caching = None;
+        if *is_cacheable {
+            let question = Question::new(service, body);
+            if let Some(answer) = now().ok().and_then(|now| self.shared.answers.borrow().get(&question, now)) {
+                return Some(Event::Callout(answer));
+            }
+            self.caching = Some(question);
+        }
+        let path = match (service.base_path.as_str(), *path) {
             ("", "") => "/".to_owned(),
             (base, path) => format!("{base}{path}"),
         };
-        let mut headers = vec![
-            (":method", "POST"),
-            (":scheme", service.scheme.as_str()),
-            (":authority", service.authority.as_str()),
-            (":path", path.as_str()),
-            ("content-type", "application/json"),
-            ("accept", "application/json"),
-        ];
-        headers.extend(service.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-        match host::dispatch(&service.cluster, &headers, &call.body, service.timeout) {
+        match call(service, "POST", &path, body) {
             Ok(token) => {
                 self.callout = Some(token);
                 None
@@ -258,7 +389,23 @@ impl Http {
         }
         match stream {
             Stream::Hold => return Ok(false),
-            Stream::Forward(edits) => edit_request(&edits)?,
+            Stream::Read { most } => {
+                let half = if self.has_forwarded { Half::Response } else { Half::Request };
+                let received = if half == Half::Request { received() } else { None };
+                self.reading = Some(Reading { half, most, received });
+                return Ok(false);
+            }
+            Stream::Pass => {}
+            Stream::Finish(tail) => finish(&tail),
+            Stream::Cut => {
+                self.held = None;
+                host::close(Half::Response)?;
+                return Ok(false);
+            }
+            Stream::Forward(edits) => {
+                self.has_forwarded = true;
+                edit_request(&edits)?;
+            }
             Stream::Deliver(edits) => edit_response(&edits)?,
             Stream::Reply(reply) => {
                 self.held = None;
@@ -276,6 +423,7 @@ impl Http {
     fn run(&mut self, half: Half, next: Result<Next, HostError>) -> Verdict {
         match self.perform(next, Caller::Stream) {
             Ok(true) => Verdict::Continue,
+            Ok(false) if self.reading.is_some() => Verdict::Collect,
             Ok(false) => {
                 self.held = (!self.exchange.is_over()).then_some(half);
                 Verdict::Hold
@@ -300,11 +448,43 @@ impl Http {
 }
 
 pub(super) fn now() -> Result<UnixTime, HostError> {
-    const NANOSECONDS: u64 = 1_000_000_000;
-    Ok(UnixTime::from_secs(host::now()?.checked_div(NANOSECONDS).unwrap_or_default()))
+    host::now().map(to_unix_time)
 }
 
-fn response_head() -> Result<UpstreamHead, HostError> {
+fn to_unix_time(nanoseconds: u64) -> UnixTime {
+    const NANOSECONDS: u64 = 1_000_000_000;
+    UnixTime::from_secs(nanoseconds.checked_div(NANOSECONDS).unwrap_or_default())
+}
+
+/// Bytes of the request that the host has received by now, the head included.
+fn received() -> Option<u64> {
+    let bytes = host::property(&["request", "total_size"]).ok()??;
+    Some(u64::from_le_bytes(bytes.try_into().ok()?))
+}
+
+const fn body_event(half: Half, body: Body) -> Event {
+    match half {
+        Half::Request => Event::RequestBody(body),
+        Half::Response => Event::ResponseBody(body),
+    }
+}
+
+/// Another body than the client's goes up. Its head is still held.
+fn rewrite_request(body: &[u8]) -> Result<(), HostError> {
+    host::replace_body(Half::Request, body)?;
+    host::set_header(Map::Request, "content-length", &body.len().to_string())
+}
+
+/// The end of a response. What does not find its place any more (there are trailers already, or there cannot be any) is
+/// no reason to fail it.
+fn finish(tail: &Tail) {
+    let _ = host::append_to_body(Half::Response, tail.comment.as_bytes());
+    for (name, value) in &tail.trailers {
+        let _ = host::add_header(Map::ResponseTrailers, name, value);
+    }
+}
+
+fn response_head(has_body: bool) -> Result<UpstreamHead, HostError> {
     let head = RequestHead::new(host::headers(Map::Response)?);
     let directives: Vec<_> = head.all("cache-control").map(String::from_utf8_lossy).collect();
     Ok(UpstreamHead {
@@ -313,10 +493,46 @@ fn response_head() -> Result<UpstreamHead, HostError> {
         cache_control: (!directives.is_empty()).then(|| directives.join(",")),
         grpc_failed: head.all("grpc-status").any(|status| status != b"0"),
         cors: head.cors(),
+        has_body,
+        is_event_stream: is_event_stream(&head.text("content-type")),
+        is_encoded: head.is_encoded(),
+        settlement_overrides: head.all("settlement-overrides").next().map(|_| head.text("settlement-overrides")),
     })
 }
 
-fn callout_answer(headers: usize, body_size: usize) -> CalloutAnswer {
+/// Sends a callout to a service; the token of its answer.
+pub(super) fn call(service: &Service, method: &str, path: &str, body: &str) -> Result<u32, HostError> {
+    let mut headers = vec![
+        (":method", method),
+        (":scheme", service.scheme.as_str()),
+        (":authority", service.authority.as_str()),
+        (":path", path),
+        ("accept", "application/json"),
+    ];
+    if !body.is_empty() {
+        headers.push(("content-type", "application/json"));
+    }
+    headers.extend(service.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+    host::dispatch(&service.cluster, &headers, body, service.timeout)
+}
+
+/// Seconds for which the answer that is there holds.
+fn max_age() -> u64 {
+    let head = RequestHead::new(host::headers(Map::CalloutAnswer).unwrap_or_default());
+    let control = head.text("cache-control").to_ascii_lowercase();
+    let mut directives = control.split(',').map(str::trim);
+    if directives.clone().any(|directive| matches!(directive, "no-store" | "no-cache")) {
+        return 0;
+    }
+    directives.find_map(|directive| directive.strip_prefix("max-age=")?.parse().ok()).unwrap_or(0)
+}
+
+/// Whether a media type is that of server-sent events, with whatever parameters.
+fn is_event_stream(content_type: &str) -> bool {
+    content_type.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("text/event-stream"))
+}
+
+pub(super) fn callout_answer(headers: usize, body_size: usize) -> CalloutAnswer {
     // A callout that failed calls back without headers.
     if headers == 0 {
         return CalloutAnswer::Lost;

@@ -4,16 +4,30 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::host::{self, LogLevel};
-use super::http::Http;
-use super::store::draw_number;
+use super::http::{Http, Shared, call, callout_answer, now};
+use super::store::{draw_number, settlers, share_settlers};
 use crate::config::Config;
+use crate::facilitator::Supported;
+use crate::time::UnixTime;
 
 /// How often the host is asked to let time pass for those that wait for it.
 const TICK_PERIOD: Duration = Duration::from_secs(1);
 
+/// The same, until it is known what the facilitator supports.
+const FIRST_TICK_PERIOD: Duration = Duration::from_millis(100);
+
+/// Seconds between two questions to a facilitator that does not say what it supports.
+const RETRY_SECONDS: u64 = 2;
+
+/// Seconds after which a facilitator that has said what it supports is asked again.
+const REFRESH_SECONDS: u64 = 600;
+
 #[derive(Default)]
 pub(super) struct Root {
     configured: Option<Configured>,
+    shared: Shared,
+    /// When the facilitator is asked again what it supports.
+    asks_at: Option<UnixTime>,
 }
 
 struct Configured {
@@ -44,10 +58,67 @@ impl Root {
         self.configured.as_ref().map(|configured| configured.number)
     }
 
+    /// What the worker's requests share.
+    pub(super) fn shared(&self) -> Shared {
+        self.shared.clone()
+    }
+
+    /// Asks the facilitator what it supports, where an entry depends on it and it is time to; the token of the callout.
+    pub(super) fn ask_who_settles(&mut self) -> Option<u32> {
+        let config = &self.configured.as_ref()?.config;
+        let now = now().ok()?;
+        if !config.needs_introduction || self.asks_at.is_some_and(|due| now < due) {
+            return None;
+        }
+        self.asks_at = Some(now.plus(RETRY_SECONDS));
+        let service = &config.facilitator.service;
+        let path = format!("{}{}", service.base_path, Supported::PATH);
+        match call(service, "GET", &path, "") {
+            Ok(token) => Some(token),
+            Err(error) => {
+                host::log(LogLevel::Error, &format!("x402: cannot ask what the facilitator supports: {error}"));
+                None
+            }
+        }
+    }
+
+    /// Takes over what other workers have heard of the facilitator.
+    pub(super) fn catch_up(&mut self) {
+        let Some(Configured { config, .. }) = self.configured.as_ref().filter(|one| one.config.needs_introduction)
+        else {
+            return;
+        };
+        match settlers(&config.facilitator.service) {
+            Some(known) if known != *self.shared.supported => self.shared.supported = Arc::new(known),
+            _ => {}
+        }
+    }
+
+    /// The facilitator has answered what it supports, or has not.
+    pub(super) fn hear_who_settles(&mut self, headers: usize, body_size: usize) {
+        match Supported::read(&callout_answer(headers, body_size)) {
+            Some(supported) => {
+                // A client is given terms by one worker and pays at another, so all have to know the same accounts.
+                let service = self.configured.as_ref().map(|one| &one.config.facilitator.service);
+                let merged = service
+                    .and_then(|service| share_settlers(service, |earlier| supported.clone().or_earlier(earlier)));
+                self.shared.supported = Arc::new(merged.unwrap_or(supported));
+                self.asks_at = now().ok().map(|now| now.plus(REFRESH_SECONDS));
+                let _ = host::set_tick_period(TICK_PERIOD);
+            }
+            None => {
+                host::log(
+                    LogLevel::Warn,
+                    "x402: the facilitator does not say what it supports (GET /supported); entries of scheme upto are not offered until it does",
+                );
+            }
+        }
+    }
+
     /// The context of a new stream; `None` where there is no configuration.
     pub(super) fn stream(&self, id: u32) -> Option<Http> {
         let configured = self.configured.as_ref()?;
-        Some(Http::new(Arc::clone(&configured.config), configured.number, id))
+        Some(Http::new(Arc::clone(&configured.config), self.shared.clone(), configured.number, id))
     }
 }
 
@@ -55,6 +126,7 @@ fn configure(size: usize) -> Result<Configured, String> {
     let bytes = host::plugin_configuration(size).map_err(|error| error.to_string())?;
     let config = Config::from_host(&bytes).map_err(|error| error.to_string())?;
     let number = draw_number().ok_or("the host's shared data does not work")?;
-    host::set_tick_period(TICK_PERIOD).map_err(|error| error.to_string())?;
+    let period = if config.needs_introduction { FIRST_TICK_PERIOD } else { TICK_PERIOD };
+    host::set_tick_period(period).map_err(|error| error.to_string())?;
     Ok(Configured { config: Arc::new(config), number })
 }

@@ -1,15 +1,22 @@
 //! The ledger's pages in the host's shared data.
 
 use super::host;
+use crate::config::Service;
+use crate::facilitator::Supported;
 use crate::ledger::{Store, StoreFailed, Written};
 
 /// Shared data: one value for each page, seen by all workers that run the same `vm_id`.
 pub(super) struct SharedData;
 
 /// Names the form of the pages, so that a later form does not read this one's.
-const KEY_PREFIX: &str = "x402.claims.1.";
+const KEY_PREFIX: &str = "x402.claims.2.";
 
 const WORKERS_KEY: &str = "x402.workers";
+
+const SETTLERS_PREFIX: &str = "x402.settlers.1.";
+
+/// Attempts at a value that others write at the same time.
+const ATTEMPTS: u32 = 1024;
 
 impl Store for SharedData {
     type Version = u32;
@@ -31,9 +38,32 @@ fn key(page: u32) -> String {
     format!("{KEY_PREFIX}{page}")
 }
 
+/// Who settles scheme `upto`, as far as any worker has heard.
+pub(super) fn settlers(facilitator: &Service) -> Option<Supported> {
+    let (bytes, _) = host::shared_data(&settlers_key(facilitator)).ok()??;
+    Some(Supported::from_text(&String::from_utf8_lossy(&bytes)))
+}
+
+/// Makes something new of what all workers know about that; `None` where the store does not work.
+pub(super) fn share_settlers(facilitator: &Service, change: impl Fn(&Supported) -> Supported) -> Option<Supported> {
+    let key = settlers_key(facilitator);
+    (0..ATTEMPTS).find_map(|_| {
+        let (earlier, version) = match host::shared_data(&key).ok()? {
+            Some((bytes, version)) => (Supported::from_text(&String::from_utf8_lossy(&bytes)), Some(version)),
+            None => (Supported::default(), None),
+        };
+        let changed = change(&earlier);
+        host::set_shared_data(&key, changed.to_text().as_bytes(), version).ok()?.then_some(changed)
+    })
+}
+
+/// Several plugins of one VM may have several facilitators.
+fn settlers_key(Service { scheme, authority, base_path, .. }: &Service) -> String {
+    format!("{SETTLERS_PREFIX}{scheme}://{authority}{base_path}")
+}
+
 /// Draws a number that no other context of this process has.
 pub(super) fn draw_number() -> Option<u32> {
-    const ATTEMPTS: u32 = 1024;
     (0..ATTEMPTS).find_map(|_| {
         let (drawn, version) = match host::shared_data(WORKERS_KEY).ok()? {
             Some((bytes, version)) => (u32::from_le_bytes(bytes.try_into().ok()?), Some(version)),

@@ -4,9 +4,18 @@
 //! nothing which passes here fails there for a reason that stood in the payment; and never stricter than the
 //! official verifier on honest payments, so that no client is turned away by the filter alone.
 
-pub mod exact;
+use crate::evm::eip712::Word;
+use crate::evm::eip3009::{Authorization, Timestamp};
+use crate::evm::permit2::{EXACT_PROXY, Permit, UPTO_PROXY};
+use crate::evm::signature::Signature;
+use crate::time::UnixTime;
+use crate::x402::payment::{Authorized, Signed};
+use crate::x402::requirement::Scheme;
+use crate::x402::{Requirement, reason};
 
-use crate::x402::reason;
+/// Seconds that an authorization must still live, so that its settlement finds a block in time. The official
+/// verifier's figure.
+pub const MIN_LIFETIME_SECONDS: u64 = 6;
 
 /// What the local check found out about a payment that it did not refuse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -35,4 +44,126 @@ pub enum Refusal {
     /// Not the payer's signature, or not in the form that tokens accept.
     #[error("{}", reason::SIGNATURE)]
     Signature,
+    /// Permit2: somebody else might move the money.
+    #[error("{}", reason::PERMIT2_SPENDER)]
+    Permit2Spender,
+    /// Permit2: the money would go to somebody else.
+    #[error("{}", reason::PERMIT2_RECIPIENT)]
+    Permit2Recipient,
+    /// Permit2: another facilitator would have to settle.
+    #[error("{}", reason::UPTO_FACILITATOR)]
+    UptoFacilitator,
+    /// Permit2: valid for less time than a settlement needs.
+    #[error("{}", reason::PERMIT2_DEADLINE)]
+    Permit2Expired,
+    /// Permit2: not valid yet.
+    #[error("{}", reason::PERMIT2_NOT_YET_VALID)]
+    Permit2NotYetValid,
+    /// Permit2: not exactly the amount that was asked.
+    #[error("{}", reason::PERMIT2_AMOUNT)]
+    Permit2Amount,
+    /// Permit2: another token.
+    #[error("{}", reason::PERMIT2_TOKEN)]
+    Permit2Token,
+    /// Permit2: not the payer's signature.
+    #[error("{}", reason::PERMIT2_SIGNATURE)]
+    Permit2Signature,
+}
+
+impl Refusal {
+    /// Whether all but the time is in order: such a payment may have settled before it expired.
+    pub const fn is_expiry(self) -> bool {
+        matches!(self, Self::Expired | Self::Permit2Expired)
+    }
+}
+
+/// Checks a payment against the requirement that it says to meet. `domain_separator` is the requirement's own.
+///
+/// The cheap checks come first. That a payment has expired is said last, only of one with which all else is in order:
+/// it may have settled before.
+///
+/// # Errors
+/// The first [`Refusal`] that applies.
+pub fn check(
+    payment: &Signed,
+    requirement: &Requirement,
+    domain_separator: &Word,
+    now: UnixTime,
+) -> Result<Judgement, Refusal> {
+    match &payment.authorization {
+        Authorized::Eip3009(authorization) => check_eip3009(authorization, requirement, now)?,
+        Authorized::Permit2(permit) => check_permit2(permit, requirement, now)?,
+    }
+    let judgement = check_signature(payment, requirement, domain_separator)?;
+    if payment.authorization.valid_before() < Timestamp::from(now.plus(MIN_LIFETIME_SECONDS)) {
+        return Err(match payment.authorization {
+            Authorized::Eip3009(_) => Refusal::Expired,
+            Authorized::Permit2(_) => Refusal::Permit2Expired,
+        });
+    }
+    Ok(judgement)
+}
+
+fn check_eip3009(authorization: &Authorization, requirement: &Requirement, now: UnixTime) -> Result<(), Refusal> {
+    if authorization.to != requirement.pay_to {
+        return Err(Refusal::Recipient);
+    }
+    if authorization.value != requirement.amount {
+        return Err(Refusal::Value);
+    }
+    if authorization.valid_after > Timestamp::from(now) {
+        return Err(Refusal::NotYetValid);
+    }
+    Ok(())
+}
+
+fn check_permit2(permit: &Permit, requirement: &Requirement, now: UnixTime) -> Result<(), Refusal> {
+    let proxy = match requirement.scheme {
+        Scheme::Exact => EXACT_PROXY,
+        Scheme::Upto => UPTO_PROXY,
+    };
+    if permit.spender != proxy {
+        return Err(Refusal::Permit2Spender);
+    }
+    if permit.witness.to != requirement.pay_to {
+        return Err(Refusal::Permit2Recipient);
+    }
+    // Where the requirement names none (scheme `exact`), the witness may name none either: it would be another type.
+    if permit.witness.facilitator != requirement.facilitator {
+        return Err(Refusal::UptoFacilitator);
+    }
+    if permit.witness.valid_after > Timestamp::from(now) {
+        return Err(Refusal::Permit2NotYetValid);
+    }
+    if permit.permitted.amount != requirement.amount {
+        return Err(Refusal::Permit2Amount);
+    }
+    if permit.permitted.token != requirement.asset {
+        return Err(Refusal::Permit2Token);
+    }
+    Ok(())
+}
+
+/// Checks the signature of a payment under the domain of the requirement's asset, whatever it pays.
+///
+/// # Errors
+/// [`Refusal::Signature`] or [`Refusal::Permit2Signature`].
+pub fn check_signature(
+    payment: &Signed,
+    requirement: &Requirement,
+    domain_separator: &Word,
+) -> Result<Judgement, Refusal> {
+    if payment.signature.len() > Signature::LENGTH {
+        return Ok(Judgement::FacilitatorDecides);
+    }
+    let signer = Signature::from_bytes(&payment.signature)
+        .and_then(|signature| signature.recover(&payment.authorization.digest(domain_separator)));
+    match (signer, &payment.authorization) {
+        (Ok(signer), authorization) if signer == authorization.payer() => Ok(Judgement::Valid),
+        _ if requirement.contract_wallets && payment.signature.len() == Signature::LENGTH => {
+            Ok(Judgement::FacilitatorDecides)
+        }
+        (_, Authorized::Eip3009(_)) => Err(Refusal::Signature),
+        (_, Authorized::Permit2(_)) => Err(Refusal::Permit2Signature),
+    }
 }

@@ -1,12 +1,18 @@
 //! A payment as the client sends it.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::requirement::Accepted;
+use super::requirement::{Accepted, TransferMethod};
 use super::{Requirement, VERSION};
-use crate::evm::eip3009::Authorization;
+use crate::evm::eip712::Word;
+use crate::evm::eip3009::{Authorization, Timestamp};
+use crate::evm::permit2::Permit;
+use crate::evm::{Address, Nonce};
 use crate::json::{self, JsonError};
+use crate::money::Amount;
 
 /// A payment of version 2: `PAYMENT-SIGNATURE`, decoded.
 ///
@@ -56,32 +62,116 @@ impl<'a> PaymentPayload<'a> {
     }
 }
 
-/// The payload of scheme `exact` by EIP-3009.
+/// What a payer signed, with the signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ExactEip3009 {
-    /// What the payer signed.
-    pub authorization: Authorization,
+pub struct Signed {
+    /// What was signed.
+    pub authorization: Authorized,
     /// The signature, of any length: contract wallets sign in ways of their own.
     pub signature: Vec<u8>,
 }
 
-impl ExactEip3009 {
-    /// Reads the payload of a payment.
+/// The two things that a payer may sign.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Authorized {
+    /// A transfer by the token itself (EIP-3009).
+    Eip3009(Authorization),
+    /// A transfer by Permit2.
+    Permit2(Permit),
+}
+
+impl Authorized {
+    /// Who pays.
+    pub const fn payer(&self) -> Address {
+        match self {
+            Self::Eip3009(authorization) => authorization.from,
+            Self::Permit2(permit) => permit.from,
+        }
+    }
+
+    /// Who is paid.
+    pub const fn recipient(&self) -> Address {
+        match self {
+            Self::Eip3009(authorization) => authorization.to,
+            Self::Permit2(permit) => permit.witness.to,
+        }
+    }
+
+    /// Atomic units.
+    pub const fn value(&self) -> Amount {
+        match self {
+            Self::Eip3009(authorization) => authorization.value,
+            Self::Permit2(permit) => permit.permitted.amount,
+        }
+    }
+
+    /// The payer's choice that makes the payment one of its kind.
+    pub fn nonce(&self) -> Nonce {
+        match self {
+            Self::Eip3009(authorization) => authorization.nonce,
+            Self::Permit2(permit) => permit.nonce(),
+        }
+    }
+
+    /// Until this time it can be settled.
+    pub const fn valid_before(&self) -> Timestamp {
+        match self {
+            Self::Eip3009(authorization) => authorization.valid_before,
+            Self::Permit2(permit) => permit.deadline,
+        }
+    }
+
+    /// After this time it can be settled.
+    pub const fn valid_after(&self) -> Timestamp {
+        match self {
+            Self::Eip3009(authorization) => authorization.valid_after,
+            Self::Permit2(permit) => permit.witness.valid_after,
+        }
+    }
+
+    /// The digest that the payer signs.
+    pub fn digest(&self, domain_separator: &Word) -> Word {
+        match self {
+            Self::Eip3009(authorization) => authorization.digest(domain_separator),
+            Self::Permit2(permit) => permit.digest(domain_separator),
+        }
+    }
+}
+
+impl Signed {
+    /// Reads the payload of a payment that moves the money by `method`.
     ///
     /// # Errors
     /// [`PaymentError::Shape`] or [`PaymentError::Signature`].
-    pub fn from_payload(payload: &RawValue) -> Result<Self, PaymentError> {
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Wire<'a> {
-            #[serde(deserialize_with = "json::object")]
-            authorization: Authorization,
-            signature: std::borrow::Cow<'a, str>,
-        }
-        let wire: Wire<'_> = json::from_slice(payload.get().as_bytes()).map_err(below_payload)?;
-        let digits = wire.signature.strip_prefix("0x").ok_or(PaymentError::Signature)?;
+    pub fn from_payload(payload: &RawValue, method: TransferMethod) -> Result<Self, PaymentError> {
+        let payload = payload.get().as_bytes();
+        let (authorization, signature) = match method {
+            TransferMethod::Eip3009 => {
+                #[derive(Deserialize)]
+                #[serde(deny_unknown_fields)]
+                struct Wire<'a> {
+                    #[serde(deserialize_with = "json::object")]
+                    authorization: Authorization,
+                    signature: Cow<'a, str>,
+                }
+                let wire: Wire<'_> = json::from_slice(payload).map_err(below_payload)?;
+                (Authorized::Eip3009(wire.authorization), wire.signature)
+            }
+            TransferMethod::Permit2 => {
+                #[derive(Deserialize)]
+                #[serde(rename_all = "camelCase", deny_unknown_fields)]
+                struct Wire<'a> {
+                    #[serde(deserialize_with = "json::object")]
+                    permit2_authorization: Permit,
+                    signature: Cow<'a, str>,
+                }
+                let wire: Wire<'_> = json::from_slice(payload).map_err(below_payload)?;
+                (Authorized::Permit2(wire.permit2_authorization), wire.signature)
+            }
+        };
+        let digits = signature.strip_prefix("0x").ok_or(PaymentError::Signature)?;
         let signature = hex::decode(digits).map_err(|_| PaymentError::Signature)?;
-        Ok(Self { authorization: wire.authorization, signature })
+        Ok(Self { authorization, signature })
     }
 
     /// The payment as JSON for a facilitator: what was read and checked, in the one way to write it, under the terms
@@ -99,14 +189,22 @@ impl ExactEip3009 {
             extensions: Option<&'a RawValue>,
         }
         #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
         struct Payload {
-            authorization: Authorization,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            authorization: Option<Authorization>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            permit2_authorization: Option<Permit>,
             signature: String,
         }
         let signature = format!("0x{}", hex::encode(&self.signature));
+        let (authorization, permit2_authorization) = match self.authorization {
+            Authorized::Eip3009(authorization) => (Some(authorization), None),
+            Authorized::Permit2(permit) => (None, Some(permit)),
+        };
         json::to_text(&Wire {
             x402_version: VERSION,
-            payload: Payload { authorization: self.authorization, signature },
+            payload: Payload { authorization, permit2_authorization, signature },
             resource: received.resource,
             accepted,
             extensions: received.extensions,

@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::header;
 use super::network::NetworkId;
 use crate::evm::{Address, TransactionHash};
+use crate::money::Amount;
 
 /// The result of a settlement, as `PAYMENT-RESPONSE` carries it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,13 +14,20 @@ pub struct Receipt<'a> {
     pub payer: Address,
     /// Where.
     pub network: &'a NetworkId,
-    /// The transaction that moved the money, or why none did.
-    pub result: Result<TransactionHash, &'a str>,
+    /// What was charged in atomic units, under scheme `upto`.
+    pub charge: Option<Amount>,
+    /// The transaction that moved the money, `None` where there was none to move, or why it did not move.
+    pub result: Result<Option<TransactionHash>, &'a str>,
 }
 
 impl Receipt<'_> {
     /// The header's value: JSON in base64.
     pub fn to_header(&self) -> String {
+        header::encode(&self.to_json())
+    }
+
+    /// The receipt as JSON, for where there are no headers any more.
+    pub fn to_json(&self) -> String {
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]
         struct Wire<'a> {
@@ -29,14 +37,17 @@ impl Receipt<'_> {
             payer: Address,
             transaction: String,
             network: &'a NetworkId,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            amount: Option<Amount>,
         }
         let wire = Wire {
             success: self.result.is_ok(),
             error_reason: self.result.err(),
             payer: self.payer,
-            transaction: self.result.map(|hash| hash.to_string()).unwrap_or_default(),
+            transaction: self.result.ok().flatten().map(|hash| hash.to_string()).unwrap_or_default(),
             network: self.network,
+            amount: self.charge,
         };
-        header::encode(&crate::json::to_text(&wire))
+        crate::json::to_text(&wire)
     }
 }

@@ -5,21 +5,28 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::network::NetworkId;
 use crate::evm::Address;
 use crate::evm::eip712::{Domain, Word};
+use crate::evm::permit2::PERMIT2;
 use crate::money::Amount;
 
 /// One way to pay for a request, in full: what the client is offered and what a payment is checked against.
 ///
-/// Scheme `exact` by EIP-3009. Serializes as version 2 of the protocol writes it, and holds no field beyond those
+/// Serializes as version 2 of the protocol writes it, and holds no field beyond those
 /// that clients know: some echo unknown ones and some drop them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Requirement {
+    /// How it is settled.
+    pub scheme: Scheme,
+    /// What the payer signs.
+    pub transfer_method: TransferMethod,
+    /// Who alone may settle a payment of scheme `upto`; `None` until the facilitator has told, and then it is not offered.
+    pub facilitator: Option<Address>,
     /// The chain that the payment settles on.
     pub network: NetworkId,
     /// EIP-155 id of that chain.
     pub chain_id: u64,
     /// The network's name in version 1 of the protocol, where that version knows it.
     pub v1_network: Option<String>,
-    /// Atomic units of the asset.
+    /// Atomic units of the asset. Under `upto`, the most that is charged.
     pub amount: Amount,
     /// The token's contract.
     pub asset: Address,
@@ -47,24 +54,59 @@ pub enum PaymentFlow {
     Upfront,
 }
 
-/// Schemes by their name on the wire.
-pub const EXACT: &str = "exact";
+/// How a payment is settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    /// The amount, no more and no less.
+    Exact,
+    /// What the request turned out to cost, at most the amount. Always by Permit2.
+    Upto,
+}
+
+impl Scheme {
+    /// Its name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Upto => "upto",
+        }
+    }
+}
+
+/// What the payer signs, and so what moves the money: `extra.assetTransferMethod`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TransferMethod {
+    /// The token's own `transferWithAuthorization`. What clients assume.
+    Eip3009,
+    /// Permit2, which the payer has approved for the token.
+    Permit2,
+}
 
 impl Requirement {
-    /// The domain separator under which the token checks the payer's signature.
+    /// The domain separator under which the token, or Permit2, checks the payer's signature.
     pub fn domain_separator(&self) -> Word {
-        Domain {
-            name: &self.eip712_name,
-            version: Some(&self.eip712_version),
-            chain_id: self.chain_id,
-            verifying_contract: self.asset,
+        let (name, version, verifying_contract) = match self.transfer_method {
+            TransferMethod::Eip3009 => (self.eip712_name.as_str(), Some(self.eip712_version.as_str()), self.asset),
+            TransferMethod::Permit2 => ("Permit2", None, PERMIT2),
+        };
+        Domain { name, version, chain_id: self.chain_id, verifying_contract }.separator()
+    }
+
+    /// The contract that remembers the nonces of such payments.
+    pub const fn nonces_of(&self) -> Address {
+        match self.transfer_method {
+            TransferMethod::Eip3009 => self.asset,
+            TransferMethod::Permit2 => PERMIT2,
         }
-        .separator()
     }
 
     /// Whether `accepted` is a payment in the same asset on the same network, at whatever terms.
     pub fn has_asset_of(&self, accepted: &Accepted) -> bool {
-        accepted.scheme == EXACT && accepted.network == self.network.as_str() && self.asset.is_written(&accepted.asset)
+        accepted.scheme == self.scheme.as_str()
+            && accepted.extra.transfer_method.unwrap_or(TransferMethod::Eip3009) == self.transfer_method
+            && accepted.network == self.network.as_str()
+            && self.asset.is_written(&accepted.asset)
     }
 
     /// Whether `accepted` names this entry: every field equal, except that `extra` may hold more.
@@ -75,6 +117,9 @@ impl Requirement {
             && accepted.max_timeout_seconds == self.max_timeout_seconds
             && accepted.extra.name.as_deref() == Some(&self.eip712_name)
             && accepted.extra.version.as_deref() == Some(&self.eip712_version)
+            && self.facilitator.is_none_or(|own| {
+                accepted.extra.facilitator_address.as_ref().is_some_and(|named| own.is_written(named))
+            })
             && (self.payment_flow == PaymentFlow::Authorization
                 || accepted.extra.payment_flow == Some(self.payment_flow))
     }
@@ -94,7 +139,7 @@ impl Serialize for Requirement {
             extra: Extra<'a>,
         }
         Wire {
-            scheme: EXACT,
+            scheme: self.scheme.as_str(),
             network: &self.network,
             amount: self.amount,
             asset: self.asset,
@@ -113,6 +158,10 @@ pub struct Extra<'a> {
     name: &'a str,
     version: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
+    asset_transfer_method: Option<TransferMethod>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    facilitator_address: Option<Address>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     payment_flow: Option<PaymentFlow>,
 }
 
@@ -122,7 +171,14 @@ impl<'a> From<&'a Requirement> for Extra<'a> {
             PaymentFlow::Authorization => None,
             PaymentFlow::Upfront => Some(PaymentFlow::Upfront),
         };
-        Self { name: &requirement.eip712_name, version: &requirement.eip712_version, payment_flow }
+        let is_permit2 = requirement.transfer_method == TransferMethod::Permit2;
+        Self {
+            name: &requirement.eip712_name,
+            version: &requirement.eip712_version,
+            asset_transfer_method: is_permit2.then_some(TransferMethod::Permit2),
+            facilitator_address: requirement.facilitator,
+            payment_flow,
+        }
     }
 }
 
@@ -154,5 +210,8 @@ pub struct Accepted {
 pub struct AcceptedExtra {
     name: Option<String>,
     version: Option<String>,
+    #[serde(rename = "assetTransferMethod")]
+    transfer_method: Option<TransferMethod>,
+    facilitator_address: Option<String>,
     payment_flow: Option<PaymentFlow>,
 }

@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use super::requirement::{EXACT, Extra, Requirement};
+use super::requirement::{Extra, Requirement};
 use super::{VERSION, header, reason};
 use crate::evm::Address;
 use crate::json::to_text;
@@ -60,7 +60,7 @@ pub fn to_v1_body(error: &str, resource: Resource<'_>, accepts: &[&Requirement])
     }
     let entries = accepts.iter().filter_map(|requirement| {
         Some(Entry {
-            scheme: EXACT,
+            scheme: requirement.scheme.as_str(),
             network: requirement.v1_network.as_deref()?,
             max_amount_required: requirement.amount,
             resource: resource.url,

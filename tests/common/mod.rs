@@ -9,12 +9,13 @@ use serde_json::{Value, json};
 use x402_proxy_wasm::config::Config;
 use x402_proxy_wasm::evm::eip712::{Domain, Word};
 use x402_proxy_wasm::evm::eip3009::Authorization;
+use x402_proxy_wasm::evm::permit2::{EXACT_PROXY, PERMIT2, Permit, UPTO_PROXY};
 use x402_proxy_wasm::evm::{Address, keccak256};
 use x402_proxy_wasm::exchange::{
     Call, Context, Effects, Event, Exchange, Next, Record, Recovery, Reply, RequestEdits, RequestHead, ResponseEdits,
-    Stream, UpstreamHead,
+    Stream, Tail, UpstreamHead,
 };
-use x402_proxy_wasm::facilitator::CalloutAnswer;
+use x402_proxy_wasm::facilitator::{CalloutAnswer, Supported};
 use x402_proxy_wasm::ledger::{Answer, Operation, Owner, PaymentKey, Store, StoreFailed, Written};
 use x402_proxy_wasm::time::UnixTime;
 use x402_proxy_wasm::x402::header;
@@ -23,6 +24,8 @@ use x402_proxy_wasm::x402::header;
 pub const NOW: u64 = 1_790_000_000;
 /// Who is paid.
 pub const PAY_TO: &str = "0x3C44CdDdB6a900fa2b585dd299e03d12FA4293BC";
+/// Who settles scheme `upto`.
+pub const FACILITATOR: &str = "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266";
 /// USDC on Base Sepolia.
 pub const USDC: &str = "0x036CbD53842c5426634e7929541eC2318f3dCF7e";
 /// The transaction of every settlement that a test lets succeed.
@@ -89,6 +92,9 @@ impl Wallet {
 
     /// Pays for an entry of `accepts`, as the official clients do.
     pub fn pay(&self, accepted: &Value, nonce: u8) -> Value {
+        if accepted["extra"]["assetTransferMethod"] == "permit2" {
+            return self.permit(accepted, nonce);
+        }
         let lifetime = accepted["maxTimeoutSeconds"].as_u64().unwrap();
         let mut payment = json!({
             "x402Version": 2,
@@ -110,21 +116,59 @@ impl Wallet {
         payment
     }
 
+    fn permit(&self, accepted: &Value, nonce: u8) -> Value {
+        let lifetime = accepted["maxTimeoutSeconds"].as_u64().unwrap();
+        let facilitator = accepted["extra"].get("facilitatorAddress");
+        let mut witness = json!({"to": accepted["payTo"], "validAfter": "0"});
+        if let Some(facilitator) = facilitator {
+            witness["facilitator"] = facilitator.clone();
+        }
+        let proxy = if facilitator.is_some() { UPTO_PROXY } else { EXACT_PROXY };
+        let mut payment = json!({
+            "x402Version": 2,
+            "payload": {
+                "permit2Authorization": {
+                    "from": self.address().to_string(),
+                    "permitted": {"token": accepted["asset"], "amount": accepted["amount"]},
+                    "spender": proxy.to_string(),
+                    "nonce": nonce.to_string(),
+                    "deadline": (NOW + lifetime).to_string(),
+                    "witness": witness,
+                },
+                "signature": "",
+            },
+            "accepted": accepted,
+        });
+        self.sign_payment(&mut payment);
+        payment
+    }
+
     /// Puts this wallet's signature under a payment as it stands.
     pub fn sign_payment(&self, payment: &mut Value) {
-        let authorization: Authorization = serde_json::from_value(payment["payload"]["authorization"].clone()).unwrap();
-        let digest = authorization.digest(&separator_of(&payment["accepted"]));
+        let separator = separator_of(&payment["accepted"]);
+        let payload = &payment["payload"];
+        let digest = if payload["permit2Authorization"].is_object() {
+            let permit: Permit = serde_json::from_value(payload["permit2Authorization"].clone()).unwrap();
+            permit.digest(&separator)
+        } else {
+            let authorization: Authorization = serde_json::from_value(payload["authorization"].clone()).unwrap();
+            authorization.digest(&separator)
+        };
         payment["payload"]["signature"] = format!("0x{}", hex::encode(self.sign(&digest))).into();
     }
 }
 
 /// The EIP-712 domain separator that a client finds in an entry of `accepts`.
 pub fn separator_of(accepted: &Value) -> Word {
+    let is_permit2 = accepted["extra"]["assetTransferMethod"] == "permit2";
     Domain {
-        name: accepted["extra"]["name"].as_str().unwrap(),
-        version: accepted["extra"]["version"].as_str(),
+        name: if is_permit2 { "Permit2" } else { accepted["extra"]["name"].as_str().unwrap() },
+        version: accepted["extra"]["version"].as_str().filter(|_| !is_permit2),
         chain_id: accepted["network"].as_str().unwrap().strip_prefix("eip155:").unwrap().parse().unwrap(),
-        verifying_contract: accepted["asset"].as_str().unwrap().parse().unwrap(),
+        verifying_contract: match is_permit2 {
+            true => PERMIT2,
+            false => accepted["asset"].as_str().unwrap().parse().unwrap(),
+        },
     }
     .separator()
 }
@@ -191,7 +235,16 @@ pub fn upstream(status: u16) -> Event {
 /// The upstream answers with `Cache-Control`.
 pub fn upstream_with(status: u16, cache_control: Option<&str>) -> Event {
     let cache_control = cache_control.map(str::to_owned);
-    Event::Upstream(UpstreamHead { status, cache_control, grpc_failed: false, cors: Vec::new() })
+    Event::Upstream(UpstreamHead {
+        status,
+        cache_control,
+        grpc_failed: false,
+        cors: Vec::new(),
+        has_body: true,
+        is_event_stream: false,
+        is_encoded: false,
+        settlement_overrides: None,
+    })
 }
 
 // --------------------------------------------------------------------------------------------------- the store
@@ -224,6 +277,8 @@ pub struct Stage {
     pub config: Config,
     pub store: MemoryStore,
     pub now: u64,
+    pub supported: Supported,
+    pub draw: u64,
     /// What the ledger says to the operation of this name, in place of what it would say.
     pub forced: Option<(&'static str, Answer)>,
     owners: u64,
@@ -246,6 +301,12 @@ pub struct Request {
     pub reply: Option<Reply>,
     /// What is to be looked into later.
     pub recovery: Option<Recovery>,
+    /// The body that goes to the upstream in place of the client's.
+    pub rewrite: Option<Vec<u8>>,
+    /// What went to the client in place of the response's pieces.
+    pub passed: Vec<u8>,
+    /// What stands behind the stream.
+    pub tail: Option<Tail>,
     /// Whether the upstream has answered.
     pub is_served: bool,
     /// Whether the client has gone, and nothing can be done about the stream any more.
@@ -254,7 +315,16 @@ pub struct Request {
 
 impl Stage {
     pub fn new(config: &Value) -> Self {
-        Self { config: read_config(config), store: MemoryStore::default(), now: NOW, forced: None, owners: 0 }
+        let upto = vec![("eip155:84532".to_owned(), FACILITATOR.parse().unwrap())];
+        Self {
+            config: read_config(config),
+            store: MemoryStore::default(),
+            now: NOW,
+            supported: Supported { upto },
+            draw: 0,
+            forced: None,
+            owners: 0,
+        }
     }
 
     /// Takes a request in, and goes on until something from outside is awaited.
@@ -313,6 +383,9 @@ impl Stage {
             delivered: None,
             reply: None,
             recovery: None,
+            rewrite: None,
+            passed: Vec::new(),
+            tail: None,
             is_served: false,
             has_ended: false,
         }
@@ -325,7 +398,7 @@ impl Stage {
             Event::Tick => self.now += 1,
             Event::Upstream(_) => request.is_served = true,
             Event::Ended => request.has_ended = true,
-            Event::Ledger(_) => {}
+            Event::RequestBody(_) | Event::ResponseBody(_) | Event::ResponseChunk { .. } | Event::Ledger(_) => {}
         }
         request.trace.push(String::new());
         let exchange = request.exchange.take().expect("a request has an exchange");
@@ -334,7 +407,10 @@ impl Stage {
 
     /// Does what the last step asked for, all at once as a worker does; `false` where there is nothing to do.
     pub fn turn(&mut self, request: &mut Request) -> bool {
-        let Some(Effects { ledger, record, call, recovery, stream }) = request.pending.take() else { return false };
+        let Some(effects) = request.pending.take() else { return false };
+        let Effects { ledger, record, call, rewrite, chunk, recovery, stream } = effects;
+        request.rewrite = request.rewrite.take().or(rewrite);
+        request.passed.extend(chunk.into_iter().flatten());
         request.recovery = request.recovery.take().or(recovery);
         let answer = ledger.map(|(key, operation)| self.perform(request, key, operation));
         request.note(record, call, stream);
@@ -399,13 +475,14 @@ impl Stage {
     }
 
     fn context(&self) -> Context<'_> {
-        Context { config: &self.config, now: UnixTime::from_secs(self.now) }
+        let (config, now) = (&self.config, UnixTime::from_secs(self.now));
+        Context { config, now, supported: &self.supported, draw: self.draw }
     }
 }
 
 impl Request {
     fn accept(&mut self, (exchange, effects): Next) {
-        if exchange.wakes_at().is_some() && !self.story().ends_with("pause") {
+        if exchange.wakes_at().is_some() && !exchange.reads_chunks() && !self.story().ends_with("pause") {
             self.say("pause");
         }
         self.exchange = Some(exchange);
@@ -430,6 +507,14 @@ impl Request {
         match stream {
             Stream::Hold => {}
             _ if self.has_ended => {}
+            Stream::Read { most } => self.say(&format!("read {most}")),
+            Stream::Pass => {}
+            Stream::Cut => self.say("cut"),
+            Stream::Finish(tail) => {
+                assert!(self.delivered.is_some() && self.tail.is_none(), "a stream ends once, and has begun");
+                self.say("finish");
+                self.tail = Some(tail);
+            }
             Stream::Forward(edits) => {
                 assert!(!self.is_answered() && self.forwarded.is_none(), "a request goes on once, and not late");
                 let is_settled = edits.set.iter().any(|(name, _)| *name == "x-x402-transaction");
@@ -534,6 +619,7 @@ const fn name_of(operation: Operation) -> &'static str {
         Operation::Look => "look",
         Operation::Settle { .. } => "settle",
         Operation::Redeem { .. } => "redeem",
+        Operation::Open => "open",
         Operation::Spend { .. } => "spend",
         Operation::Keep { .. } => "keep",
         Operation::Release => "release",

@@ -5,14 +5,16 @@
 import { randomBytes } from "node:crypto";
 import { createServer } from "node:http";
 
+const payerOf = ({ payload }) => (payload.authorization ?? payload.permit2Authorization).from;
+
 const yes = {
-  verify: ({ paymentPayload }) => ({ json: { isValid: true, payer: paymentPayload.payload.authorization.from } }),
+  verify: ({ paymentPayload }) => ({ json: { isValid: true, payer: payerOf(paymentPayload) } }),
   settle: ({ paymentPayload, paymentRequirements }) => ({
     json: {
       success: true,
       transaction: `0x${randomBytes(32).toString("hex")}`,
       network: paymentRequirements.network,
-      payer: paymentPayload.payload.authorization.from,
+      payer: payerOf(paymentPayload),
     },
   }),
 };

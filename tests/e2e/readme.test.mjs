@@ -17,11 +17,13 @@ test("the README has examples of a whole configuration", () => assert.ok(example
 
 for (const [index, plugin] of examples.entries()) {
   test(`example ${index + 1} goes live, and its first route asks for payment`, async () => {
-    const stage = await startStage({ rooms, plugin });
+    const stage = await startStage({ rooms, plugin, allowOnHeadersStopIteration: true });
     try {
       const [{ match }] = plugin.routes;
       const path = match.path.replace(/\{.*\}/, "x");
-      const response = await fetch(`${stage.url}${path}`);
+      const models = Object.keys(plugin.routes[0].price?.models ?? {});
+      const body = models.length ? JSON.stringify({ model: models[0], messages: [] }) : undefined;
+      const response = await fetch(`${stage.url}${path}`, { method: match.methods?.[0] ?? "GET", body });
       const host = match.hosts?.[0];
       // fetch cannot choose the host, so a route with hosts does not match here.
       assert.equal(response.status, host ? 200 : 402);

@@ -1,0 +1,258 @@
+//! What a response turns out to cost, under scheme `upto`.
+
+use std::sync::Arc;
+
+use super::{
+    Context, Effects, Exchange, Next, Outcome, Payment, Pursuit, Reply, ResponseEdits, Stream, Tail, Then, UpstreamHead,
+};
+use crate::config::Settle;
+use crate::ledger::{Answer, Operation};
+use crate::money::{Amount, Dollars};
+use crate::price::document::Document;
+use crate::price::events::{Event, Splitter};
+use crate::price::usage::{Report, Usage};
+use crate::price::{MissingUsage, Tariff};
+use crate::time::UnixTime;
+use crate::x402::requirement::Scheme;
+
+/// Counts what a stream of events has used so far. It keeps no more of it than the event that is not complete.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Meter {
+    splitter: Splitter,
+    report: Report,
+    /// Events with something in them.
+    events: u64,
+    /// The client did not ask for the event with the usage, so it does not get it.
+    hides_usage: bool,
+    /// By then the payment has to be settled, or it never will be.
+    closes_at: UnixTime,
+}
+
+impl Meter {
+    fn new(payment: &Payment, context: Context<'_>) -> Self {
+        // What a facilitator wants left of a payment's validity, and the time to ask it.
+        let margin = crate::scheme::MIN_LIFETIME_SECONDS
+            .saturating_add(context.config.facilitator.service.timeout_seconds())
+            .saturating_add(2);
+        Self {
+            splitter: Splitter::default(),
+            report: Report::default(),
+            events: 0,
+            hides_usage: payment.hides_usage,
+            closes_at: UnixTime::from_secs(payment.expires().as_secs().saturating_sub(margin)),
+        }
+    }
+
+    /// When the stream has to end, so that it can still be paid for.
+    pub(super) const fn closes_at(&self) -> UnixTime {
+        self.closes_at
+    }
+
+    /// Takes in a piece of the stream; gives what goes to the client in its place, where that is not the same.
+    fn push(&mut self, tariff: &Tariff, bytes: &[u8], is_last: bool) -> Option<Vec<u8>> {
+        let mut events = self.splitter.push(bytes);
+        if is_last {
+            events.extend(self.splitter.finish());
+        }
+        let mut passing = Vec::new();
+        for event in events {
+            let is_hidden = self.take_in(tariff, &event) && self.hides_usage;
+            if !is_hidden {
+                passing.extend_from_slice(&event.raw);
+            }
+        }
+        self.hides_usage.then_some(passing)
+    }
+
+    /// Takes in an event; `true` if it is there for its usage alone.
+    fn take_in(&mut self, tariff: &Tariff, event: &Event) -> bool {
+        let data = event.data.trim();
+        if data.is_empty() || data == "[DONE]" {
+            return false;
+        }
+        let Ok(document) = Document::read(data.as_bytes()) else {
+            self.events = self.events.saturating_add(1);
+            return false;
+        };
+        let spoke = self.report.take_in(&tariff.shape, &document);
+        let is_empty = matches!(document.field("choices"), Some(Document::List(choices)) if choices.is_empty());
+        let is_for_usage_alone = spoke && is_empty;
+        if !is_for_usage_alone {
+            self.events = self.events.saturating_add(1);
+        }
+        is_for_usage_alone
+    }
+}
+
+impl Payment {
+    /// The upstream has answered a request of scheme `upto` without an error.
+    pub(super) fn on_response_to_meter(self, context: Context<'_>, head: &UpstreamHead) -> Next {
+        let keeps_cache_control = head.forbids_sharing();
+        let then = Then::Deliver { keeps_cache_control };
+        match self.override_of(head) {
+            Some(Ok(charge)) => return self.charge(context, then, charge),
+            Some(Err(())) => return self.unbillable("the upstream's Settlement-Overrides cannot be read"),
+            None => {}
+        }
+        let Some(tariff) = self.terms.tariff.clone() else {
+            let maximum = self.offer.requirement.amount;
+            return self.charge(context, then, maximum);
+        };
+        if !head.has_body {
+            let charge = self.cost(Usage::default());
+            return self.charge(context, then, charge);
+        }
+        if head.is_encoded {
+            return self.unbillable("the upstream's response is compressed, though it was asked not to be");
+        }
+        if head.is_event_stream {
+            let meter = Box::new(Meter::new(&self, context));
+            // From the first byte on, the payment has bought its response.
+            return self.ask_ledger(Operation::Open, |payment| Exchange::Opening(payment, meter, then));
+        }
+        let stream = Stream::Read { most: tariff.max_body_bytes };
+        (Exchange::Weighing(self, then), Effects { stream, ..Effects::default() })
+    }
+
+    /// The whole body is there, or too long to be read.
+    pub(super) fn on_weighed(self, context: Context<'_>, then: Then, body: Option<&[u8]>) -> Next {
+        let mut report = Report::default();
+        if let (Some(tariff), Some(Ok(document))) = (&self.terms.tariff, body.map(Document::read)) {
+            report.take_in(&tariff.shape, &document);
+        }
+        // A response that is no stream has no events to count.
+        let charge = report.usage().map_or(self.offer.requirement.amount, |usage| self.cost(usage));
+        self.charge(context, then, charge)
+    }
+
+    /// The ledger has it that the payment buys a stream.
+    pub(super) fn on_opened(self, meter: Box<Meter>, then: Then, answer: Answer) -> Next {
+        let Then::Deliver { keeps_cache_control } = then else { return self.out_of_order() };
+        match answer {
+            Answer::Granted => {
+                let edits = self.privacy(keeps_cache_control);
+                let stream = Stream::Deliver(edits);
+                (Exchange::Metering(self, meter), Effects { stream, ..Effects::default() })
+            }
+            Answer::NotHeld => self.end(None, Outcome::InFlight, "", Reply::in_flight()),
+            _ => self.out_of_order(),
+        }
+    }
+
+    /// A piece of the stream.
+    pub(super) fn on_chunk(self, context: Context<'_>, mut meter: Box<Meter>, bytes: &[u8], is_last: bool) -> Next {
+        let Some(tariff) = self.terms.tariff.clone() else { return self.out_of_order() };
+        let chunk = meter.push(&tariff, bytes, is_last);
+        let (exchange, effects) = if is_last {
+            self.close(context, &tariff, &meter, Then::Close)
+        } else {
+            (Exchange::Metering(self, meter), Effects { stream: Stream::Pass, ..Effects::default() })
+        };
+        (exchange, Effects { chunk, ..effects })
+    }
+
+    /// The stream is over for its client: what was generated until then is paid for.
+    pub(super) fn on_stream_ended(self, context: Context<'_>, meter: &Meter) -> Next {
+        let Some(tariff) = self.terms.tariff.clone() else { return Effects::default().and_over() };
+        let (exchange, effects) = self.close(context, &tariff, meter, Then::Bill);
+        (exchange, Effects { stream: Stream::Hold, ..effects })
+    }
+
+    /// Time has passed: a stream that would outlive its payment is cut while it can still be paid for.
+    pub(super) fn on_stream_tick(self, context: Context<'_>, meter: Box<Meter>) -> Next {
+        if context.now < meter.closes_at() {
+            return (Exchange::Metering(self, meter), Effects::default());
+        }
+        let (exchange, effects) = self.on_stream_ended(context, &meter);
+        (exchange, Effects { stream: Stream::Cut, ..effects })
+    }
+
+    fn close(self, context: Context<'_>, tariff: &Arc<Tariff>, meter: &Meter, then: Then) -> Next {
+        let usage = meter.report.usage();
+        let charge = match (usage, tariff.missing_usage) {
+            (Some(usage), _) => self.cost(usage),
+            (None, MissingUsage::Count) => {
+                let input = self.job.as_ref().map_or(0, |job| job.input);
+                self.cost(Usage { input, output: meter.events, ..Usage::default() })
+            }
+            (None, MissingUsage::Maximum) => self.offer.requirement.amount,
+        };
+        self.charge(context, then, charge)
+    }
+
+    /// What was used costs this much.
+    fn cost(&self, usage: Usage) -> Amount {
+        let maximum = self.offer.requirement.amount;
+        match (&self.offer.rates, &self.job) {
+            (Some(rates), Some(job)) => rates.charge(job.model_index, usage, maximum),
+            _ => maximum,
+        }
+    }
+
+    /// Settles a charge, or, where it is nothing, does without.
+    fn charge(self, context: Context<'_>, then: Then, charge: Amount) -> Next {
+        let payment = Self { charge: Some(charge), ..self };
+        match then {
+            Then::Close | Then::Bill if charge == Amount::ZERO => payment.on_nothing_to_settle(then),
+            Then::Close | Then::Bill => {
+                let pursuit = Pursuit::new(context, &payment);
+                payment.ask_to_settle(context, then, pursuit)
+            }
+            _ if charge == Amount::ZERO => {
+                payment.ask_ledger(Operation::Open, |payment| Exchange::Recording(payment, then, None))
+            }
+            _ => payment.begin_settlement(context, then),
+        }
+    }
+
+    fn on_nothing_to_settle(self, then: Then) -> Next {
+        let tail = Stream::Finish(Tail::receipt(&self, None));
+        let stream = if then == Then::Close { tail } else { Stream::Hold };
+        self.finish(None, Outcome::Served, "", None, stream)
+    }
+
+    /// The response cannot be priced. Nobody is billed blindly, and nothing is given away.
+    fn unbillable(self, reason: &str) -> Next {
+        let operation = self.release();
+        self.end(Some(operation), Outcome::UpstreamFailed, reason, Reply::error(502, reason))
+    }
+
+    /// What the upstream itself says of the charge, if it may.
+    fn override_of(&self, head: &UpstreamHead) -> Option<Result<Amount, ()>> {
+        #[derive(serde::Deserialize)]
+        struct Overrides {
+            amount: Option<String>,
+        }
+        let text = head.settlement_overrides.as_deref().filter(|_| self.terms.settlement_overrides)?;
+        let Ok(Overrides { amount }) = crate::json::from_slice(text.as_bytes()) else { return Some(Err(())) };
+        let amount = self.amount_of(&amount?);
+        Some(amount.map(|amount| amount.min(self.offer.requirement.amount)).ok_or(()))
+    }
+
+    /// An amount as the official convention writes it: atomic units, per cent of the maximum, or dollars.
+    fn amount_of(&self, text: &str) -> Option<Amount> {
+        if let Some(percent) = text.strip_suffix('%') {
+            let hundredths = crate::money::Decimal::parse(percent).ok()?.to_units(2).ok()?;
+            let product = self.offer.requirement.amount.to_integer().checked_mul(hundredths)?;
+            return product.checked_div(ruint::aliases::U256::from(10_000)).map(Amount::from);
+        }
+        if text.starts_with('$') {
+            return Dollars::parse(text).ok()?.to_amount(self.offer.dollar_decimals?).ok();
+        }
+        Amount::parse(text).ok()
+    }
+
+    /// Whether its charge is known only once the response is there.
+    pub(super) fn is_metered(&self) -> bool {
+        self.offer.requirement.scheme == Scheme::Upto && self.terms.settle == Settle::After
+    }
+
+    /// What a response gets that is paid for later: it is as private as one that is paid for already.
+    fn privacy(&self, keeps_cache_control: bool) -> ResponseEdits {
+        let mut edits = self.receipt(None, keeps_cache_control);
+        edits.set.retain(|(name, _)| *name != crate::x402::header::PAYMENT_RESPONSE);
+        // Its length is not known: a line about the payment comes behind it.
+        edits.remove.push("content-length");
+        edits
+    }
+}

@@ -1,0 +1,202 @@
+//! What a request is asked to pay: the terms of its route with everything filled in that differs from request to
+//! request.
+
+use std::sync::Arc;
+
+use super::RequestHead;
+use crate::config::{Offer, Terms};
+use crate::evm::Address;
+use crate::facilitator::{CalloutAnswer, Supported};
+use crate::money::{Amount, Dollars};
+use crate::price::PriceError;
+use crate::price::request::Job;
+use crate::x402::Requirement;
+use crate::x402::requirement::{Accepted, Scheme};
+
+/// What the terms of a request depend on, beside its route.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked<'a> {
+    /// What it asks of a model, where the route is priced by that.
+    pub(super) job: Option<&'a Job>,
+    /// What the facilitator has said of itself.
+    pub(super) supported: &'a Supported,
+    /// What the operator's own service asks, where it knows the price.
+    pub(super) price: Option<&'a Price>,
+    /// Draws one of several recipients.
+    pub(super) draw: u64,
+    /// Where the proxy may say who is paid.
+    pub(super) head: &'a RequestHead,
+}
+
+impl Terms {
+    /// The terms for a request. Without offers where none can be made at the moment.
+    ///
+    /// # Errors
+    /// [`PriceError`].
+    pub(super) fn quote(self: &Arc<Self>, asked: Asked<'_>) -> Result<Arc<Self>, PriceError> {
+        if asked.price.is_none() && self.offers.iter().all(|offer| offer.is_fixed()) {
+            return Ok(Arc::clone(self));
+        }
+        let mut offers = Vec::with_capacity(self.offers.len());
+        for offer in &self.offers {
+            offers.extend(offer.quote(asked)?);
+        }
+        let Self { description, mime_type, settle, tariff, price_service, settlement_overrides, .. } = &**self;
+        Ok(Arc::new(Self {
+            offers,
+            description: description.clone(),
+            mime_type: mime_type.clone(),
+            settle: *settle,
+            tariff: tariff.clone(),
+            price_service: price_service.clone(),
+            settlement_overrides: *settlement_overrides,
+        }))
+    }
+}
+
+impl Offer {
+    /// Whether it is the same for every request.
+    fn is_fixed(&self) -> bool {
+        self.requirement.scheme == Scheme::Exact && self.rates.is_none() && self.recipients.len() == 1
+    }
+
+    /// The offer for a request; `None` where it cannot be made.
+    fn quote(self: &Arc<Self>, asked: Asked<'_>) -> Result<Option<Arc<Self>>, PriceError> {
+        let mut requirement = self.requirement.clone();
+        if let (Some(rates), Some(job)) = (&self.rates, asked.job) {
+            requirement.amount = rates.quote(job)?;
+        }
+        if let Some(price) = asked.price {
+            requirement.amount = price.amount_of(self).ok_or(PriceError::Unknown)?;
+        }
+        if requirement.scheme == Scheme::Upto {
+            let Some(settler) = asked.supported.settlers(requirement.network.as_str()).next() else { return Ok(None) };
+            requirement.facilitator = Some(settler);
+        }
+        requirement.pay_to = match &self.recipient_from {
+            None => self.draw(asked.draw).unwrap_or(requirement.pay_to),
+            Some(key) => match recipient(asked.head.metadata(key)) {
+                Some(recipient) => recipient,
+                None => return Ok(None),
+            },
+        };
+        Ok(Some(self.with(requirement)))
+    }
+
+    fn with(&self, requirement: Requirement) -> Arc<Self> {
+        Arc::new(Self { requirement, ..self.clone() })
+    }
+
+    /// One of the recipients, each as often as its weight says.
+    fn draw(&self, number: u64) -> Option<Address> {
+        let total = self.recipients.iter().fold(0_u64, |sum, one| sum.saturating_add(one.weight));
+        let mut left = number.checked_rem(total)?;
+        self.recipients.iter().find_map(|one| match left.checked_sub(one.weight) {
+            None => Some(one.to),
+            Some(rest) => {
+                left = rest;
+                None
+            }
+        })
+    }
+
+    /// The offer as a client accepted it, by the measure of `accepts`; any of its recipients will do, and any account of
+    /// the facilitator's.
+    pub(super) fn accepted(
+        self: &Arc<Self>,
+        accepted: &Accepted,
+        supported: &Supported,
+        accepts: fn(&Requirement, &Accepted) -> bool,
+    ) -> Option<Arc<Self>> {
+        if accepts(&self.requirement, accepted) {
+            return Some(Arc::clone(self));
+        }
+        let Requirement { pay_to, facilitator, network, .. } = &self.requirement;
+        let others = self.recipients.iter().map(|one| one.to).filter(|to| to != pay_to);
+        let recipients: Vec<Address> = std::iter::once(*pay_to).chain(others).collect();
+        let settlers: Vec<Option<Address>> = match facilitator {
+            Some(_) => supported.settlers(network.as_str()).map(Some).collect(),
+            None => vec![None],
+        };
+        let variants = recipients.iter().flat_map(|to| settlers.iter().map(move |settler| (*to, *settler)));
+        variants.into_iter().find_map(|(pay_to, facilitator)| {
+            let requirement = Requirement { pay_to, facilitator, ..self.requirement.clone() };
+            accepts(&requirement, accepted).then(|| self.with(requirement))
+        })
+    }
+}
+
+/// A price that the operator's own service has named.
+#[derive(Debug, serde::Deserialize)]
+pub(super) struct Price {
+    /// In dollars, for assets that are pegged to them.
+    price: Option<String>,
+    /// In atomic units of the asset.
+    amount: Option<Amount>,
+}
+
+impl Price {
+    /// What is asked of the service.
+    pub(super) fn question(head: &RequestHead, job: Option<&Job>) -> String {
+        #[derive(serde::Serialize)]
+        struct Question<'a> {
+            method: &'a str,
+            path: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            model: Option<&'a str>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            input_tokens: Option<String>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            output_tokens: Option<String>,
+        }
+        crate::json::to_text(&Question {
+            method: &head.text(":method"),
+            path: &head.text(":path"),
+            model: job.map(|job| job.model.as_str()),
+            input_tokens: job.map(|job| job.input.to_string()),
+            output_tokens: job.map(|job| job.output.to_string()),
+        })
+    }
+
+    /// Reads the answer; `None` where it names no price.
+    pub(super) fn read(answer: &CalloutAnswer) -> Option<Self> {
+        match answer {
+            CalloutAnswer::Answered { status: 200, body } => crate::json::from_slice(body).ok(),
+            _ => None,
+        }
+    }
+
+    fn amount_of(&self, offer: &Offer) -> Option<Amount> {
+        let amount = match (&self.amount, &self.price) {
+            (Some(amount), None) => *amount,
+            (None, Some(dollars)) => Dollars::parse(dollars).ok()?.to_amount(offer.dollar_decimals?).ok()?,
+            _ => return None,
+        };
+        (amount != Amount::ZERO).then_some(amount)
+    }
+}
+
+/// Who is paid, as the proxy says; nobody who could not take the money.
+fn recipient(value: Option<&[u8]>) -> Option<Address> {
+    let address: Address = std::str::from_utf8(value?).ok()?.parse().ok()?;
+    (address != Address::from_bytes([0; 20])).then_some(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::Config;
+
+    #[test]
+    fn recipients_are_drawn_by_weight() {
+        let config = Config::from_json(
+            br#"{"facilitator": {"cluster": "f", "url": "http://f"}, "routes": [{"match": {"path": "/"}, "price": "$1",
+                "accepts": [{"scheme": "exact", "network": "base", "asset": "USDC", "pay_to": {"split": [
+                    {"to": "0x1111111111111111111111111111111111111111", "weight": 3},
+                    {"to": "0x2222222222222222222222222222222222222222"}]}}]}]}"#,
+        )
+        .unwrap();
+        let offer = &config.routes[0].terms.as_ref().unwrap().offers[0];
+        let drawn: Vec<u8> = (0..8).map(|number| offer.draw(number).unwrap().as_bytes()[0]).collect();
+        assert_eq!(drawn, [0x11, 0x11, 0x11, 0x22, 0x11, 0x11, 0x11, 0x22]);
+    }
+}

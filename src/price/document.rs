@@ -1,0 +1,208 @@
+//! JSON of a body, read so that no two parsers could read it differently.
+//!
+//! Upstreams differ on which of two equal keys counts, and some match keys in any letter case. What is priced must be
+//! what the upstream does, so a body that leaves room for that is refused.
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+
+/// A JSON value without its fractions: nothing that is priced is counted in them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Document {
+    /// `null`.
+    Null,
+    /// `true` or `false`.
+    Bool(bool),
+    /// A whole number from 0 to 2⁶⁴ − 1, written without point and exponent.
+    Whole(u64),
+    /// Any other number.
+    OtherNumber,
+    /// A text.
+    Text(String),
+    /// A list.
+    List(Vec<Self>),
+    /// An object; no key stands twice.
+    Object(Vec<(String, Self)>),
+}
+
+/// Why a text is not a document.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the body is not JSON that can be read in one way only: {0}")]
+pub struct DocumentError(String);
+
+impl Document {
+    /// Reads a whole text.
+    ///
+    /// # Errors
+    /// [`DocumentError`] where it is not JSON, or has an object with a key that stands twice.
+    pub fn read(text: &[u8]) -> Result<Self, DocumentError> {
+        serde_json::from_slice(text).map_err(|error| DocumentError(crate::json::shorten(error.to_string())))
+    }
+
+    /// The field of an object; `None` where there is none, or where it is `null`.
+    pub fn field(&self, name: &str) -> Option<&Self> {
+        let Self::Object(fields) = self else { return None };
+        fields.iter().find(|(key, _)| key == name).map(|(_, value)| value).filter(|value| **value != Self::Null)
+    }
+
+    /// What a JSON pointer leads to (RFC 6901); `None` where it leads nowhere, or to `null`.
+    pub fn at(&self, pointer: &str) -> Option<&Self> {
+        let steps = pointer.split('/').skip(1).map(|step| step.replace("~1", "/").replace("~0", "~"));
+        let mut place = self;
+        for step in steps {
+            place = match place {
+                Self::List(items) => items.get(step.parse::<usize>().ok()?)?,
+                _ => place.field(&step)?,
+            };
+        }
+        Some(place).filter(|value| **value != Self::Null)
+    }
+
+    /// The keys of an object that are one of `names` but for their letter case.
+    pub fn misspelt<'a>(&'a self, names: &'a [&str]) -> Option<&'a str> {
+        let Self::Object(fields) = self else { return None };
+        let is_misspelt = |key: &str| names.iter().any(|name| *name != key && fold(key) == *name);
+        fields.iter().map(|(key, _)| key.as_str()).find(|key| is_misspelt(key))
+    }
+
+    /// The text, where it is one.
+    pub fn as_text(&self) -> Option<&str> {
+        if let Self::Text(text) = self { Some(text) } else { None }
+    }
+
+    /// The whole number, where it is one.
+    pub const fn as_whole(&self) -> Option<u64> {
+        if let Self::Whole(number) = self { Some(*number) } else { None }
+    }
+}
+
+/// A key as parsers fold it that do not mind its case. Two letters beyond ASCII fold into it (ſ and the Kelvin sign).
+fn fold(key: &str) -> String {
+    key.chars()
+        .map(|letter| match letter {
+            'ſ' => 's',
+            '\u{212A}' => 'k',
+            letter => letter.to_ascii_lowercase(),
+        })
+        .collect()
+}
+
+impl<'de> Deserialize<'de> for Document {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(DocumentVisitor)
+    }
+}
+
+struct DocumentVisitor;
+
+impl<'de> Visitor<'de> for DocumentVisitor {
+    type Value = Document;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Document, E> {
+        Ok(Document::Null)
+    }
+
+    fn visit_bool<E: Error>(self, value: bool) -> Result<Document, E> {
+        Ok(Document::Bool(value))
+    }
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<Document, E> {
+        Ok(Document::Whole(number))
+    }
+
+    fn visit_i64<E: Error>(self, number: i64) -> Result<Document, E> {
+        Ok(u64::try_from(number).map_or(Document::OtherNumber, Document::Whole))
+    }
+
+    fn visit_f64<E: Error>(self, _: f64) -> Result<Document, E> {
+        Ok(Document::OtherNumber)
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Document, E> {
+        Ok(Document::Text(text.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Document, A::Error> {
+        let mut list = Vec::new();
+        while let Some(item) = items.next_element()? {
+            list.push(item);
+        }
+        Ok(Document::List(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Document, A::Error> {
+        let mut object: Vec<(String, Document)> = Vec::new();
+        while let Some(field) = fields.next_entry()? {
+            object.push(field);
+        }
+        let mut keys: Vec<&str> = object.iter().map(|(key, _)| key.as_str()).collect();
+        keys.sort_unstable();
+        if let Some([key, ..]) = keys.windows(2).find(|pair| pair.first() == pair.last()) {
+            return Err(A::Error::custom(format_args!("the key {key:?} stands twice")));
+        }
+        Ok(Document::Object(object))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_can_be_read_in_two_ways_is_not_read() {
+        for text in [
+            r#"{"a":1,"a":1}"#,
+            r#"{"a":{"b":1,"c":2,"b":3}}"#,
+            r#"[{"a":1,"\u0061":2}]"#,
+            "",
+            "{}{}",
+            "{} x",
+            r#"{"a":1,}"#,
+            r#"{'a':1}"#,
+            "{\"a\":\"\n\"}",
+            r#"{"a":"\ud800"}"#,
+            r#"{"a":NaN}"#,
+            r#"{"a":01}"#,
+            "\u{feff}{}",
+            "{\"a\":\"\u{0}\"}",
+            r#"{"a":1/*x*/}"#,
+        ] {
+            assert!(Document::read(text.as_bytes()).is_err(), "{text}");
+        }
+        assert!(Document::read(b"{\"a\":\"\xff\"}").is_err());
+        assert!(Document::read("[".repeat(100_000).as_bytes()).is_err());
+    }
+
+    #[test]
+    fn pointers_lead_through_objects_and_lists() {
+        let document = Document::read(br#"{"a":{"b/c":[{"~":7}]},"n":null,"":{"":1}}"#).unwrap();
+        assert_eq!(document.at("/a/b~1c/0/~0"), Some(&Document::Whole(7)));
+        assert_eq!(document.at("//"), Some(&Document::Whole(1)));
+        assert_eq!(document.at(""), Some(&document));
+        for nowhere in ["/a/b", "/a/b~1c/1", "/a/b~1c/x", "/n", "/x"] {
+            assert_eq!(document.at(nowhere), None, "{nowhere}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_whole_or_none() {
+        let document = Document::read(br#"[0, 18446744073709551615, 18446744073709551616, -1, 1.0, 1e3]"#).unwrap();
+        let Document::List(numbers) = document else { panic!("a list") };
+        let wholes: Vec<_> = numbers.iter().map(Document::as_whole).collect();
+        assert_eq!(wholes, [Some(0), Some(u64::MAX), None, None, None, None]);
+    }
+
+    #[test]
+    fn letter_case_is_no_way_around() {
+        let document = Document::read("{\"Model\":1}".as_bytes()).unwrap();
+        assert_eq!(document.misspelt(&["model"]), Some("Model"));
+        let document = Document::read("{\"max_to\u{212A}en\u{17F}\":1,\"model\":2}".as_bytes()).unwrap();
+        assert_eq!(document.misspelt(&["model", "max_tokens"]), Some("max_to\u{212A}en\u{17F}"));
+        assert_eq!(document.misspelt(&["model"]), None);
+    }
+}

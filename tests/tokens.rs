@@ -1,0 +1,770 @@
+//! Requests priced by tokens: quotes from the body, and charges by what was used. Played on a stage.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::arithmetic_side_effects,
+    reason = "a test that fails may panic"
+)]
+#![allow(dead_code, reason = "of what the tests share, each file uses a part")]
+
+mod common;
+
+use common::{
+    NOW, PAY_TO, Request, Stage, TRANSACTION, USDC, Wallet, base_config, decode, encode, head, invalid, refused,
+    settled, upstream, valid,
+};
+use serde_json::{Value, json};
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+use x402_proxy_wasm::config::MetadataKey;
+use x402_proxy_wasm::exchange::{Body, Event, Outcome, RequestHead, UpstreamHead};
+use x402_proxy_wasm::facilitator::CalloutAnswer;
+
+/// One route, `/chat`, by tokens of three models, and one, `/flat`, with a maximum and the upstream's word.
+fn config(scheme: &str) -> Value {
+    let mut config = base_config();
+    config["defaults"]["accepts"] = json!([{"scheme": scheme, "network": "base-sepolia", "asset": "USDC"}]);
+    config["routes"] = json!([
+        {
+            "name": "chat",
+            "match": {"path": "/chat"},
+            "price": {
+                "usage": "openai",
+                "models": {
+                    "gpt-4o": {"input": "$2.50", "cached_input": "$1.25", "output": "$10.00"},
+                    "llama-3*": {"input": "$0.20", "output": "$0.20"},
+                },
+                "max_output_tokens": 1000,
+                "minimum": "$0.0001",
+            },
+        },
+        {"name": "flat", "match": {"path": "/flat"}, "price": "$0.10", "settlement_overrides": true},
+    ]);
+    config
+}
+
+fn chat(more: Value) -> String {
+    let mut body = json!({"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}]});
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    body.to_string()
+}
+
+fn body(text: &str) -> Event {
+    Event::RequestBody(Body::Whole(text.as_bytes().to_vec()))
+}
+
+fn post(path: &str, headers: &[(&str, &str)]) -> RequestHead {
+    head("POST", path, headers)
+}
+
+/// Asks for the terms of a body.
+fn quote(stage: &mut Stage, text: &str) -> Value {
+    let request = stage.play(&post("/chat", &[]), [body(text)]);
+    assert_eq!(request.status(), 402, "{}", request.story());
+    decode(request.reply_header("payment-required").unwrap())["accepts"][0].clone()
+}
+
+fn answer(content_type: &str) -> Event {
+    let Event::Upstream(head) = upstream(200) else { panic!("a response") };
+    Event::Upstream(UpstreamHead { is_event_stream: content_type == "text/event-stream", ..head })
+}
+
+fn weighed(text: &str) -> Event {
+    Event::ResponseBody(Body::Whole(text.as_bytes().to_vec()))
+}
+
+fn chunk(text: &str, is_last: bool) -> Event {
+    Event::ResponseChunk { bytes: text.as_bytes().to_vec(), is_last }
+}
+
+/// What the last `/settle` was asked to move.
+fn asked_to_settle(request: &Request) -> String {
+    let call = request.calls.iter().rev().find(|call| call.path == "/settle").expect("a settlement is asked for");
+    let question: Value = serde_json::from_str(&call.body).unwrap();
+    question["paymentRequirements"]["amount"].as_str().unwrap().to_owned()
+}
+
+fn outcome(request: &Request) -> Outcome {
+    request.record.as_ref().expect("an outcome").outcome
+}
+
+/// A stage, a payment for a body by this scheme, and the head that carries it.
+fn paying(scheme: &str, text: &str) -> (Stage, RequestHead) {
+    let mut stage = Stage::new(&config(scheme));
+    let entry = quote(&mut stage, text);
+    let payment = Wallet::new(1).pay(&entry, 1);
+    (stage, post("/chat", &[("payment-signature", &encode(&payment))]))
+}
+
+fn usage(input: u64, cached: u64, output: u64) -> Value {
+    json!({
+        "prompt_tokens": input, "completion_tokens": output, "total_tokens": input + output,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    })
+}
+
+// ---------------------------------------------------------------------------------------------------------- quotes
+
+#[test]
+fn a_quote_is_the_most_that_a_request_can_cost() {
+    let mut stage = Stage::new(&config("exact"));
+    for (more, output) in [
+        (json!({}), 1000),
+        (json!({"max_tokens": 10}), 10),
+        (json!({"max_completion_tokens": 10}), 10),
+        (json!({"max_tokens": 10, "max_completion_tokens": 20}), 20),
+        (json!({"max_tokens": null}), 1000),
+        (json!({"max_tokens": 10, "n": 3}), 30),
+        (json!({"max_tokens": 10, "n": 2, "best_of": 5}), 50),
+        (json!({"max_tokens": 10, "prompt": ["a", "b", "c"]}), 30),
+        (json!({"max_tokens": 10, "prompt": [1, 2, 3]}), 10),
+        (json!({"max_tokens": 10, "prompt": "a"}), 10),
+        (json!({"max_output_tokens": 7}), 7),
+        (json!({"max_tokens": 0}), 0),
+    ] {
+        let text = chat(more);
+        let entry = quote(&mut stage, &text);
+        // $2.50 a million is 2.5 units of a USDC for a token, and a byte is a token at most.
+        let cost = (text.len() * 25 + output * 100).div_ceil(10).max(100);
+        assert_eq!(entry["amount"], cost.to_string(), "{text}");
+    }
+    let cheap = chat(json!({"model": "llama-3-8b", "max_tokens": 1}));
+    assert_eq!(quote(&mut stage, &cheap)["amount"], "100", "the minimum");
+}
+
+#[test]
+fn the_worked_example_of_the_readme_is_right() {
+    let padded = |model: &str, bytes: usize| {
+        let text = json!({"model": model, "max_tokens": 500, "messages": [], "user": ""}).to_string();
+        text.replace("\"user\":\"\"", &format!("\"user\":\"{}\"", "x".repeat(bytes - text.len())))
+    };
+    for (model, quoted, used, charged) in [
+        ("gpt-4o", "6000", usage(90, 0, 210), "2325"),
+        ("gpt-4o", "6000", usage(90, 64, 210), "2245"),
+        ("llama-3-8b", "180", usage(90, 0, 210), "100"),
+    ] {
+        let text = padded(model, 400);
+        let (mut stage, head) = paying("upto", &text);
+        assert_eq!((text.len(), &quote(&mut stage, &text)["amount"]), (400, &json!(quoted)));
+        let response = json!({"usage": used}).to_string();
+        let request = stage.play(&head, [body(&text), valid(), answer("application/json"), weighed(&response)]);
+        assert_eq!(asked_to_settle(&request), charged, "{model}");
+    }
+}
+
+#[test]
+fn requests_without_a_price_are_refused() {
+    for (text, error) in [
+        ("", "is not JSON that can be read in one way only"),
+        ("[]", "the body is not a JSON object"),
+        ("{}", "model is missing"),
+        (r#"{"model":"gpt-4o","model":"llama-3"}"#, "stands twice"),
+        (r#"{"model":"gpt-4o","Model":"llama-3"}"#, "some servers take the key \"Model\" for another"),
+        (r#"{"model":"gpt-4o","MAX_TOKENS":1}"#, "some servers take the key"),
+        (r#"{"model":"gpt-5"}"#, "the model \"gpt-5\" has no price here; these have: gpt-4o, llama-3*"),
+        (r#"{"model":["gpt-4o"]}"#, "model is missing, or not a text"),
+        (r#"{"model":"gpt-4o","max_tokens":-1}"#, "max_tokens is not a whole number"),
+        (r#"{"model":"gpt-4o","max_tokens":1e3}"#, "max_tokens is not a whole number"),
+        (r#"{"model":"gpt-4o","max_tokens":"10"}"#, "max_tokens is not a whole number"),
+        (r#"{"model":"gpt-4o","n":0}"#, "n is 0"),
+        (r#"{"model":"gpt-4o","stream":"yes"}"#, "stream is neither true nor false"),
+        (r#"{"model":"gpt-4o","stream":true,"stream_options":{"Include_Usage":true}}"#, "some servers take the key"),
+        (r#"{"model":"gpt-4o","max_tokens":18446744073709551615,"n":2}"#, "more than can be priced"),
+    ] {
+        let mut stage = Stage::new(&config("exact"));
+        let request = stage.play(&post("/chat", &[]), [body(text)]);
+        assert_eq!(request.status(), 400, "{text}: {}", request.story());
+        assert!(request.body()["error"].as_str().unwrap().contains(error), "{text}: {}", request.body());
+        assert_eq!(request.reply_header("payment-required"), None);
+    }
+}
+
+#[test]
+fn bodies_that_cannot_be_read_are_refused() {
+    let mut stage = Stage::new(&config("exact"));
+    assert_eq!(stage.start(&post("/chat", &[])).story(), "read 1048576");
+    assert_eq!(stage.start(&post("/chat", &[("content-encoding", "gzip")])).status(), 415);
+    assert_eq!(stage.start(&post("/chat", &[("content-encoding", "identity")])).story(), "read 1048576");
+    assert_eq!(stage.start(&post("/chat", &[("content-length", "1048577")])).status(), 413);
+    assert_eq!(stage.play(&post("/chat", &[]), [Event::RequestBody(Body::TooLong)]).status(), 413);
+    let hidden = stage.play(&post("/chat", &[]), [Event::RequestBody(Body::Unreachable)]);
+    assert_eq!(hidden.status(), 503);
+    assert!(hidden.reason().contains("allow_on_headers_stop_iteration"));
+    let left = stage.play(&post("/chat", &[]), [Event::Ended]);
+    assert!(left.is_over() && !left.is_answered());
+}
+
+#[test]
+fn a_payment_for_a_small_prompt_does_not_buy_a_large_one() {
+    let small = chat(json!({"max_tokens": 10}));
+    let (mut stage, head) = paying("exact", &small);
+    let large = chat(json!({"max_tokens": 1000}));
+    let refused = stage.play(&head, [body(&large)]);
+    assert_eq!(refused.body()["error"], "No matching payment requirements");
+    let served = stage.play(&head, [body(&small), valid(), upstream(200), settled()]);
+    assert_eq!(outcome(&served), Outcome::Served);
+    assert_eq!(served.rewrite, None, "the bytes that were priced are the bytes that go up");
+}
+
+// ------------------------------------------------------------------------------------------------------------ upto
+
+#[test]
+fn the_charge_is_what_was_used() {
+    let text = chat(json!({"max_tokens": 500}));
+    for (response, charge) in [
+        (json!({"usage": usage(20, 0, 100)}), "1050"),
+        (json!({"usage": usage(20, 20, 100)}), "1025"),
+        (json!({"usage": {"input_tokens": 20, "output_tokens": 100}}), "1050"),
+        (json!({"usage": {"prompt_tokens": 20, "total_tokens": 20}}), "100"),
+        (json!({"usage": usage(1, 0, 10)}), "103"),
+    ] {
+        let (mut stage, head) = paying("upto", &text);
+        let request = stage
+            .play(&head, [body(&text), valid(), answer("application/json"), weighed(&response.to_string()), settled()]);
+        assert_eq!(
+            request.story(),
+            "read 1048576 | claim granted, verify? | forward | read 1048576 | settle granted, settle? | spend granted, = served, deliver with receipt"
+        );
+        assert_eq!(asked_to_settle(&request), charge, "{response}");
+        let receipt = decode(request.receipt_header("payment-response").unwrap());
+        assert_eq!((&receipt["amount"], &receipt["transaction"]), (&json!(charge), &json!(TRANSACTION)));
+        assert_eq!(request.record.as_ref().unwrap().payment.as_ref().unwrap().amount, charge);
+        assert!(request.forwarded.as_ref().unwrap().set.contains(&("accept-encoding", "identity".to_owned())));
+        assert_eq!(stage.left(&request), "spent");
+    }
+}
+
+#[test]
+fn the_charge_never_exceeds_the_quote() {
+    let text = chat(json!({"max_tokens": 5}));
+    let (mut stage, head) = paying("upto", &text);
+    let maximum = quote(&mut stage, &text)["amount"].as_str().unwrap().to_owned();
+    let response = json!({"usage": usage(1_000_000, 0, 1_000_000)}).to_string();
+    let request = stage.play(&head, [body(&text), valid(), answer("application/json"), weighed(&response), settled()]);
+    assert_eq!(asked_to_settle(&request), maximum);
+}
+
+#[test]
+fn a_response_without_usage_costs_the_maximum() {
+    let text = chat(json!({"max_tokens": 5}));
+    for response in [
+        weighed("{}"),
+        weighed("no JSON"),
+        weighed(r#"{"usage":{"prompt_tokens":1},"usage":{"prompt_tokens":1}}"#),
+        Event::ResponseBody(Body::TooLong),
+    ] {
+        let (mut stage, head) = paying("upto", &text);
+        let maximum = quote(&mut stage, &text)["amount"].as_str().unwrap().to_owned();
+        let request = stage.play(&head, [body(&text), valid(), answer("application/json"), response, settled()]);
+        assert_eq!(asked_to_settle(&request), maximum);
+    }
+}
+
+#[test]
+fn an_error_of_the_upstream_costs_nothing() {
+    let text = chat(json!({}));
+    let (mut stage, head) = paying("upto", &text);
+    let request = stage.play(&head, [body(&text), valid(), upstream(500)]);
+    assert!(request.story().ends_with("release granted, = upstream_failed, deliver"));
+    assert_eq!(stage.left(&request), "nothing");
+}
+
+#[test]
+fn a_compressed_response_is_not_billed_blindly() {
+    let text = chat(json!({}));
+    let (mut stage, head) = paying("upto", &text);
+    let Event::Upstream(response) = upstream(200) else { panic!("a response") };
+    let encoded = Event::Upstream(UpstreamHead { is_encoded: true, ..response });
+    let request = stage.play(&head, [body(&text), valid(), encoded]);
+    assert!(request.story().ends_with("release granted, = upstream_failed, reply 502"), "{}", request.story());
+}
+
+#[test]
+fn a_response_without_a_body_has_used_nothing() {
+    let text = chat(json!({}));
+    let (mut stage, head) = paying("upto", &text);
+    let Event::Upstream(response) = upstream(204) else { panic!("a response") };
+    let empty = Event::Upstream(UpstreamHead { has_body: false, ..response });
+    let request = stage.play(&head, [body(&text), valid(), empty, settled()]);
+    assert_eq!(asked_to_settle(&request), "100", "but the minimum");
+}
+
+#[test]
+fn the_upstream_may_name_the_charge_where_it_is_let() {
+    for (word, charge) in [
+        (Some(r#"{"amount":"2500"}"#), Some("2500")),
+        (Some(r#"{"amount":"25%"}"#), Some("25000")),
+        (Some(r#"{"amount":"33.33%"}"#), Some("33330")),
+        (Some(r#"{"amount":"$0.05"}"#), Some("50000")),
+        (Some(r#"{"amount":"999999999"}"#), Some("100000")),
+        (Some(r#"{}"#), Some("100000")),
+        (None, Some("100000")),
+        (Some(r#"{"amount":"a lot"}"#), None),
+        (Some("x"), None),
+        (Some(r#"{"amount":7}"#), None),
+    ] {
+        let mut stage = Stage::new(&config("upto"));
+        let unpaid = stage.start(&post("/flat", &[]));
+        let entry = decode(unpaid.reply_header("payment-required").unwrap())["accepts"][0].clone();
+        assert_eq!(entry["amount"], "100000");
+        let head = post("/flat", &[("payment-signature", &encode(&Wallet::new(1).pay(&entry, 1)))]);
+        let Event::Upstream(response) = upstream(200) else { panic!("a response") };
+        let settlement_overrides = word.map(str::to_owned);
+        let response = Event::Upstream(UpstreamHead { settlement_overrides, ..response });
+        let request = stage.play(&head, [valid(), response]);
+        let Some(charge) = charge else {
+            assert!(request.story().ends_with("reply 502"), "{word:?}: {}", request.story());
+            continue;
+        };
+        assert_eq!(asked_to_settle(&request), charge, "{word:?}");
+        stage.step(&mut { request }, settled());
+    }
+}
+
+#[test]
+fn a_charge_of_nothing_settles_nothing() {
+    let mut stage = Stage::new(&config("upto"));
+    let unpaid = stage.start(&post("/flat", &[]));
+    let entry = decode(unpaid.reply_header("payment-required").unwrap())["accepts"][0].clone();
+    let head = post("/flat", &[("payment-signature", &encode(&Wallet::new(1).pay(&entry, 1)))]);
+    let Event::Upstream(response) = upstream(200) else { panic!("a response") };
+    let settlement_overrides = Some(r#"{"amount":"0"}"#.to_owned());
+    let request = stage.play(&head, [valid(), Event::Upstream(UpstreamHead { settlement_overrides, ..response })]);
+    assert!(request.story().ends_with("open granted, = served, deliver with receipt"), "{}", request.story());
+    let receipt = decode(request.receipt_header("payment-response").unwrap());
+    assert_eq!((&receipt["amount"], &receipt["transaction"]), (&json!("0"), &json!("")));
+    assert!(request.delivered.as_ref().unwrap().remove.contains(&"settlement-overrides"));
+    assert_eq!(stage.start(&head).status(), 402, "and the payment has bought its response");
+}
+
+// --------------------------------------------------------------------------------------------------------- streams
+
+const EVENTS: [&str; 5] = [
+    "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\"}}]}\n\n",
+    "data: {\"choices\":[{\"delta\":{\"content\":\"Hel\"}}]}\n\n",
+    "data: {\"choices\":[{\"delta\":{\"content\":\"lo\"}}]}\n\n",
+    "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":20,\"completion_tokens\":100}}\n\n",
+    "data: [DONE]\n\n",
+];
+
+/// Plays a stream from its first byte to its last, in pieces.
+fn stream(stage: &mut Stage, head: &RequestHead, text: &str, pieces: &[&str]) -> Request {
+    let mut request = stage.play(head, [body(text), valid(), answer("text/event-stream")]);
+    for (index, piece) in pieces.iter().enumerate() {
+        stage.step(&mut request, chunk(piece, index + 1 == pieces.len()));
+    }
+    request
+}
+
+#[test]
+fn a_stream_streams_and_is_charged_at_its_end() {
+    let text = chat(json!({"max_tokens": 500, "stream": true, "stream_options": {"include_usage": true}}));
+    let (mut stage, head) = paying("upto", &text);
+    let mut request = stream(&mut stage, &head, &text, &EVENTS);
+    assert_eq!(
+        request.story(),
+        "read 1048576 | claim granted, verify? | forward | open granted, deliver with receipt | settle?"
+    );
+    assert_eq!(request.receipt_header("payment-response"), None, "nobody knows it yet");
+    assert_eq!(request.receipt_header("cache-control"), Some("private"));
+    assert_eq!((asked_to_settle(&request).as_str(), request.passed.as_slice()), ("1050", &b""[..]));
+    assert_eq!(request.rewrite, None, "the client asked for the usage itself");
+    stage.step(&mut request, settled());
+    assert!(request.story().ends_with("= served, finish"), "{}", request.story());
+    let tail = request.tail.as_ref().unwrap();
+    let comment: Value = serde_json::from_str(tail.comment.strip_prefix(": payment-response ").unwrap()).unwrap();
+    assert_eq!((&comment["amount"], &comment["transaction"]), (&json!("1050"), &json!(TRANSACTION)));
+    assert!(tail.comment.ends_with("}\n\n"));
+    assert_eq!(decode(&tail.trailers[0].1), comment);
+    assert_eq!(stage.play(&head, [body(&text)]).status(), 402);
+}
+
+#[test]
+fn the_usage_is_asked_for_in_the_clients_stead_and_kept_from_it() {
+    let text = chat(json!({"max_tokens": 500, "stream": true}));
+    let (_, head) = paying("upto", &text);
+    let whole = EVENTS.concat();
+    for size in 1..whole.len() {
+        let pieces: Vec<String> =
+            whole.as_bytes().chunks(size).map(|piece| String::from_utf8(piece.to_vec()).unwrap()).collect();
+        let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
+        let mut stage = Stage::new(&config("upto"));
+        let request = stream(&mut stage, &head, &text, &pieces);
+        let sent: Value = serde_json::from_slice(request.rewrite.as_ref().unwrap()).unwrap();
+        assert_eq!(sent["stream_options"], json!({"include_usage": true}));
+        let mut asked: Value = serde_json::from_str(&text).unwrap();
+        asked["stream_options"] = sent["stream_options"].clone();
+        assert_eq!(sent, asked, "and nothing else is changed");
+        assert_eq!(asked_to_settle(&request), "1050");
+        let seen = String::from_utf8(request.passed).unwrap();
+        assert_eq!(seen, [EVENTS[0], EVENTS[1], EVENTS[2], EVENTS[4]].concat(), "in pieces of {size}");
+    }
+}
+
+#[test]
+fn the_wish_for_usage_leaves_everything_else_to_the_letter() {
+    for (asked, sent) in [
+        (
+            r#"{ "model":"gpt-4o","messages":[ {"role":"user", "content":"a\u0062"} ], "stream" : true }"#,
+            r#"{"model":"gpt-4o","messages":[ {"role":"user", "content":"a\u0062"} ],"stream":true,"stream_options":{"include_usage":true}}"#,
+        ),
+        (
+            r#"{"model":"gpt-4o","stream_options":{"x":1.50,"include_usage":false},"messages":[],"stream":true}"#,
+            r#"{"model":"gpt-4o","stream_options":{"x":1.50,"include_usage":true},"messages":[],"stream":true}"#,
+        ),
+        (
+            r#"{"model":"gpt-4o","stream_options":null,"prompt":"a","stream":true}"#,
+            r#"{"model":"gpt-4o","stream_options":{"include_usage":true},"prompt":"a","stream":true}"#,
+        ),
+    ] {
+        let (mut stage, head) = paying("upto", asked);
+        let request = stage.play(&head, [body(asked)]);
+        assert_eq!(String::from_utf8(request.rewrite.unwrap()).unwrap(), sent);
+    }
+    for asked in [
+        r#"{"model":"gpt-4o","input":"a","stream":true}"#,
+        r#"{"model":"gpt-4o","messages":[]}"#,
+        r#"{"model":"gpt-4o","messages":[],"stream":true,"stream_options":{"include_usage":true}}"#,
+    ] {
+        let (mut stage, head) = paying("upto", asked);
+        assert_eq!(stage.play(&head, [body(asked)]).rewrite, None, "{asked}");
+    }
+}
+
+#[test]
+fn what_leaves_before_it_is_settled_is_always_verified() {
+    let text = chat(json!({}));
+    for (scheme, story) in [("upto", "claim granted, verify?"), ("exact", "claim granted, forward")] {
+        let mut local = config(scheme);
+        local["facilitator"]["verify"] = "local".into();
+        let mut stage = Stage::new(&local);
+        let entry = quote(&mut stage, &text);
+        let head = post("/chat", &[("payment-signature", &encode(&Wallet::new(1).pay(&entry, 1)))]);
+        assert!(stage.play(&head, [body(&text)]).story().ends_with(story), "{scheme}");
+    }
+}
+
+#[test]
+fn a_client_that_leaves_pays_for_what_was_generated() {
+    let text = chat(json!({"max_tokens": 500, "stream": true}));
+    let (mut stage, head) = paying("upto", &text);
+    let mut request = stage.play(&head, [body(&text), valid(), answer("text/event-stream"), chunk(EVENTS[0], false)]);
+    stage.step(&mut request, chunk(EVENTS[1], false));
+    stage.step(&mut request, Event::Ended);
+    // The prompt as long as it can be, and an event is a token.
+    let charge = (text.len() * 25 + 2 * 100).div_ceil(10);
+    assert_eq!(asked_to_settle(&request), charge.to_string());
+    stage.step(&mut request, settled());
+    assert!(request.story().ends_with("settle? | = billed"), "{}", request.story());
+    assert_eq!(stage.play(&head, [body(&text)]).status(), 402);
+}
+
+#[test]
+fn the_settlement_of_a_stream_is_not_given_up() {
+    let text = chat(json!({"max_tokens": 500, "stream": true}));
+    let (mut stage, head) = paying("upto", &text);
+    let mut request = stream(&mut stage, &head, &text, &EVENTS);
+    stage.step(&mut request, Event::Callout(CalloutAnswer::Lost));
+    assert!(request.story().ends_with("= unknown, finish"), "{}", request.story());
+    assert_eq!(request.tail.as_ref().unwrap().trailers, []);
+    let recovery = request.recovery.take().expect("it is asked for again");
+    stage.now += 5;
+    let mut pursuit = stage.recover(recovery);
+    assert_eq!(pursuit.story(), "settle?");
+    assert_eq!(asked_to_settle(&pursuit), "1050", "the same charge");
+    stage.step(&mut pursuit, settled());
+    assert!(pursuit.story().ends_with("= billed"), "{}", pursuit.story());
+}
+
+#[test]
+fn a_stream_whose_settlement_is_refused_ends_without_a_receipt() {
+    let text = chat(json!({"max_tokens": 500, "stream": true}));
+    let (mut stage, head) = paying("upto", &text);
+    let mut request = stream(&mut stage, &head, &text, &EVENTS);
+    stage.step(&mut request, refused("permit2_insufficient_balance"));
+    assert_eq!(outcome(&request), Outcome::Refused);
+    let tail = request.tail.as_ref().unwrap();
+    assert_eq!(decode(&tail.trailers[0].1)["success"], false);
+    assert!(tail.comment.starts_with(": payment {\"error\""), "{}", tail.comment);
+    assert_eq!(request.recovery, None);
+}
+
+#[test]
+fn a_stream_that_would_outlive_its_payment_is_cut_while_it_can_be_paid_for() {
+    let text = chat(json!({"max_tokens": 500, "stream": true}));
+    let (mut stage, head) = paying("upto", &text);
+    let mut request = stage.play(&head, [body(&text), valid(), answer("text/event-stream"), chunk(EVENTS[0], false)]);
+    stage.now = NOW + 300 - 6 - 11 - 3;
+    stage.step(&mut request, Event::Tick);
+    assert!(request.story().ends_with("cut"), "{}", request.story());
+    assert!(request.calls.iter().any(|call| call.path == "/settle"));
+    stage.step(&mut request, Event::Ended);
+    stage.step(&mut request, settled());
+    assert_eq!(outcome(&request), Outcome::Billed);
+}
+
+#[test]
+fn what_is_charged_without_usage_is_the_operators_choice() {
+    let text = chat(json!({"max_tokens": 500, "stream": true}));
+    let mut rule = config("upto");
+    rule["routes"][0]["price"]["missing_usage"] = "maximum".into();
+    let mut stage = Stage::new(&rule);
+    let entry = quote(&mut stage, &text);
+    let head = post("/chat", &[("payment-signature", &encode(&Wallet::new(1).pay(&entry, 1)))]);
+    let request = stream(&mut stage, &head, &text, &EVENTS[..2]);
+    assert_eq!(asked_to_settle(&request), entry["amount"].as_str().unwrap());
+}
+
+// ----------------------------------------------------------------------------------------------- unknown settlements
+
+#[test]
+fn an_unknown_settlement_begins_anew_only_if_the_payment_is_still_good() {
+    let text = chat(json!({"max_tokens": 500}));
+    let response = json!({"usage": usage(20, 0, 100)}).to_string();
+    let lost = || Event::Callout(CalloutAnswer::Lost);
+    let start = |stage: &mut Stage, head: &RequestHead| {
+        let request = stage.play(head, [body(&text), valid(), answer("application/json"), weighed(&response), lost()]);
+        assert!(request.story().ends_with("forget granted, = unknown, reply 502"), "{}", request.story());
+        assert_eq!(request.recovery, None, "what it cost is not known any more");
+    };
+    let (mut stage, head) = paying("upto", &text);
+    start(&mut stage, &head);
+    let again = stage.play(&head, [body(&text), valid(), answer("application/json"), weighed(&response), settled()]);
+    assert_eq!(outcome(&again), Outcome::Served, "{}", again.story());
+
+    let (mut stage, head) = paying("upto", &text);
+    start(&mut stage, &head);
+    let again = stage.play(&head, [body(&text), invalid("permit2_invalid_nonce")]);
+    assert_eq!((again.status(), outcome(&again)), (502, Outcome::Unknown), "{}", again.story());
+    assert_eq!(stage.left(&again), "unknown");
+
+    // An error or a client that leaves does not make it forgotten.
+    for end in [upstream(500), Event::Ended] {
+        let (mut stage, head) = paying("upto", &text);
+        start(&mut stage, &head);
+        let again = stage.play(&head, [body(&text), valid(), end]);
+        assert_eq!(stage.left(&again), "unknown", "{}", again.story());
+    }
+}
+
+// ------------------------------------------------------------------------------------------- who settles, who is paid
+
+#[test]
+fn upto_is_offered_once_it_is_known_who_settles() {
+    let text = chat(json!({}));
+    let mut stage = Stage::new(&config("upto"));
+    stage.supported.upto.clear();
+    let request = stage.play(&post("/chat", &[]), [body(&text)]);
+    assert_eq!((request.status(), request.reply_header("retry-after")), (503, Some("1")));
+
+    let mut both = config("upto");
+    both["defaults"]["accepts"] = json!([
+        {"scheme": "upto", "network": "base-sepolia", "asset": "USDC"},
+        {"scheme": "exact", "network": "base-sepolia", "asset": "USDC"},
+    ]);
+    let mut stage = Stage::new(&both);
+    let schemes = |stage: &mut Stage| {
+        let request = stage.play(&post("/chat", &[]), [body(&text)]);
+        let terms = decode(request.reply_header("payment-required").unwrap());
+        let entries = terms["accepts"].as_array().unwrap().clone();
+        entries.iter().map(|entry| entry["scheme"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(schemes(&mut stage), ["upto", "exact"]);
+    stage.supported.upto.clear();
+    assert_eq!(schemes(&mut stage), ["exact"]);
+}
+
+#[test]
+fn the_entry_is_as_the_official_server_writes_it() {
+    let text = chat(json!({"max_tokens": 10}));
+    let mut stage = Stage::new(&config("upto"));
+    let entry = quote(&mut stage, &text);
+    assert_eq!(
+        entry,
+        json!({
+            "scheme": "upto", "network": "eip155:84532", "amount": entry["amount"], "asset": USDC, "payTo": PAY_TO,
+            "maxTimeoutSeconds": 300,
+            "extra": {
+                "name": "USDC", "version": "2", "assetTransferMethod": "permit2",
+                "facilitatorAddress": common::FACILITATOR,
+            },
+        })
+    );
+}
+
+#[test]
+fn any_recipient_of_a_split_may_be_paid_and_no_other() {
+    let (first, second) = ("0x1111111111111111111111111111111111111111", "0x2222222222222222222222222222222222222222");
+    let mut split = base_config();
+    split["defaults"]["pay_to"] = json!({"split": [{"to": first, "weight": 3}, {"to": second}]});
+    let mut stage = Stage::new(&split);
+    let mut entries = Vec::new();
+    for draw in 0..4 {
+        stage.draw = draw;
+        let unpaid = stage.start(&head("GET", "/weather", &[]));
+        entries.push(decode(unpaid.reply_header("payment-required").unwrap())["accepts"][0].clone());
+    }
+    let drawn: Vec<&str> = entries.iter().map(|entry| entry["payTo"].as_str().unwrap()).collect();
+    assert_eq!(drawn, [first, first, first, second]);
+    stage.draw = 0;
+    for (nonce, entry) in [(1, &entries[0]), (2, &entries[3])] {
+        let paid = common::paid("/weather", &Wallet::new(1).pay(entry, nonce));
+        let request = stage.play(&paid, [valid(), upstream(200), settled()]);
+        assert_eq!(outcome(&request), Outcome::Served);
+        let question: Value = serde_json::from_str(&request.calls[0].body).unwrap();
+        assert_eq!(question["paymentRequirements"]["payTo"], entry["payTo"]);
+    }
+    let mut stranger = entries[0].clone();
+    stranger["payTo"] = PAY_TO.into();
+    let request = stage.start(&common::paid("/weather", &Wallet::new(1).pay(&stranger, 3)));
+    assert_eq!(request.body()["error"], "No matching payment requirements");
+}
+
+#[test]
+fn a_permit_is_checked_to_its_last_field() {
+    let text = chat(json!({"max_tokens": 10}));
+    let other = "0x1111111111111111111111111111111111111111";
+    for (pointer, value, reason) in [
+        ("/spender", json!("0x402085c248EeA27D92E8b30b2C58ed07f9E20001"), "invalid_permit2_spender"),
+        ("/witness/to", json!(other), "invalid_permit2_recipient_mismatch"),
+        ("/witness/facilitator", json!(other), "upto_facilitator_mismatch"),
+        ("/witness/validAfter", json!((NOW + 1).to_string()), "permit2_not_yet_valid"),
+        ("/permitted/amount", json!("1"), "permit2_amount_mismatch"),
+        ("/permitted/token", json!(other), "permit2_token_mismatch"),
+        ("/deadline", json!((NOW + 5).to_string()), "permit2_deadline_expired"),
+        ("/from", json!(other), "invalid_permit2_signature"),
+    ] {
+        let mut stage = Stage::new(&config("upto"));
+        let entry = quote(&mut stage, &text);
+        let mut payment = Wallet::new(1).pay(&entry, 1);
+        *payment["payload"]["permit2Authorization"].pointer_mut(pointer).unwrap() = value;
+        if pointer != "/from" {
+            Wallet::new(1).sign_payment(&mut payment);
+        }
+        let request = stage.play(&post("/chat", &[("payment-signature", &encode(&payment))]), [body(&text)]);
+        assert_eq!(request.body()["error"], reason, "{pointer}: {}", request.story());
+        assert!(request.calls.is_empty());
+    }
+}
+
+// -------------------------------------------------------------------------------------- prices that others know
+
+#[test]
+fn the_operators_own_service_may_name_the_price() {
+    let mut asking = config("exact");
+    asking["routes"] = json!([
+        {"match": {"path": "/chat"}, "price": {"usage": "openai", "max_output_tokens": 50, "quote": {"cluster": "prices", "url": "http://prices/v1/quote"}}},
+        {"match": {"path": "/plain"}, "price": {"quote": {"cluster": "prices", "url": "http://prices/v1/quote"}}},
+    ]);
+    let mut stage = Stage::new(&asking);
+    let text = chat(json!({"model": "anything", "n": 2}));
+    let request = stage.play(&post("/chat", &[]), [body(&text)]);
+    let call = request.call.as_ref().unwrap();
+    assert_eq!(
+        (call.service.cluster.as_str(), call.service.base_path.as_str(), call.path),
+        ("prices", "/v1/quote", "")
+    );
+    assert!(call.is_cacheable);
+    assert_eq!(
+        serde_json::from_str::<Value>(&call.body).unwrap(),
+        json!({"method": "POST", "path": "/chat", "model": "anything", "input_tokens": text.len().to_string(), "output_tokens": "100"})
+    );
+    let answers = |body: &str| Event::Callout(CalloutAnswer::Answered { status: 200, body: body.as_bytes().to_vec() });
+    for (answer, amount) in [
+        (answers(r#"{"price":"$0.05"}"#), Some("50000")),
+        (answers(r#"{"amount":"7"}"#), Some("7")),
+        (answers(r#"{"amount":"7","price":"$1"}"#), None),
+        (answers(r#"{"amount":"0"}"#), None),
+        (answers(r#"{"amount":7}"#), None),
+        (answers("{}"), None),
+        (answers("no"), None),
+        (Event::Callout(CalloutAnswer::Lost), None),
+        (Event::Callout(CalloutAnswer::NotSent), None),
+        (common::answers_with(500, &json!({"amount": "7"})), None),
+    ] {
+        let mut request = stage.start(&post("/plain", &[]));
+        stage.step(&mut request, answer.clone());
+        match amount {
+            Some(amount) => {
+                let terms = decode(request.reply_header("payment-required").unwrap());
+                assert_eq!(terms["accepts"][0]["amount"], amount, "{answer:?}");
+            }
+            None => {
+                assert_eq!(request.status(), 503, "{answer:?}: {}", request.story());
+                assert_eq!(request.reply_header("retry-after"), Some("1"));
+            }
+        }
+    }
+    // The price is asked for again with the payment, and must still hold.
+    let mut request = stage.start(&post("/plain", &[]));
+    stage.step(&mut request, answers(r#"{"amount":"7"}"#));
+    let entry = decode(request.reply_header("payment-required").unwrap())["accepts"][0].clone();
+    let head = post("/plain", &[("payment-signature", &encode(&Wallet::new(1).pay(&entry, 1)))]);
+    let dearer = stage.play(&head, [answers(r#"{"amount":"8"}"#)]);
+    assert_eq!(dearer.body()["error"], "No matching payment requirements");
+    let served = stage.play(&head, [answers(r#"{"amount":"7"}"#), valid(), upstream(200), settled()]);
+    assert_eq!(outcome(&served), Outcome::Served);
+}
+
+#[test]
+fn the_proxy_may_say_who_is_paid() {
+    let mut config = base_config();
+    config["defaults"]["pay_to"] = json!({"metadata": {"namespace": "mesh", "key": "pay_to"}});
+    let mut stage = Stage::new(&config);
+    let key = MetadataKey { namespace: "mesh".into(), key: "pay_to".into() };
+    assert_eq!(stage.config.metadata, std::slice::from_ref(&key));
+    let said = |value: &str| head("GET", "/weather", &[]).with_metadata([(key.clone(), value.as_bytes().to_vec())]);
+    let request = stage.start(&said("0x1111111111111111111111111111111111111111"));
+    let terms = decode(request.reply_header("payment-required").unwrap());
+    assert_eq!(terms["accepts"][0]["payTo"], "0x1111111111111111111111111111111111111111");
+    for nobody in ["", "0x", "0x0000000000000000000000000000000000000000", "somebody"] {
+        assert_eq!(stage.start(&said(nobody)).status(), 503, "{nobody}");
+    }
+    assert_eq!(
+        stage.start(&head("GET", "/weather", &[("mesh", "0x1111111111111111111111111111111111111111")])).status(),
+        503
+    );
+}
+
+#[test]
+fn model_and_limits_may_come_from_metadata() {
+    let mut config = config("exact");
+    config["routes"][0]["price"]["metadata"] = "x402.body".into();
+    let mut stage = Stage::new(&config);
+    let request = |values: &[(&str, Vec<u8>)], length: Option<&str>| {
+        let headers: Vec<(&str, &str)> = length.map(|length| ("content-length", length)).into_iter().collect();
+        let values = values
+            .iter()
+            .map(|(key, value)| (MetadataKey { namespace: "x402.body".into(), key: (*key).into() }, value.clone()));
+        head("POST", "/chat", &headers).with_metadata(values.collect::<Vec<_>>())
+    };
+    let double = |number: f64| number.to_le_bytes().to_vec();
+    let model = ("model", b"gpt-4o".to_vec());
+    for (values, length, amount) in [
+        (vec![model.clone()], "100", 250 + 10_000),
+        (vec![model.clone(), ("max_tokens", double(10.0))], "100", 350),
+        (vec![model.clone(), ("max_tokens", b"10".to_vec())], "100", 350),
+        (vec![model.clone(), ("max_tokens", double(10.0)), ("n", double(3.0))], "100", 550),
+        (vec![model.clone(), ("max_tokens", double(10.0)), ("max_completion_tokens", double(20.0))], "100", 450),
+    ] {
+        let answer = stage.start(&request(&values, Some(length)));
+        let terms = decode(answer.reply_header("payment-required").expect("terms"));
+        assert_eq!(terms["accepts"][0]["amount"], amount.to_string());
+    }
+    for (values, length, status) in [
+        (vec![model.clone()], None, 411),
+        (vec![model.clone()], Some("many"), 411),
+        (vec![], Some("100"), 400),
+        (vec![("model", b"gpt-5".to_vec())], Some("100"), 400),
+        (vec![("model", vec![0xff])], Some("100"), 400),
+        (vec![model.clone(), ("max_tokens", double(1.5))], Some("100"), 400),
+        (vec![model.clone(), ("max_tokens", double(-1.0))], Some("100"), 400),
+        (vec![model.clone(), ("max_tokens", double(f64::NAN))], Some("100"), 400),
+        (vec![model, ("max_tokens", double(1e300))], Some("100"), 400),
+    ] {
+        assert_eq!(stage.start(&request(&values, length)).status(), status, "{values:?}");
+    }
+}

@@ -52,6 +52,11 @@ impl Scene {
         }
     }
 
+    /// No other ledger takes these payments.
+    fn exclusive(settle: &str) -> Self {
+        Self::new(settle, |config| config["ledger"] = json!({"exclusive": true}))
+    }
+
     fn confirming(settle: &str, confirmations: u64) -> Self {
         Self::new(settle, |config| {
             config["rpc"]["base-sepolia"]["confirmations"] = confirmations.into();
@@ -607,7 +612,7 @@ fn a_settlement_that_something_on_the_way_asked_for_twice_is_found() {
         ("before", vec![], vec![upstream(200)]),
         ("concurrent", vec![upstream(200)], vec![]),
     ] {
-        let mut scene = Scene::new(settle, |_| ());
+        let mut scene = Scene::exclusive(settle);
         let mut request = scene.play(before);
         scene.settle_on_chain();
         scene.stage.step(&mut request, refused("invalid_exact_evm_nonce_already_used"));
@@ -622,10 +627,10 @@ fn a_settlement_that_something_on_the_way_asked_for_twice_is_found() {
 
 #[test]
 fn a_payment_that_was_spent_elsewhere_or_before_a_restart_buys_nothing() {
-    let mut scene = Scene::new("before", |_| ());
+    let mut scene = Scene::exclusive("before");
     scene.settle_on_chain();
     // This ledger has never seen it.
-    scene.stage.now += 6;
+    scene.stage.now += 16;
     let request = scene.play([refused("invalid_exact_evm_nonce_already_used")]);
     assert_eq!((request.status(), outcome(&request)), (402, Outcome::Refused), "{}", request.story());
     assert_eq!(request.body()["error"], "invalid_exact_evm_nonce_already_used");
@@ -636,13 +641,24 @@ fn a_payment_that_was_spent_elsewhere_or_before_a_restart_buys_nothing() {
     assert_eq!(request.status(), 402, "{}", request.story());
     let mut scene = Scene::confirming("before", 1);
     scene.settle_on_chain();
-    scene.stage.now += 6;
+    scene.stage.now += 16;
     assert_eq!(scene.play([settled()]).status(), 402);
 }
 
 #[test]
-fn that_a_nonce_is_used_is_believed_only_where_the_chain_says_for_what() {
+fn where_other_ledgers_take_the_same_payments_a_used_nonce_buys_nothing() {
+    // Whoever sent a payment to every replica at once would be served by each of them.
     let mut scene = Scene::new("before", |_| ());
+    let mut request = scene.stage.start(&scene.head.clone());
+    scene.settle_on_chain();
+    scene.stage.step(&mut request, refused("invalid_exact_evm_nonce_already_used"));
+    assert_eq!((request.status(), outcome(&request)), (402, Outcome::Refused), "{}", request.story());
+    assert_eq!(scene.stage.left(&request), "nothing");
+}
+
+#[test]
+fn that_a_nonce_is_used_is_believed_only_where_the_chain_says_for_what() {
+    let mut scene = Scene::exclusive("before");
     scene.settle_on_chain();
     scene.node.refuses = vec!["eth_getLogs"];
     let request = scene.play([refused("invalid_exact_evm_nonce_already_used")]);

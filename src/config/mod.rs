@@ -35,6 +35,9 @@ pub struct Config {
     pub kept_headers: Vec<String>,
     /// The rules of claims on payments.
     pub ledger: Ledger,
+    /// Whether no other ledger takes these payments: then a nonce that is used was used by way of this one, or before the
+    /// payment was first seen.
+    pub ledger_is_exclusive: bool,
     /// Whether an entry can be offered only once the facilitator has said what it supports.
     pub needs_introduction: bool,
     /// What is to be fetched of the proxy's dynamic metadata for each request.

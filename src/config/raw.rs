@@ -216,6 +216,8 @@ pub(super) struct Units {
 pub(super) struct Ledger {
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub max_claims: Option<u64>,
+    #[serde(default)]
+    pub exclusive: bool,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -77,6 +77,7 @@ pub(super) fn config(raw: raw::Config) -> Result<Config> {
         unmatched: raw.unmatched,
         kept_headers: kept_headers(&raw.keep_headers)?,
         ledger: ledger(&raw.ledger)?,
+        ledger_is_exclusive: raw.ledger.exclusive,
     })
 }
 

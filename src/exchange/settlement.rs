@@ -207,8 +207,14 @@ impl Payment {
                     None => self.leave_unknown(context, then, pursuit, &reason),
                 }
             }
-            // Something on the way may have asked twice, and let the second answer through. The chain knows when.
-            Settlement::Refused(reason) if reason == reason::NONCE_USED && self.offer.rpc.is_some() => {
+            // Something on the way may have asked twice, and let the second answer through. Where another ledger takes the same
+            // payments it may as well have been spent there, and then nothing is to be had for it here.
+            Settlement::Refused(reason)
+                if reason == reason::NONCE_USED
+                    && self.offer.rpc.is_some()
+                    && context.config.ledger_is_exclusive
+                    && !then.is_over() =>
+            {
                 self.ask_chain(context, then, Pursuit { unknown: Unknown::MaybeSettledBefore, ..pursuit })
             }
             Settlement::Refused(reason) => {

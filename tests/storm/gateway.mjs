@@ -53,6 +53,8 @@ function pluginOf({ version, urls, withRpc, verify, isOtherMarket }) {
     facilitator: { cluster: "facilitator", url: urls.facilitator, timeout, verify },
     ...(withRpc && { rpc: { [NETWORK]: node } }),
     defaults: { pay_to: payTo, accepts: [OFFER] },
+    // Something between the filter and the facilitator repeats questions, and there is no other proxy.
+    ledger: { exclusive: true },
     routes: routesOf(withRpc).map(([name, { amount, otherAmount = amount, twin, ...route }]) => ({
       name,
       match: { path: `/${name}/{*rest}` },

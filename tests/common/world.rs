@@ -226,13 +226,16 @@ pub enum Action {
     Pass,
 }
 
+/// What of a world decides how a payment ends in it: the store, what has settled, the time, and which payment.
+type Remains = (u32, [bool; PAYMENTS], u8, u8);
+
 /// A world with its rules.
 pub struct Rules {
     pub setup: Setup,
     pub tables: Tables,
     /// How often each outcome came about.
     pub outcomes: Mutex<BTreeMap<String, u64>>,
-    ends: Mutex<HashMap<(u32, [bool; PAYMENTS], u8, u8), End>>,
+    ends: Mutex<HashMap<Remains, End>>,
 }
 
 /// What comes of a fresh request with a payment where everybody does as he should.
@@ -732,10 +735,10 @@ impl Rules {
     /// A worker means to look into a settlement.
     fn plan(&self, world: &mut World, number: u8, recovery: u32) {
         let Actor { worker, payment, .. } = world.actors[usize::from(number)];
-        if world.pursuits < self.setup.pursuits {
-            if let Some(place) = world.recoveries.iter_mut().find(|place| place.is_none()) {
-                *place = Some(Waiting { worker, payment, recovery });
-            }
+        if world.pursuits < self.setup.pursuits
+            && let Some(place) = world.recoveries.iter_mut().find(|place| place.is_none())
+        {
+            *place = Some(Waiting { worker, payment, recovery });
         }
     }
 

@@ -89,7 +89,9 @@ lint: rust-target ## Check the format of the code, and clippy's lints with warni
 	@cargo fmt --check
 	@cargo clippy --quiet --locked --all-targets -- --deny warnings
 	@cargo clippy --quiet --locked --target $(TARGET) -- --deny warnings
+	@cargo fmt --check --manifest-path fuzz/Cargo.toml
+	@cargo clippy --quiet --locked --manifest-path fuzz/Cargo.toml -- --deny warnings
 
 clean: ## Remove everything that was installed, built or recorded
 	@if [ -d node_modules/viem ]; then node stage/down.mjs; fi
-	@rm -rf target node_modules .venv .run .tools
+	@rm -rf target fuzz/target node_modules .venv .run .tools

@@ -214,18 +214,19 @@ fn nonce_calls(head: u64, transfer: &Transfer, rpc: &Rpc, now: UnixTime) -> Vec<
     };
     let [a, b, c, d, ..] = keccak256(function.as_bytes());
     let data = hex::encode([&[a, b, c, d], &from.to_word()[..], &argument].concat());
-    let (used, canceled) = (topic(USED), topic(CANCELED));
-    let (from, first) = (word(&from.to_word()), head.saturating_sub(rpc.log_range));
-    let mut calls = vec![
-        call(STATE_ID, "eth_call", &format!(r#"{{"to":"{contract}","data":"0x{data}"}},"{confirmed:#x}""#)),
-        call(
+    let mut calls =
+        vec![call(STATE_ID, "eth_call", &format!(r#"{{"to":"{contract}","data":"0x{data}"}},"{confirmed:#x}""#))];
+    if transfer.method == TransferMethod::Eip3009 {
+        let (used, canceled) = (topic(USED), topic(CANCELED));
+        let (from, first) = (word(&from.to_word()), head.saturating_sub(rpc.log_range));
+        calls.push(call(
             LOGS_ID,
             "eth_getLogs",
             &format!(
                 r#"{{"address":"{asset}","topics":[["{used}","{canceled}"],"{from}","{nonce}"],"fromBlock":"{first:#x}","toBlock":"{head:#x}"}}"#
             ),
-        ),
-    ];
+        ));
+    }
     // A block is a long answer, and only one that may be late is worth it.
     if Timestamp::from(now) >= *valid_before {
         calls.push(block_call(confirmed));
@@ -235,7 +236,11 @@ fn nonce_calls(head: u64, transfer: &Transfer, rpc: &Rpc, now: UnixTime) -> Vec<
 
 fn read_nonce(replies: &Replies<'_>, head: u64, transfer: &Transfer, rpc: &Rpc) -> Result<Progress, Unclear> {
     let is_used = is_used(replies.text(STATE_ID)?, transfer)?;
-    let logs: Vec<Log<'_>> = replies.parse(LOGS_ID)?.ok_or(Unclear::Unreadable)?;
+    // Permit2 logs no nonces, and what the token logs of the same number is another payment's.
+    let logs: Vec<Log<'_>> = match transfer.method {
+        TransferMethod::Eip3009 => replies.parse(LOGS_ID)?.ok_or(Unclear::Unreadable)?,
+        TransferMethod::Permit2 => Vec::new(),
+    };
     let mut of_nonce = logs.iter().filter(|log| !log.removed && log.is_from(transfer.asset));
     if let Some(log) = of_nonce.next() {
         if log.is(USED, &[transfer.from.to_word(), *transfer.nonce.as_bytes()]) {
@@ -269,11 +274,11 @@ fn read_nonce(replies: &Replies<'_>, head: u64, transfer: &Transfer, rpc: &Rpc) 
 /// What a transaction did about a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Found {
-    /// It is in no block, or it failed.
+    /// It is in no block, or it failed, or has nothing to do with the transfer.
     Nothing,
     /// It moved the money, in this block.
     This { block: u64, is_confirmed: bool },
-    /// It did something else.
+    /// It used the nonce for something else.
     Other { is_confirmed: bool },
 }
 
@@ -310,15 +315,19 @@ fn look_into(
     let Transfer { asset, from, to, nonce, .. } = transfer;
     let mut logs = receipt.logs.iter().filter(|log| log.is_from(*asset));
     let moves = |log: &Log<'_>| log.is(TRANSFER, &[from.to_word(), to.to_word()]) && transfer.is_moved_by(log.data);
-    let is_this = match transfer.method {
+    let (is_used, is_this) = match transfer.method {
         TransferMethod::Eip3009 => {
-            let uses = logs.find(|log| log.is(USED, &[from.to_word(), *nonce.as_bytes()]));
-            uses.and_then(|_| logs.next()).is_some_and(moves)
+            let is_used = logs.any(|log| log.is(USED, &[from.to_word(), *nonce.as_bytes()]));
+            (is_used, is_used && logs.next().is_some_and(moves))
         }
         // Permit2 itself logs nothing.
-        TransferMethod::Permit2 => logs.any(moves),
+        TransferMethod::Permit2 => (false, logs.any(moves)),
     };
-    Ok(if is_this { Found::This { block, is_confirmed } } else { Found::Other { is_confirmed } })
+    Ok(match (is_this, is_used) {
+        (true, _) => Found::This { block, is_confirmed },
+        (false, true) => Found::Other { is_confirmed },
+        (false, false) => Found::Nothing,
+    })
 }
 
 /// Where Permit2 keeps the bit of a nonce: 256 nonces to a word.
@@ -333,8 +342,7 @@ fn bitmap_word(nonce: &Nonce) -> [u8; 32] {
 
 /// Whether a nonce is used, by the answer of the contract that remembers it.
 fn is_used(answer: &str, transfer: &Transfer) -> Result<bool, Unclear> {
-    let digits = answer.strip_prefix("0x").ok_or(Unclear::Unreadable)?;
-    let word = U256::from_str_radix(digits, 16).ok().filter(|_| digits.len() == 64).ok_or(Unclear::Unreadable)?;
+    let word = number(answer).ok_or(Unclear::Unreadable)?;
     match transfer.method {
         TransferMethod::Eip3009 if word <= U256::ONE => Ok(word == U256::ONE),
         TransferMethod::Eip3009 => Err(Unclear::Unreadable),
@@ -357,9 +365,7 @@ impl Transfer {
 
     /// Whether an amount, as a log's data has it, is what was to be moved.
     fn is_moved_by(&self, data: &str) -> bool {
-        let moved = data.strip_prefix("0x").filter(|digits| digits.len() == 64);
-        let moved = moved.and_then(|digits| U256::from_str_radix(digits, 16).ok()).map(Amount::from);
-        moved.is_some_and(|moved| match self.is_at_most {
+        number(data).map(Amount::from).is_some_and(|moved| match self.is_at_most {
             true => moved > Amount::ZERO && moved <= self.value,
             false => moved == self.value,
         })
@@ -472,6 +478,13 @@ impl Log<'_> {
 
 fn topic(event: &str) -> String {
     word(&keccak256(event.as_bytes()))
+}
+
+/// A number of 32 bytes: `0x` and 64 digits.
+fn number(text: &str) -> Option<U256> {
+    let mut bytes = [0; 32];
+    hex::decode_to_slice(text.strip_prefix("0x")?, &mut bytes).ok()?;
+    Some(U256::from_be_bytes(bytes))
 }
 
 fn word(bytes: &[u8; 32]) -> String {

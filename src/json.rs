@@ -200,6 +200,7 @@ impl fmt::Display for Path {
         for step in &self.0 {
             match step {
                 Step::Object(None) => continue,
+                Step::Object(Some(key)) if key.is_empty() => write!(f, "\"\"")?,
                 Step::Object(Some(key)) if is_root => write!(f, "{key}")?,
                 Step::Object(Some(key)) => write!(f, ".{key}")?,
                 Step::Array(index) => write!(f, "[{index}]")?,
@@ -275,6 +276,7 @@ mod tests {
             ("", ".", "EOF"),
             (r#"["a", []]"#, ".", "expected an object"),
             ("7", ".", "invalid type"),
+            ("{\"", "\"\"", "EOF"),
             ("{}", ".", "missing field `name`"),
             (r#"{"inner": []}"#, ".", "missing field `name`"),
             (r#"{"name": 7}"#, "name", "invalid type"),

@@ -21,8 +21,12 @@ use common::{
 use serde_json::{Value, json};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
-use x402_proxy_wasm::exchange::{Event, Outcome, RequestHead};
+use x402_proxy_wasm::chain::{Fate, Inquiry, Progress, Transfer, Unclear};
+use x402_proxy_wasm::exchange::{Call, Event, Outcome, RequestHead};
 use x402_proxy_wasm::facilitator::CalloutAnswer;
+use x402_proxy_wasm::money::Amount;
+use x402_proxy_wasm::time::UnixTime;
+use x402_proxy_wasm::x402::requirement::TransferMethod;
 
 const OTHER: &str = "0x1111111111111111111111111111111111111111111111111111111111111111";
 
@@ -667,4 +671,56 @@ fn that_a_nonce_is_used_is_believed_only_where_the_chain_says_for_what() {
     scene.stage.now += 60;
     let again = scene.play([upstream(200)]);
     assert_eq!(outcome(&again), Outcome::Served, "the ledger has seen it before it settled: {}", again.story());
+}
+
+// ------------------------------------------------------------------------------------------------ questions by themselves
+
+fn transfer_of(scene: &Scene, method: TransferMethod) -> Transfer {
+    let text = |name: &str| scene.authorization[name].as_str().unwrap().to_owned();
+    Transfer {
+        method,
+        asset: USDC.parse().unwrap(),
+        from: text("from").parse().unwrap(),
+        to: text("to").parse().unwrap(),
+        value: Amount::parse(&text("value")).unwrap(),
+        is_at_most: false,
+        nonce: text("nonce").parse().unwrap(),
+        valid_before: UnixTime::from_secs(NOW + 300).into(),
+        since: UnixTime::from_secs(NOW),
+    }
+}
+
+/// The node's answer to what an inquiry asks, and what the inquiry makes of it for `transfer`.
+fn inquire(scene: &Scene, inquiry: Inquiry, asked_for: &Transfer, transfer: &Transfer) -> Progress {
+    let rpc = scene.stage.config.routes[0].terms.as_ref().unwrap().offers[0].rpc.clone().expect("a node");
+    let body = inquiry.question(asked_for, &rpc, UnixTime::from_secs(NOW));
+    let call = Call { service: rpc.service.clone(), path: "", body, is_cacheable: false };
+    match scene.node.answer(&call) {
+        Event::Callout(answer) => inquiry.step(transfer, &rpc, &answer),
+        _ => panic!("a node answers"),
+    }
+}
+
+#[test]
+fn a_permit_of_the_same_number_is_not_settled_by_another_authorization() {
+    let mut scene = Scene::new("after", |_| ());
+    scene.settle_on_chain();
+    let [authorization, permit] =
+        [TransferMethod::Eip3009, TransferMethod::Permit2].map(|method| transfer_of(&scene, method));
+    let head = Inquiry::Nonce(1020);
+    let hash = TRANSACTION.parse().unwrap();
+    assert_eq!(inquire(&scene, head, &authorization, &authorization), Progress::Ask(Inquiry::Receipt(1020, hash)));
+    // Even where the node tells what it was not asked.
+    assert!(matches!(inquire(&scene, head, &authorization, &permit), Progress::Done(_)));
+}
+
+#[test]
+fn a_receipt_that_does_not_show_the_nonce_used_proves_nothing() {
+    let mut scene = Scene::new("after", |_| ());
+    let transfer = transfer_of(&scene, TransferMethod::Eip3009);
+    let moved = scene.authorized().transferred(USDC, None);
+    scene.node.mine(NOW, vec![Transaction { hash: TRANSACTION.to_owned(), has_failed: false, logs: vec![moved] }]);
+    let receipt = Inquiry::Receipt(1020, TRANSACTION.parse().unwrap());
+    let progress = inquire(&scene, receipt, &transfer, &transfer);
+    assert_eq!(progress, Progress::Done(Fate::Unclear(Unclear::NotFinal)));
 }

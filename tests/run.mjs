@@ -17,6 +17,11 @@ const SUITES = [
     command: ['cargo', 'test', '--locked', '--target', TARGET, '--no-default-features', '--test', 'wasm'],
     count: countCargo,
   },
+  {
+    name: 'fuzzed',
+    command: ['cargo', 'run', '--quiet', '--locked', '--manifest-path', 'fuzz/Cargo.toml', '--', 'bounded', '--rounds', '3'],
+    count: countFuzz,
+  },
   { name: 'in Envoy', command: ['node', '--test', '--test-reporter=tap', 'tests/e2e/'], count: countTap },
 ]
 
@@ -24,6 +29,12 @@ const SUITES = [
 function countCargo(output) {
   const results = [...output.matchAll(/test result: \S+ (\d+) passed; (\d+) failed/g)]
   return { passed: sum(results.map(r => +r[1])), failed: sum(results.map(r => +r[2])) }
+}
+
+/** Reads the line `fuzz result: 11 passed; 0 failed; …`. */
+function countFuzz(output) {
+  const [, passed = 0, failed = 0] = output.match(/^fuzz result: (\d+) passed; (\d+) failed/m) ?? []
+  return { passed: +passed, failed: +failed }
 }
 
 /** Reads the closing lines `# pass 3` and `# fail 0` of node's test runner. */

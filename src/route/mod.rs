@@ -50,6 +50,7 @@ impl HostPattern {
         let is_ipv6 = name
             .strip_prefix('[')
             .and_then(|name| name.strip_suffix(']'))
+            .filter(|address| !address.is_empty() && !is_wildcard)
             .is_some_and(|address| address.bytes().all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.')));
         let name = name.trim_end_matches('.').to_ascii_lowercase();
         match (is_name || is_ipv6, is_wildcard) {

@@ -94,9 +94,14 @@ fn decode_segment(raw: &[u8]) -> Option<String> {
     let had_escapes = bytes.len() < raw.len();
     let text = String::from_utf8(bytes).ok()?;
     let is_encoded_dots = had_escapes && is_dots(without_params(&text));
-    // Some servers trim spaces, and some systems final dots.
-    let is_trimmed = text.trim() != text || (text.ends_with('.') && !is_dots(&text));
+    // Some servers trim spaces, and some systems final dots, of the whole or of what they leave of it.
+    let ends = text.match_indices([';', '?', '#']).map(|(end, _)| end).chain([text.len()]);
+    let is_trimmed = ends.filter_map(|end| text.get(..end)).any(is_trimmed);
     (!is_encoded_dots && !is_trimmed).then_some(text)
+}
+
+fn is_trimmed(text: &str) -> bool {
+    text.trim() != text || (text.ends_with('.') && !is_dots(text))
 }
 
 /// The byte of an escape without its `%`, and what follows. Encoded, `/`, `%` and `;` mean one thing to servers that

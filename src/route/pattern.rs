@@ -23,8 +23,10 @@ pub enum PatternError {
     /// Does not begin with a slash.
     #[error("does not begin with /")]
     NoSlash,
-    /// A segment is empty, `.` or `..`.
-    #[error("has an empty, . or .. segment, which no request keeps")]
+    /// A segment is empty, ends with a dot, or has white space around it.
+    #[error(
+        "has a segment that is empty, ends with a dot or has a space around it, of which servers make different things"
+    )]
     Segment,
     /// A brace stands elsewhere than around a whole segment, or holds no name.
     #[error("has a parameter that is not a whole segment of the form {{name}}")]
@@ -46,6 +48,9 @@ impl Pattern {
     /// [`PatternError`].
     pub fn parse(text: &str) -> Result<Self, PatternError> {
         let path = text.strip_prefix('/').ok_or(PatternError::NoSlash)?;
+        if text.contains("//") {
+            return Err(PatternError::Segment);
+        }
         let (path, has_rest) = split_rest(path)?;
         let has_final_slash = path.ends_with('/') && !has_rest;
         let path = path.strip_suffix('/').unwrap_or(path);
@@ -103,7 +108,7 @@ fn parse_segment(text: &str) -> Result<Segment, PatternError> {
     if text.contains(|c: char| c.is_control() || "%?#;\\*".contains(c)) {
         return Err(PatternError::Character);
     }
-    if matches!(text, "" | "." | "..") {
+    if text.is_empty() || text.ends_with('.') || text.trim() != text {
         return Err(PatternError::Segment);
     }
     Ok(Segment::Literal(text.to_owned()))

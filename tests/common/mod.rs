@@ -522,12 +522,12 @@ impl Request {
                 self.forwarded = Some(edits);
             }
             Stream::Deliver(edits) => {
-                assert!(!self.is_answered(), "a request is answered once");
+                assert!(!self.is_answered(), "a request is answered once: {}", self.story());
                 self.say(if edits.set.is_empty() { "deliver" } else { "deliver with receipt" });
                 self.delivered = Some(edits);
             }
             Stream::Reply(reply) => {
-                assert!(!self.is_answered(), "a request is answered once");
+                assert!(!self.is_answered(), "a request is answered once: {}", self.story());
                 self.say(&format!("reply {}", reply.status));
                 self.reply = Some(reply);
             }

@@ -32,6 +32,12 @@ setup: .venv/.stamp node_modules/.stamp rust-target ## Install what the demo and
 	@.venv/bin/pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	@touch $@
 
+.tools/python-v1.stamp: tests/e2e/requirements-v1.txt
+	@echo "Installing the Python client of x402 version 1 into .tools"
+	@$(PYTHON) -m venv .tools/python-v1
+	@.tools/python-v1/bin/pip install --quiet --disable-pip-version-check --requirement tests/e2e/requirements-v1.txt
+	@touch $@
+
 node_modules/.stamp: package.json package-lock.json
 	@echo "Installing the chain and the official x402 packages into node_modules"
 	@npm ci --loglevel=error --ignore-scripts >/dev/null
@@ -82,7 +88,7 @@ fuzz: ## Fuzz every parser and the whole exchange for a long time (MINUTES=5 for
 model: ## Visit every interleaving of larger worlds than `make test` does (takes hours)
 	@cargo test --quiet --locked --release --test model -- --ignored --nocapture
 
-test: setup build build-provoke-panic .tools/wasm-bindgen-$(WASM_BINDGEN).stamp ## Run every test: natively, in wasm, and in a real Envoy on a real chain
+test: setup build build-provoke-panic .tools/python-v1.stamp .tools/wasm-bindgen-$(WASM_BINDGEN).stamp ## Run every test: natively, in wasm, and in a real Envoy on a real chain
 	@node tests/run.mjs
 
 lint: rust-target ## Check the format of the code, and clippy's lints with warnings denied

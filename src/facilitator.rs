@@ -3,11 +3,11 @@
 //! A facilitator that refuses answers with HTTP 200 all the same, so the body decides; and only `true`, with all that
 //! belongs to it, is a yes. What cannot be read, or comes with another status, says nothing about the money.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::evm::{Address, TransactionHash};
 use crate::json;
-use crate::x402::{Requirement, VERSION, reason};
+use crate::x402::{Requirement, Version, reason};
 
 /// Bytes of an answer beyond which it is not read.
 pub const MAX_ANSWER_BYTES: usize = 64 * 1024;
@@ -171,12 +171,15 @@ pub enum Settlement {
     Unknown(Unknown, Option<TransactionHash>),
 }
 
-/// The body of a question about a payment that should meet `requirement`. `payment` is [`Signed::to_wire`]'s.
+/// The body of a question about a payment that should meet `requirement`, both as JSON of this version of the protocol:
+/// [`Signed::to_wire`]'s and a [`Requirement`], or [`Signed::to_wire_v1`]'s and an [`EntryV1`].
 ///
 /// [`Signed::to_wire`]: crate::x402::payment::Signed::to_wire
-pub fn question(payment: &str, requirement: &Requirement) -> String {
-    let requirement = json::to_text(requirement);
-    format!(r#"{{"x402Version":{VERSION},"paymentPayload":{payment},"paymentRequirements":{requirement}}}"#)
+/// [`Signed::to_wire_v1`]: crate::x402::payment::Signed::to_wire_v1
+/// [`EntryV1`]: crate::x402::terms::EntryV1
+pub fn question(version: Version, payment: &str, requirement: &impl Serialize) -> String {
+    let (number, requirement) = (version.number(), json::to_text(requirement));
+    format!(r#"{{"x402Version":{number},"paymentPayload":{payment},"paymentRequirements":{requirement}}}"#)
 }
 
 /// Reads the answer to [`Question::Verify`] for a payment by `payer`.
@@ -202,8 +205,13 @@ pub fn read_verification(answer: &CalloutAnswer, payer: Address) -> Verification
     }
 }
 
-/// Reads the answer to [`Question::Settle`] for a payment by `payer` that should meet `requirement`.
-pub fn read_settlement(answer: &CalloutAnswer, requirement: &Requirement, payer: Address) -> Settlement {
+/// Reads the answer to [`Question::Settle`] for a payment by `payer` that should meet `requirement`, asked in `version`.
+pub fn read_settlement(
+    answer: &CalloutAnswer,
+    version: Version,
+    requirement: &Requirement,
+    payer: Address,
+) -> Settlement {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Wire {
@@ -219,7 +227,7 @@ pub fn read_settlement(answer: &CalloutAnswer, requirement: &Requirement, payer:
     };
     let transaction = given(wire.transaction);
     let hash = transaction.as_deref().and_then(|text| text.parse().ok()).filter(|hash| *hash != TransactionHash::ZERO);
-    let is_this_payment = wire.network.as_deref() == Some(requirement.network.as_str()) && names(wire.payer, payer);
+    let is_this_payment = wire.network.as_deref() == Some(requirement.network_in(version)) && names(wire.payer, payer);
     match (wire.success, given(wire.error_reason)) {
         (true, None) if is_ok && is_this_payment => {
             hash.map_or(Settlement::Unknown(Unknown::Unreadable, None), Settlement::Settled)

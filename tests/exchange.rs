@@ -1631,17 +1631,17 @@ fn one_payment_header_is_enough() {
         (
             vec![("payment-signature", &good), ("Payment-Signature", &good)],
             "= malformed, reply 400",
-            "more than one payment header; send one PAYMENT-SIGNATURE",
+            "more than one payment header; send one PAYMENT-SIGNATURE, or one X-PAYMENT",
         ),
         (
             vec![("payment-signature", &good), ("x-payment", &good)],
             "= malformed, reply 400",
-            "more than one payment header; send one PAYMENT-SIGNATURE",
+            "more than one payment header; send one PAYMENT-SIGNATURE, or one X-PAYMENT",
         ),
         (
-            vec![("x-payment", &good)],
-            "= unpaid, reply 402",
-            "this route takes payments of x402 version 2 (PAYMENT-SIGNATURE)",
+            vec![("x-payment", &good), ("x-payment", &good)],
+            "= malformed, reply 400",
+            "more than one payment header; send one PAYMENT-SIGNATURE, or one X-PAYMENT",
         ),
     ] {
         let headers: Vec<_> = headers.into_iter().map(|(name, value)| (name, value.as_str())).collect();

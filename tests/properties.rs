@@ -41,7 +41,7 @@ use x402_proxy_wasm::route::{Access, Decision, HostPattern, Matcher, Path, Patte
 use x402_proxy_wasm::time::{UnixTime, parse_duration};
 use x402_proxy_wasm::x402::payment::{PaymentPayload, Signed};
 use x402_proxy_wasm::x402::requirement::TransferMethod;
-use x402_proxy_wasm::x402::{NetworkId, header};
+use x402_proxy_wasm::x402::{NetworkId, Version, header};
 
 /// As many cases as a property gets; none writes files beside the tests.
 fn cases(number: u32) -> ProptestConfig {
@@ -162,7 +162,7 @@ fn read_as_everything(bytes: &[u8]) {
         let answer = CalloutAnswer::Answered { status, body: bytes.to_vec() };
         let payer = Wallet::new(1).address();
         let _ = read_verification(&answer, payer);
-        let _ = read_settlement(&answer, requirement, payer);
+        let _ = read_settlement(&answer, Version::V2, requirement, payer);
     }
     if let Ok(text) = std::str::from_utf8(bytes) {
         let _ = Amount::parse(text);

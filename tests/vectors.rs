@@ -30,9 +30,9 @@ use x402_proxy_wasm::facilitator::{
 use x402_proxy_wasm::money::Amount;
 use x402_proxy_wasm::scheme::{self, Judgement};
 use x402_proxy_wasm::time::UnixTime;
-use x402_proxy_wasm::x402::header;
 use x402_proxy_wasm::x402::payment::{PaymentPayload, Signed};
 use x402_proxy_wasm::x402::requirement::TransferMethod;
+use x402_proxy_wasm::x402::{Version, header};
 
 /// The vectors of a file. They are built in, for there are no files in wasm.
 fn vectors(file: &str) -> Value {
@@ -481,7 +481,7 @@ fn recorded_answers_of_facilitators_are_understood() {
                     Some(reason) => Settlement::Refused(text(reason).to_owned()),
                 };
                 assert_eq!(body["success"] == true, matches!(expected, Settlement::Settled(_)));
-                assert_eq!(read_settlement(&answer, requirement, payer), expected, "{name}");
+                assert_eq!(read_settlement(&answer, Version::V2, requirement, payer), expected, "{name}");
             }
         }
     }
@@ -527,6 +527,31 @@ fn recorded_exchanges_go_the_same_way_here() {
     }
 }
 
+#[test]
+fn a_recorded_exchange_of_version_1_goes_the_same_way_here() {
+    let recording = recording("v1-exact");
+    let paid = &recording["client_to_server"][1];
+    let mut json = recorded_config();
+    json["defaults"]["max_timeout_seconds"] = 60.into();
+    let mut stage = Stage::new(&json);
+    stage.now = valid_before(&paid["request"]["decoded"]["X-PAYMENT"]) - 300;
+    let mut request = stage.start(&recorded_head(&paid["request"]));
+    for theirs in list(&recording["server_to_facilitator"]) {
+        if request.call.is_none() {
+            stage.step(&mut request, upstream(200));
+        }
+        let ours = request.call.as_ref().expect("a question");
+        assert_eq!(ours.path, text(&theirs["request"]["url"]));
+        let mut asked = theirs["request"]["body"].clone();
+        asked["paymentRequirements"].as_object_mut().unwrap().remove("outputSchema");
+        assert_eq!(serde_json::from_str::<Value>(&ours.body).unwrap(), asked);
+        stage.step(&mut request, Event::Callout(recorded_answer(theirs)));
+    }
+    assert_eq!(request.receipt_header("payment-response"), None);
+    let receipt = request.receipt_header("x-payment-response").map(decode);
+    assert_eq!(receipt.as_ref(), Some(&paid["response"]["decoded"]["X-PAYMENT-RESPONSE"]));
+}
+
 /// A receipt without the facilitator's prose, which names its insides and is not for clients.
 fn without_message(mut receipt: Value) -> Value {
     receipt.as_object_mut().unwrap().remove("errorMessage");
@@ -534,11 +559,10 @@ fn without_message(mut receipt: Value) -> Value {
 }
 
 #[test]
-fn recorded_payments_of_other_schemes_and_versions_are_turned_away_unasked() {
+fn recorded_payments_of_other_schemes_are_turned_away_unasked() {
     for (name, status, reason) in [
         ("v2-upto", 402, "No matching payment requirements"),
         ("v2-exact-permit2", 402, "No matching payment requirements"),
-        ("v1-exact", 402, "this route takes payments of x402 version 2 (PAYMENT-SIGNATURE)"),
         ("v2-bad-header", 400, "PAYMENT-SIGNATURE is not standard base64 (RFC 4648, section 4)"),
     ] {
         let recording = recording(name);

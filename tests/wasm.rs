@@ -23,6 +23,8 @@ mod exchange;
 mod tokens;
 #[path = "vectors.rs"]
 mod vectors;
+#[path = "versions.rs"]
+mod versions;
 
 use common::{base_config, read_config};
 use serde_json::json;

@@ -19,7 +19,8 @@ const FLAGS: [&str; 5] = [
 /// Seconds that one input may take.
 const TIMEOUT_SECONDS: u32 = 10;
 
-/// Bytes of the inputs that the corpus keeps of one target, about.
+/// Inputs that the corpus keeps of one target, and their bytes, about.
+const KEPT_FILES: usize = 120;
 const KEPT_BYTES: u64 = 30_000;
 
 /// Runs each target for so many minutes, 0 for ever; `false` where one fails.
@@ -62,7 +63,7 @@ pub fn keep(targets: &[&'static Target]) -> Result<(), String> {
         let size = |file: &PathBuf| std::fs::metadata(file).map_or(0, |metadata| metadata.len());
         files.sort_by_key(size);
         let mut total = 0;
-        for file in files {
+        for file in files.into_iter().take(KEPT_FILES) {
             total += size(&file);
             if total <= KEPT_BYTES {
                 std::fs::copy(&file, corpus.join(file.file_name().unwrap_or_default())).map_err(failed)?;

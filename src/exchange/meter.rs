@@ -250,7 +250,7 @@ impl Payment {
     /// What a response gets that is paid for later: it is as private as one that is paid for already.
     fn privacy(&self, keeps_cache_control: bool) -> ResponseEdits {
         let mut edits = self.receipt(None, keeps_cache_control);
-        edits.set.retain(|(name, _)| *name != crate::x402::header::PAYMENT_RESPONSE);
+        edits.set.retain(|(name, _)| *name != self.version.receipt_header());
         // Its length is not known: a line about the payment comes behind it.
         edits.remove.push("content-length");
         edits

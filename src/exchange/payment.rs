@@ -16,9 +16,9 @@ use crate::money::Amount;
 use crate::price::request::Job;
 use crate::scheme::Judgement;
 use crate::time::UnixTime;
-use crate::x402::header::PAYMENT_RESPONSE;
 use crate::x402::requirement::TransferMethod;
-use crate::x402::{Receipt, Requirement, reason};
+use crate::x402::terms::{EntryV1, Resource};
+use crate::x402::{Receipt, Requirement, Version, reason};
 
 /// By which the upstream may name the charge; not for clients.
 const SETTLEMENT_OVERRIDES: &str = "settlement-overrides";
@@ -38,6 +38,8 @@ pub struct Payment {
     pub(super) transfer: Transfer,
     pub(super) standing: Standing,
     pub(super) signature: SignatureMark,
+    /// The version of the protocol that the client speaks, and the facilitator is spoken to in.
+    pub(super) version: Version,
     /// The payment as the facilitator gets it.
     pub(super) json: String,
     /// The URL that is paid for.
@@ -216,7 +218,7 @@ impl Payment {
 
     /// What the response gets beside what the upstream said.
     pub(super) fn receipt(&self, transaction: Option<TransactionHash>, keeps_cache_control: bool) -> ResponseEdits {
-        let mut set = vec![(PAYMENT_RESPONSE, self.receipt_of(Ok(transaction)).to_header())];
+        let mut set = vec![(self.version.receipt_header(), self.receipt_of(Ok(transaction)).to_header())];
         if !keeps_cache_control {
             set.push(("cache-control", "private".to_owned()));
         }
@@ -226,7 +228,8 @@ impl Payment {
 
     /// What a client gets to keep.
     pub(super) fn receipt_of<'a>(&'a self, result: Result<Option<TransactionHash>, &'a str>) -> Receipt<'a> {
-        Receipt { payer: self.payer(), network: &self.offer.requirement.network, charge: self.charge, result }
+        let network = self.offer.requirement.network_in(self.version);
+        Receipt { payer: self.payer(), network, charge: self.charge, result }
     }
 
     pub(super) fn ask_ledger(self, operation: Operation, then: impl FnOnce(Self) -> Exchange) -> Next {
@@ -240,12 +243,17 @@ impl Payment {
         question: Question,
         then: impl FnOnce(Self) -> Exchange,
     ) -> Next {
-        let body = match self.charge.filter(|_| question == Question::Settle) {
-            Some(amount) => {
-                let requirement = Requirement { amount, ..self.offer.requirement.clone() };
-                facilitator::question(&self.json, &requirement)
+        let requirement = &self.offer.requirement;
+        let body = match (self.version, self.charge.filter(|_| question == Question::Settle)) {
+            (Version::V1, _) => {
+                let Terms { description, mime_type, .. } = &*self.terms;
+                let entry = EntryV1::new(requirement, Resource { url: &self.url, description, mime_type });
+                facilitator::question(Version::V1, &self.json, &entry)
             }
-            None => facilitator::question(&self.json, &self.offer.requirement),
+            (Version::V2, Some(amount)) => {
+                facilitator::question(Version::V2, &self.json, &Requirement { amount, ..requirement.clone() })
+            }
+            (Version::V2, None) => facilitator::question(Version::V2, &self.json, requirement),
         };
         let service = Arc::clone(&context.config.facilitator.service);
         let call = Some(Call { service, path: question.path(), body, is_cacheable: false });

@@ -100,6 +100,14 @@ impl Offer {
         })
     }
 
+    /// The offer with this recipient, where it may be paid.
+    pub(super) fn paid_to(self: &Arc<Self>, recipient: Address) -> Arc<Self> {
+        match self.recipients.iter().find(|one| one.to == recipient && one.to != self.requirement.pay_to) {
+            Some(one) => self.with(Requirement { pay_to: one.to, ..self.requirement.clone() }),
+            None => Arc::clone(self),
+        }
+    }
+
     /// The offer as a client accepted it, by the measure of `accepts`; any of its recipients will do, and any account of
     /// the facilitator's.
     pub(super) fn accepted(

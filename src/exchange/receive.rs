@@ -15,9 +15,9 @@ use crate::price::PriceError;
 use crate::price::request::Job;
 use crate::scheme::{self, Refusal};
 use crate::x402::header::{self, DecodeError, PAYMENT_SIGNATURE, X_PAYMENT};
-use crate::x402::payment::{PaymentError, Signed};
-use crate::x402::requirement::{Accepted, Scheme};
-use crate::x402::{PaymentPayload, Requirement, reason};
+use crate::x402::payment::{PaymentError, PaymentPayloadV1, Signed};
+use crate::x402::requirement::{Accepted, Scheme, TransferMethod};
+use crate::x402::{PaymentPayload, Requirement, Version, reason};
 
 /// Why a request that should pay does not.
 #[derive(Debug, thiserror::Error)]
@@ -25,21 +25,18 @@ enum Rejection {
     /// No payment came.
     #[error("{}", reason::PAYMENT_REQUIRED)]
     Unpaid,
-    /// A payment of version 1 came.
-    #[error("this route takes payments of x402 version 2 (PAYMENT-SIGNATURE)")]
-    Version1,
     /// More than one payment came, and upstreams and facilitators may differ on which one counts.
-    #[error("more than one payment header; send one PAYMENT-SIGNATURE")]
+    #[error("more than one payment header; send one PAYMENT-SIGNATURE, or one X-PAYMENT")]
     Duplicate,
     /// The header is not base64.
-    #[error("PAYMENT-SIGNATURE {0}")]
-    Header(#[from] DecodeError),
+    #[error("{header} {1}", header = .0.payment_header())]
+    Header(Version, DecodeError),
     /// The header is not UTF-8.
-    #[error("PAYMENT-SIGNATURE is not UTF-8")]
-    Text,
+    #[error("{header} is not UTF-8", header = .0.payment_header())]
+    Text(Version),
     /// The header is not a payment.
-    #[error("PAYMENT-SIGNATURE: {0}")]
-    Payment(#[from] PaymentError),
+    #[error("{header}: {1}", header = .0.payment_header())]
+    Payment(Version, PaymentError),
     /// The payment is for other terms.
     #[error("{}", reason::NO_MATCHING_REQUIREMENTS)]
     NoMatch,
@@ -51,8 +48,8 @@ enum Rejection {
 impl Rejection {
     fn outcome(&self) -> Outcome {
         match self {
-            Self::Unpaid | Self::Version1 => Outcome::Unpaid,
-            Self::Duplicate | Self::Header(_) | Self::Text | Self::Payment(_) => Outcome::Malformed,
+            Self::Unpaid => Outcome::Unpaid,
+            Self::Duplicate | Self::Header(..) | Self::Text(_) | Self::Payment(..) => Outcome::Malformed,
             Self::NoMatch | Self::Refused(..) => Outcome::Refused,
         }
     }
@@ -196,7 +193,7 @@ impl Payment {
     ) -> Next {
         let url = head.url();
         match read(context, head, terms) {
-            Ok(Read { json, offer, payment, standing }) => {
+            Ok(Read { version, json, offer, payment, standing }) => {
                 let authorization = &payment.authorization;
                 let requirement = &offer.requirement;
                 let digest = authorization.digest(&offer.domain_separator);
@@ -222,6 +219,7 @@ impl Payment {
                     },
                     standing,
                     signature: SignatureMark::new(&digest, &payment.signature),
+                    version,
                     json,
                     url,
                     unwanted: head.unwanted(context.config, true),
@@ -252,6 +250,7 @@ impl Payment {
 
 /// A payment that was read and checked.
 struct Read {
+    version: Version,
     /// As the facilitator gets it.
     json: String,
     offer: Arc<Offer>,
@@ -260,41 +259,93 @@ struct Read {
 }
 
 fn read(context: Context<'_>, head: &RequestHead, terms: &Terms) -> Result<Read, Rejection> {
-    let Context { now, supported, .. } = context;
-    let text = String::from_utf8(header::decode(header_value(head)?)?).map_err(|_| Rejection::Text)?;
-    let received = PaymentPayload::from_json(text.as_bytes())?;
+    let (version, value) = header_value(head)?;
+    let json = header::decode(value).map_err(|error| Rejection::Header(version, error))?;
+    let json = String::from_utf8(json).map_err(|_| Rejection::Text(version))?;
+    match version {
+        Version::V1 => read_v1(context, json.as_bytes(), terms),
+        Version::V2 => read_v2(context, json.as_bytes(), terms),
+    }
+}
+
+/// A payment of version 2 names the entry that it is for.
+fn read_v2(context: Context<'_>, json: &[u8], terms: &Terms) -> Result<Read, Rejection> {
+    let malformed = |error| Rejection::Payment(Version::V2, error);
+    let received = PaymentPayload::from_json(json).map_err(malformed)?;
     let matching = |accepts: fn(&Requirement, &Accepted) -> bool| {
-        terms.offers.iter().find_map(|offer| offer.accepted(&received.accepted, supported, accepts))
+        terms.offers.iter().find_map(|offer| offer.accepted(&received.accepted, context.supported, accepts))
     };
     let matched = matching(Requirement::is);
     // A payment for other terms may have been settled, when those were the terms here.
     let offer = matched.clone().or_else(|| matching(Requirement::has_asset_of)).ok_or(Rejection::NoMatch)?;
-    let payment = Signed::from_payload(received.payload, offer.requirement.transfer_method)?;
+    let payment = Signed::from_payload(received.payload, offer.requirement.transfer_method).map_err(malformed)?;
     let standing = if matched.is_none() {
-        scheme::check_signature(&payment, &offer.requirement, &offer.domain_separator)
-            .map_err(|_| Rejection::NoMatch)?;
-        Standing::ForOtherTerms
+        for_other_terms(&payment, &offer).ok_or(Rejection::NoMatch)?
     } else {
-        match scheme::check(&payment, &offer.requirement, &offer.domain_separator, now) {
-            Ok(judgement) => Standing::Good(judgement),
-            Err(refusal) if refusal.is_expiry() => Standing::Expired,
-            Err(refusal) => {
-                let record = PaymentRecord::new(payment.authorization.payer(), &offer.requirement);
-                return Err(Rejection::Refused(Box::new(record), refusal));
-            }
-        }
+        standing(context, &payment, &offer)?
     };
     let json = payment.to_wire(&received, &offer.requirement);
-    Ok(Read { offer, payment, standing, json })
+    Ok(Read { version: Version::V2, offer, payment, standing, json })
 }
 
-/// The one payment header that came.
-fn header_value(head: &RequestHead) -> Result<&[u8], Rejection> {
-    let mut values = head.all(PAYMENT_SIGNATURE);
-    match (values.next(), values.next(), head.all(X_PAYMENT).next()) {
-        (Some(value), None, None) => Ok(value),
-        (Some(_), ..) => Err(Rejection::Duplicate),
-        (None, _, Some(_)) => Err(Rejection::Version1),
-        (None, _, None) => Err(Rejection::Unpaid),
+/// A payment of version 1 names a scheme and a network, and its signature tells which entry there it is for.
+fn read_v1(context: Context<'_>, json: &[u8], terms: &Terms) -> Result<Read, Rejection> {
+    let malformed = |error| Rejection::Payment(Version::V1, error);
+    let received = PaymentPayloadV1::from_json(json).map_err(malformed)?;
+    let payment = Signed::from_payload(received.payload, TransferMethod::Eip3009).map_err(malformed)?;
+    let is_named = |offer: &&Arc<Offer>| {
+        let Requirement { scheme, .. } = offer.requirement;
+        scheme.as_str() == received.scheme && offer.requirement.in_v1() == Some(&received.network)
+    };
+    let recipient = payment.authorization.recipient();
+    let candidates: Vec<_> = terms.offers.iter().filter(is_named).map(|offer| offer.paid_to(recipient)).collect();
+    let mut first_refusal = None;
+    for offer in &candidates {
+        match standing(context, &payment, offer) {
+            Ok(standing) => return Ok(Read::of_v1(payment, Arc::clone(offer), standing)),
+            Err(refusal) => first_refusal = first_refusal.or(Some(refusal)),
+        }
+    }
+    // A payment for other terms may have been settled, when those were the terms here.
+    match candidates.iter().find_map(|offer| Some((offer, for_other_terms(&payment, offer)?))) {
+        Some((offer, standing)) => Ok(Read::of_v1(payment, Arc::clone(offer), standing)),
+        None => Err(first_refusal.unwrap_or(Rejection::NoMatch)),
+    }
+}
+
+impl Read {
+    fn of_v1(payment: Signed, offer: Arc<Offer>, standing: Standing) -> Self {
+        let Requirement { scheme, .. } = offer.requirement;
+        let json = payment.to_wire_v1(scheme.as_str(), offer.requirement.network_in(Version::V1));
+        Self { version: Version::V1, json, offer, payment, standing }
+    }
+}
+
+/// How a payment stands that says to meet an offer.
+fn standing(context: Context<'_>, payment: &Signed, offer: &Offer) -> Result<Standing, Rejection> {
+    match scheme::check(payment, &offer.requirement, &offer.domain_separator, context.now) {
+        Ok(judgement) => Ok(Standing::Good(judgement)),
+        Err(refusal) if refusal.is_expiry() => Ok(Standing::Expired),
+        Err(refusal) => {
+            let record = PaymentRecord::new(payment.authorization.payer(), &offer.requirement);
+            Err(Rejection::Refused(Box::new(record), refusal))
+        }
+    }
+}
+
+/// A payment in the asset of an offer that is signed, whatever it pays; `None` where it is not.
+fn for_other_terms(payment: &Signed, offer: &Offer) -> Option<Standing> {
+    scheme::check_signature(payment, &offer.requirement, &offer.domain_separator).ok()?;
+    Some(Standing::ForOtherTerms)
+}
+
+/// The one payment header that came, and the version of the protocol that it belongs to.
+fn header_value(head: &RequestHead) -> Result<(Version, &[u8]), Rejection> {
+    let v2 = head.all(PAYMENT_SIGNATURE).map(|value| (Version::V2, value));
+    let mut values = v2.chain(head.all(X_PAYMENT).map(|value| (Version::V1, value)));
+    match (values.next(), values.next()) {
+        (Some(value), None) => Ok(value),
+        (Some(_), Some(_)) => Err(Rejection::Duplicate),
+        (None, _) => Err(Rejection::Unpaid),
     }
 }

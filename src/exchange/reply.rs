@@ -6,9 +6,9 @@ use super::UpstreamHead;
 use crate::config::Terms;
 use crate::facilitator::Unknown;
 use crate::json::to_text;
-use crate::x402::header::{PAYMENT_REQUIRED, PAYMENT_RESPONSE};
+use crate::x402::header::PAYMENT_REQUIRED;
 use crate::x402::terms::{self, Resource};
-use crate::x402::{Receipt, Requirement, reason};
+use crate::x402::{Receipt, Requirement, Version, reason};
 
 /// Lets scripts of other origins read the headers of a payment.
 pub(super) const EXPOSED: (&str, &str) =
@@ -69,8 +69,8 @@ impl Reply {
     }
 
     /// The facilitator refused to settle. Nothing has moved.
-    pub(super) fn settlement_refused(receipt: &Receipt<'_>, reason: &str) -> Self {
-        Self::error(402, reason).with(PAYMENT_RESPONSE, receipt.to_header())
+    pub(super) fn settlement_refused(version: Version, receipt: &Receipt<'_>, reason: &str) -> Self {
+        Self::error(402, reason).with(version.receipt_header(), receipt.to_header())
     }
 
     /// Nobody knows whether the money has moved or would move. Never terms: an honest client would pay again.

@@ -12,9 +12,8 @@ use crate::facilitator::{self, CalloutAnswer, Question, Settlement, Unknown};
 use crate::ledger::{Answer, Operation, Unheard};
 use crate::scheme::MIN_LIFETIME_SECONDS;
 use crate::time::UnixTime;
-use crate::x402::header::PAYMENT_RESPONSE;
-use crate::x402::reason;
 use crate::x402::requirement::{Scheme, TransferMethod};
+use crate::x402::{Version, reason};
 
 /// Seconds between two questions of one pursuit.
 const PAUSE_SECONDS: u64 = 1;
@@ -179,7 +178,7 @@ impl Payment {
     fn on_settlement(self, context: Context<'_>, then: Then, pursuit: Pursuit, answer: &CalloutAnswer) -> Next {
         let had_settled = pursuit.may_have_settled;
         let pursuit = Pursuit { may_have_settled: true, ..pursuit };
-        match facilitator::read_settlement(answer, &self.offer.requirement, self.payer()) {
+        match facilitator::read_settlement(answer, self.version, &self.offer.requirement, self.payer()) {
             Settlement::Settled(transaction) if self.offer.confirm => {
                 let named = Some(transaction);
                 let pursuit = Pursuit { named, is_promised: true, unknown: Unknown::Unconfirmed, ..pursuit };
@@ -218,7 +217,7 @@ impl Payment {
                 self.ask_chain(context, then, Pursuit { unknown: Unknown::MaybeSettledBefore, ..pursuit })
             }
             Settlement::Refused(reason) => {
-                let reply = Reply::settlement_refused(&self.receipt_of(Err(&reason)), &reason);
+                let reply = Reply::settlement_refused(self.version, &self.receipt_of(Err(&reason)), &reason);
                 let operation = (!then.is_over()).then_some(Operation::Release);
                 self.end(operation, Outcome::Refused, &reason, reply)
             }
@@ -386,14 +385,16 @@ impl Tail {
         let receipt = payment.receipt_of(Ok(transaction));
         Self {
             comment: format!(": payment-response {}\n\n", receipt.to_json()),
-            trailers: vec![(PAYMENT_RESPONSE, receipt.to_header())],
+            trailers: vec![(payment.version.receipt_header(), receipt.to_header())],
         }
     }
 
     /// What is said of a settlement that did not come about, or is not known.
     fn failed(reply: &Reply) -> Self {
-        let receipt = reply.headers.iter().find(|(name, _)| name == PAYMENT_RESPONSE).map(|(_, value)| value.clone());
-        let trailers = receipt.map(|value| (PAYMENT_RESPONSE, value)).into_iter().collect();
+        let receipts = [Version::V1, Version::V2].map(Version::receipt_header).into_iter();
+        let value =
+            |name: &&str| reply.headers.iter().find(|(header, _)| header == name).map(|(_, value)| value.clone());
+        let trailers = receipts.filter_map(|name| Some((name, value(&name)?))).collect();
         Self { comment: format!(": payment {}\n\n", reply.body), trailers }
     }
 }

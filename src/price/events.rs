@@ -93,8 +93,9 @@ impl Splitter {
 /// The text of the `data` lines of an event.
 fn data_of(raw: &[u8]) -> String {
     let text = String::from_utf8_lossy(raw);
-    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-    let lines = text.split(['\n', '\r']).filter_map(|line| line.strip_prefix("data:"));
+    // A byte order mark may begin a stream, and means nothing wherever else it stands.
+    let lines = text.split(['\n', '\r']).map(|line| line.trim_start_matches('\u{feff}'));
+    let lines = lines.filter_map(|line| line.strip_prefix("data:"));
     let lines: Vec<&str> = lines.map(|line| line.strip_prefix(' ').unwrap_or(line)).collect();
     lines.join("\n")
 }

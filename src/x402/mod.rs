@@ -16,5 +16,37 @@ pub use payment::PaymentPayload;
 pub use receipt::Receipt;
 pub use requirement::Requirement;
 
-/// The version of the protocol that `PAYMENT-REQUIRED` and `PAYMENT-SIGNATURE` speak.
-pub const VERSION: u64 = 2;
+/// A version of the protocol: which one a client speaks, its payment's header tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Version {
+    /// `X-PAYMENT`, `X-PAYMENT-RESPONSE`, and terms in the body of the 402.
+    V1,
+    /// `PAYMENT-SIGNATURE`, `PAYMENT-RESPONSE`, and terms in the header `PAYMENT-REQUIRED`.
+    V2,
+}
+
+impl Version {
+    /// `x402Version`.
+    pub const fn number(self) -> u64 {
+        match self {
+            Self::V1 => 1,
+            Self::V2 => 2,
+        }
+    }
+
+    /// The name of the payment's header, for people.
+    pub const fn payment_header(self) -> &'static str {
+        match self {
+            Self::V1 => "X-PAYMENT",
+            Self::V2 => "PAYMENT-SIGNATURE",
+        }
+    }
+
+    /// The name of the receipt's header, in lower case.
+    pub const fn receipt_header(self) -> &'static str {
+        match self {
+            Self::V1 => header::X_PAYMENT_RESPONSE,
+            Self::V2 => header::PAYMENT_RESPONSE,
+        }
+    }
+}

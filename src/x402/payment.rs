@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::requirement::{Accepted, TransferMethod};
-use super::{Requirement, VERSION};
+use super::{Requirement, Version};
 use crate::evm::eip712::Word;
 use crate::evm::eip3009::{Authorization, Timestamp};
 use crate::evm::permit2::Permit;
@@ -43,9 +43,9 @@ pub enum PaymentError {
     /// Not JSON of the right shape; names the field.
     #[error("{0}")]
     Shape(#[from] JsonError),
-    /// Not version 2.
-    #[error("x402Version is {0}, and only version 2 is read from this header")]
-    Version(u64),
+    /// Not the version that goes with the header.
+    #[error("x402Version is {0}, and this header carries version {version}", version = .1.number())]
+    Version(u64, Version),
     /// The signature is not `0x` and hexadecimal digits.
     #[error("payload.signature: is not 0x and an even number of hexadecimal digits")]
     Signature,
@@ -58,8 +58,38 @@ impl<'a> PaymentPayload<'a> {
     /// [`PaymentError::Shape`] or [`PaymentError::Version`].
     pub fn from_json(json: &'a [u8]) -> Result<Self, PaymentError> {
         let payment: Self = json::from_slice(json)?;
-        if payment.x402_version == VERSION { Ok(payment) } else { Err(PaymentError::Version(payment.x402_version)) }
+        check_version(payment.x402_version, Version::V2).map(|()| payment)
     }
+}
+
+/// A payment of version 1: `X-PAYMENT`, decoded. It names no entry, only its scheme and network.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PaymentPayloadV1<'a> {
+    #[serde(deserialize_with = "json::whole_number")]
+    x402_version: u64,
+    /// `exact`.
+    pub scheme: String,
+    /// The network's name, such as `base-sepolia`.
+    pub network: String,
+    /// What the scheme wants signed.
+    #[serde(borrow)]
+    pub payload: &'a RawValue,
+}
+
+impl<'a> PaymentPayloadV1<'a> {
+    /// Reads a payment from the JSON of the header.
+    ///
+    /// # Errors
+    /// [`PaymentError::Shape`] or [`PaymentError::Version`].
+    pub fn from_json(json: &'a [u8]) -> Result<Self, PaymentError> {
+        let payment: Self = json::from_slice(json)?;
+        check_version(payment.x402_version, Version::V1).map(|()| payment)
+    }
+}
+
+fn check_version(said: u64, version: Version) -> Result<(), PaymentError> {
+    if said == version.number() { Ok(()) } else { Err(PaymentError::Version(said, version)) }
 }
 
 /// What a payer signed, with the signature.
@@ -188,28 +218,47 @@ impl Signed {
             #[serde(skip_serializing_if = "Option::is_none")]
             extensions: Option<&'a RawValue>,
         }
-        #[derive(Serialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Payload {
-            #[serde(skip_serializing_if = "Option::is_none")]
-            authorization: Option<Authorization>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            permit2_authorization: Option<Permit>,
-            signature: String,
-        }
-        let signature = format!("0x{}", hex::encode(&self.signature));
-        let (authorization, permit2_authorization) = match self.authorization {
-            Authorized::Eip3009(authorization) => (Some(authorization), None),
-            Authorized::Permit2(permit) => (None, Some(permit)),
-        };
         json::to_text(&Wire {
-            x402_version: VERSION,
-            payload: Payload { authorization, permit2_authorization, signature },
+            x402_version: Version::V2.number(),
+            payload: self.payload(),
             resource: received.resource,
             accepted,
             extensions: received.extensions,
         })
     }
+
+    /// The same in version 1, which names the network in its own way.
+    pub fn to_wire_v1(&self, scheme: &str, network: &str) -> String {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Wire<'a> {
+            x402_version: u64,
+            scheme: &'a str,
+            network: &'a str,
+            payload: Payload,
+        }
+        json::to_text(&Wire { x402_version: Version::V1.number(), scheme, network, payload: self.payload() })
+    }
+
+    fn payload(&self) -> Payload {
+        let (authorization, permit2_authorization) = match self.authorization {
+            Authorized::Eip3009(authorization) => (Some(authorization), None),
+            Authorized::Permit2(permit) => (None, Some(permit)),
+        };
+        let signature = format!("0x{}", hex::encode(&self.signature));
+        Payload { authorization, permit2_authorization, signature }
+    }
+}
+
+/// `payload`, as it is written.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Payload {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    authorization: Option<Authorization>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    permit2_authorization: Option<Permit>,
+    signature: String,
 }
 
 fn below_payload(error: JsonError) -> JsonError {

@@ -3,17 +3,16 @@
 use serde::Serialize;
 
 use super::header;
-use super::network::NetworkId;
 use crate::evm::{Address, TransactionHash};
 use crate::money::Amount;
 
-/// The result of a settlement, as `PAYMENT-RESPONSE` carries it.
+/// The result of a settlement, as `PAYMENT-RESPONSE` or `X-PAYMENT-RESPONSE` carries it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt<'a> {
     /// Who paid, or was to pay.
     pub payer: Address,
-    /// Where.
-    pub network: &'a NetworkId,
+    /// Where, as the client's version of the protocol calls it.
+    pub network: &'a str,
     /// What was charged in atomic units, under scheme `upto`.
     pub charge: Option<Amount>,
     /// The transaction that moved the money, `None` where there was none to move, or why it did not move.
@@ -36,7 +35,7 @@ impl Receipt<'_> {
             error_reason: Option<&'a str>,
             payer: Address,
             transaction: String,
-            network: &'a NetworkId,
+            network: &'a str,
             #[serde(skip_serializing_if = "Option::is_none")]
             amount: Option<Amount>,
         }

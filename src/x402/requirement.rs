@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::Version;
 use super::network::NetworkId;
 use crate::evm::Address;
 use crate::evm::eip712::{Domain, Word};
@@ -98,6 +99,20 @@ impl Requirement {
         match self.transfer_method {
             TransferMethod::Eip3009 => self.asset,
             TransferMethod::Permit2 => PERMIT2,
+        }
+    }
+
+    /// The name of its network, where clients of version 1 can pay it: they know the scheme `exact` by EIP-3009 alone.
+    pub fn in_v1(&self) -> Option<&str> {
+        let is_known = self.scheme == Scheme::Exact && self.transfer_method == TransferMethod::Eip3009;
+        self.v1_network.as_deref().filter(|_| is_known)
+    }
+
+    /// Its network as a version of the protocol calls it.
+    pub fn network_in(&self, version: Version) -> &str {
+        match version {
+            Version::V1 => self.in_v1().unwrap_or(self.network.as_str()),
+            Version::V2 => self.network.as_str(),
         }
     }
 

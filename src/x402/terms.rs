@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use super::requirement::{Extra, Requirement};
-use super::{VERSION, header, reason};
+use super::{Version, header, reason};
 use crate::evm::Address;
 use crate::json::to_text;
 use crate::money::Amount;
@@ -31,37 +31,46 @@ pub fn to_header(error: &str, resource: Resource<'_>, accepts: &[&Requirement]) 
         resource: Resource<'a>,
         accepts: &'a [&'a Requirement],
     }
-    header::encode(&to_text(&Wire { x402_version: VERSION, error, resource, accepts }))
+    header::encode(&to_text(&Wire { x402_version: Version::V2.number(), error, resource, accepts }))
 }
 
-/// The terms of version 1: a JSON body. Entries on networks that version 1 does not know are left out, because its
-/// clients take no answer that names one.
+/// The terms of version 1: a JSON body. Entries that version 1 does not know are left out, because its clients take no
+/// answer that names one.
 pub fn to_v1_body(error: &str, resource: Resource<'_>, accepts: &[&Requirement]) -> String {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Wire<'a> {
         x402_version: u64,
         error: &'a str,
-        accepts: Vec<Entry<'a>>,
+        accepts: Vec<EntryV1<'a>>,
     }
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Entry<'a> {
-        scheme: &'a str,
-        network: &'a str,
-        max_amount_required: Amount,
-        resource: &'a str,
-        description: &'a str,
-        mime_type: &'a str,
-        pay_to: Address,
-        max_timeout_seconds: u64,
-        asset: Address,
-        extra: Extra<'a>,
-    }
-    let entries = accepts.iter().filter_map(|requirement| {
-        Some(Entry {
+    let accepts = accepts.iter().filter_map(|requirement| EntryV1::new(requirement, resource)).collect();
+    let error = if error == reason::PAYMENT_REQUIRED { reason::X_PAYMENT_REQUIRED } else { error };
+    to_text(&Wire { x402_version: Version::V1.number(), error, accepts })
+}
+
+/// An entry of `accepts` in version 1, which says what is paid for in each.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EntryV1<'a> {
+    scheme: &'a str,
+    network: &'a str,
+    max_amount_required: Amount,
+    resource: &'a str,
+    description: &'a str,
+    mime_type: &'a str,
+    pay_to: Address,
+    max_timeout_seconds: u64,
+    asset: Address,
+    extra: Extra<'a>,
+}
+
+impl<'a> EntryV1<'a> {
+    /// The entry; `None` where version 1 does not know its like.
+    pub fn new(requirement: &'a Requirement, resource: Resource<'a>) -> Option<Self> {
+        Some(Self {
             scheme: requirement.scheme.as_str(),
-            network: requirement.v1_network.as_deref()?,
+            network: requirement.in_v1()?,
             max_amount_required: requirement.amount,
             resource: resource.url,
             description: resource.description,
@@ -69,9 +78,7 @@ pub fn to_v1_body(error: &str, resource: Resource<'_>, accepts: &[&Requirement])
             pay_to: requirement.pay_to,
             max_timeout_seconds: requirement.max_timeout_seconds,
             asset: requirement.asset,
-            extra: Extra::from(*requirement),
+            extra: Extra::from(requirement),
         })
-    });
-    let error = if error == reason::PAYMENT_REQUIRED { reason::X_PAYMENT_REQUIRED } else { error };
-    to_text(&Wire { x402_version: 1, error, accepts: entries.collect() })
+    }
 }

@@ -13,7 +13,7 @@ import { connect } from "node:net";
 import { after } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { payerAccount, payTo } from "../../stage/accounts.mjs";
-import { CHAIN_ID, NETWORK, USDC } from "../../stage/chain.mjs";
+import { CHAIN_ID, NETWORK, NETWORK_V1, USDC } from "../../stage/chain.mjs";
 import { startRooms, startStage } from "../../stage/stage.mjs";
 import { startFakeFacilitator } from "./fake-facilitator.mjs";
 
@@ -465,4 +465,4 @@ export function assertServed(answer, { payer = payerAccount.address, transaction
   assert.match(answer.get("access-control-expose-headers"), /PAYMENT-RESPONSE/);
 }
 
-export { NETWORK, USDC, CHAIN_ID, payerAccount, payTo };
+export { NETWORK, NETWORK_V1, USDC, CHAIN_ID, payerAccount, payTo };

@@ -306,7 +306,7 @@ impl World {
     }
 
     fn any_settlement(&mut self, at: usize, input: &mut Unstructured<'_>) -> Result<Event> {
-        let Some(payment) = self.actors[at].payment else { return Ok(lost()) };
+        let Some(payment) = self.signed(at) else { return Ok(lost()) };
         let hash = json!(hash_of(payment));
         let pending = json!({"success": false, "errorReason": "settlement_pending", "transaction": hash, "network": "eip155:84532"});
         Ok(match input.arbitrary::<u8>()? {
@@ -355,7 +355,7 @@ impl World {
 
     /// The facilitator does what it is asked for, if the token lets it.
     fn settle_honestly(&mut self, at: usize) -> Event {
-        let Some(number) = self.actors[at].payment else { return lost() };
+        let Some(number) = self.signed(at) else { return lost() };
         let had_settled = self.payments[number].settled.is_some();
         self.execute(number, &hash_of(number));
         let payment = &mut self.payments[number];
@@ -367,6 +367,16 @@ impl World {
             }
             None => refused("invalid_exact_evm_payload_authorization_valid_before"),
         }
+    }
+
+    /// The payment that the facilitator is asked about, where its payer signed what he is asked about.
+    fn signed(&self, at: usize) -> Option<usize> {
+        let actor = &self.actors[at];
+        let asked = actor.request.call.as_ref().or(actor.request.calls.last())?;
+        actor.payment.filter(|number| {
+            let signature = self.payments[*number].json["payload"]["signature"].as_str();
+            signature.is_some_and(|signature| asked.body.contains(&format!("\"{signature}\"")))
+        })
     }
 
     /// The token moves the money, unless it has or will not.
@@ -458,8 +468,8 @@ impl World {
 
     /// The question that is under way gets no answer in time; the facilitator may have acted on it, and may yet.
     fn time_out(&mut self, at: usize, is_served: bool) {
-        let actor = &self.actors[at];
-        if let (Some(payment), Some("/settle")) = (actor.payment, actor.request.call.as_ref().map(|call| call.path)) {
+        let path = self.actors[at].request.call.as_ref().map(|call| call.path);
+        if let (Some(payment), Some("/settle")) = (self.signed(at), path) {
             if is_served {
                 self.execute(payment, &hash_of(payment));
             }
@@ -654,7 +664,8 @@ impl World {
             let request = self.stage.arrive(&paid("/weather", &self.payments[number].json.clone()));
             self.add(request, Some(number), true);
             self.calm_down();
-            let story = self.actors.last().map(|actor| actor.request.story()).unwrap_or_default();
+            let story: Vec<_> = self.actors.iter().map(|actor| actor.request.story()).collect();
+            let story = format!("{:?} {} {story:#?}", self.setup, self.stage.now - NOW);
             assert_eq!(self.payments[number].deliveries, 1, "paid, and nothing for it: {story}");
         }
     }

@@ -8,7 +8,7 @@ use x402_proxy_wasm::evm::Address;
 use x402_proxy_wasm::facilitator::{
     CalloutAnswer, Settlement, Supported, Verification, read_settlement, read_verification,
 };
-use x402_proxy_wasm::x402::Requirement;
+use x402_proxy_wasm::x402::{Requirement, Version};
 
 use crate::common::{self, Wallet};
 use crate::json::Json;
@@ -141,7 +141,7 @@ fn check_verification(answer: &CalloutAnswer, status: u16, body: &[u8]) {
 
 fn check_settlement(answer: &CalloutAnswer, status: u16, body: &[u8]) {
     let said = settlement_said(status, body);
-    match read_settlement(answer, &REQUIREMENT, *PAYER) {
+    match read_settlement(answer, Version::V2, &REQUIREMENT, *PAYER) {
         Settlement::Settled(hash) => assert_eq!(said, Said::Yes(Some(hash.to_string())), "a yes that was not said"),
         Settlement::Refused(reason) => {
             assert_eq!(said, Said::No, "a no that was not said");

@@ -295,9 +295,7 @@ fn data_by_hand(stream: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(stream).replace("\r\n", "\n").replace('\r', "\n");
     let mut events = Vec::new();
     for event in text.split("\n\n") {
-        let lines = event.trim_start_matches('\n').split('\n');
-        let lines =
-            lines.enumerate().map(|(at, line)| if at == 0 { line.trim_start_matches('\u{feff}') } else { line });
+        let lines = event.split('\n').map(|line| line.trim_start_matches('\u{feff}'));
         let data =
             lines.filter_map(|line| line.strip_prefix("data:")).map(|data| data.strip_prefix(' ').unwrap_or(data));
         events.push(data.collect::<Vec<_>>().join("\n"));

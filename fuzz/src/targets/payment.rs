@@ -7,8 +7,8 @@ use std::sync::LazyLock;
 
 use serde_json::json;
 use x402_proxy_wasm::facilitator;
-use x402_proxy_wasm::x402::Requirement;
 use x402_proxy_wasm::x402::payment::{Authorized, PaymentPayload, Signed};
+use x402_proxy_wasm::x402::{Requirement, Version};
 
 use crate::common;
 use crate::json::Json;
@@ -128,7 +128,7 @@ fn check_wire(requirement: &Requirement, payment: &Signed, received: &PaymentPay
     let same = Signed::from_payload(again.payload, requirement.transfer_method);
     assert_eq!(same.as_ref().ok(), Some(payment), "and is the same");
     assert!(requirement.is(&again.accepted), "under the terms that were offered");
-    let question = facilitator::question(&wire, requirement);
+    let question = facilitator::question(Version::V2, &wire, requirement);
     let question = Json::parse(question.as_bytes()).expect("a question is JSON");
     let sent = question.get("paymentPayload").expect("a question holds the payment");
     for name in ["resource", "extensions"] {

@@ -15,11 +15,12 @@ CARGO_HOME ?= $(HOME)/.cargo
 REMAP := --config 'target.$(TARGET).rustflags=[$(foreach dir,$(wildcard $(CARGO_HOME)/registry/src/*),"--remap-path-prefix=$(dir)=",)"--remap-path-prefix=$(CURDIR)="]'
 WASM_BINDGEN := $(shell sed -n '/^name = "wasm-bindgen"$$/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)
 PYTHON ?= python3
+DEBIAN := prometheus
 
 .DEFAULT_GOAL := help
 PANICKING := target/provoke-panic
 
-.PHONY: help setup build build-provoke-panic size demo up pay down test storm fuzz model lint clean rust-target
+.PHONY: help setup build build-provoke-panic size demo up pay down test storm fuzz model lint clean rust-target debian
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +47,15 @@ node_modules/.stamp: package.json package-lock.json
 rust-target:
 	@test -d "$$(rustc --print sysroot)/lib/rustlib/$(TARGET)" \
 		|| (echo "Adding Rust's target $(TARGET)" && rustup --quiet target add $(TARGET))
+
+# Programs that only Debian packages: a Prometheus and a browser for the tests.
+debian:
+	@missing=$$(for program in $(DEBIAN); do command -v $$program >/dev/null || echo $$program; done); \
+	if [ -n "$$missing" ]; then \
+		echo "Installing Debian's packages" $$missing; \
+		root=$$(test "$$(id -u)" = 0 || echo sudo); \
+		$$root apt-get -qq update >/dev/null && $$root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends $$missing >/dev/null \
+			|| (echo "make test needs" $$missing "on the PATH: install them" && exit 1); fi
 
 build: rust-target node_modules/.stamp ## Build the filter: target/wasm32-unknown-unknown/release/x402_proxy_wasm.wasm
 	@test -f $(OPTIMIZED) || echo "Building the filter (the first time takes a while)"
@@ -88,7 +98,7 @@ fuzz: ## Fuzz every parser and the whole exchange for a long time (MINUTES=5 for
 model: ## Visit every interleaving of larger worlds than `make test` does (takes hours)
 	@cargo test --quiet --locked --release --test model -- --ignored --nocapture
 
-test: setup build build-provoke-panic .tools/python-v1.stamp .tools/wasm-bindgen-$(WASM_BINDGEN).stamp ## Run every test: natively, in wasm, and in a real Envoy on a real chain
+test: setup debian build build-provoke-panic .tools/python-v1.stamp .tools/wasm-bindgen-$(WASM_BINDGEN).stamp ## Run every test: natively, in wasm, and in a real Envoy on a real chain
 	@node tests/run.mjs
 
 lint: rust-target ## Check the format of the code, and clippy's lints with warnings denied

@@ -19,6 +19,8 @@ mod chain;
 mod common;
 #[path = "exchange.rs"]
 mod exchange;
+#[path = "policies.rs"]
+mod policies;
 #[path = "tokens.rs"]
 mod tokens;
 #[path = "vectors.rs"]

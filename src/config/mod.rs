@@ -7,6 +7,7 @@ mod protobuf;
 mod raw;
 mod resolve;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,6 +43,10 @@ pub struct Config {
     pub needs_introduction: bool,
     /// What is to be fetched of the proxy's dynamic metadata for each request.
     pub metadata: Vec<MetadataKey>,
+    /// Whose payments are taken.
+    pub payers: Payers,
+    /// Whether a route is free for callers of some names, which the proxy has to tell.
+    pub needs_principals: bool,
 }
 
 /// Who verifies and settles.
@@ -121,6 +126,43 @@ pub struct Terms {
     pub price_service: Option<Arc<Service>>,
     /// Whether the upstream may name the charge of scheme `upto` by the header `Settlement-Overrides`.
     pub settlement_overrides: bool,
+    /// Callers that need not pay.
+    pub free_for: Arc<[Principal]>,
+}
+
+impl Terms {
+    /// Whether a caller whose certificate is for `name` need not pay.
+    pub fn is_free_for(&self, name: &str) -> bool {
+        self.free_for.iter().any(|principal| match principal {
+            Principal::Exact(exact) => exact == name,
+            Principal::Below(prefix) => name.starts_with(prefix),
+        })
+    }
+}
+
+/// A name that a certificate may be for: a URI (SPIFFE) or a DNS name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Principal {
+    /// This name.
+    Exact(String),
+    /// Every name that begins with this, which ends with a slash.
+    Below(String),
+}
+
+/// Whose payments are taken.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Payers {
+    /// Theirs alone, where there is a list.
+    pub allow: Option<BTreeSet<Address>>,
+    /// Not theirs.
+    pub deny: BTreeSet<Address>,
+}
+
+impl Payers {
+    /// Whether the payments of `payer` are taken.
+    pub fn welcome(&self, payer: Address) -> bool {
+        !self.deny.contains(&payer) && self.allow.as_ref().is_none_or(|allowed| allowed.contains(&payer))
+    }
 }
 
 /// A way to pay, with what follows from it.

@@ -27,6 +27,22 @@ pub(super) struct Config {
     pub keep_headers: Vec<String>,
     #[serde(default, deserialize_with = "json::object")]
     pub ledger: Ledger,
+    #[serde(default, deserialize_with = "json::object")]
+    pub payers: Payers,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Payers {
+    pub allow: Option<Vec<String>>,
+    #[serde(default)]
+    pub deny: Vec<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FreeFor {
+    pub principals: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -101,6 +117,8 @@ pub(super) struct Defaults {
     pub settle: Option<super::Settle>,
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub max_timeout_seconds: Option<u64>,
+    #[serde(default, deserialize_with = "optional_object")]
+    pub free_for: Option<FreeFor>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -142,6 +160,8 @@ pub(super) struct Route {
     pub settle: Option<super::Settle>,
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub max_timeout_seconds: Option<u64>,
+    #[serde(default, deserialize_with = "optional_object")]
+    pub free_for: Option<FreeFor>,
 }
 
 #[derive(Debug, Deserialize)]

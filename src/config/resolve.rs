@@ -10,7 +10,9 @@ use ruint::aliases::U256;
 
 use super::networks::{KnownAsset, NETWORKS, V1_NAMES};
 use super::raw::{self, TextOr};
-use super::{Config, Facilitator, MetadataKey, Offer, Recipient, Route, Rpc, Service, Settle, Terms};
+use super::{
+    Config, Facilitator, MetadataKey, Offer, Payers, Principal, Recipient, Route, Rpc, Service, Settle, Terms,
+};
 use crate::evm::Address;
 use crate::json::{self, JsonError, Named, Object};
 use crate::ledger::Ledger;
@@ -68,7 +70,11 @@ pub(super) fn config(raw: raw::Config) -> Result<Config> {
             metadata.push(key);
         }
     }
+    let needs_principals =
+        routes.iter().filter_map(|route| route.terms.as_ref()).any(|terms| !terms.free_for.is_empty());
     Ok(Config {
+        payers: payers(&raw.payers)?,
+        needs_principals,
         needs_introduction,
         metadata,
         facilitator,
@@ -186,6 +192,31 @@ fn is_field_value(text: &str) -> bool {
     text.bytes().all(|byte| byte == b'\t' || !byte.is_ascii_control())
 }
 
+fn payers(raw: &raw::Payers) -> Result<Payers> {
+    let read = |list: &str, accounts: &[String]| {
+        let account =
+            |(index, text): (usize, &String)| text.parse().map_err(at(format!("payers.{list}[{index}]"), text));
+        accounts.iter().enumerate().map(account).collect::<Result<BTreeSet<Address>>>()
+    };
+    let allow = raw.allow.as_ref().map(|accounts| read("allow", accounts)).transpose()?;
+    Ok(Payers { allow, deny: read("deny", &raw.deny)? })
+}
+
+/// Callers that need not pay.
+fn principals(path: &str, raw: &raw::FreeFor) -> Result<Arc<[Principal]>> {
+    let principal = |(index, text): (usize, &String)| match text.strip_suffix('*') {
+        None if !text.is_empty() && !text.contains('*') => Ok(Principal::Exact(text.clone())),
+        Some(prefix) if prefix.ends_with('/') && !prefix.contains('*') => Ok(Principal::Below(prefix.to_owned())),
+        _ => refuse(
+            format!("{path}.principals[{index}]"),
+            format_args!(
+                "{text:?} is neither a name nor a name that ends with /*, such as spiffe://cluster.local/ns/shop/*"
+            ),
+        ),
+    };
+    raw.principals.iter().enumerate().map(principal).collect()
+}
+
 fn ledger(raw: &raw::Ledger) -> Result<Ledger> {
     match raw.max_claims.map_or(Ok(DEFAULT_MAX_CLAIMS), u32::try_from) {
         Ok(claims @ 1..) => Ok(Ledger::with_room_for(claims)),
@@ -222,7 +253,7 @@ fn route(path: &str, index: usize, raw: raw::Route, defaults: &raw::Defaults, ne
         (None, true) if asks_something(&raw) => {
             return refuse(
                 path,
-                "is free, and says how to pay; leave out pay_to, accepts, settle and max_timeout_seconds",
+                "is free, and says how to pay; leave out pay_to, accepts, settle, max_timeout_seconds and free_for",
             );
         }
         (None, true) => None,
@@ -237,7 +268,11 @@ fn is_label(name: &str) -> bool {
 }
 
 fn asks_something(raw: &raw::Route) -> bool {
-    raw.pay_to.is_some() || raw.accepts.is_some() || raw.settle.is_some() || raw.max_timeout_seconds.is_some()
+    raw.pay_to.is_some()
+        || raw.accepts.is_some()
+        || raw.settle.is_some()
+        || raw.max_timeout_seconds.is_some()
+        || raw.free_for.is_some()
 }
 
 fn terms(
@@ -293,7 +328,12 @@ fn terms(
     let tariff = inherited.tariff()?.map(Arc::new);
     let price_service = inherited.price_service()?.map(Arc::new);
     let settlement_overrides = raw.settlement_overrides;
-    Ok(Terms { offers, description, mime_type, settle, tariff, price_service, settlement_overrides })
+    let free_for = match (&raw.free_for, &defaults.free_for) {
+        (Some(free_for), _) => principals(&format!("{path}.free_for"), free_for)?,
+        (None, Some(free_for)) => principals("defaults.free_for", free_for)?,
+        (None, None) => Arc::default(),
+    };
+    Ok(Terms { offers, description, mime_type, settle, tariff, price_service, settlement_overrides, free_for })
 }
 
 /// What an entry takes from the route and the defaults around it.

@@ -92,6 +92,8 @@ pub struct Effects {
     pub ledger: Option<(PaymentKey, Operation)>,
     /// What to remember of the exchange, where there is something new.
     pub record: Option<Record>,
+    /// What came of a settlement, where something new is known of one.
+    pub settlement: Option<SettlementRecord>,
     /// To be sent, and answered by [`Event::Callout`].
     pub call: Option<Call>,
     /// Goes to the upstream in place of the body that was read.
@@ -184,11 +186,46 @@ pub struct Record {
     pub payment: Option<PaymentRecord>,
 }
 
+/// What came of a settlement, for stats: every transfer of money is told of once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SettlementRecord {
+    /// The payment. Its amount is what was settled, or was to be.
+    pub payment: PaymentRecord,
+    /// What came of it.
+    pub result: SettlementResult,
+}
+
+/// What came of a settlement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SettlementResult {
+    /// The money has moved.
+    Settled,
+    /// It has not, and will not.
+    Refused,
+    /// Nobody knows yet.
+    Unknown,
+}
+
+impl SettlementResult {
+    /// The result as one word for stats.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Settled => "settled",
+            Self::Refused => "refused",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// A payment, for logs and for the upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PaymentRecord {
     /// Who paid.
     pub payer: Address,
+    /// Who is paid.
+    pub pay_to: Address,
+    /// `exact` or `upto`.
+    pub scheme: &'static str,
     /// CAIP-2 id.
     pub network: String,
     /// Atomic units.
@@ -204,6 +241,8 @@ pub struct PaymentRecord {
 pub enum Outcome {
     /// No payment came; the client has the terms.
     Unpaid,
+    /// Nothing was asked of a caller whom the route is free for.
+    Exempt,
     /// What came could not be read.
     Malformed,
     /// The payment does not meet the terms, or the facilitator refused it.
@@ -233,6 +272,7 @@ impl Outcome {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Unpaid => "unpaid",
+            Self::Exempt => "exempt",
             Self::Malformed => "malformed",
             Self::Refused => "refused",
             Self::InFlight => "in_flight",
@@ -340,6 +380,12 @@ impl Exchange {
             }
             Decision::Priced(index) => {
                 match config.routes.get(index).and_then(|route| Some((route, route.terms.as_ref()?))) {
+                    Some((route, terms)) if head.principals().any(|principal| terms.is_free_for(principal)) => {
+                        let (outcome, reason) = (Outcome::Exempt, String::new());
+                        let record = Record { route: Arc::clone(&route.label), outcome, reason, payment: None };
+                        let (exchange, effects) = pass(config, head);
+                        (exchange, Effects { record: Some(record), ..effects })
+                    }
                     Some((route, terms)) => Reading::begin(context, head, &route.label, terms),
                     None => Effects::reply(Reply::overloaded("this route is not configured")).and_over(),
                 }

@@ -27,6 +27,9 @@ const SETTLEMENT_OVERRIDES: &str = "settlement-overrides";
 /// between the upstream and the filter.
 const KEPT_FROM_CLIENTS: [&str; 3] = ["cdn-cache-control", "surrogate-control", SETTLEMENT_OVERRIDES];
 
+/// Why a payer is turned away whom the configuration does not want.
+const UNWELCOME: &str = "payer_not_allowed";
+
 /// A payment that meets an offer, as far as the filter can tell.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Payment {
@@ -69,12 +72,16 @@ pub(super) enum Standing {
     Expired,
     /// It is in order, and was made for terms that are not these.
     ForOtherTerms,
+    /// Its payer may buy nothing here. It still buys what it has been settled for.
+    Unwelcome,
 }
 
 impl PaymentRecord {
     pub(super) fn new(payer: Address, requirement: &Requirement) -> Self {
         Self {
             payer,
+            pay_to: requirement.pay_to,
+            scheme: requirement.scheme.as_str(),
             network: requirement.network.to_string(),
             amount: requirement.amount.to_string(),
             asset: requirement.asset,
@@ -97,7 +104,7 @@ impl Payment {
         let (until, signature) = (self.surely_served(context), self.signature);
         let operation = match self.standing {
             Standing::Good(_) => Operation::Claim { expires: self.expires(), until, signature },
-            Standing::Expired => Operation::Resume { until, signature },
+            Standing::Expired | Standing::Unwelcome => Operation::Resume { until, signature },
             Standing::ForOtherTerms => Operation::Look,
         };
         self.ask_ledger(operation, Exchange::Claiming)
@@ -128,6 +135,9 @@ impl Payment {
                         TransferMethod::Permit2 => reason::PERMIT2_DEADLINE,
                     };
                     self.refuse(None, Outcome::Refused, reason)
+                }
+                Standing::Unwelcome => {
+                    self.end(None, Outcome::Refused, UNWELCOME, Reply::error(403, "this payer may not buy here"))
                 }
                 Standing::ForOtherTerms => self.refuse(None, Outcome::Refused, reason::NO_MATCHING_REQUIREMENTS),
                 Standing::Good(_) => self.out_of_order(),
@@ -260,6 +270,15 @@ impl Payment {
         (then(self), Effects { call, ..Effects::default() })
     }
 
+    /// The payment, for logs.
+    pub(super) fn record(&self) -> PaymentRecord {
+        let mut record = PaymentRecord::new(self.payer(), &self.offer.requirement);
+        if let Some(charge) = self.charge {
+            record.amount = charge.to_string();
+        }
+        record
+    }
+
     pub(super) fn refuse(self, operation: Option<Operation>, outcome: Outcome, reason: &str) -> Next {
         let reply = Reply::payment_required(reason, &self.terms, &self.url);
         self.end(operation, outcome, reason, reply)
@@ -286,10 +305,7 @@ impl Payment {
         transaction: Option<TransactionHash>,
         stream: Stream,
     ) -> Next {
-        let mut payment = PaymentRecord { transaction, ..PaymentRecord::new(self.payer(), &self.offer.requirement) };
-        if let Some(charge) = self.charge {
-            payment.amount = charge.to_string();
-        }
+        let payment = PaymentRecord { transaction, ..self.record() };
         let record = Record { route: self.route, outcome, reason: reason.to_owned(), payment: Some(payment) };
         let ledger = operation.map(|operation| (self.key, operation));
         Effects { ledger, record: Some(record), stream, ..Effects::default() }.and_over()

@@ -41,7 +41,8 @@ impl Terms {
         for offer in &self.offers {
             offers.extend(offer.quote(asked)?);
         }
-        let Self { description, mime_type, settle, tariff, price_service, settlement_overrides, .. } = &**self;
+        let Self { description, mime_type, settle, tariff, price_service, settlement_overrides, free_for, .. } =
+            &**self;
         Ok(Arc::new(Self {
             offers,
             description: description.clone(),
@@ -50,6 +51,7 @@ impl Terms {
             tariff: tariff.clone(),
             price_service: price_service.clone(),
             settlement_overrides: *settlement_overrides,
+            free_for: free_for.clone(),
         }))
     }
 }

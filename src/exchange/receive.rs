@@ -324,6 +324,7 @@ impl Read {
 /// How a payment stands that says to meet an offer.
 fn standing(context: Context<'_>, payment: &Signed, offer: &Offer) -> Result<Standing, Rejection> {
     match scheme::check(payment, &offer.requirement, &offer.domain_separator, context.now) {
+        Ok(_) if !context.config.payers.welcome(payment.authorization.payer()) => Ok(Standing::Unwelcome),
         Ok(judgement) => Ok(Standing::Good(judgement)),
         Err(refusal) if refusal.is_expiry() => Ok(Standing::Expired),
         Err(refusal) => {

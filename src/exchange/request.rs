@@ -34,6 +34,9 @@ const HOST_OVERRIDES: [&str; 4] = ["forwarded", "x-forwarded-host", "x-host", "x
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct RequestHead(Vec<(String, Vec<u8>)>);
 
+/// Under which a head keeps what no header can say.
+const PRINCIPAL: &str = "\0principal";
+
 impl MetadataKey {
     fn fact(&self) -> String {
         format!("\0{}\0{}", self.namespace, self.key)
@@ -58,6 +61,18 @@ impl RequestHead {
     pub fn metadata(&self, key: &MetadataKey) -> Option<&[u8]> {
         let fact = key.fact();
         self.0.iter().find(|(name, _)| *name == fact).map(|(_, value)| value.as_slice())
+    }
+
+    /// The same head with the names that the certificate of the calling proxy or client is for, as the proxy checked it.
+    #[must_use]
+    pub fn with_principals(mut self, names: impl IntoIterator<Item = Vec<u8>>) -> Self {
+        self.0.extend(names.into_iter().map(|name| (PRINCIPAL.to_owned(), name)));
+        self
+    }
+
+    /// The names that the caller's certificate is for. Clients have no way to set them: no header has such a name.
+    pub fn principals(&self) -> impl Iterator<Item = &str> {
+        self.all(PRINCIPAL).filter_map(|name| std::str::from_utf8(name).ok())
     }
 
     /// Every value of a header.

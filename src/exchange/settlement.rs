@@ -4,7 +4,10 @@
 //! have settled before, and the chain shows that it can no longer settle. Everything else leaves the outcome unknown:
 //! the client is told to come again with the same payment, and the filter goes on asking by itself.
 
-use super::{Call, Context, Effects, Exchange, Next, Outcome, Payment, Reply, Stream, Tail, Then, UpstreamHead};
+use super::{
+    Call, Context, Effects, Exchange, Next, Outcome, Payment, PaymentRecord, Reply, SettlementRecord, SettlementResult,
+    Stream, Tail, Then, UpstreamHead,
+};
 use crate::chain::{Fate, Inquiry, Progress};
 use crate::config::Rpc;
 use crate::evm::TransactionHash;
@@ -219,7 +222,9 @@ impl Payment {
             Settlement::Refused(reason) => {
                 let reply = Reply::settlement_refused(self.version, &self.receipt_of(Err(&reason)), &reason);
                 let operation = (!then.is_over()).then_some(Operation::Release);
-                self.end(operation, Outcome::Refused, &reason, reply)
+                let settlement = Some(SettlementRecord { payment: self.record(), result: SettlementResult::Refused });
+                let (exchange, effects) = self.end(operation, Outcome::Refused, &reason, reply);
+                (exchange, Effects { settlement, ..effects })
             }
         }
     }
@@ -244,7 +249,9 @@ impl Payment {
             Fate::Settled(transaction) => self.on_settled(context, then, transaction),
             Fate::Void(void) => {
                 let operation = (!then.is_over()).then_some(Operation::Release);
-                self.refuse(operation, Outcome::Refused, &void.to_string())
+                let settlement = Some(SettlementRecord { payment: self.record(), result: SettlementResult::Refused });
+                let (exchange, effects) = self.refuse(operation, Outcome::Refused, &void.to_string());
+                (exchange, Effects { settlement, ..effects })
             }
             // An earlier request asked for the settlement, and it may be asked for again.
             Fate::Open | Fate::Unclear(_) if !pursuit.has_asked => self.ask_again(context, then, pursuit),
@@ -275,8 +282,9 @@ impl Payment {
         let recovery = Self { is_billed, ..self.clone() }.recovery(context.now, pursuit.named);
         let operation = (!is_billed).then_some(Operation::Forget { named: pursuit.named });
         let reply = Reply::outcome_unknown(pursuit.unknown);
+        let settlement = Some(SettlementRecord { payment: self.record(), result: SettlementResult::Unknown });
         let (exchange, effects) = self.end(operation, Outcome::Unknown, reason, reply);
-        (exchange, Effects { recovery, ..effects })
+        (exchange, Effects { recovery, settlement, ..effects })
     }
 
     /// When to look into the payment again, if that can still bring anything to light: later and later, until the
@@ -297,8 +305,16 @@ impl Payment {
         (is_worth_it && has_charge).then_some(Recovery { payment: self, named, due })
     }
 
-    /// Tells the ledger that the money has moved, before anything is given for it.
+    /// The money has moved.
     fn on_settled(self, context: Context<'_>, then: Then, transaction: TransactionHash) -> Next {
+        let payment = PaymentRecord { transaction: Some(transaction), ..self.record() };
+        let settlement = Some(SettlementRecord { payment, result: SettlementResult::Settled });
+        let (exchange, effects) = self.record_settlement(context, then, transaction);
+        (exchange, Effects { settlement, ..effects })
+    }
+
+    /// Tells the ledger, before anything is given for it.
+    fn record_settlement(self, context: Context<'_>, then: Then, transaction: TransactionHash) -> Next {
         let operation = match then {
             Then::Forward | Then::Join => Operation::Redeem { transaction, until: self.surely_served(context) },
             Then::Deliver { .. } => Operation::Spend { transaction },

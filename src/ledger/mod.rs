@@ -10,6 +10,7 @@ mod page;
 use crate::evm::{Address, Nonce, TransactionHash, keccak256};
 use crate::time::UnixTime;
 use crate::x402::NetworkId;
+pub use page::CLAIM_BYTES;
 use page::{Claim, Page};
 
 /// Shared memory with compare-and-swap.

@@ -22,7 +22,7 @@ pub(super) struct Claim {
 }
 
 /// Bytes of a claim: key, expiry, since, signature, state's tag, owner, until, transaction. Every claim has all of them.
-const CLAIM_BYTES: usize = 32 + 8 + 8 + 8 + 1 + 8 + 8 + 32;
+pub const CLAIM_BYTES: usize = 32 + 8 + 8 + 8 + 1 + 8 + 8 + 32;
 
 /// Seconds that a spent claim outlives its payment's validity, for the chain's clock may lag behind this one.
 const CLOCK_SLACK_SECONDS: u64 = 60;

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use super::host::{self, Half, LogLevel};
 use super::http::{Http, now};
 use super::root::Root;
+use super::stats;
 use crate::config::Config;
 use crate::exchange::Recovery;
 use crate::time::UnixTime;
@@ -89,6 +90,7 @@ impl Contexts {
     /// Notes a settlement that is to be looked into later.
     fn remember(&mut self, recovery: Option<(Arc<Config>, Recovery)>) {
         if self.recoveries.len() < MOST_RECOVERIES {
+            stats::change_unknown(recovery.iter().map(|_| 1).sum());
             self.recoveries.extend(recovery);
         }
     }
@@ -103,6 +105,7 @@ impl Contexts {
                 self.recoveries.push_back((config, recovery));
                 continue;
             }
+            stats::change_unknown(-1);
             self.pursuits = self.pursuits.wrapping_add(1);
             let id = u32::MAX.wrapping_sub(self.pursuits);
             due.push((id, Http::new(config, shared.clone(), number, id), recovery));

@@ -43,6 +43,14 @@ impl Half {
     }
 }
 
+/// Kinds of stats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum MetricKind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
 /// How urgent a line of the log is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LogLevel {
@@ -130,6 +138,9 @@ unsafe extern "C" {
         timeout: u32,
         token: *mut u32,
     ) -> u32;
+    fn proxy_define_metric(kind: u32, name: *const u8, length: usize, id: *mut u32) -> u32;
+    fn proxy_increment_metric(id: u32, offset: i64) -> u32;
+    fn proxy_record_metric(id: u32, value: u64) -> u32;
     fn proxy_set_property(path: *const u8, path_length: usize, data: *const u8, length: usize) -> u32;
 }
 
@@ -356,4 +367,29 @@ pub(super) fn dispatch(
         )
     };
     check("http_call", status).map(|()| token)
+}
+
+/// The number of a stat, which is made where there is none of its name.
+pub(super) fn define_metric(kind: MetricKind, name: &str) -> Result<u32, HostError> {
+    let kind = match kind {
+        MetricKind::Counter => 0,
+        MetricKind::Gauge => 1,
+        MetricKind::Histogram => 2,
+    };
+    let mut id = 0;
+    // SAFETY: pointer and length are of one live string; the host writes to the place given.
+    check("define_metric", unsafe { proxy_define_metric(kind, name.as_ptr(), name.len(), &raw mut id) })?;
+    Ok(id)
+}
+
+/// Adds to a counter or gauge.
+pub(super) fn increment_metric(id: u32, offset: i64) -> Result<(), HostError> {
+    // SAFETY: passes numbers only.
+    check("increment_metric", unsafe { proxy_increment_metric(id, offset) })
+}
+
+/// Adds a value to a histogram.
+pub(super) fn record_metric(id: u32, value: u64) -> Result<(), HostError> {
+    // SAFETY: passes numbers only.
+    check("record_metric", unsafe { proxy_record_metric(id, value) })
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::abi::{DataVerdict, Verdict};
 use super::answers::{Answers, Question};
 use super::host::{self, Half, HostError, LogLevel, Map};
+use super::stats::{self, Timed};
 use super::store::SharedData;
 use crate::chain::MAX_ANSWER_BYTES;
 use crate::config::{Config, Service};
@@ -33,6 +34,8 @@ pub(super) struct Http {
     has_forwarded: bool,
     /// The question whose answer may be used again.
     caching: Option<Question>,
+    /// The question whose answer is timed, and when it was put, in nanoseconds since the epoch.
+    timing: Option<(Timed, u64)>,
     has_ended: bool,
     /// A settlement that is to be looked into later.
     recovery: Option<Recovery>,
@@ -83,6 +86,7 @@ impl Http {
             shared,
             has_forwarded: false,
             caching: None,
+            timing: None,
             has_ended: false,
             recovery: None,
             #[cfg(feature = "provoke-panic")]
@@ -211,6 +215,9 @@ impl Http {
             Exchange::Verifying(_) => "verified",
             _ => "settled",
         });
+        if let (Some((what, asked)), Ok(heard)) = (self.timing.take(), host::now()) {
+            stats::time(what, heard.saturating_sub(asked));
+        }
         let answer = callout_answer(headers, body_size);
         if let (Some(question), Ok(now)) = (self.caching.take(), now()) {
             let until = now.plus(max_age());
@@ -277,12 +284,18 @@ impl Http {
             Some((key.clone(), host::property(&path).ok()??))
         });
         let head = RequestHead::new(host::headers(Map::Request)?).with_metadata(metadata);
+        let head = if self.config.needs_principals { head.with_principals(principals()) } else { head };
         #[cfg(feature = "provoke-panic")]
         {
             self.provoked = head.text("x-provoke-panic");
         }
         self.may_panic(|_| "request");
-        Ok(Exchange::start(self.context()?, &head))
+        let begun = host::now()?;
+        let next = Exchange::start(self.context_at(begun), &head);
+        if let (Exchange::Claiming(_), Ok(checked)) = (&next.0, host::now()) {
+            stats::time(Timed::Check, checked.saturating_sub(begun));
+        }
+        Ok(next)
     }
 
     fn step(&mut self, event: Event) -> Result<Next, HostError> {
@@ -291,12 +304,15 @@ impl Http {
     }
 
     fn context(&self) -> Result<exchange::Context<'_>, HostError> {
-        let nanoseconds = host::now()?;
+        Ok(self.context_at(host::now()?))
+    }
+
+    fn context_at(&self, nanoseconds: u64) -> exchange::Context<'_> {
         let now = to_unix_time(nanoseconds);
         let Self { config, shared, owner, .. } = self;
         // Good enough for sharing out: neighbouring requests draw numbers that have nothing in common.
         let draw = (nanoseconds ^ owner.0.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 16;
-        Ok(exchange::Context { config, now, supported: &shared.supported, draw })
+        exchange::Context { config, now, supported: &shared.supported, draw }
     }
 
     /// A place where the build that tests the host's handling of crashes panics, if the request asks for it. Any other
@@ -326,16 +342,21 @@ impl Http {
         let mut goes_on = false;
         loop {
             self.exchange = exchange;
-            let Effects { ledger, record, call, rewrite, chunk, recovery, stream } = effects;
+            let Effects { ledger, record, settlement, call, rewrite, chunk, recovery, stream } = effects;
             let answer = match ledger {
                 Some((key, operation)) => {
-                    let answer = self.config.ledger.perform(&mut SharedData, key, self.owner, operation, now()?);
+                    let answer =
+                        self.config.ledger.perform(&mut SharedData::default(), key, self.owner, operation, now()?);
                     Some(Event::Ledger(answer))
                 }
                 None => None,
             };
             if let Some(record) = record {
+                stats::count_request(&record);
                 report(&record);
+            }
+            if let Some(settlement) = settlement {
+                stats::count_settlement(&settlement);
             }
             if recovery.is_some() {
                 self.recovery = recovery;
@@ -365,13 +386,20 @@ impl Http {
             }
             self.caching = Some(question);
         }
-        let path = match (service.base_path.as_str(), *path) {
+        let path_of_question = *path;
+        let path = match (service.base_path.as_str(), path_of_question) {
             ("", "") => "/".to_owned(),
             (base, path) => format!("{base}{path}"),
         };
         match call(service, "POST", &path, body) {
             Ok(token) => {
                 self.callout = Some(token);
+                let what = match path_of_question {
+                    "/verify" => Some(Timed::Verify),
+                    "/settle" => Some(Timed::Settle),
+                    _ => None,
+                };
+                self.timing = what.and_then(|what| Some((what, host::now().ok()?)));
                 None
             }
             Err(error) => {
@@ -454,6 +482,13 @@ pub(super) fn now() -> Result<UnixTime, HostError> {
 fn to_unix_time(nanoseconds: u64) -> UnixTime {
     const NANOSECONDS: u64 = 1_000_000_000;
     UnixTime::from_secs(nanoseconds.checked_div(NANOSECONDS).unwrap_or_default())
+}
+
+/// The names that the caller's certificate is for, if it showed one that the proxy took.
+fn principals() -> Vec<Vec<u8>> {
+    let names = ["uri_san_peer_certificate", "dns_san_peer_certificate"];
+    let name = |name: &str| host::property(&["connection", name]).ok().flatten().filter(|name| !name.is_empty());
+    names.into_iter().filter_map(name).collect()
 }
 
 /// Bytes of the request that the host has received by now, the head included.
@@ -575,6 +610,7 @@ fn report(record: &Record) {
     if let Some(payment) = &record.payment {
         facts.extend([
             ("payer", payment.payer.to_string()),
+            ("scheme", payment.scheme.to_owned()),
             ("network", payment.network.clone()),
             ("amount", payment.amount.clone()),
             ("asset", payment.asset.to_string()),

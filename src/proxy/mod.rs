@@ -6,4 +6,5 @@ mod host;
 mod http;
 mod pairs;
 mod root;
+mod stats;
 mod store;

@@ -1,12 +1,16 @@
 //! The ledger's pages in the host's shared data.
 
-use super::host;
+use super::{host, stats};
 use crate::config::Service;
 use crate::facilitator::Supported;
-use crate::ledger::{Store, StoreFailed, Written};
+use crate::ledger::{CLAIM_BYTES, Store, StoreFailed, Written};
 
 /// Shared data: one value for each page, seen by all workers that run the same `vm_id`.
-pub(super) struct SharedData;
+#[derive(Default)]
+pub(super) struct SharedData {
+    /// Claims on the page that was read last.
+    claims: i64,
+}
 
 /// Names the form of the pages, so that a later form does not read this one's.
 const KEY_PREFIX: &str = "x402.claims.2.";
@@ -22,16 +26,26 @@ impl Store for SharedData {
     type Version = u32;
 
     fn read(&mut self, page: u32) -> Result<Option<(Vec<u8>, u32)>, StoreFailed> {
-        host::shared_data(&key(page)).map_err(|_| StoreFailed)
+        let stored = host::shared_data(&key(page)).map_err(|_| StoreFailed)?;
+        self.claims = stored.as_ref().map_or(0, |(bytes, _)| claims_in(bytes));
+        Ok(stored)
     }
 
     fn write(&mut self, page: u32, value: &[u8], expected: Option<u32>) -> Result<Written, StoreFailed> {
         match host::set_shared_data(&key(page), value, expected) {
-            Ok(true) => Ok(Written::Done),
+            Ok(true) => {
+                let claims = claims_in(value);
+                stats::change_claims(claims.saturating_sub(std::mem::replace(&mut self.claims, claims)));
+                Ok(Written::Done)
+            }
             Ok(false) => Ok(Written::Raced),
             Err(_) => Err(StoreFailed),
         }
     }
+}
+
+fn claims_in(page: &[u8]) -> i64 {
+    page.len().checked_div(CLAIM_BYTES).and_then(|claims| i64::try_from(claims).ok()).unwrap_or_default()
 }
 
 fn key(page: u32) -> String {

@@ -13,7 +13,7 @@ use x402_proxy_wasm::evm::permit2::{EXACT_PROXY, PERMIT2, Permit, UPTO_PROXY};
 use x402_proxy_wasm::evm::{Address, keccak256};
 use x402_proxy_wasm::exchange::{
     Call, Context, Effects, Event, Exchange, Next, Record, Recovery, Reply, RequestEdits, RequestHead, ResponseEdits,
-    Stream, Tail, UpstreamHead,
+    SettlementRecord, Stream, Tail, UpstreamHead,
 };
 use x402_proxy_wasm::facilitator::{CalloutAnswer, Supported};
 use x402_proxy_wasm::ledger::{Answer, Operation, Owner, PaymentKey, Store, StoreFailed, Written};
@@ -301,6 +301,8 @@ pub struct Request {
     pub reply: Option<Reply>,
     /// What is to be looked into later.
     pub recovery: Option<Recovery>,
+    /// What came of settlements, in the order in which it was told.
+    pub settlements: Vec<SettlementRecord>,
     /// The body that goes to the upstream in place of the client's.
     pub rewrite: Option<Vec<u8>>,
     /// What went to the client in place of the response's pieces.
@@ -383,6 +385,7 @@ impl Stage {
             delivered: None,
             reply: None,
             recovery: None,
+            settlements: Vec::new(),
             rewrite: None,
             passed: Vec::new(),
             tail: None,
@@ -408,10 +411,11 @@ impl Stage {
     /// Does what the last step asked for, all at once as a worker does; `false` where there is nothing to do.
     pub fn turn(&mut self, request: &mut Request) -> bool {
         let Some(effects) = request.pending.take() else { return false };
-        let Effects { ledger, record, call, rewrite, chunk, recovery, stream } = effects;
+        let Effects { ledger, record, call, rewrite, chunk, recovery, stream, settlement } = effects;
         request.rewrite = request.rewrite.take().or(rewrite);
         request.passed.extend(chunk.into_iter().flatten());
         request.recovery = request.recovery.take().or(recovery);
+        request.settlements.extend(settlement);
         let answer = ledger.map(|(key, operation)| self.perform(request, key, operation));
         request.note(record, call, stream);
         if let Some(answer) = answer {

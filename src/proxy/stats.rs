@@ -1,0 +1,113 @@
+//! Stats in the host's own registry. A name holds its labels as `label.value` pairs, which Envoy's `stats_tags` take apart
+//! (`envoy/stats.yaml`). A stat that the host does not take is no reason to fail a request.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use super::host::{self, MetricKind};
+use crate::exchange::{Outcome, Record, SettlementRecord, SettlementResult};
+
+thread_local! {
+    /// The numbers of stats by their names.
+    static KNOWN: RefCell<BTreeMap<String, u32>> = const { RefCell::new(BTreeMap::new()) };
+    /// The reasons that are counted by name.
+    static REASONS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Reasons that are counted by name: facilitators may give any, and a stat is never forgotten.
+const MOST_REASONS: usize = 64;
+
+/// The questions whose answers are timed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Timed {
+    /// `/verify`, in milliseconds.
+    Verify,
+    /// `/settle`, in milliseconds.
+    Settle,
+    /// What the filter itself does with a payment before it asks anybody, in microseconds.
+    Check,
+}
+
+/// Counts the end of a request.
+pub(super) fn count_request(record: &Record) {
+    let (route, outcome) = (&record.route, record.outcome.as_str());
+    add(MetricKind::Counter, format!("x402.requests.route.{route}.outcome.{outcome}"), 1);
+    if matches!(record.outcome, Outcome::Refused | Outcome::Malformed | Outcome::Spent) {
+        let reason = reason(&record.reason);
+        add(MetricKind::Counter, format!("x402.refusals.route.{route}.reason.{reason}"), 1);
+    }
+}
+
+/// Counts what came of a settlement, and the money that has moved.
+pub(super) fn count_settlement(settlement: &SettlementRecord) {
+    let SettlementRecord { payment, result } = settlement;
+    let (network, scheme) = (&payment.network, payment.scheme);
+    let name = format!("x402.settlements.network.{network}.scheme.{scheme}.result.{}", result.as_str());
+    add(MetricKind::Counter, name, 1);
+    if *result == SettlementResult::Settled {
+        let name = format!("x402.revenue.network.{network}.asset.{}.pay_to.{}", payment.asset, payment.pay_to);
+        // What does not fit cannot be counted, and is more than there is of any currency.
+        add(MetricKind::Counter, name, payment.amount.parse().unwrap_or_default());
+    }
+}
+
+/// Adds a duration to its histogram.
+pub(super) fn time(what: Timed, nanoseconds: u64) {
+    let (name, unit) = match what {
+        Timed::Verify => ("x402.verify_milliseconds", 1_000_000),
+        Timed::Settle => ("x402.settle_milliseconds", 1_000_000),
+        Timed::Check => ("x402.check_microseconds", 1_000),
+    };
+    let value = nanoseconds.checked_div(unit).unwrap_or_default();
+    if let Some(id) = number_of(MetricKind::Histogram, name) {
+        let _ = host::record_metric(id, value);
+    }
+}
+
+/// More or fewer claims stand in the ledger.
+pub(super) fn change_claims(by: i64) {
+    add(MetricKind::Gauge, "x402.ledger_claims".to_owned(), by);
+}
+
+/// More or fewer settlements wait to be looked into.
+pub(super) fn change_unknown(by: i64) {
+    add(MetricKind::Gauge, "x402.unknown_settlements".to_owned(), by);
+}
+
+/// A reason as a label: a name, or a few plain words of them; longer prose is not one.
+fn reason(text: &str) -> String {
+    let name = text.split(':').next().unwrap_or_default().to_ascii_lowercase().replace(' ', "_");
+    let is_name = |name: &str| {
+        (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    };
+    let is_counted = |reasons: &RefCell<Vec<String>>| {
+        let mut reasons = reasons.borrow_mut();
+        if reasons.len() < MOST_REASONS && !reasons.contains(&name) {
+            reasons.push(name.clone());
+        }
+        reasons.contains(&name)
+    };
+    if is_name(&name) && REASONS.with(is_counted) { name } else { "other".to_owned() }
+}
+
+fn add(kind: MetricKind, name: String, by: i64) {
+    // Counters take nothing else than more.
+    if by == 0 {
+        return;
+    }
+    if let Some(id) = number_of(kind, &name) {
+        let _ = host::increment_metric(id, by);
+    }
+}
+
+fn number_of(kind: MetricKind, name: &str) -> Option<u32> {
+    KNOWN.with(|known| {
+        let mut known = known.try_borrow_mut().ok()?;
+        if let Some(id) = known.get(name) {
+            return Some(*id);
+        }
+        let id = host::define_metric(kind, name).ok()?;
+        known.insert(name.to_owned(), id);
+        Some(id)
+    })
+}

@@ -1,0 +1,199 @@
+//! Who need not pay, who may not, and what is told of settlements.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::arithmetic_side_effects,
+    reason = "a test that fails may panic"
+)]
+#![allow(dead_code, reason = "of what the tests share, each file uses a part")]
+
+mod common;
+
+use common::{
+    PAY_TO, Request, Stage, USDC, Wallet, base_config, decode, head, paid, refused, settled, upstream, valid,
+};
+use serde_json::{Value, json};
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+use x402_proxy_wasm::config::Config;
+use x402_proxy_wasm::exchange::{Event, Outcome, RequestHead, SettlementResult};
+use x402_proxy_wasm::facilitator::CalloutAnswer;
+
+fn stage(change: impl FnOnce(&mut Value)) -> Stage {
+    let mut config = base_config();
+    config["defaults"]["settle"] = "before".into();
+    change(&mut config);
+    Stage::new(&config)
+}
+
+fn payment(stage: &mut Stage, wallet: u8, nonce: u8) -> Value {
+    let unpaid = stage.start(&head("GET", "/weather", &[]));
+    let entry = decode(unpaid.reply_header("payment-required").unwrap())["accepts"][0].clone();
+    Wallet::new(wallet).pay(&entry, nonce)
+}
+
+fn play(stage: &mut Stage, head: &RequestHead, events: impl IntoIterator<Item = Event>) -> Request {
+    let mut request = stage.start(head);
+    for event in events {
+        stage.step(&mut request, event);
+    }
+    request
+}
+
+fn refusal(config: &Value) -> String {
+    Config::from_json(config.to_string().as_bytes()).unwrap_err().to_string()
+}
+
+// ------------------------------------------------------------------------------------------------ who need not pay
+
+fn caller(names: &[&str]) -> RequestHead {
+    head("GET", "/weather", &[]).with_principals(names.iter().map(|name| name.as_bytes().to_vec()))
+}
+
+#[test]
+fn a_route_is_free_for_the_callers_that_it_names() {
+    let principals = json!({"principals": ["spiffe://cluster.local/ns/shop/*", "jobs.internal"]});
+    let mut stage = stage(|config| config["defaults"]["free_for"] = principals);
+    for (names, is_free) in [
+        (vec!["spiffe://cluster.local/ns/shop/sa/web"], true),
+        (vec!["spiffe://elsewhere/x", "jobs.internal"], true),
+        (vec![], false),
+        (vec![""], false),
+        (vec!["spiffe://cluster.local/ns/shopping/sa/web"], false),
+        (vec!["spiffe://cluster.local/ns/shop"], false),
+        (vec!["a.jobs.internal"], false),
+        (vec!["Jobs.internal"], false),
+    ] {
+        let request = stage.start(&caller(&names));
+        assert_eq!(request.forwarded.is_some(), is_free, "{names:?}");
+        let outcome = request.record.unwrap().outcome;
+        assert_eq!(outcome, if is_free { Outcome::Exempt } else { Outcome::Unpaid }, "{names:?}");
+    }
+    // A caller who need not pay does not become somebody who did.
+    let lying = head("GET", "/weather", &[("x-x402-payer", "0x1")]);
+    let request = stage.start(&lying.with_principals([b"jobs.internal".to_vec()]));
+    assert_eq!(request.forwarded.unwrap().remove, ["x-x402-payer"]);
+}
+
+#[test]
+fn a_routes_own_list_takes_the_place_of_the_defaults() {
+    let mut stage = stage(|config| {
+        config["defaults"]["free_for"] = json!({"principals": ["a"]});
+        config["routes"][0]["free_for"] = json!({"principals": ["b"]});
+    });
+    assert!(stage.start(&caller(&["a"])).forwarded.is_none());
+    assert!(stage.start(&caller(&["b"])).forwarded.is_some());
+}
+
+#[test]
+fn no_header_says_who_calls() {
+    let mut stage = stage(|config| config["defaults"]["free_for"] = json!({"principals": ["a"]}));
+    for name in ["\0principal", "principal", "x-forwarded-client-cert", "x-x402-principal"] {
+        assert!(name.starts_with('\0') || stage.start(&head("GET", "/weather", &[(name, "a")])).forwarded.is_none());
+    }
+}
+
+#[test]
+fn a_principal_that_says_too_much_is_refused() {
+    for name in ["", "*", "a*", "spiffe://*/ns/a", "spiffe://a/**", "a/*/b"] {
+        let mut config = base_config();
+        config["routes"][0]["free_for"] = json!({"principals": ["fine", name]});
+        let error = refusal(&config);
+        assert!(error.starts_with("routes[0].free_for.principals[1]: "), "{error}");
+    }
+    let mut config = base_config();
+    config["routes"] = json!([{"match": {"path": "/"}, "free": true, "free_for": {"principals": ["a"]}}]);
+    assert!(refusal(&config).contains("is free, and says how to pay"));
+}
+
+// ------------------------------------------------------------------------------------------------- who may not pay
+
+#[test]
+fn payers_are_allowed_and_denied() {
+    let [first, second] = [1, 2].map(|wallet| Wallet::new(wallet).address().to_string());
+    for (payers, welcome) in [
+        (json!({"deny": [first]}), [false, true]),
+        (json!({"allow": [first]}), [true, false]),
+        (json!({"allow": [first, second], "deny": [second]}), [true, false]),
+        (json!({"allow": []}), [false, false]),
+        (json!({}), [true, true]),
+    ] {
+        let mut stage = stage(|config| config["payers"] = payers.clone());
+        for (wallet, is_welcome) in (1..).zip(welcome) {
+            let payment = payment(&mut stage, wallet, 1);
+            let request = stage.start(&paid("/weather", &payment));
+            assert_eq!(request.calls.len(), usize::from(is_welcome), "{payers}");
+            if !is_welcome {
+                assert_eq!((request.status(), request.reason()), (403, "payer_not_allowed"));
+                assert_eq!(request.reply_header("payment-required"), None, "there are no terms for him");
+            }
+        }
+    }
+}
+
+#[test]
+fn who_is_not_wanted_any_more_still_gets_what_he_paid_for() {
+    let mut stage = stage(|_| ());
+    let payment = payment(&mut stage, 1, 1);
+    let mut request = stage.start(&paid("/weather", &payment));
+    stage.step(&mut request, Event::Ended);
+    stage.step(&mut request, settled());
+    let mut config = base_config();
+    config["payers"] = json!({"deny": [Wallet::new(1).address().to_string()]});
+    stage.config = common::read_config(&config);
+    let again = play(&mut stage, &paid("/weather", &payment), [upstream(200)]);
+    assert_eq!(again.record.as_ref().unwrap().outcome, Outcome::Served, "{}", again.story());
+    let third = stage.start(&paid("/weather", &payment));
+    assert_eq!(third.record.unwrap().outcome, Outcome::Spent);
+}
+
+#[test]
+fn a_list_of_payers_holds_addresses() {
+    let mut config = base_config();
+    config["payers"] = json!({"allow": [PAY_TO], "deny": [USDC, "0x1"]});
+    assert!(refusal(&config).starts_with("payers.deny[1]: \"0x1\""), "{}", refusal(&config));
+}
+
+// ---------------------------------------------------------------------------------------- what is told of settlements
+
+fn results(request: &Request) -> Vec<(SettlementResult, &str)> {
+    request.settlements.iter().map(|one| (one.result, one.payment.amount.as_str())).collect()
+}
+
+#[test]
+fn every_transfer_of_money_is_told_of_once() {
+    let mut stage = stage(|_| ());
+    let payment = payment(&mut stage, 1, 1);
+    // It settles, and the upstream fails: the money has moved, and the response is still owed.
+    let first = play(&mut stage, &paid("/weather", &payment), [settled(), upstream(500)]);
+    assert_eq!(results(&first), [(SettlementResult::Settled, "1000")]);
+    let again = play(&mut stage, &paid("/weather", &payment), [upstream(200)]);
+    assert_eq!(again.record.as_ref().unwrap().outcome, Outcome::Served);
+    assert_eq!(results(&again), [], "that is no other transfer");
+}
+
+#[test]
+fn what_came_of_a_settlement_is_told() {
+    let lost = Event::Callout(CalloutAnswer::Lost);
+    for (settle, events, result) in [
+        ("before", vec![refused("insufficient_funds")], Some(SettlementResult::Refused)),
+        ("before", vec![lost.clone()], Some(SettlementResult::Unknown)),
+        ("before", vec![Event::Callout(CalloutAnswer::NotSent)], None),
+        ("after", vec![valid(), upstream(200), settled()], Some(SettlementResult::Settled)),
+        ("after", vec![valid(), upstream(500)], None),
+        ("after", vec![common::invalid("insufficient_funds")], None),
+        ("concurrent", vec![upstream(200), lost], Some(SettlementResult::Unknown)),
+    ] {
+        let mut stage = stage(|config| config["defaults"]["settle"] = settle.into());
+        let payment = payment(&mut stage, 1, 1);
+        let request = play(&mut stage, &paid("/weather", &payment), events);
+        let told: Vec<_> = request.settlements.iter().map(|one| one.result).collect();
+        assert_eq!(told, result.into_iter().collect::<Vec<_>>(), "{settle}: {}", request.story());
+        for one in &request.settlements {
+            assert_eq!((one.payment.scheme, one.payment.pay_to.to_string().as_str()), ("exact", PAY_TO));
+        }
+    }
+}

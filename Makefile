@@ -20,7 +20,7 @@ DEBIAN := prometheus
 .DEFAULT_GOAL := help
 PANICKING := target/provoke-panic
 
-.PHONY: help setup build build-provoke-panic size demo up pay down test storm fuzz model lint clean rust-target debian
+.PHONY: help setup build build-provoke-panic size demo up pay down test storm fuzz model lint schema dist clean rust-target debian
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -103,11 +103,21 @@ test: setup debian build build-provoke-panic .tools/python-v1.stamp .tools/wasm-
 
 lint: rust-target ## Check the format of the code, and clippy's lints with warnings denied
 	@cargo fmt --check
-	@cargo clippy --quiet --locked --all-targets -- --deny warnings
+	@cargo clippy --quiet --locked --all-targets --features schema -- --deny warnings
 	@cargo clippy --quiet --locked --target $(TARGET) -- --deny warnings
 	@cargo fmt --check --manifest-path fuzz/Cargo.toml
 	@cargo clippy --quiet --locked --manifest-path fuzz/Cargo.toml -- --deny warnings
 
+schema: ## Write the JSON Schema of the configuration: envoy/plugin.schema.json
+	@cargo run --quiet --locked --features schema --example schema > envoy/plugin.schema.json
+
+DIST := dist
+dist: build schema ## Make what a release consists of: the module, its hash, an OCI image layout, the schema (dist/)
+	@rm -rf $(DIST) && mkdir -p $(DIST)
+	@cp $(WASM) $(DIST)/plugin.wasm && cp envoy/plugin.schema.json $(DIST)/
+	@node stage/oci.mjs $(DIST)/plugin.wasm $(DIST)/image
+	@cd $(DIST) && find . -type f ! -name SHA256SUMS | sort | xargs sha256sum > SHA256SUMS && cat SHA256SUMS
+
 clean: ## Remove everything that was installed, built or recorded
 	@if [ -d node_modules/viem ]; then node stage/down.mjs; fi
-	@rm -rf target fuzz/target node_modules .venv .run .tools
+	@rm -rf target dist fuzz/target node_modules .venv .run .tools

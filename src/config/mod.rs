@@ -6,6 +6,8 @@ pub mod networks;
 mod protobuf;
 mod raw;
 mod resolve;
+#[cfg(feature = "schema")]
+pub mod schema;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -207,6 +209,7 @@ pub struct Recipient {
 
 /// When the money moves.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Settle {
     /// Once the upstream has answered, and only if it did so without error.
@@ -220,6 +223,7 @@ pub enum Settle {
 
 /// Who verifies a payment before the request is served.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Verify {
     /// The filter, and then the facilitator.
@@ -231,6 +235,7 @@ pub enum Verify {
 
 /// What happens to requests that no route matches.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Unmatched {
     /// They pass.

@@ -10,98 +10,139 @@ use serde::{Deserialize, Deserializer};
 use crate::json::{self, Named, Object};
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Config {
+    /// Who verifies and settles payments.
     #[serde(deserialize_with = "json::object")]
     pub facilitator: Facilitator,
+    /// Nodes that can say what became of a settlement, by network (a name or a CAIP-2 id).
     #[serde(default)]
     pub rpc: Named<Object<Rpc>>,
+    /// Adds to the built-in table of networks and assets, or overrides it, by name.
     #[serde(default)]
     pub networks: Named<Object<Network>>,
+    /// What holds for routes that say nothing else.
     #[serde(default, deserialize_with = "json::object")]
     pub defaults: Defaults,
+    /// The routes, of which the first that matches a request counts.
     pub routes: Vec<Object<Route>>,
+    /// What happens to requests that no route matches: free (default) or deny (403).
     #[serde(default)]
     pub unmatched: super::Unmatched,
+    /// Headers that a client may send although they can override path or method.
     #[serde(default)]
     pub keep_headers: Vec<String>,
+    /// The memory of payments.
     #[serde(default, deserialize_with = "json::object")]
     pub ledger: Ledger,
+    /// Whose payments are taken.
     #[serde(default, deserialize_with = "json::object")]
     pub payers: Payers,
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Payers {
+    /// Payments of these accounts alone are taken, where there is a list.
     pub allow: Option<Vec<String>>,
+    /// Payments of these accounts are not taken.
     #[serde(default)]
     pub deny: Vec<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct FreeFor {
+    /// Names of certificates, a SPIFFE URI or a DNS name each; /* at the end stands for all below.
     pub principals: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Facilitator {
+    /// The proxy's cluster that the calls go to.
     pub cluster: String,
+    /// Scheme, authority and base path of the calls. Redirects are never followed.
     pub url: String,
+    /// How long one call may take, in decimal seconds with s (default 10s).
     pub timeout: Option<String>,
+    /// remote (default): POST /verify before a request is served. local: the check in the filter and /settle decide.
     #[serde(default)]
     pub verify: super::Verify,
+    /// Added to each call. Values are never logged.
     #[serde(default)]
     pub headers: Named<String>,
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Rpc {
+    /// The proxy's cluster that the calls go to.
     pub cluster: String,
+    /// Scheme, authority and path of the calls: JSON-RPC, batches included.
     pub url: String,
+    /// How long one call may take (default 5s).
     pub timeout: Option<String>,
+    /// Added to each call. Values are never logged.
     #[serde(default)]
     pub headers: Named<String>,
+    /// Blocks that must hold or follow a transfer before it counts; 1 (default) is its own block.
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub confirmations: Option<u64>,
+    /// Blocks before the last one that are searched for the use of a nonce (default 1800).
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub log_range: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Network {
+    /// EIP-155 id of the chain. Required where the built-in table has no such name.
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub chain_id: Option<u64>,
+    /// Assets by symbol.
     #[serde(default)]
     pub assets: Named<Object<Asset>>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Asset {
+    /// The token's contract.
     pub address: String,
+    /// Decimals of its amounts.
     #[serde(deserialize_with = "json::whole_number")]
     pub decimals: u64,
+    /// The token's EIP-712 domain.
     #[serde(deserialize_with = "json::object")]
     pub eip712: Eip712,
+    /// What payers sign: eip3009 (default) or permit2.
     #[serde(default)]
     pub transfer_method: TransferMethod,
+    /// Whether a unit is worth a dollar, so that prices may be in dollars.
     #[serde(default)]
     pub usd_pegged: bool,
 }
 
 #[derive(Debug, Clone, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Eip712 {
+    /// Its name in the domain.
     pub name: String,
+    /// Its version in the domain.
     pub version: String,
 }
 
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub(super) enum TransferMethod {
     #[default]
@@ -110,32 +151,47 @@ pub(super) enum TransferMethod {
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Defaults {
+    /// Who is paid: an address, a split by weight, or where the proxy says it.
     pub pay_to: Option<TextOr<PayTo>>,
+    /// The ways to pay, in the order in which they are offered.
     pub accepts: Option<Vec<Object<Entry>>>,
+    /// When the money moves: after (default) the response, before the request, or concurrent to it.
     pub settle: Option<super::Settle>,
+    /// How long a client may let its authorization live (default 300, at least 10).
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub max_timeout_seconds: Option<u64>,
+    /// Callers that need not pay.
     #[serde(default, deserialize_with = "optional_object")]
     pub free_for: Option<FreeFor>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Entry {
+    /// exact: the price. upto: what the request turned out to cost, at most the price.
     pub scheme: Scheme,
+    /// A name of the table, or eip155:<chain id>.
     pub network: String,
+    /// A symbol of the table, or an asset.
     pub asset: TextOr<Asset>,
+    /// Who is paid by this entry.
     pub pay_to: Option<TextOr<PayTo>>,
+    /// Whether the facilitator judges signatures of 65 bytes that are not the payer's own (ERC-1271).
     #[serde(default)]
     pub contract_wallets: bool,
+    /// Whether a settlement counts only once the chain itself shows it. Needs rpc.
     #[serde(default)]
     pub confirm: bool,
+    /// What payers sign, where it is not what the asset says.
     pub transfer_method: Option<TransferMethod>,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Scheme {
     Exact,
@@ -143,115 +199,171 @@ pub(super) enum Scheme {
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Route {
+    /// Shows in logs and stats; letters, digits, _ and -. Without one, the index does.
     pub name: Option<String>,
+    /// The requests that the route is for.
     #[serde(rename = "match", deserialize_with = "json::object")]
     pub matcher: Match,
+    /// "$0.001", {amount} in atomic units, or what tokens cost.
     pub price: Option<TextOr<Price>>,
+    /// Whether the upstream may name the charge of scheme upto by the header Settlement-Overrides.
     #[serde(default)]
     pub settlement_overrides: bool,
+    /// true in place of a price.
     #[serde(default)]
     pub free: bool,
+    /// Goes into the terms, for people and agents.
     pub description: Option<String>,
+    /// The media type of what is sold; goes into the terms.
     pub mime_type: Option<String>,
+    /// Who is paid.
     pub pay_to: Option<TextOr<PayTo>>,
+    /// The ways to pay.
     pub accepts: Option<Vec<Object<Entry>>>,
+    /// When the money moves.
     pub settle: Option<super::Settle>,
+    /// How long a client may let its authorization live.
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub max_timeout_seconds: Option<u64>,
+    /// Callers that need not pay.
     #[serde(default, deserialize_with = "optional_object")]
     pub free_for: Option<FreeFor>,
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Match {
+    /// api.example.com or *.example.com, without port; any if absent.
     #[serde(default)]
     pub hosts: Vec<String>,
+    /// Any if absent. GET covers HEAD.
     #[serde(default)]
     pub methods: Vec<String>,
+    /// /exact, /with/{param} or /prefix/{*rest}, written decoded.
     pub path: String,
 }
 
 /// A fixed price in atomic units, or the rates of tokens. Which of the two is found out when it is resolved: an object
 /// that serde may read as either would be refused without saying what is wrong with it.
 #[derive(Debug, Clone, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Price {
+    /// A fixed price in atomic units of the asset.
     pub amount: Option<String>,
+    /// Where models, limits and usage stand: openai, anthropic, or JSON pointers.
     pub usage: Option<TextOr<Pointers>>,
+    /// What a million tokens cost, by model: exact names first, then patterns with *, the longest first.
     pub models: Option<Named<Object<Rate>>>,
+    /// Assumed where a request names no limit (default 4096).
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub max_output_tokens: Option<u64>,
+    /// Bytes of a request that make a token at least, for the quote (default 1).
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub bytes_per_token: Option<u64>,
+    /// The least that a call costs.
     pub minimum: Option<TextOr<Units>>,
+    /// What is charged where a response tells no usage.
     pub missing_usage: Option<crate::price::MissingUsage>,
+    /// The longest body that is read (default 1048576).
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub max_body_bytes: Option<u64>,
+    /// The namespace of the proxy's dynamic metadata that holds the request's fields, for hosts that let no filter read bodies.
     pub metadata: Option<String>,
+    /// A service of your own that names the price of each request.
     #[serde(default, deserialize_with = "optional_object")]
     pub quote: Option<Quote>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Quote {
+    /// The proxy's cluster that the calls go to.
     pub cluster: String,
+    /// Scheme, authority and path of the calls.
     pub url: String,
+    /// How long one call may take (default 2s).
     pub timeout: Option<String>,
+    /// Added to each call. Values are never logged.
     #[serde(default)]
     pub headers: Named<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Pointers {
+    /// Of the request: the name of the model.
     pub model: String,
+    /// Of the request: the most tokens of output.
     pub max_output_tokens: Option<String>,
+    /// Of the request: how many outputs are wanted.
     pub choices: Option<String>,
+    /// Of the response: tokens of input.
     pub input_tokens: String,
+    /// Of the response: tokens of input that came from a cache.
     pub cached_input_tokens: Option<String>,
+    /// Of the response: tokens of output.
     pub output_tokens: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Rate {
+    /// A million tokens of input.
     pub input: TextOr<Units>,
+    /// A million tokens of input from a cache (default: as input).
     pub cached_input: Option<TextOr<Units>>,
+    /// A million tokens of input written to a cache (default: as input).
     pub cache_write: Option<TextOr<Units>>,
+    /// A million tokens of output.
     pub output: TextOr<Units>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Units {
+    /// Atomic units of the asset.
     pub amount: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Ledger {
+    /// Payments that are remembered at a time, about (default 262144).
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub max_claims: Option<u64>,
+    /// Whether no other ledger takes the same payments.
     #[serde(default)]
     pub exclusive: bool,
 }
 
 #[derive(Debug, Clone, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct PayTo {
+    /// Several recipients, of which one is drawn for each quote.
     pub split: Option<Vec<Object<Part>>>,
+    /// Where the proxy says who is paid.
     #[serde(default, deserialize_with = "optional_object")]
     pub metadata: Option<MetadataKey>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct MetadataKey {
+    /// The namespace in the dynamic metadata, such as envoy.lb.
     pub namespace: String,
+    /// The key in it.
     pub key: String,
 }
 
@@ -260,9 +372,12 @@ fn optional_object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer:
 }
 
 #[derive(Debug, Clone, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Part {
+    /// The account.
     pub to: String,
+    /// How often, beside the other weights (default 1).
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub weight: Option<u64>,
 }

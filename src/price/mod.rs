@@ -63,6 +63,7 @@ pub struct Tariff {
 
 /// What is charged where a response does not say what was used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, serde::Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum MissingUsage {
     /// A token for each event of the stream, and the most that the input can be. A response that is no stream has no

@@ -20,7 +20,7 @@ DEBIAN := prometheus
 .DEFAULT_GOAL := help
 PANICKING := target/provoke-panic
 
-.PHONY: help setup build build-provoke-panic size demo up pay down test storm fuzz model lint schema dist clean rust-target debian
+.PHONY: help setup build build-provoke-panic size demo up pay down test test-matrix storm fuzz model lint schema dist clean rust-target debian
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,6 +88,9 @@ down: node_modules/.stamp ## End what `make up` started
 	@echo "Installing the runner of tests in wasm into .tools (takes a few minutes, once)"
 	@cargo install --quiet --root .tools --version $(WASM_BINDGEN) wasm-bindgen-cli
 	@touch $@
+
+test-matrix: setup build build-provoke-panic .tools/python-v1.stamp ## The end-to-end tests on Envoy 1.36 to 1.40 (takes about an hour)
+	@node tests/matrix.mjs $(VERSIONS)
 
 storm: setup build ## Everything at once, and the books afterwards (SECONDS=60 SEED=1)
 	@node tests/storm/storm.mjs --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED))

@@ -8,6 +8,12 @@ import { checkout, startProcess, until } from "./processes.mjs";
 /** Where `make build` leaves the filter, or another build of it that the environment variable WASM names. */
 export const WASM = process.env.WASM ?? join(checkout, "target", "wasm32-unknown-unknown", "release", "x402_proxy_wasm.wasm");
 
+/** Envoy itself, or another one that the environment variable ENVOY names. */
+export const ENVOY = process.env.ENVOY ?? join(checkout, ".venv", "bin", "envoy");
+
+/** Whether the filter may read bodies while it holds heads, where a test says nothing; Envoy's own default without it. */
+const STOP_ITERATION = { true: true, false: false }[process.env.ALLOW_ON_HEADERS_STOP_ITERATION];
+
 const BASE = join(checkout, "envoy", "demo.yaml");
 
 function cluster(name, endpoint) {
@@ -40,7 +46,7 @@ function cluster(name, endpoint) {
  * @returns {string} JSON for Envoy, or the text of demo.yaml itself where nothing but placeholders had to change
  */
 export function renderBootstrap(options) {
-  const { wasm = WASM, plugin, clusters = {}, allowOnHeadersStopIteration, edit } = options;
+  const { wasm = WASM, plugin, clusters = {}, allowOnHeadersStopIteration = STOP_ITERATION, edit } = options;
   const values = {
     LISTEN_PORT: options.port,
     ADMIN_PORT: options.adminPort,
@@ -120,7 +126,7 @@ export async function startEnvoy({ run, name = "envoy", concurrency = 1, logLeve
   writeFileSync(config, text);
   const child = startProcess({
     name,
-    command: join(checkout, ".venv", "bin", "envoy"),
+    command: ENVOY,
     args: [
       "-c", config,
       // Lets several Envoys run side by side, as a dynamic base id would, and leaves no shared memory behind.

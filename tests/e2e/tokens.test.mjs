@@ -54,7 +54,7 @@ const plugin = {
 
 const rooms = await openRooms({ chunkDelay: 5 });
 const gate = await openGate(rooms, { facilitator: "fake", plugin, concurrency: 2, allowOnHeadersStopIteration: true });
-const blind = await openGate(rooms, { facilitator: "fake", plugin, concurrency: 1 });
+const blind = await openGate(rooms, { facilitator: "fake", plugin, concurrency: 1, allowOnHeadersStopIteration: false });
 const kind = { x402Version: 2, scheme: "upto", network: NETWORK, extra: { facilitatorAddress: FACILITATOR } };
 for (const { fake } of [gate, blind]) fake.always("/supported", { json: { kinds: [kind] } });
 await eventually(

@@ -1,0 +1,215 @@
+/**
+ * The configurations in envoy/: each Envoy file is taken by Envoy and pays, each manifest fits the schema of its kind, and
+ * what each gives the filter is taken by the filter.
+ */
+import assert from "node:assert/strict";
+import { execFile, execFileSync } from "node:child_process";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { test } from "node:test";
+import { promisify } from "node:util";
+import * as gatewayModels from "@kubernetes-models/envoy-gateway/gateway.envoyproxy.io/v1alpha1";
+import * as extensionModels from "@kubernetes-models/istio/extensions.istio.io/v1alpha1";
+import * as networkModels from "@kubernetes-models/istio/networking.istio.io/v1";
+import * as filterModels from "@kubernetes-models/istio/networking.istio.io/v1alpha3";
+import { parse, parseAllDocuments } from "yaml";
+import { makePayer } from "../../stage/client.mjs";
+import { ENVOY, WASM } from "../../stage/envoy.mjs";
+import { checkout, startProcess, until } from "../../stage/processes.mjs";
+import { startStage } from "../../stage/stage.mjs";
+import { openRooms } from "./support.mjs";
+
+/** The status that curl gets; 000 where there is none. It can choose host and certificate, which fetch cannot. */
+const curl = async (...args) => {
+  const options = { cwd: directory };
+  const result = await promisify(execFile)("curl", ["-s", "-o", "/dev/null", "-w", "%{http_code}", ...args], options).catch((error) => error);
+  return result.stdout;
+};
+
+const directory = mkdtempSync(join(tmpdir(), "x402-manifests-"));
+const rooms = await openRooms();
+rooms.atEnd(async () => rmSync(directory, { recursive: true, force: true }));
+
+const read = (file) => readFileSync(join(checkout, "envoy", file), "utf8");
+const MODELS = { ...gatewayModels, ...extensionModels, ...networkModels, EnvoyFilter: filterModels.EnvoyFilter };
+
+const manifests = ["istio", "envoy-gateway"].flatMap((folder) =>
+  readdirSync(join(checkout, "envoy", folder))
+    .filter((file) => file !== "kustomization.yaml")
+    .flatMap((file) => parseAllDocuments(read(`${folder}/${file}`)).map((document) => [`${folder}/${file}`, document.toJS()])),
+);
+
+/** Starts the filter with what a manifest gives it; its first route asks for payment. */
+async function assertTaken(plugin, where) {
+  const clusters = { [plugin.facilitator.cluster]: rooms.facilitator.port };
+  const stage = await startStage({ rooms, plugin, clusters, allowOnHeadersStopIteration: true });
+  try {
+    const [{ match, price }] = plugin.routes;
+    const body = price?.models ? JSON.stringify({ model: "any", messages: [] }) : undefined;
+    const response = await fetch(stage.url + match.path, { method: match.methods?.[0] ?? "GET", body });
+    // Scheme upto is offered once the facilitator has named its account on that network, and this one has none there.
+    const status = plugin.routes[0].accepts?.every(({ scheme }) => scheme === "upto") ? 503 : 402;
+    assert.equal(response.status, status, where);
+  } finally {
+    await stage.stop();
+  }
+}
+
+test("There are manifests for Istio and for Envoy Gateway", () => {
+  const kinds = manifests.map(([, { kind }]) => kind).sort();
+  assert.deepEqual(kinds, [
+    "DestinationRule", "EnvoyExtensionPolicy", "EnvoyFilter", "EnvoyPatchPolicy", "ServiceEntry", "WasmPlugin", "WasmPlugin", "WasmPlugin",
+  ]);
+});
+
+for (const [file, manifest] of manifests) {
+  test(`${file}: ${manifest.kind} fits its schema`, () => {
+    const Model = MODELS[manifest.kind];
+    assert.ok(Model, `no schema of ${manifest.kind}`);
+    const model = new Model(manifest);
+    assert.equal(model.apiVersion, manifest.apiVersion);
+    model.validate();
+    const broken = structuredClone(manifest);
+    broken.spec = { ...broken.spec, targetRefs: 7, targetRef: 7, hosts: 7, host: 7, configPatches: 7 };
+    assert.throws(() => new Model(broken).validate(), "a schema that takes anything says nothing");
+  });
+}
+
+for (const [file, { spec }] of manifests.filter(([, { kind }]) => kind === "WasmPlugin")) {
+  test(`${file}: the filter takes its configuration`, () => assertTaken(spec.pluginConfig, file));
+}
+
+test("envoy-gateway/policy.yaml: the filter takes its configuration", () => {
+  const [, { spec }] = manifests.find(([, { kind }]) => kind === "EnvoyExtensionPolicy");
+  assert.equal(spec.wasm[0].failOpen, false);
+  return assertTaken(spec.wasm[0].config, "policy.yaml");
+});
+
+test("istio/envoyfilter.yaml: Envoy takes the filter, and the filter its configuration", async () => {
+  const [, { spec }] = manifests.find(([, { kind }]) => kind === "EnvoyFilter");
+  const filter = spec.configPatches[0].patch.value;
+  const { configuration } = filter.typed_config.config;
+  await assertTaken(configuration.value, "envoyfilter.yaml");
+  const local = structuredClone(filter);
+  local.typed_config.config.vm_config.code.local.filename = WASM;
+  const edit = ({ static_resources: { listeners } }) => {
+    const filters = listeners[0].filter_chains[0].filters[0].typed_config.http_filters;
+    filters.splice(0, 1, local);
+  };
+  const stage = await startStage({ rooms, clusters: { [configuration.value.facilitator.cluster]: rooms.facilitator.port }, edit });
+  await stage.stop();
+});
+
+test("envoy-gateway/facilitator.yaml: Envoy takes the cluster", async () => {
+  const [, { spec }] = manifests.find(([, { kind }]) => kind === "EnvoyPatchPolicy");
+  const cluster = spec.jsonPatches[0].operation.value;
+  const edit = ({ static_resources }) => static_resources.clusters.push(cluster);
+  await (await startStage({ rooms, edit })).stop();
+});
+
+test("istio/kustomization.yaml names files that are there", () => {
+  const { resources } = parse(read("istio/kustomization.yaml"));
+  const files = readdirSync(join(checkout, "envoy", "istio"));
+  assert.deepEqual(resources.filter((file) => !files.includes(file)), []);
+});
+
+/** A certificate authority, and certificates of it. */
+function makeCertificates() {
+  const openssl = (...args) => execFileSync("openssl", args, { cwd: directory, stdio: "pipe" });
+  const key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
+  openssl("req", "-x509", ...key, "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=mesh", "-days", "2");
+  for (const [name, san] of [["tls", "DNS:weather.local"], ["shop", "URI:spiffe://cluster.local/ns/shop/sa/web"], ["bank", "URI:spiffe://cluster.local/ns/bank/sa/web"]]) {
+    openssl("req", ...key, "-keyout", `${name}.key`, "-out", `${name}.csr`, "-subj", `/CN=${name}`);
+    writeFileSync(join(directory, `${name}.ext`), `subjectAltName=${san}\n`);
+    openssl("x509", "-req", "-in", `${name}.csr`, "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", `${name}.ext`, "-out", `${name}.crt`);
+  }
+  openssl("req", "-x509", ...key, "-keyout", "stranger.key", "-out", "stranger.crt", "-subj", "/CN=x", "-days", "2", "-addext", "subjectAltName=URI:spiffe://cluster.local/ns/shop/sa/web");
+}
+
+/** A shipped file with this machine's paths, at free ports, its services on the stage. */
+function onStage(file, services) {
+  const text = read(file).replaceAll("${WASM}", WASM).replaceAll("${CERTIFICATES}", directory);
+  const shipped = join(directory, file);
+  writeFileSync(shipped, text);
+  execFileSync(ENVOY, ["--mode", "validate", "-c", shipped, "--disable-hot-restart"], { stdio: "pipe" });
+  const bootstrap = parse(text);
+  bootstrap.admin.address.socket_address.port_value = rooms.ports.spare2;
+  bootstrap.static_resources.listeners[0].address.socket_address = { address: "127.0.0.1", port_value: rooms.ports.spare1 };
+  for (const cluster of bootstrap.static_resources.clusters) {
+    const port = services[cluster.name];
+    assert.ok(port, `${file}: the cluster ${cluster.name} is new`);
+    cluster.type = "STATIC";
+    delete cluster.transport_socket;
+    cluster.load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address = { address: "127.0.0.1", port_value: port };
+  }
+  return bootstrap;
+}
+
+async function withEnvoy(name, bootstrap, act) {
+  const config = join(directory, `${name}.json`);
+  writeFileSync(config, JSON.stringify(bootstrap));
+  const child = startProcess({ name, command: ENVOY, args: ["-c", config, "--disable-hot-restart", "--concurrency", "1"], run: rooms.run });
+  try {
+    const ready = `http://127.0.0.1:${bootstrap.admin.address.socket_address.port_value}/ready`;
+    await until(async () => (await fetch(ready)).ok, { what: name, process: child });
+    await act(rooms.ports.spare1);
+  } finally {
+    await child.stop();
+  }
+}
+
+test("gateway.yaml is valid, and sells what it says", async () => {
+  const { port } = rooms.inference;
+  const bootstrap = onStage("gateway.yaml", { inference: port, data: port, facilitator: rooms.facilitator.port, "base-node": rooms.chain.port ?? rooms.ports.chain });
+  // The stage's chain is Base Sepolia.
+  const text = JSON.stringify(bootstrap).replaceAll('"network":"base"', '"network":"base-sepolia"').replaceAll('"rpc":{"base":', '"rpc":{"base-sepolia":');
+  await withEnvoy("gateway", JSON.parse(text), async (port) => {
+    const ask = (host, path, init = []) => curl("-H", `host: ${host}`, ...init, `http://127.0.0.1:${port}${path}`);
+    assert.equal(await ask("data.example.com", "/anything"), "402");
+    assert.equal(await ask("elsewhere.example.com", "/anything"), "403");
+    assert.equal(await ask("data.example.com", "/healthz"), "200");
+    await until(async () => (await ask("api.example.com", "/v1/chat/completions", ["-d", '{"model":"gpt-4o","messages":[]}'])) === "402", { what: "an offer" });
+    assert.equal(await ask("api.example.com", "/v1/chat/completions", ["-d", '{"model":"gpt-9","messages":[]}']), "400");
+  });
+});
+
+test("sidecar.yaml is valid; strangers pay, and callers of the mesh's namespace do not", async () => {
+  makeCertificates();
+  const bootstrap = onStage("sidecar.yaml", { service: rooms.inference.port, facilitator: rooms.facilitator.port });
+  await withEnvoy("sidecar", bootstrap, async (port) => {
+    const ask = (certificate) => {
+      const own = certificate ? ["--cert", `${certificate}.crt`, "--key", `${certificate}.key`] : [];
+      return curl("--cacert", "ca.crt", "--resolve", `weather.local:${port}:127.0.0.1`, ...own, `https://weather.local:${port}/weather`);
+    };
+    assert.equal(await ask(null), "402");
+    assert.equal(await ask("shop"), "200");
+    assert.equal(await ask("bank"), "402");
+    assert.equal(await ask("stranger"), "000", "a certificate of nobody's is no certificate");
+  });
+});
+
+test("compose.yaml: its stage starts, and an Envoy with the file that it writes sells", async () => {
+  const { services } = parse(read("compose.yaml"));
+  assert.match(services.envoy.image, /^envoyproxy\/envoy:v1\.\d+\.\d+$/);
+  const [program, script, , , , file] = services.stage.command.split(" ");
+  assert.equal(`${program} ${script}`, "node stage/rooms.mjs");
+  assert.equal(services.envoy.command, `envoy -c ${file}`);
+  const port = rooms.ports.spare3;
+  const written = join(directory, "compose", "envoy.json");
+  const stage = startProcess({
+    name: "compose-stage",
+    command: process.execPath,
+    args: [join(checkout, script), "--listen", `127.0.0.1:${port}`, "--write", written],
+    run: rooms.run,
+  });
+  try {
+    const bootstrap = await until(async () => JSON.parse(readFileSync(written, "utf8")), { what: "the stage", process: stage, timeoutMs: 60_000 });
+    await withEnvoy("compose", bootstrap, async () => {
+      const response = await makePayer().fetch(`http://127.0.0.1:${port}/weather`);
+      assert.equal(response.status, 200);
+    });
+  } finally {
+    await stage.stop();
+  }
+});

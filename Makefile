@@ -15,7 +15,7 @@ CARGO_HOME ?= $(HOME)/.cargo
 REMAP := --config 'target.$(TARGET).rustflags=[$(foreach dir,$(wildcard $(CARGO_HOME)/registry/src/*),"--remap-path-prefix=$(dir)=",)"--remap-path-prefix=$(CURDIR)="]'
 WASM_BINDGEN := $(shell sed -n '/^name = "wasm-bindgen"$$/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)
 PYTHON ?= python3
-DEBIAN := prometheus
+DEBIAN := prometheus chromium
 
 .DEFAULT_GOAL := help
 PANICKING := target/provoke-panic
@@ -68,9 +68,9 @@ build: rust-target node_modules/.stamp ## Build the filter: target/wasm32-unknow
 build-provoke-panic: rust-target # A filter that panics where a request asks for it, for tests
 	@cargo build --quiet --release --locked --target $(TARGET) --target-dir $(PANICKING) --features provoke-panic $(REMAP)
 
-size: build ## Print the size of the filter, which must not exceed 620 KB
+size: build ## Print the size of the filter, which must not exceed 700 KB
 	@bytes=$$(wc -c < $(WASM)); echo "$(WASM): $$bytes bytes"; \
-		test $$bytes -le 620000 || (echo "That is more than 620,000." && exit 1)
+		test $$bytes -le 700000 || (echo "That is more than 700,000." && exit 1)
 
 demo: setup build ## Watch one request being paid for, end to end, on a local chain
 	@node stage/demo.mjs

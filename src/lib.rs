@@ -12,6 +12,8 @@ pub mod facilitator;
 pub mod json;
 pub mod ledger;
 pub mod money;
+#[cfg(feature = "page")]
+pub mod page;
 pub mod price;
 #[cfg(all(feature = "proxy", target_arch = "wasm32"))]
 pub mod proxy;

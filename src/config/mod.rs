@@ -47,6 +47,9 @@ pub struct Config {
     pub metadata: Vec<MetadataKey>,
     /// Whose payments are taken.
     pub payers: Payers,
+    /// What browsers get with a 402, unless they get what programs get.
+    #[cfg(feature = "page")]
+    pub page: Option<PageConfig>,
     /// Whether a route is free for callers of some names, which the proxy has to tell.
     pub needs_principals: bool,
 }
@@ -140,6 +143,24 @@ impl Terms {
             Principal::Below(prefix) => name.starts_with(prefix),
         })
     }
+}
+
+/// What browsers get with a 402.
+#[cfg(feature = "page")]
+#[derive(Debug, Default)]
+pub struct PageConfig {
+    /// The operator's own page; the built-in one without it.
+    pub own: Option<OwnPage>,
+}
+
+/// The operator's own page.
+#[cfg(feature = "page")]
+#[derive(Debug)]
+pub struct OwnPage {
+    /// HTML with placeholders.
+    pub template: crate::page::Template,
+    /// Its `Content-Security-Policy`, where that is not the usual one.
+    pub csp: Option<String>,
 }
 
 /// A name that a certificate may be for: a URI (SPIFFE) or a DNS name.

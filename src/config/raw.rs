@@ -39,6 +39,9 @@ pub(super) struct Config {
     /// Whose payments are taken.
     #[serde(default, deserialize_with = "json::object")]
     pub payers: Payers,
+    /// What browsers get with a 402.
+    #[serde(default, deserialize_with = "json::object")]
+    pub page: Page,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -50,6 +53,18 @@ pub(super) struct Payers {
     /// Payments of these accounts are not taken.
     #[serde(default)]
     pub deny: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub(super) struct Page {
+    /// Whether they get a page that pays by the wallet of the browser (default true).
+    pub enabled: Option<bool>,
+    /// A page of your own in place of the built-in one: HTML with placeholders such as {{price}}.
+    pub html: Option<String>,
+    /// The Content-Security-Policy of your own page.
+    pub csp: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -13,10 +13,14 @@ use super::raw::{self, TextOr};
 use super::{
     Config, Facilitator, MetadataKey, Offer, Payers, Principal, Recipient, Route, Rpc, Service, Settle, Terms,
 };
+#[cfg(feature = "page")]
+use super::{OwnPage, PageConfig};
 use crate::evm::Address;
 use crate::json::{self, JsonError, Named, Object};
 use crate::ledger::Ledger;
 use crate::money::{Amount, Dollars};
+#[cfg(feature = "page")]
+use crate::page::Template;
 use crate::price::{Pointers, RATE_SCALE_DIGITS, Rate, Rates, Shape, Tariff};
 use crate::route::{Access, HostPattern, Matcher, Pattern, RouteTable};
 use crate::scheme::MIN_LIFETIME_SECONDS;
@@ -70,10 +74,14 @@ pub(super) fn config(raw: raw::Config) -> Result<Config> {
             metadata.push(key);
         }
     }
+    #[cfg(not(feature = "page"))]
+    page(&raw.page)?;
     let needs_principals =
         routes.iter().filter_map(|route| route.terms.as_ref()).any(|terms| !terms.free_for.is_empty());
     Ok(Config {
         payers: payers(&raw.payers)?,
+        #[cfg(feature = "page")]
+        page: page(raw.page)?,
         needs_principals,
         needs_introduction,
         metadata,
@@ -200,6 +208,30 @@ fn payers(raw: &raw::Payers) -> Result<Payers> {
     };
     let allow = raw.allow.as_ref().map(|accounts| read("allow", accounts)).transpose()?;
     Ok(Payers { allow, deny: read("deny", &raw.deny)? })
+}
+
+#[cfg(feature = "page")]
+fn page(raw: raw::Page) -> Result<Option<PageConfig>> {
+    let is_header = |csp: &String| !csp.is_empty() && is_field_value(csp);
+    if raw.csp.as_ref().is_some_and(|csp| raw.html.is_none() || !is_header(csp)) {
+        return refuse("page.csp", "is not the value of a header that goes with a page.html of your own");
+    }
+    let own = match raw.html {
+        None => None,
+        Some(html) => match Template::parse(html) {
+            Ok(template) => Some(OwnPage { template, csp: raw.csp }),
+            Err(error) => return refuse("page.html", error),
+        },
+    };
+    Ok(raw.enabled.unwrap_or(true).then_some(PageConfig { own }))
+}
+
+#[cfg(not(feature = "page"))]
+fn page(raw: &raw::Page) -> Result<()> {
+    match (&raw.html, &raw.csp, raw.enabled) {
+        (None, None, None | Some(false)) => Ok(()),
+        _ => refuse("page", "is not part of this build of the filter"),
+    }
 }
 
 /// Callers that need not pay.

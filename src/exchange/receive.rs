@@ -238,6 +238,7 @@ impl Payment {
                 let error = rejection.to_string();
                 let reply = match outcome {
                     Outcome::Malformed => Reply::error(400, &error),
+                    Outcome::Unpaid => unpaid(context, head, terms, &url),
                     _ => Reply::payment_required(&error, terms, &url),
                 };
                 let payment = if let Rejection::Refused(payment, _) = rejection { Some(*payment) } else { None };
@@ -246,6 +247,19 @@ impl Payment {
             }
         }
     }
+}
+
+/// The terms, for programs or for people.
+#[cfg_attr(not(feature = "page"), allow(unused_variables, reason = "a page would ask who is there"))]
+fn unpaid(context: Context<'_>, head: &RequestHead, terms: &Terms, url: &str) -> Reply {
+    let reply = Reply::payment_required(reason::PAYMENT_REQUIRED, terms, url);
+    #[cfg(feature = "page")]
+    if let Some(page) = &context.config.page
+        && crate::page::wants_page(&head.text("accept"), &head.text("sec-fetch-dest"))
+    {
+        return reply.page(page.own.as_ref(), terms, &head.text(":method"), url);
+    }
+    reply
 }
 
 /// A payment that was read and checked.

@@ -3,9 +3,13 @@
 use std::borrow::Cow;
 
 use super::UpstreamHead;
+#[cfg(feature = "page")]
+use crate::config::OwnPage;
 use crate::config::Terms;
 use crate::facilitator::Unknown;
 use crate::json::to_text;
+#[cfg(feature = "page")]
+use crate::page::{self, PageData, Way};
 use crate::x402::header::PAYMENT_REQUIRED;
 use crate::x402::terms::{self, Resource};
 use crate::x402::{Receipt, Requirement, Version, reason};
@@ -24,7 +28,7 @@ pub struct Reply {
     pub status: u16,
     /// Headers; names in lower case.
     pub headers: Vec<(Cow<'static, str>, String)>,
-    /// A JSON body, or none.
+    /// A JSON body, a page, or none.
     pub body: String,
 }
 
@@ -66,6 +70,27 @@ impl Reply {
         let status = if error == reason::PERMIT2_ALLOWANCE_REQUIRED { 412 } else { 402 };
         Self::json(status, terms::to_v1_body(error, resource, &accepts))
             .with(PAYMENT_REQUIRED, terms::to_header(error, resource, &accepts))
+    }
+
+    /// The same for people: the terms as a page that pays.
+    #[cfg(feature = "page")]
+    pub(super) fn page(mut self, own: Option<&OwnPage>, terms: &Terms, method: &str, url: &str) -> Self {
+        let Terms { description, mime_type, .. } = terms;
+        let error = reason::PAYMENT_REQUIRED;
+        let ways: Vec<Way<'_>> =
+            terms.offers.iter().map(|offer| Way::new(&offer.requirement, offer.dollar_decimals)).collect();
+        let accepts: Vec<&Requirement> = ways.iter().map(|way| way.requirement).collect();
+        let json = terms::to_json(error, Resource { url, description, mime_type }, &accepts);
+        let data = PageData { terms: &json, ways: &ways, description, url, method, error };
+        let page = match own {
+            Some(own) => page::render_custom(&own.template, own.csp.as_deref(), &data),
+            None => page::render(&data),
+        };
+        for (name, value) in page.headers() {
+            self.headers.retain(|(other, _)| other != name);
+            self.headers.push((name.into(), value.to_owned()));
+        }
+        Self { body: page.html, ..self }
     }
 
     /// The facilitator refused to settle. Nothing has moved.

@@ -23,6 +23,11 @@ pub struct Resource<'a> {
 
 /// The terms of version 2, encoded for `PAYMENT-REQUIRED`. `error` says why the request was not served.
 pub fn to_header(error: &str, resource: Resource<'_>, accepts: &[&Requirement]) -> String {
+    header::encode(&to_json(error, resource, accepts))
+}
+
+/// The terms of version 2 as JSON.
+pub fn to_json(error: &str, resource: Resource<'_>, accepts: &[&Requirement]) -> String {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Wire<'a> {
@@ -31,7 +36,7 @@ pub fn to_header(error: &str, resource: Resource<'_>, accepts: &[&Requirement]) 
         resource: Resource<'a>,
         accepts: &'a [&'a Requirement],
     }
-    header::encode(&to_text(&Wire { x402_version: Version::V2.number(), error, resource, accepts }))
+    to_text(&Wire { x402_version: Version::V2.number(), error, resource, accepts })
 }
 
 /// The terms of version 1: a JSON body. Entries that version 1 does not know are left out, because its clients take no

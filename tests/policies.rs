@@ -197,3 +197,119 @@ fn what_came_of_a_settlement_is_told() {
         }
     }
 }
+
+// ------------------------------------------------------------------------------------------------------ other origins
+
+const APP: (&str, &str) = ("origin", "https://app.example.com");
+
+#[test]
+fn scripts_of_admitted_origins_may_ask_to_pay() {
+    let asks = [("access-control-request-method", "GET"), ("access-control-request-headers", "payment-signature")];
+    for (origins, is_admitted) in [
+        (json!(["https://app.example.com"]), true),
+        (json!(["*"]), true),
+        (json!(["https://other.example.com", "https://app.example.com:8443", "http://app.example.com"]), false),
+        (json!([]), false),
+    ] {
+        let mut stage = stage(|config| config["cors"] = json!({"origins": origins}));
+        let request = stage.start(&head("OPTIONS", "/weather", &[APP, asks[0], asks[1]]));
+        assert_eq!(request.forwarded.is_none(), is_admitted, "{origins}");
+        if is_admitted {
+            assert_eq!((request.status(), request.reply_header("access-control-allow-methods")), (204, Some("GET")));
+            assert_eq!(request.reply_header("access-control-allow-headers"), Some("payment-signature"));
+        }
+        let admission = head("GET", "/weather", &[APP]).admission(&stage.config);
+        let expected = [("access-control-allow-origin", APP.1.to_owned()), ("vary", "origin".to_owned())];
+        assert_eq!(admission, if is_admitted { expected.to_vec() } else { Vec::new() });
+        assert_eq!(head("GET", "/weather", &[]).admission(&stage.config), []);
+    }
+}
+
+#[test]
+fn an_origin_is_written_as_browsers_write_it() {
+    for origin in [
+        "",
+        "app.example.com",
+        "https://app.example.com/",
+        "https://app.example.com/a",
+        "HTTPS://a.b",
+        "null",
+        "https://*.b.c/x",
+    ] {
+        let mut config = base_config();
+        config["cors"] = json!({"origins": [origin]});
+        assert!(refusal(&config).starts_with("cors.origins[0]: "), "{origin}");
+    }
+}
+
+// --------------------------------------------------------------------------------------------------- what is for sale
+
+#[test]
+fn agents_find_what_is_for_sale() {
+    let mut stage = stage(|config| {
+        config["unmatched"] = "deny".into();
+        config["routes"] = json!([
+            {"match": {"path": "/weather"}, "price": "$0.001", "description": "Weather", "mime_type": "application/json"},
+            {"match": {"path": "/healthz"}, "free": true},
+            {"match": {"hosts": ["*.example.org"], "methods": ["POST"], "path": "/chat/{room}"}, "price": {
+                "usage": "openai", "models": {"*": {"input": "$1", "output": "$1"}}}},
+        ]);
+    });
+    let request = stage.start(&head("GET", "/.well-known/x402?a=b", &[]));
+    assert_eq!((request.status(), request.reply_header("access-control-allow-origin")), (200, Some("*")));
+    let body = request.body();
+    assert_eq!(body["resources"], json!(["http://api.example.com/weather", "http://*.example.org/chat/{room}"]));
+    let [weather, chat] = body["items"].as_array().unwrap().as_slice() else { panic!("two are for sale") };
+    assert_eq!((&weather["description"], &weather["accepts"][0]["amount"]), (&json!("Weather"), &json!("1000")));
+    assert_eq!(
+        (&chat["methods"], &chat["accepts"]),
+        (&json!(["POST"]), &json!([])),
+        "its price depends on the request"
+    );
+    for (method, path) in [("POST", "/.well-known/x402"), ("GET", "/.well-known/x402/a"), ("GET", "/.WELL-KNOWN/x402")]
+    {
+        assert_eq!(stage.start(&head(method, path, &[])).status(), 403, "{method} {path}");
+    }
+}
+
+#[test]
+fn the_catalogue_leaves_the_operators_own_alone() {
+    let silent = stage(|config| config["discovery"] = false.into()).start(&head("GET", "/.well-known/x402", &[]));
+    assert!(silent.forwarded.is_some());
+    for route in [
+        json!({"match": {"path": "/{*rest}"}, "price": "$1"}),
+        json!({"match": {"path": "/.well-known/{x}"}, "free": true}),
+    ] {
+        let request = stage(|config| config["routes"] = json!([route])).start(&head("GET", "/.well-known/x402", &[]));
+        assert_ne!(request.status(), 200);
+    }
+}
+
+// ------------------------------------------------------------------------------------------------------------- people
+
+#[cfg(feature = "page")]
+#[test]
+fn a_browser_gets_a_page_and_a_program_does_not() {
+    const BROWSER: (&str, &str) = ("accept", "text/html,application/xhtml+xml,*/*;q=0.8");
+    let page = |stage: &mut Stage, headers: &[(&str, &str)]| {
+        let request = stage.start(&head("GET", "/weather", headers));
+        assert_eq!(request.status(), 402);
+        assert!(request.reply_header("payment-required").is_some(), "the terms are there for everybody");
+        assert_eq!(request.reply_header("cache-control"), Some("no-store"));
+        request.reply_header("content-type").unwrap().starts_with("text/html")
+    };
+    let mut plain = stage(|_| ());
+    assert!(page(&mut plain, &[BROWSER]));
+    assert!(!page(&mut plain, &[("accept", "*/*")]));
+    assert!(!page(&mut plain, &[BROWSER, ("sec-fetch-dest", "empty")]));
+    assert!(!page(&mut stage(|config| config["page"] = json!({"enabled": false})), &[BROWSER]));
+    let mut own = stage(|config| config["page"] = json!({"html": "<p>{{price}}</p>", "csp": "default-src 'none'"}));
+    let request = own.start(&head("GET", "/weather", &[BROWSER]));
+    assert_eq!(request.reply.as_ref().unwrap().body, "<p>$0.001</p>");
+    assert_eq!(request.reply_header("content-security-policy"), Some("default-src 'none'"));
+    for page in [json!({"html": "{{unknown}}"}), json!({"csp": "x"}), json!({"html": "<p>", "csp": "a\nb"})] {
+        let mut config = base_config();
+        config["page"] = page;
+        assert!(refusal(&config).starts_with("page."), "{}", refusal(&config));
+    }
+}

@@ -47,6 +47,10 @@ pub struct Config {
     pub metadata: Vec<MetadataKey>,
     /// Whose payments are taken.
     pub payers: Payers,
+    /// Origins whose scripts may pay.
+    pub origins: Vec<Origin>,
+    /// Whether the filter lists what is for sale.
+    pub is_discoverable: bool,
     /// What browsers get with a 402, unless they get what programs get.
     #[cfg(feature = "page")]
     pub page: Option<PageConfig>,
@@ -163,6 +167,15 @@ pub struct OwnPage {
     pub csp: Option<String>,
 }
 
+/// An origin whose scripts may pay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// All of them.
+    Any,
+    /// Scheme, host and port, as browsers write it.
+    Exact(String),
+}
+
 /// A name that a certificate may be for: a URI (SPIFFE) or a DNS name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Principal {
@@ -267,6 +280,14 @@ pub enum Unmatched {
 }
 
 impl Config {
+    /// Whether scripts of an origin may pay here.
+    pub fn admits_origin(&self, origin: &str) -> bool {
+        self.origins.iter().any(|admitted| match admitted {
+            Origin::Any => true,
+            Origin::Exact(exact) => exact == origin,
+        })
+    }
+
     /// Whether the operator lets a header through that can override path or method.
     pub fn keeps_header(&self, name: &str) -> bool {
         self.kept_headers.iter().any(|kept| kept == name)

@@ -42,6 +42,11 @@ pub(super) struct Config {
     /// What browsers get with a 402.
     #[serde(default, deserialize_with = "json::object")]
     pub page: Page,
+    /// Whose scripts may pay from other origins.
+    #[serde(default, deserialize_with = "optional_object")]
+    pub cors: Option<Cors>,
+    /// Whether GET /.well-known/x402 lists what is for sale, where no route takes that path (default true).
+    pub discovery: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -53,6 +58,14 @@ pub(super) struct Payers {
     /// Payments of these accounts are not taken.
     #[serde(default)]
     pub deny: Vec<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub(super) struct Cors {
+    /// Origins such as https://app.example.com, or * for any.
+    pub origins: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -11,7 +11,7 @@ use ruint::aliases::U256;
 use super::networks::{KnownAsset, NETWORKS, V1_NAMES};
 use super::raw::{self, TextOr};
 use super::{
-    Config, Facilitator, MetadataKey, Offer, Payers, Principal, Recipient, Route, Rpc, Service, Settle, Terms,
+    Config, Facilitator, MetadataKey, Offer, Origin, Payers, Principal, Recipient, Route, Rpc, Service, Settle, Terms,
 };
 #[cfg(feature = "page")]
 use super::{OwnPage, PageConfig};
@@ -80,6 +80,8 @@ pub(super) fn config(raw: raw::Config) -> Result<Config> {
         routes.iter().filter_map(|route| route.terms.as_ref()).any(|terms| !terms.free_for.is_empty());
     Ok(Config {
         payers: payers(&raw.payers)?,
+        origins: raw.cors.as_ref().map_or(Ok(Vec::new()), origins)?,
+        is_discoverable: raw.discovery.unwrap_or(true),
         #[cfg(feature = "page")]
         page: page(raw.page)?,
         needs_principals,
@@ -232,6 +234,24 @@ fn page(raw: &raw::Page) -> Result<()> {
         (None, None, None | Some(false)) => Ok(()),
         _ => refuse("page", "is not part of this build of the filter"),
     }
+}
+
+fn origins(raw: &raw::Cors) -> Result<Vec<Origin>> {
+    let origin = |(index, text): (usize, &String)| {
+        let is_origin = |uri: &Uri| {
+            parts_of(uri)
+                .is_some_and(|(scheme, authority, _)| *text == format!("{scheme}://{authority}").to_ascii_lowercase())
+        };
+        match text.parse::<Uri>() {
+            _ if text == "*" => Ok(Origin::Any),
+            Ok(uri) if is_origin(&uri) => Ok(Origin::Exact(text.clone())),
+            _ => refuse(
+                format!("cors.origins[{index}]"),
+                format_args!("{text:?} is not an origin such as \"https://app.example.com\", nor \"*\""),
+            ),
+        }
+    };
+    raw.origins.iter().enumerate().map(origin).collect()
 }
 
 /// Callers that need not pay.

@@ -4,6 +4,7 @@
 //! Nothing here does anything. Each state holds just what its end needs, and the last one holds nothing, so a second
 //! reply or a second delivery cannot be written down.
 
+mod catalogue;
 mod meter;
 mod payment;
 mod quote;
@@ -370,10 +371,16 @@ impl Exchange {
         let config = context.config;
         match head.with_target(|target| config.table.decide(target)) {
             Decision::Ambiguous => Effects::reply(Reply::error(400, AMBIGUOUS_PATH)).and_over(),
+            Decision::Unmatched if config.is_discoverable && catalogue::is_asked(head) => {
+                Effects::reply(Reply::catalogue(catalogue::list(config, head))).and_over()
+            }
             Decision::Unmatched if config.unmatched == Unmatched::Deny => {
                 Effects::reply(Reply::error(403, "no route takes this request")).and_over()
             }
             Decision::Unmatched | Decision::Free(_) => pass(config, head),
+            Decision::Priced(_) if head.is_preflight() && config.admits_origin(&head.text("origin")) => {
+                Effects::reply(Reply::leave(head)).and_over()
+            }
             Decision::Priced(_) if head.is_preflight() => {
                 let (_, effects) = pass(config, head);
                 (Self::Preflight, effects)

@@ -58,7 +58,7 @@ impl Terms {
 
 impl Offer {
     /// Whether it is the same for every request.
-    fn is_fixed(&self) -> bool {
+    pub(super) fn is_fixed(&self) -> bool {
         self.requirement.scheme == Scheme::Exact && self.rates.is_none() && self.recipients.len() == 1
     }
 

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::UpstreamHead;
+use super::{RequestHead, UpstreamHead};
 #[cfg(feature = "page")]
 use crate::config::OwnPage;
 use crate::config::Terms;
@@ -61,6 +61,26 @@ impl Reply {
     pub(super) fn preflight(head: UpstreamHead) -> Self {
         let headers = head.cors.into_iter().map(|(name, value)| (name.into(), value)).collect();
         Self { status: head.status, headers, body: String::new() }
+    }
+
+    /// Leave for a script of another origin to send a request that pays.
+    pub(super) fn leave(head: &RequestHead) -> Self {
+        const MAX_AGE_SECONDS: &str = "600";
+        let asked = |name: &str| head.text(name);
+        Self { status: 204, headers: Vec::new(), body: String::new() }
+            .with("access-control-allow-methods", asked("access-control-request-method"))
+            .with("access-control-allow-headers", asked("access-control-request-headers"))
+            .with("access-control-max-age", MAX_AGE_SECONDS)
+    }
+
+    /// What is for sale, for whoever asks.
+    pub(super) fn catalogue(json: String) -> Self {
+        let headers = [
+            ("content-type", "application/json"),
+            ("cache-control", "public, max-age=60"),
+            ("access-control-allow-origin", "*"),
+        ];
+        Self { status: 200, headers: headers.map(|(name, value)| (name.into(), value.to_owned())).to_vec(), body: json }
     }
 
     /// The terms of a route, and why the request was not served.

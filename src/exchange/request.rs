@@ -102,6 +102,16 @@ impl RequestHead {
         format!("{scheme}://{}{}", self.text(":authority"), self.text(":path"))
     }
 
+    /// What a browser wants to read on every answer to a script of another origin (Fetch standard, CORS check), where
+    /// the configuration admits that origin. Empty where it does not.
+    pub fn admission(&self, config: &Config) -> Vec<(&'static str, String)> {
+        let origin = self.text("origin");
+        if origin.is_empty() || !config.admits_origin(&origin) {
+            return Vec::new();
+        }
+        vec![("access-control-allow-origin", origin), ("vary", "origin".to_owned())]
+    }
+
     /// Whether its body is compressed, or encoded in another way.
     pub fn is_encoded(&self) -> bool {
         self.all("content-encoding").any(|encoding| !encoding.trim_ascii().eq_ignore_ascii_case(b"identity"))

@@ -32,6 +32,8 @@ pub(super) struct Http {
     /// What all requests of this plugin know.
     shared: Shared,
     has_forwarded: bool,
+    /// What a browser wants to read on every answer.
+    admission: Vec<(&'static str, String)>,
     /// The question whose answer may be used again.
     caching: Option<Question>,
     /// The question whose answer is timed, and when it was put, in nanoseconds since the epoch.
@@ -85,6 +87,7 @@ impl Http {
             reading: None,
             shared,
             has_forwarded: false,
+            admission: Vec::new(),
             caching: None,
             timing: None,
             has_ended: false,
@@ -290,6 +293,7 @@ impl Http {
             self.provoked = head.text("x-provoke-panic");
         }
         self.may_panic(|_| "request");
+        self.admission = head.admission(&self.config);
         let begun = host::now()?;
         let next = Exchange::start(self.context_at(begun), &head);
         if let (Exchange::Claiming(_), Ok(checked)) = (&next.0, host::now()) {
@@ -434,10 +438,13 @@ impl Http {
                 self.has_forwarded = true;
                 edit_request(&edits)?;
             }
-            Stream::Deliver(edits) => edit_response(&edits)?,
+            Stream::Deliver(edits) => {
+                edit_response(&edits)?;
+                admit(&self.admission)?;
+            }
             Stream::Reply(reply) => {
                 self.held = None;
-                send(&reply)?;
+                send(&reply, &self.admission)?;
                 return Ok(false);
             }
         }
@@ -595,8 +602,19 @@ fn edit_response(edits: &ResponseEdits) -> Result<(), HostError> {
     edits.add.iter().try_for_each(|(name, value)| host::add_header(map, name, value))
 }
 
-fn send(reply: &Reply) -> Result<(), HostError> {
-    let headers: Vec<_> = reply.headers.iter().map(|(name, value)| (name.as_ref(), value.as_str())).collect();
+/// Lets a script of another origin read the response.
+fn admit(admission: &[(&'static str, String)]) -> Result<(), HostError> {
+    admission.iter().try_for_each(|(name, value)| match *name {
+        "vary" => host::add_header(Map::Response, name, value),
+        _ => host::set_header(Map::Response, name, value),
+    })
+}
+
+fn send(reply: &Reply, admission: &[(&'static str, String)]) -> Result<(), HostError> {
+    let own = reply.headers.iter().map(|(name, value)| (name.as_ref(), value.as_str()));
+    let admission = admission.iter().map(|(name, value)| (*name, value.as_str()));
+    let is_new = |name: &str| name == "vary" || reply.headers.iter().all(|(own, _)| own != name);
+    let headers: Vec<_> = own.chain(admission.filter(|(name, _)| is_new(name))).collect();
     host::send_reply(reply.status, "x402", &headers, &reply.body)
 }
 

@@ -127,6 +127,11 @@ impl RouteTable {
         table
     }
 
+    /// What requests each route is for, in order.
+    pub fn matchers(&self) -> impl Iterator<Item = &Matcher> {
+        self.routes.iter().map(|(matcher, _)| matcher)
+    }
+
     /// Where a request belongs.
     pub fn decide(&self, target: Target<'_>) -> Decision {
         let method = target.method.to_ascii_uppercase();

@@ -8,6 +8,14 @@ pub struct Pattern {
     segments: Vec<Segment>,
     has_rest: bool,
     has_final_slash: bool,
+    /// As it was written.
+    text: String,
+}
+
+impl std::fmt::Display for Pattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
 }
 
 /// One step of a pattern.
@@ -58,7 +66,7 @@ impl Pattern {
             "" => Vec::new(),
             path => path.split('/').map(parse_segment).collect::<Result<_, _>>()?,
         };
-        Ok(Self { segments, has_rest, has_final_slash })
+        Ok(Self { segments, has_rest, has_final_slash, text: text.to_owned() })
     }
 
     /// Whether `path` (with its leading slash, without query) is written exactly as the pattern has it: letter case and

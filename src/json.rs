@@ -3,6 +3,7 @@
 //! serde tells where in the text it stopped; the path is found by reading the text again up to there. That costs
 //! nothing unless there is an error, and a tenth of the code that carrying the path along would take.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -125,8 +126,9 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Named<T> {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut entries: Self::Value = Vec::new();
+                let mut names = BTreeSet::new();
                 while let Some(name) = map.next_key::<String>()? {
-                    if entries.iter().any(|(earlier, _)| *earlier == name) {
+                    if !names.insert(name.clone()) {
                         return Err(A::Error::custom(format_args!("duplicate field `{name}`")));
                     }
                     entries.push((name, map.next_value()?));

@@ -122,8 +122,13 @@ fn a_quote_is_the_most_that_a_request_can_cost() {
         (json!({"max_tokens": 10, "prompt": ["a", "b", "c"]}), 30),
         (json!({"max_tokens": 10, "prompt": [1, 2, 3]}), 10),
         (json!({"max_tokens": 10, "prompt": "a"}), 10),
-        (json!({"max_output_tokens": 7}), 7),
-        (json!({"max_tokens": 0}), 0),
+        (json!({"max_output_tokens": 7}), 1000),
+        (json!({"max_output_tokens": 7, "messages": null, "input": "a"}), 7),
+        (json!({"max_tokens": 7, "messages": null, "input": "a"}), 1000),
+        (json!({"max_completion_tokens": 7, "messages": null, "prompt": "a"}), 1000),
+        (json!({"max_tokens": 7, "input": "a"}), 1000),
+        (json!({"max_tokens": 0}), 1000),
+        (json!({"max_tokens": 1, "n_predict": 800}), 800),
     ] {
         let text = chat(more);
         let entry = quote(&mut stage, &text);
@@ -766,5 +771,166 @@ fn model_and_limits_may_come_from_metadata() {
         (vec![model, ("max_tokens", double(1e300))], Some("100"), 400),
     ] {
         assert_eq!(stage.start(&request(&values, length)).status(), status, "{values:?}");
+    }
+}
+
+// ------------------------------------------------------------------------------------- what a client might try to get
+
+/// A stage whose route is priced by `usage`, a payment of scheme `upto` for a body, and the head that carries it.
+fn paying_by(usage: &str, text: &str, lifetime: u64) -> (Stage, RequestHead) {
+    let mut json = config("upto");
+    json["routes"][0]["price"]["usage"] = usage.into();
+    let mut stage = Stage::new(&json);
+    let entry = quote(&mut stage, text);
+    let wallet = Wallet::new(1);
+    let mut payment = wallet.pay(&entry, 1);
+    payment["payload"]["permit2Authorization"]["deadline"] = (stage.now + lifetime).to_string().into();
+    wallet.sign_payment(&mut payment);
+    (stage, post("/chat", &[("payment-signature", &encode(&payment))]))
+}
+
+#[test]
+fn a_charge_buys_its_own_response_and_no_dearer_one() {
+    let texts = ["Say hi, and nothing more", "Write a novel, and a long"].map(|prompt| {
+        let prompt = format!("{prompt:.<30}");
+        chat(json!({"max_tokens": 900, "messages": [{"role": "user", "content": prompt}]}))
+    });
+    assert_eq!(texts[0].len(), texts[1].len(), "their quotes are the same");
+    let (mut stage, head) = paying("upto", &texts[0]);
+    let used = json!({"choices": [], "usage": usage(20, 0, 1)}).to_string();
+    let mut first = stage.play(&head, [body(&texts[0]), valid(), answer("application/json"), weighed(&used)]);
+    stage.step(&mut first, Event::Ended);
+    stage.step(&mut first, settled());
+    assert_eq!(outcome(&first), Outcome::Abandoned);
+    let dearer = stage.play(&head, [body(&texts[1])]);
+    assert_eq!((dearer.status(), outcome(&dearer)), (402, Outcome::Spent), "{}", dearer.story());
+    let same = stage.play(&head, [body(&texts[0]), upstream(200)]);
+    assert_eq!(outcome(&same), Outcome::Served, "{}", same.story());
+}
+
+#[test]
+fn a_charge_for_what_was_not_read_is_spent_when_its_client_leaves() {
+    let mut stage = Stage::new(&config("upto"));
+    let unpaid = stage.play(&post("/flat", &[]), []);
+    let entry = decode(unpaid.reply_header("payment-required").unwrap())["accepts"][0].clone();
+    let payment = Wallet::new(1).pay(&entry, 1);
+    let head = post("/flat", &[("payment-signature", &encode(&payment))]);
+    let Event::Upstream(cheap) = upstream(200) else { panic!("a response") };
+    let cheap = UpstreamHead { settlement_overrides: Some(r#"{"amount": "1"}"#.to_owned()), ..cheap };
+    let mut request = stage.play(&head, [valid(), Event::Upstream(cheap)]);
+    assert_eq!(asked_to_settle(&request), "1");
+    stage.step(&mut request, Event::Ended);
+    stage.step(&mut request, settled());
+    assert_eq!(outcome(&stage.play(&head, [])), Outcome::Spent);
+}
+
+#[test]
+fn a_client_that_leaves_before_the_last_word_pays_for_what_it_saw() {
+    let start =
+        "data: {\"type\":\"message_start\",\"message\":{\"usage\":{\"input_tokens\":25,\"output_tokens\":1}}}\n\n";
+    let delta = "data: {\"type\":\"content_block_delta\",\"delta\":{\"type\":\"text_delta\",\"text\":\"Hello\"}}\n\n";
+    let early = "data: {\"choices\":[{\"delta\":{}}],\"usage\":{\"prompt_tokens\":25,\"completion_tokens\":1,\"total_tokens\":26}}\n\n";
+    let piece = "data: {\"choices\":[{\"delta\":{\"content\":\"x\"}}]}\n\n";
+    for (shape, first, more) in [("anthropic", start, delta), ("openai", early, piece)] {
+        let text = chat(json!({"max_tokens": 500, "stream": true}));
+        let (mut stage, head) = paying_by(shape, &text, 300);
+        let mut request = stage.play(&head, [body(&text), valid(), answer("text/event-stream"), chunk(first, false)]);
+        (0..200).for_each(|_| stage.step(&mut request, chunk(more, false)));
+        stage.step(&mut request, Event::Ended);
+        // 25 tokens of input, and an event is a token of output.
+        assert_eq!(asked_to_settle(&request), (25_usize * 25 + 201 * 100).div_ceil(10).to_string(), "{shape}");
+    }
+}
+
+#[test]
+fn whoever_got_nothing_pays_nothing() {
+    let text = chat(json!({"max_tokens": 500, "stream": true}));
+    let error = "data: {\"error\":{\"message\":\"overloaded\"}}\n\n";
+    for (pieces, ends) in [(vec![], false), (vec![error], false), (vec![error], true)] {
+        let (mut stage, head) = paying("upto", &text);
+        let mut request = stage.play(&head, [body(&text), valid(), answer("text/event-stream")]);
+        pieces.iter().for_each(|piece| stage.step(&mut request, chunk(piece, ends)));
+        if !ends {
+            stage.step(&mut request, Event::Ended);
+        }
+        assert!(request.calls.iter().all(|call| call.path != "/settle"), "{}", request.story());
+    }
+}
+
+#[test]
+fn a_stream_that_can_no_longer_be_paid_for_is_not_opened() {
+    let text = chat(json!({"max_tokens": 500, "stream": true}));
+    let (mut stage, head) = paying_by("openai", &text, 60);
+    let mut request = stage.play(&head, [body(&text), valid()]);
+    stage.now += 70;
+    stage.step(&mut request, answer("text/event-stream"));
+    assert_eq!((request.status(), request.reason()), (402, "permit2_deadline_expired"), "{}", request.story());
+    // Nor does more of it pass once it is too late.
+    let (mut stage, head) = paying_by("openai", &text, 60);
+    let mut request = stage.play(&head, [body(&text), valid(), answer("text/event-stream"), chunk(EVENTS[0], false)]);
+    let passed = request.passed.len();
+    stage.now += 55;
+    stage.step(&mut request, chunk(EVENTS[1], false));
+    assert!(request.story().contains("cut"), "{}", request.story());
+    assert_eq!(request.passed.len(), passed);
+}
+
+#[test]
+fn a_usage_too_long_to_be_read_costs_the_maximum() {
+    let text = chat(json!({"max_tokens": 500, "stream": true, "stream_options": {"include_usage": true}}));
+    let (mut stage, head) = paying("upto", &text);
+    let mut request = stage.play(&head, [body(&text), valid(), answer("text/event-stream"), chunk(EVENTS[0], false)]);
+    let long = format!("data: {{\"x\":\"{}\"}}\n\n", "x".repeat(5 << 20));
+    stage.step(&mut request, chunk(&long[..long.len() - 9], false));
+    stage.step(&mut request, chunk(&long[long.len() - 9..], true));
+    assert_eq!(asked_to_settle(&request), (text.len() * 25 + 500 * 100).div_ceil(10).to_string());
+}
+
+#[test]
+fn nothing_in_a_request_makes_it_cheaper_than_what_it_gets() {
+    let mut pointers = config("exact");
+    pointers["routes"][0]["price"]["usage"] =
+        json!({"model": "/a/model", "max_output_tokens": "/limit", "input_tokens": "/i", "output_tokens": "/o"});
+    let openai = config("exact");
+    for (config, text) in [
+        (&pointers, r#"{"a":{"model":"llama-3-8b","Model":"gpt-4o"},"limit":1}"#.to_owned()),
+        (&pointers, r#"{"A":{"model":"gpt-4o"},"a":{"model":"llama-3-8b"},"limit":1}"#.to_owned()),
+        (&pointers, r#"{"a":{"model":"llama-3-8b"},"limit":1,"LIMIT":9}"#.to_owned()),
+        (&openai, chat(json!({"maxTokens": 900}))),
+        (&openai, chat(json!({"max-tokens": 900}))),
+        (&openai, chat(json!({"model": "GPT-4o"}))),
+        (&openai, chat(json!({"model": "llama-3-8b,gpt-4o"}))),
+        (&openai, chat(json!({"models": ["gpt-4o"]}))),
+        (&openai, chat(json!({"fallbacks": ["gpt-4o"]}))),
+        (&openai, chat(json!({"background": true}))),
+    ] {
+        let request = Stage::new(config).play(&post("/chat", &[]), [body(&text)]);
+        assert_eq!(request.status(), 400, "{text}: {}", request.story());
+    }
+    for kind in
+        ["application/json; charset=utf-7", "application/json;charset=\"UTF-16\"", "text/plain; Charset = latin1"]
+    {
+        let request = Stage::new(&openai).start(&post("/chat", &[("content-type", kind)]));
+        assert_eq!(request.status(), 415, "{kind}");
+    }
+    let twice = post("/chat", &[("content-type", "application/json"), ("content_type", "application/json")]);
+    assert_eq!(Stage::new(&openai).start(&twice).status(), 415);
+    let plain = post("/chat", &[("content-type", "application/json; charset=UTF-8")]);
+    assert_eq!(Stage::new(&openai).play(&plain, [body(&chat(json!({})))]).status(), 402);
+}
+
+#[test]
+fn only_a_payment_that_is_metered_has_its_request_rewritten() {
+    let mut json = config("upto");
+    let accepts = ["exact", "upto"].map(|scheme| json!({"scheme": scheme, "network": "base-sepolia", "asset": "USDC"}));
+    json["defaults"]["accepts"] = accepts.to_vec().into();
+    let text = chat(json!({"max_tokens": 500, "stream": true}));
+    let mut stage = Stage::new(&json);
+    let unpaid = stage.play(&post("/chat", &[]), [body(&text)]);
+    let accepts = decode(unpaid.reply_header("payment-required").unwrap())["accepts"].clone();
+    for (index, is_rewritten) in [(0, false), (1, true)] {
+        let payment = Wallet::new(1).pay(&accepts[index], 1);
+        let request = stage.play(&post("/chat", &[("payment-signature", &encode(&payment))]), [body(&text), valid()]);
+        assert_eq!(request.rewrite.is_some(), is_rewritten, "{}", accepts[index]["scheme"]);
     }
 }

@@ -11,8 +11,9 @@ use crate::money::{Amount, Dollars};
 use crate::price::document::Document;
 use crate::price::events::{Event, Splitter};
 use crate::price::usage::{Report, Usage};
-use crate::price::{MissingUsage, Tariff};
+use crate::price::{MissingUsage, Shape, Tariff};
 use crate::time::UnixTime;
+use crate::x402::reason;
 use crate::x402::requirement::Scheme;
 
 /// Counts what a stream of events has used so far. It keeps no more of it than the event that is not complete.
@@ -22,6 +23,10 @@ pub struct Meter {
     report: Report,
     /// Events with something in them.
     events: u64,
+    /// Whether an event was too long to be read, which may have told the usage.
+    has_overlong: bool,
+    /// Whether the usage that was told is that of the whole response, and not of what there was of it by then.
+    is_final: bool,
     /// The client did not ask for the event with the usage, so it does not get it.
     hides_usage: bool,
     /// By then the payment has to be settled, or it never will be.
@@ -38,6 +43,8 @@ impl Meter {
             splitter: Splitter::default(),
             report: Report::default(),
             events: 0,
+            has_overlong: false,
+            is_final: false,
             hides_usage: payment.hides_usage,
             closes_at: UnixTime::from_secs(payment.expires().as_secs().saturating_sub(margin)),
         }
@@ -66,6 +73,7 @@ impl Meter {
 
     /// Takes in an event; `true` if it is there for its usage alone.
     fn take_in(&mut self, tariff: &Tariff, event: &Event) -> bool {
+        self.has_overlong |= event.is_overlong;
         let data = event.data.trim();
         if data.is_empty() || data == "[DONE]" {
             return false;
@@ -74,13 +82,29 @@ impl Meter {
             self.events = self.events.saturating_add(1);
             return false;
         };
+        let is_error = document.field("error").is_some()
+            || document.field("type").and_then(Document::as_text).is_some_and(|kind| kind == "error");
+        if is_error {
+            return false;
+        }
         let spoke = self.report.take_in(&tariff.shape, &document);
         let is_empty = matches!(document.field("choices"), Some(Document::List(choices)) if choices.is_empty());
         let is_for_usage_alone = spoke && is_empty;
+        self.is_final |= is_for_usage_alone || (spoke && is_last_word(&tariff.shape, &document));
         if !is_for_usage_alone {
             self.events = self.events.saturating_add(1);
         }
         is_for_usage_alone
+    }
+}
+
+/// Whether an event that tells usage comes behind all output: of the interface of responses the one with the response in
+/// it, of Anthropic's the one with usage of its own and not of the message that begins.
+fn is_last_word(shape: &Shape, document: &Document) -> bool {
+    match shape {
+        Shape::OpenAi => document.at("/response/usage").is_some(),
+        Shape::Anthropic => document.field("usage").is_some(),
+        Shape::Pointers(_) => false,
     }
 }
 
@@ -107,6 +131,10 @@ impl Payment {
         }
         if head.is_event_stream {
             let meter = Box::new(Meter::new(&self, context));
+            if context.now >= meter.closes_at() {
+                let operation = self.release();
+                return self.refuse(Some(operation), Outcome::Refused, reason::PERMIT2_DEADLINE);
+            }
             // From the first byte on, the payment has bought its response.
             return self.ask_ledger(Operation::Open, |payment| Exchange::Opening(payment, meter, then));
         }
@@ -142,6 +170,10 @@ impl Payment {
     /// A piece of the stream.
     pub(super) fn on_chunk(self, context: Context<'_>, mut meter: Box<Meter>, bytes: &[u8], is_last: bool) -> Next {
         let Some(tariff) = self.terms.tariff.clone() else { return self.out_of_order() };
+        if context.now >= meter.closes_at() && !is_last {
+            let (exchange, effects) = self.on_stream_tick(context, meter);
+            return (exchange, Effects { chunk: Some(Vec::new()), ..effects });
+        }
         let chunk = meter.push(&tariff, bytes, is_last);
         let (exchange, effects) = if is_last {
             self.close(context, &tariff, &meter, Then::Close)
@@ -168,14 +200,18 @@ impl Payment {
     }
 
     fn close(self, context: Context<'_>, tariff: &Arc<Tariff>, meter: &Meter, then: Then) -> Next {
-        let usage = meter.report.usage();
-        let charge = match (usage, tariff.missing_usage) {
-            (Some(usage), _) => self.cost(usage),
-            (None, MissingUsage::Count) => {
+        // A client that leaves has seen more than the usage that was told on the way.
+        let is_whole = meter.is_final || then == Then::Close;
+        let charge = match (meter.report.usage(), tariff.missing_usage) {
+            (Some(usage), _) if is_whole => self.cost(usage),
+            // Whoever got nothing pays nothing.
+            (None, _) if meter.events == 0 && !meter.has_overlong => Amount::ZERO,
+            (usage, MissingUsage::Count) if !meter.has_overlong => {
                 let input = self.job.as_ref().map_or(0, |job| job.input);
-                self.cost(Usage { input, output: meter.events, ..Usage::default() })
+                let told = usage.unwrap_or(Usage { input, ..Usage::default() });
+                self.cost(Usage { output: told.output.max(meter.events), ..told })
             }
-            (None, MissingUsage::Maximum) => self.offer.requirement.amount,
+            _ => self.offer.requirement.amount,
         };
         self.charge(context, then, charge)
     }
@@ -245,6 +281,12 @@ impl Payment {
     /// Whether its charge is known only once the response is there.
     pub(super) fn is_metered(&self) -> bool {
         self.offer.requirement.scheme == Scheme::Upto && self.terms.settle == Settle::After
+    }
+
+    /// Whether what it has been charged is good for the very same request alone. Then it may come again; where nobody can
+    /// tell whether a request is the same, it has bought what it was charged for, delivered or not.
+    pub(super) fn is_bound(&self) -> bool {
+        !self.is_metered() || self.job.as_ref().is_some_and(|job| job.mark.is_some())
     }
 
     /// What a response gets that is paid for later: it is as private as one that is paid for already.

@@ -85,6 +85,9 @@ impl Reading {
                 Err(error) => refuse(route, 400, &error.to_string()),
             };
         }
+        if !head.is_plain_text() {
+            return refuse(route, 415, "send one Content-Type, and the body in UTF-8: it has to be read to be priced");
+        }
         if head.is_encoded() {
             return refuse(route, 415, "send the body without a Content-Encoding: it has to be read to be priced");
         }
@@ -113,7 +116,7 @@ impl Reading {
         };
         match tariff.job(&body) {
             Ok(job) => {
-                self.rewrite = tariff.with_wish_for_usage(&job, &body);
+                self.rewrite = self.wants_usage().then(|| tariff.with_wish_for_usage(&job, &body)).flatten();
                 self.price(context, Some(job))
             }
             Err(error) => refuse(&self.route, 400, &error.to_string()),
@@ -162,7 +165,8 @@ impl Reading {
             return self.overloaded("no way to pay is open at the moment", reason);
         }
         let (exchange, effects) = Payment::receive(context, head, route, &quoted, job.clone());
-        let rewrite = if self.wants_usage() { self.rewrite.take() } else { None };
+        let is_upto = matches!(&exchange, Exchange::Claiming(payment) if payment.is_metered());
+        let rewrite = if is_upto { self.rewrite.take() } else { None };
         (exchange, Effects { rewrite, ..effects })
     }
 
@@ -197,6 +201,7 @@ impl Payment {
                 let authorization = &payment.authorization;
                 let requirement = &offer.requirement;
                 let digest = authorization.digest(&offer.domain_separator);
+                let is_metered = requirement.scheme == Scheme::Upto;
                 let received = Self {
                     route: Arc::clone(route),
                     terms: Arc::clone(terms),
@@ -218,7 +223,10 @@ impl Payment {
                         since: context.now,
                     },
                     standing,
-                    signature: SignatureMark::new(&digest, &payment.signature),
+                    signature: match job.as_ref().and_then(|job| job.mark) {
+                        Some(mark) if is_metered => SignatureMark::new(&digest, &payment.signature).for_request(mark),
+                        _ => SignatureMark::new(&digest, &payment.signature),
+                    },
                     version,
                     json,
                     url,

@@ -114,7 +114,26 @@ impl RequestHead {
 
     /// Whether its body is compressed, or encoded in another way.
     pub fn is_encoded(&self) -> bool {
-        self.all("content-encoding").any(|encoding| !encoding.trim_ascii().eq_ignore_ascii_case(b"identity"))
+        self.all_spelt("content-encoding").any(|encoding| !encoding.trim_ascii().eq_ignore_ascii_case(b"identity"))
+    }
+
+    /// Whether nothing says that its body is in another encoding of letters than UTF-8, which some servers would follow.
+    pub fn is_plain_text(&self) -> bool {
+        let is_utf8 = |kind: &[u8]| {
+            let kind = String::from_utf8_lossy(kind).to_ascii_lowercase();
+            let charset =
+                kind.split(';').skip(1).filter_map(|part| part.trim().strip_prefix("charset").map(str::to_owned));
+            charset
+                .map(|value| value.replace(['=', '"', '\'', ' '], ""))
+                .all(|value| value == "utf-8" || value == "utf8")
+        };
+        self.all_spelt("content-type").count() <= 1 && self.all_spelt("content-type").all(is_utf8)
+    }
+
+    /// Every value of a header in all spellings of its name that CGI and its heirs make one of.
+    fn all_spelt<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        let is_it = move |other: &str| other.replace(|letter: char| !letter.is_ascii_alphanumeric(), "-") == name;
+        self.0.iter().filter(move |(other, _)| is_it(other)).map(|(_, value)| value.as_slice())
     }
 
     /// What a response says to browsers about requests of other origins.

@@ -316,10 +316,18 @@ impl Payment {
     /// Tells the ledger, before anything is given for it.
     fn record_settlement(self, context: Context<'_>, then: Then, transaction: TransactionHash) -> Next {
         let operation = match then {
+            Then::Forward | Then::Join if !self.is_bound() => {
+                let reply = Reply::payment_required(reason::NONCE_USED, &self.terms, &self.url);
+                let (operation, stream) = (Some(Operation::Spend { transaction }), Stream::Reply(reply));
+                return self.finish(operation, Outcome::Spent, reason::NONCE_USED, Some(transaction), stream);
+            }
             Then::Forward | Then::Join => Operation::Redeem { transaction, until: self.surely_served(context) },
             Then::Deliver { .. } => Operation::Spend { transaction },
             Then::Keep => {
-                let operation = Some(Operation::Keep { transaction });
+                let operation = match self.is_bound() {
+                    true => Some(Operation::Keep { transaction }),
+                    false => Some(Operation::Spend { transaction }),
+                };
                 return self.finish(operation, Outcome::Abandoned, "", Some(transaction), Stream::Hold);
             }
             Then::Close => {

@@ -73,6 +73,12 @@ impl PaymentKey {
 pub struct SignatureMark(u64);
 
 impl SignatureMark {
+    /// The same for a payment that is good for one request alone: the one with this mark.
+    #[must_use]
+    pub const fn for_request(self, mark: u64) -> Self {
+        Self(self.0 ^ mark)
+    }
+
     /// The mark of a signature of `digest`: the first bytes of the hash of both.
     pub fn new(digest: &[u8; 32], signature: &[u8]) -> Self {
         let [a, b, c, d, e, f, g, h, ..] = keccak256(&[digest, signature].concat());

@@ -59,10 +59,10 @@ impl Document {
         Some(place).filter(|value| **value != Self::Null)
     }
 
-    /// The keys of an object that are one of `names` but for their letter case.
+    /// A key of an object that is one of `names` but for letter case, `_` and `-`.
     pub fn misspelt<'a>(&'a self, names: &'a [&str]) -> Option<&'a str> {
         let Self::Object(fields) = self else { return None };
-        let is_misspelt = |key: &str| names.iter().any(|name| *name != key && fold(key) == *name);
+        let is_misspelt = |key: &str| names.iter().any(|name| *name != key && fold(key) == fold(name));
         fields.iter().map(|(key, _)| key.as_str()).find(|key| is_misspelt(key))
     }
 
@@ -77,9 +77,10 @@ impl Document {
     }
 }
 
-/// A key as parsers fold it that do not mind its case. Two letters beyond ASCII fold into it (ſ and the Kelvin sign).
+/// A key as parsers fold it that do not mind its case, or write `maxTokens` for `max_tokens`. Two letters beyond ASCII fold into it (ſ and the Kelvin sign).
 fn fold(key: &str) -> String {
     key.chars()
+        .filter(|letter| !matches!(letter, '_' | '-'))
         .map(|letter| match letter {
             'ſ' => 's',
             '\u{212A}' => 'k',

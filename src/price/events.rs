@@ -11,8 +11,8 @@ pub struct Splitter {
     is_overlong: bool,
 }
 
-/// Bytes beyond which an event is not read. What usage is told in is short.
-const MAX_EVENT_BYTES: usize = 256 * 1024;
+/// Bytes beyond which an event is not read. Some upstreams repeat the request beside its usage.
+const MAX_EVENT_BYTES: usize = 4 * 1024 * 1024;
 
 /// A complete event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +21,15 @@ pub struct Event {
     pub raw: Vec<u8>,
     /// The text of its `data` lines; empty where it has none.
     pub data: String,
+    /// Whether it, or the rest of it, was too long to be read.
+    pub is_overlong: bool,
+}
+
+impl Event {
+    fn new(raw: Vec<u8>, is_overlong: bool) -> Self {
+        let data = if is_overlong { String::new() } else { data_of(&raw) };
+        Self { raw, data, is_overlong }
+    }
 }
 
 impl Splitter {
@@ -28,17 +37,18 @@ impl Splitter {
     pub fn push(&mut self, bytes: &[u8]) -> Vec<Event> {
         self.pending.extend_from_slice(bytes);
         let mut events = Vec::new();
+        let mut start = 0;
         while let Some(end) = self.end_of_event() {
-            let rest = self.pending.split_off(end);
-            let raw = std::mem::replace(&mut self.pending, rest);
-            self.searched = 0;
-            let data = if std::mem::take(&mut self.is_overlong) { String::new() } else { data_of(&raw) };
-            events.push(Event { raw, data });
+            let raw = self.pending.get(start..end).unwrap_or_default().to_vec();
+            (start, self.searched) = (end, end);
+            events.push(Event::new(raw, std::mem::take(&mut self.is_overlong)));
         }
+        self.pending.drain(..start);
+        self.searched = self.searched.saturating_sub(start);
         if self.pending.len() > MAX_EVENT_BYTES {
             // Its end will still be found, and is all that is needed of it.
             let keep = self.pending.len().saturating_sub(4);
-            events.push(Event { raw: self.pending.drain(..keep).collect(), data: String::new() });
+            events.push(Event::new(self.pending.drain(..keep).collect(), true));
             self.searched = 0;
             self.is_overlong = true;
         }
@@ -49,7 +59,7 @@ impl Splitter {
     pub fn finish(&mut self) -> Option<Event> {
         let raw = std::mem::take(&mut self.pending);
         self.searched = 0;
-        (!raw.is_empty()).then(|| Event { data: if self.is_overlong { String::new() } else { data_of(&raw) }, raw })
+        (!raw.is_empty()).then(|| Event::new(raw, self.is_overlong))
     }
 
     /// Behind the first empty line. Lines end in LF, CR or both.

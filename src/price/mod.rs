@@ -138,7 +138,14 @@ impl Tariff {
             return Ok(0);
         }
         let exact = self.models.iter().position(|name| name == model);
-        let patterns = self.models.iter().enumerate().filter(|(_, pattern)| fits(pattern, model));
+        let is_like = |name: &&String| !name.contains('*') && name.eq_ignore_ascii_case(model);
+        // Some servers take it for that one, and a pattern may price it otherwise.
+        if let (None, Some(name)) = (exact, self.models.iter().find(is_like)) {
+            return Err(PriceError::Shape(format!("the model {model:?} is written {name:?} here")));
+        }
+        // To some servers a comma separates models, of which a pattern would price the first and fit the last.
+        let is_one = !model.contains(',');
+        let patterns = self.models.iter().enumerate().filter(|(_, pattern)| is_one && fits(pattern, model));
         // Of equally long ones the first.
         let longest = || patterns.rev().max_by_key(|(_, pattern)| pattern.len()).map(|(index, _)| index);
         exact.or_else(longest).ok_or_else(|| PriceError::Model {
@@ -289,8 +296,15 @@ mod tests {
 
     #[test]
     fn a_quote_is_the_most_that_a_job_can_cost() {
-        let job =
-            Job { model: String::new(), model_index: 0, input: 100, output: 50, streams: false, wants_usage: false };
+        let job = Job {
+            model: String::new(),
+            model_index: 0,
+            input: 100,
+            output: 50,
+            streams: false,
+            wants_usage: false,
+            mark: None,
+        };
         assert_eq!(rates().quote(&job), Ok(Amount::from(800)), "the dearest way to read the input");
         let least = Job { input: 0, output: 0, ..job.clone() };
         assert_eq!(rates().quote(&least), Ok(Amount::from(100)));

@@ -5,6 +5,7 @@ use serde_json::value::RawValue;
 use super::document::Document;
 use super::{PriceError, Shape, Tariff};
 use crate::config::MetadataKey;
+use crate::evm::keccak256;
 use crate::json::{self, Named};
 
 /// The most that a request can make a model do.
@@ -22,14 +23,22 @@ pub struct Job {
     pub streams: bool,
     /// Whether the client itself asks for the usage at the end of the stream.
     pub wants_usage: bool,
+    /// Marks the body, where it was read: another body has another mark.
+    pub mark: Option<u64>,
 }
 
 /// The fields that OpenAI's requests are priced by.
-const OPENAI: [&str; 9] = [
+const OPENAI: [&str; 15] = [
     "model",
     "max_tokens",
     "max_completion_tokens",
     "max_output_tokens",
+    "max_new_tokens",
+    "n_predict",
+    "num_predict",
+    "background",
+    "models",
+    "fallbacks",
     "n",
     "best_of",
     "prompt",
@@ -58,10 +67,14 @@ impl Tariff {
             Shape::Anthropic => anthropic(&document)?,
             Shape::Pointers(pointers) => {
                 let at = |pointer: &Option<String>| pointer.as_deref().and_then(|pointer| document.at(pointer));
+                let read = [Some(&pointers.model), pointers.max_output_tokens.as_ref(), pointers.choices.as_ref()];
+                for pointer in read.into_iter().flatten() {
+                    refuse_misspelt_way(&document, pointer)?;
+                }
                 Asked {
                     model: text(document.at(&pointers.model), &pointers.model)?,
-                    limit: whole(at(&pointers.max_output_tokens), "the limit of output tokens")?,
-                    choices: whole(at(&pointers.choices), "the number of outputs")?.unwrap_or(1),
+                    limit: limit_of(at(&pointers.max_output_tokens), "the limit of output tokens")?,
+                    choices: at_least_one(at(&pointers.choices), "the number of outputs")?,
                     streams: false,
                     wants_usage: false,
                 }
@@ -75,6 +88,7 @@ impl Tariff {
             output: limit.checked_mul(asked.choices).ok_or(PriceError::TooMuch)?,
             streams: asked.streams,
             wants_usage: asked.wants_usage,
+            mark: keccak256(body).first_chunk().map(|first| u64::from_be_bytes(*first)),
         })
     }
 
@@ -103,7 +117,7 @@ impl Tariff {
             match key.key.as_str() {
                 "model" => model = std::str::from_utf8(bytes).ok(),
                 "n" | "best_of" => choices = number(bytes, &key.key)?.max(choices),
-                _ => limit = limit.max(Some(number(bytes, &key.key)?)),
+                _ => limit = limit.max(Some(number(bytes, &key.key)?).filter(|limit| *limit > 0)),
             }
         }
         let Some(model) = model else {
@@ -116,6 +130,7 @@ impl Tariff {
             output: limit.unwrap_or(self.max_output_tokens).checked_mul(choices).ok_or(PriceError::TooMuch)?,
             streams: false,
             wants_usage: true,
+            mark: None,
         })
     }
 
@@ -127,7 +142,8 @@ impl Tariff {
         }
         let Named(mut fields) = serde_json::from_slice::<Named<&RawValue>>(body).ok()?;
         // The interface of responses tells its usage unasked, and has no such option.
-        if !fields.iter().any(|(key, _)| matches!(key.as_str(), "messages" | "prompt")) {
+        let is_prompt = |prompt: &RawValue| prompt.get().starts_with(['"', '[']);
+        if !fields.iter().any(|(key, value)| key == "messages" || (key == "prompt" && is_prompt(value))) {
             return None;
         }
         let options = fields.iter().find(|(key, _)| key == "stream_options").map(|(_, options)| options.get());
@@ -184,13 +200,17 @@ fn openai(document: &Document) -> Result<Asked, PriceError> {
     if let Some(options) = options {
         refuse_misspelt(options, &["include_usage"])?;
     }
-    let limits = ["max_tokens", "max_completion_tokens", "max_output_tokens"];
-    let mut limit = None;
-    for name in limits {
-        // Where a request names several, upstreams differ on which one counts.
-        limit = limit.max(whole(document.field(name), name)?);
+    // By these a request has other models than the one that is priced, or goes on when nobody waits any more.
+    for name in ["models", "fallbacks"] {
+        if document.field(name).is_some() {
+            return Err(PriceError::Shape(format!("{name} would let other models answer; name one model")));
+        }
     }
-    let choices = [at_least_one(document, "n")?, at_least_one(document, "best_of")?];
+    if flag(document.field("background"), "background")? {
+        return Err(PriceError::Shape("background is true; a response is paid for while it is waited for".to_owned()));
+    }
+    let limit = openai_limit(document)?;
+    let choices = [at_least_one(document.field("n"), "n")?, at_least_one(document.field("best_of"), "best_of")?];
     let prompts = match document.field("prompt") {
         // A list of texts, or of lists of tokens, is a prompt each; a list of tokens is one.
         Some(Document::List(prompts)) if !matches!(prompts.first(), Some(Document::Whole(_))) => prompts.len(),
@@ -206,11 +226,36 @@ fn openai(document: &Document) -> Result<Asked, PriceError> {
     })
 }
 
+/// The limit that an upstream of OpenAI's interfaces holds to. Which keys say it depends on the interface, and what one
+/// interface does not know limits nothing; a request that could be of several has the highest of their limits.
+fn openai_limit(document: &Document) -> Result<Option<u64>, PriceError> {
+    /// Names that servers of one's own give to it.
+    const OTHERS: [&str; 3] = ["max_new_tokens", "n_predict", "num_predict"];
+    let interfaces: [(&str, &[&str]); 3] = [
+        ("messages", &["max_tokens", "max_completion_tokens"]),
+        ("prompt", &["max_tokens"]),
+        ("input", &["max_output_tokens"]),
+    ];
+    let is_known = interfaces.iter().any(|(interface, _)| document.field(interface).is_some());
+    let mut limits = Vec::new();
+    for (interface, names) in interfaces {
+        let is_asked = !is_known || document.field(interface).is_some();
+        let mut limit = None;
+        for name in names.iter().chain(&OTHERS) {
+            // Where a request names several, upstreams differ on which one counts.
+            limit = limit.max(limit_of(document.field(name), name)?);
+        }
+        limits.extend(is_asked.then_some(limit));
+    }
+    // One without a limit has the highest of all.
+    Ok(if is_known && limits.contains(&None) { None } else { limits.into_iter().flatten().max() })
+}
+
 fn anthropic(document: &Document) -> Result<Asked, PriceError> {
     refuse_misspelt(document, &ANTHROPIC)?;
     Ok(Asked {
         model: text(document.field("model"), "model")?,
-        limit: whole(document.field("max_tokens"), "max_tokens")?,
+        limit: limit_of(document.field("max_tokens"), "max_tokens")?,
         choices: 1,
         streams: flag(document.field("stream"), "stream")?,
         wants_usage: true,
@@ -226,6 +271,18 @@ fn refuse_misspelt(document: &Document, names: &[&str]) -> Result<(), PriceError
     }
 }
 
+/// The same for every key on the way of a JSON pointer.
+fn refuse_misspelt_way(document: &Document, pointer: &str) -> Result<(), PriceError> {
+    let mut way = String::new();
+    for step in pointer.split('/').skip(1) {
+        let name = step.replace("~1", "/").replace("~0", "~");
+        let here = if way.is_empty() { Some(document) } else { document.at(&way) };
+        here.map_or(Ok(()), |here| refuse_misspelt(here, &[name.as_str()]))?;
+        way = format!("{way}/{step}");
+    }
+    Ok(())
+}
+
 fn text(value: Option<&Document>, what: &str) -> Result<String, PriceError> {
     let text = value.and_then(Document::as_text).filter(|text| !text.is_empty());
     text.map(str::to_owned).ok_or_else(|| PriceError::Shape(format!("{what} is missing, or not a text")))
@@ -238,8 +295,13 @@ fn whole(value: Option<&Document>, what: &str) -> Result<Option<u64>, PriceError
     value.map(read).transpose()
 }
 
-fn at_least_one(document: &Document, name: &str) -> Result<u64, PriceError> {
-    match whole(document.field(name), name)? {
+/// A limit. 0 is none: many servers read it so.
+fn limit_of(value: Option<&Document>, what: &str) -> Result<Option<u64>, PriceError> {
+    Ok(whole(value, what)?.filter(|limit| *limit > 0))
+}
+
+fn at_least_one(value: Option<&Document>, name: &str) -> Result<u64, PriceError> {
+    match whole(value, name)? {
         Some(0) => Err(PriceError::Shape(format!("{name} is 0"))),
         number => Ok(number.unwrap_or(1)),
     }

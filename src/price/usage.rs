@@ -51,8 +51,16 @@ impl Report {
         let Some(usage) = usage else { return false };
         let first = |names: &[&str]| names.iter().find_map(|name| whole_at(usage, name));
         let input = first(&["/prompt_tokens", "/input_tokens"]);
-        // Embeddings have no output, and do not say so.
-        let output = first(&["/completion_tokens", "/output_tokens"]).or(input.map(|_| 0));
+        let named = first(&["/completion_tokens", "/output_tokens"]);
+        // Some count apart what the model said to itself, and have it in the total alone. Embeddings have no output, and
+        // do not say so.
+        let apart = first(&["/total_tokens"]).and_then(|total| total.checked_sub(input?));
+        let is_unreadable = ["/completion_tokens", "/output_tokens"].iter().any(|name| usage.at(name).is_some());
+        let output = match (named, apart) {
+            (Some(named), apart) => Some(named.max(apart.unwrap_or(0))),
+            (None, _) if is_unreadable => None,
+            (None, apart) => apart.or(input.map(|_| 0)),
+        };
         self.keep(
             input,
             first(&["/prompt_tokens_details/cached_tokens", "/input_tokens_details/cached_tokens"]),

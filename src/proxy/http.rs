@@ -368,10 +368,11 @@ impl Http {
             if let Some(body) = rewrite {
                 rewrite_request(&body)?;
             }
-            if let (Some(bytes), true) = (chunk, caller == Caller::Stream) {
-                host::replace_body(Half::Response, &bytes)?;
-            }
             let not_sent = call.and_then(|call| self.dispatch(&call));
+            if let (Some(bytes), true) = (chunk, caller == Caller::Stream) {
+                // Where there is no body to replace any more, as behind trailers, nothing is lost.
+                let _ = host::replace_body(Half::Response, &bytes);
+            }
             goes_on |= self.act(stream, caller)?;
             match answer.or(not_sent) {
                 Some(event) => (exchange, effects) = self.step(event)?,

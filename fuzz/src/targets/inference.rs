@@ -102,22 +102,43 @@ fn check_request(tariff: &Tariff, offer: &Offer, body: &[u8]) {
 fn asked<'a>(shape: &Shape, json: &'a Json) -> (Option<&'a Json>, Vec<Option<u64>>, u64) {
     match shape {
         Shape::OpenAi => {
-            let limits = ["max_tokens", "max_completion_tokens", "max_output_tokens"].map(|name| whole(json.get(name)));
+            let limit = |names: &[&str]| {
+                let others = ["max_new_tokens", "n_predict", "num_predict"];
+                let named = names.iter().chain(&others).filter_map(|name| whole(json.get(name)));
+                named.filter(|limit| *limit > 0).max()
+            };
+            let is_there = |name: &str| json.get(name).is_some_and(|value| *value != Json::Null);
+            let mut limits = Vec::new();
+            if is_there("messages") {
+                limits.push(limit(&["max_tokens", "max_completion_tokens"]));
+            }
+            if is_there("prompt") {
+                limits.push(limit(&["max_tokens"]));
+            }
+            if is_there("input") {
+                limits.push(limit(&["max_output_tokens"]));
+            }
+            match limits.as_slice() {
+                [] => limits.push(limit(&["max_tokens", "max_completion_tokens", "max_output_tokens"])),
+                // Without a limit on one of them there is none.
+                all if all.contains(&None) => limits = vec![None],
+                _ => {}
+            }
             let choices = ["n", "best_of"].map(|name| whole(json.get(name)).unwrap_or(1));
             let prompts = match json.get("prompt") {
                 Some(Json::List(list)) if list.iter().any(|one| whole(Some(one)).is_none()) => list.len().max(1),
                 _ => 1,
             };
             let choices = choices.into_iter().max().unwrap_or(1) * u64::try_from(prompts).unwrap_or(0);
-            (json.get("model"), limits.to_vec(), choices)
+            (json.get("model"), limits, choices)
         }
-        Shape::Anthropic => (json.get("model"), vec![whole(json.get("max_tokens"))], 1),
+        Shape::Anthropic => (json.get("model"), vec![whole(json.get("max_tokens")).filter(|limit| *limit > 0)], 1),
         Shape::Pointers(_) => {
             let model = match json.get("m") {
                 Some(Json::List(list)) => list.first(),
                 object => object.and_then(|object| object.get("0")),
             };
-            (model, vec![whole(json.get("a/b"))], whole(json.get("c")).unwrap_or(1))
+            (model, vec![whole(json.get("a/b")).filter(|limit| *limit > 0)], whole(json.get("c")).unwrap_or(1))
         }
     }
 }
@@ -219,7 +240,13 @@ fn check_metadata(tariff: &Tariff, input: &[u8]) {
     };
     assert_eq!(value(&keys[0]), Some(job.model.as_bytes()));
     let is_limit = |key: &&MetadataKey| key.key.starts_with("max");
-    let limit = keys.iter().filter(is_limit).filter_map(|key| named(&key.key)).max().unwrap_or(MOST_OUTPUT);
+    let limit = keys
+        .iter()
+        .filter(is_limit)
+        .filter_map(|key| named(&key.key))
+        .filter(|limit| *limit > 0)
+        .max()
+        .unwrap_or(MOST_OUTPUT);
     let choices = ["n", "best_of"].into_iter().filter(|name| keys.iter().any(|key| key.key == *name));
     let choices = choices.filter_map(named).max().unwrap_or(1).max(1);
     assert_eq!(Some(job.output), limit.checked_mul(choices), "the most that can come out");

@@ -20,7 +20,7 @@ DEBIAN := prometheus chromium
 .DEFAULT_GOAL := help
 PANICKING := target/provoke-panic
 
-.PHONY: help setup build build-provoke-panic size demo up pay down test test-matrix storm fuzz model lint schema dist clean rust-target debian
+.PHONY: help setup build build-provoke-panic size demo up pay down test test-matrix storm fuzz model bench growth profile lint schema dist clean rust-target debian
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,16 +61,16 @@ build: rust-target node_modules/.stamp ## Build the filter: target/wasm32-unknow
 	@test -f $(OPTIMIZED) || echo "Building the filter (the first time takes a while)"
 	@cargo build --quiet --release --locked --target $(TARGET) $(REMAP)
 	@if ! cmp -s $(LINKED) $(OPTIMIZED_FROM) || ! test -f $(OPTIMIZED); then \
-		$(BINARYEN)/wasm-opt --merge-similar-functions -Oz $(WASM_FEATURES) $(LINKED) -o $(OPTIMIZED) \
+		$(BINARYEN)/wasm-opt -O4 $(WASM_FEATURES) $(LINKED) -o $(OPTIMIZED) \
 		&& cp $(LINKED) $(OPTIMIZED_FROM); fi
 	@cmp -s $(OPTIMIZED) $(WASM) || (rm -f $(WASM) && cp $(OPTIMIZED) $(WASM))
 
 build-provoke-panic: rust-target # A filter that panics where a request asks for it, for tests
 	@cargo build --quiet --release --locked --target $(TARGET) --target-dir $(PANICKING) --features provoke-panic $(REMAP)
 
-size: build ## Print the size of the filter, which must not exceed 700 KB
+size: build ## Print the size of the filter, which must not exceed 850 KB
 	@bytes=$$(wc -c < $(WASM)); echo "$(WASM): $$bytes bytes"; \
-		test $$bytes -le 700000 || (echo "That is more than 700,000." && exit 1)
+		test $$bytes -le 850000 || (echo "That is more than 850,000." && exit 1)
 
 demo: setup build ## Watch one request being paid for, end to end, on a local chain
 	@node stage/demo.mjs
@@ -104,12 +104,24 @@ model: ## Visit every interleaving of larger worlds than `make test` does (takes
 test: setup debian build build-provoke-panic .tools/python-v1.stamp .tools/wasm-bindgen-$(WASM_BINDGEN).stamp ## Run every test: natively, in wasm, and in a real Envoy on a real chain
 	@node tests/run.mjs
 
+bench: setup build ## Measure the filter beside its peers, on one core each (five minutes; QUICK=1 for a look)
+	@node benches/bench.mjs $(if $(QUICK),--quick)
+
+growth: setup build ## Measure what must not grow: routes, the ledger, memory over a soak (SOAK=100000 requests)
+	@node benches/growth.mjs $(if $(SOAK),--soak $(SOAK))
+
+profile: node_modules/.stamp rust-target ## Count where the filter's time and size go, by function (needs valgrind)
+	@node benches/profile.mjs
+
 lint: rust-target ## Check the format of the code, and clippy's lints with warnings denied
 	@cargo fmt --check
 	@cargo clippy --quiet --locked --all-targets --features schema -- --deny warnings
 	@cargo clippy --quiet --locked --target $(TARGET) -- --deny warnings
 	@cargo fmt --check --manifest-path fuzz/Cargo.toml
 	@cargo clippy --quiet --locked --manifest-path fuzz/Cargo.toml -- --deny warnings
+	@cargo fmt --check --manifest-path benches/tools/Cargo.toml
+	@cargo clippy --quiet --locked --manifest-path benches/tools/Cargo.toml -- --deny warnings
+	@cargo fmt --check --manifest-path benches/axum/Cargo.toml
 
 schema: ## Write the JSON Schema of the configuration: envoy/plugin.schema.json
 	@cargo run --quiet --locked --features schema --example schema > envoy/plugin.schema.json
@@ -123,4 +135,4 @@ dist: build schema ## Make what a release consists of: the module, its hash, an 
 
 clean: ## Remove everything that was installed, built or recorded
 	@if [ -d node_modules/viem ]; then node stage/down.mjs; fi
-	@rm -rf target dist fuzz/target node_modules .venv .run .tools
+	@rm -rf target dist fuzz/target benches/*/target node_modules .venv .run .tools

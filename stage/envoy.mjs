@@ -14,6 +14,9 @@ export const ENVOY = process.env.ENVOY ?? join(checkout, ".venv", "bin", "envoy"
 /** Whether the filter may read bodies while it holds heads, where a test says nothing; Envoy's own default without it. */
 const STOP_ITERATION = { true: true, false: false }[process.env.ALLOW_ON_HEADERS_STOP_ITERATION];
 
+/** Whether the filter speaks HTTP/2 with client and API. */
+const HTTP2 = process.env.HTTP2 === "1";
+
 const BASE = join(checkout, "envoy", "demo.yaml");
 
 function cluster(name, endpoint) {
@@ -25,6 +28,55 @@ function cluster(name, endpoint) {
     connect_timeout: "2s",
     load_assignment: { cluster_name: name, endpoints: [{ lb_endpoints: lbEndpoints }] },
   };
+}
+
+const HTTP = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+const pipe = (path) => ({ address: { pipe: { path } } });
+
+// A listener that hands on what it gets, and changes as little as a proxy can.
+function hop(name, address, codecType, to) {
+  const router = {
+    name: "envoy.filters.http.router",
+    typed_config: { "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router", suppress_envoy_headers: true },
+  };
+  const manager = {
+    "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+    stat_prefix: name,
+    codec_type: codecType,
+    generate_request_id: false,
+    skip_xff_append: true,
+    server_header_transformation: "PASS_THROUGH",
+    http_filters: [router],
+    route_config: {
+      virtual_hosts: [{ name, domains: ["*"], routes: [{ match: { prefix: "/" }, route: { cluster: to, timeout: "0s" } }] }],
+    },
+  };
+  return {
+    name,
+    ...address,
+    filter_chains: [{ filters: [{ name: "envoy.filters.network.http_connection_manager", typed_config: manager }] }],
+  };
+}
+
+/**
+ * Puts a hop before the gateway and one behind it, so that it speaks HTTP/2 on both sides and nobody else has to: the
+ * first takes what the tests send and speaks HTTP/2 to the gateway, the second takes HTTP/2 for the API.
+ */
+function throughHttp2({ static_resources: { listeners, clusters } }, port) {
+  const [gateway] = listeners;
+  const api = clusters.find(({ name }) => name === "api");
+  const http2 = (name, path) => ({
+    ...cluster(name),
+    load_assignment: { cluster_name: name, endpoints: [{ lb_endpoints: [{ endpoint: pipe(path) }] }] },
+    typed_extension_protocol_options: {
+      "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": { "@type": HTTP, explicit_http_config: { http2_protocol_options: {} } },
+    },
+  });
+  const [inner, outer] = [`@x402-${port}-gateway`, `@x402-${port}-api`]; // In the abstract namespace: no file stays behind.
+  clusters.splice(clusters.indexOf(api), 1, { ...api, name: "api-itself" }, http2("api", outer), http2("gateway", inner));
+  listeners.push(hop("to-gateway", { address: gateway.address }, "AUTO", "gateway"));
+  listeners.push(hop("to-api", pipe(outer), "HTTP2", "api-itself"));
+  Object.assign(gateway, pipe(inner));
 }
 
 /**
@@ -62,7 +114,7 @@ export function renderBootstrap(options) {
       return values[name];
     });
   const asItStands =
-    wasm !== null && plugin === undefined && allowOnHeadersStopIteration === undefined && !edit && !Object.keys(clusters).length;
+    wasm !== null && plugin === undefined && allowOnHeadersStopIteration === undefined && !edit && !HTTP2 && !Object.keys(clusters).length;
   if (asItStands) return text;
 
   const bootstrap = parse(text);
@@ -83,6 +135,7 @@ export function renderBootstrap(options) {
     own.splice(at < 0 ? own.length : at, at < 0 ? 0 : 1, cluster(name, endpoint));
   }
   edit?.(bootstrap);
+  if (HTTP2) throughHttp2(bootstrap, options.port);
   return JSON.stringify(bootstrap, null, 2);
 }
 

@@ -7,9 +7,8 @@ import { execFile } from "node:child_process";
 import { renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
-import { renderBootstrap } from "../../stage/envoy.mjs";
+import { ENVOY, renderBootstrap } from "../../stage/envoy.mjs";
 import { claimPorts } from "../../stage/ports.mjs";
-import { checkout } from "../../stage/processes.mjs";
 import { startStage } from "../../stage/stage.mjs";
 import {
   ask,
@@ -131,7 +130,7 @@ async function validate(plugin) {
   writeFileSync(file, bootstrapOf(plugin, ports));
   const args = ["--mode", "validate", "-c", file, "--disable-hot-restart", "--log-level", "info"];
   const result = await new Promise((resolve) => {
-    execFile(join(checkout, ".venv", "bin", "envoy"), args, { timeout: 20_000 }, (error, stdout, stderr) =>
+    execFile(ENVOY, args, { timeout: 20_000 }, (error, stdout, stderr) =>
       resolve({ status: error ? (error.code ?? 1) : 0, logs: stdout + stderr }),
     );
   });

@@ -32,7 +32,7 @@ const digest = (bytes) => createHash("sha256").update(bytes).digest("hex");
 
 const rooms = await openRooms();
 const gates = {
-  "by default": await openGate(rooms, { facilitator: "fake" }),
+  "without allow_on_headers_stop_iteration": await openGate(rooms, { facilitator: "fake", allowOnHeadersStopIteration: false }),
   "with allow_on_headers_stop_iteration": await openGate(rooms, { facilitator: "fake", allowOnHeadersStopIteration: true }),
 };
 const onChain = await openGate(rooms, { allowOnHeadersStopIteration: true });

@@ -251,14 +251,15 @@ fn agents_find_what_is_for_sale() {
         config["routes"] = json!([
             {"match": {"path": "/weather"}, "price": "$0.001", "description": "Weather", "mime_type": "application/json"},
             {"match": {"path": "/healthz"}, "free": true},
-            {"match": {"hosts": ["*.example.org"], "methods": ["POST"], "path": "/chat/{room}"}, "price": {
+            {"match": {"hosts": ["other.example.com"], "path": "/secret"}, "price": "$1"},
+            {"match": {"hosts": ["*.example.com"], "methods": ["POST"], "path": "/chat/{room}"}, "price": {
                 "usage": "openai", "models": {"*": {"input": "$1", "output": "$1"}}}},
         ]);
     });
     let request = stage.start(&head("GET", "/.well-known/x402?a=b", &[]));
     assert_eq!((request.status(), request.reply_header("access-control-allow-origin")), (200, Some("*")));
     let body = request.body();
-    assert_eq!(body["resources"], json!(["http://api.example.com/weather", "http://*.example.org/chat/{room}"]));
+    assert_eq!(body["resources"], json!(["http://api.example.com/weather", "http://api.example.com/chat/{room}"]));
     let [weather, chat] = body["items"].as_array().unwrap().as_slice() else { panic!("two are for sale") };
     assert_eq!((&weather["description"], &weather["accepts"][0]["amount"]), (&json!("Weather"), &json!("1000")));
     assert_eq!(

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::RequestHead;
 use crate::config::{Config, Route, Terms};
 use crate::json::to_text;
-use crate::route::{HostPattern, Matcher};
+use crate::route::Matcher;
 use crate::x402::{Requirement, Version};
 
 /// Where it is asked for.
@@ -21,7 +21,7 @@ pub(super) fn is_asked(head: &RequestHead) -> bool {
     is_read && path.split(|byte| *byte == b'?').next() == Some(PATH)
 }
 
-/// The priced routes with their terms, as JSON. `resources` are the URLs alone; `items` have the terms in version 2, where
+/// The priced routes of the host that is asked, with their terms, as JSON. `resources` are the URLs alone; `items` have the terms in version 2, where
 /// a path may hold `{parameters}`. A price that depends on the request is left to the 402.
 pub(super) fn list(config: &Config, head: &RequestHead) -> String {
     #[derive(Serialize)]
@@ -36,6 +36,7 @@ pub(super) fn list(config: &Config, head: &RequestHead) -> String {
     let scheme = url.split("://").next().unwrap_or_default();
     let authority = head.text(":authority");
     let priced = config.routes.iter().zip(config.table.matchers());
+    let priced = priced.filter(|(_, matcher)| matcher.takes_host(&authority));
     let priced = priced.filter_map(|(Route { terms, .. }, matcher)| Some((terms.as_deref()?, matcher)));
     let items: Vec<Item> =
         priced.take(MOST_ROUTES).map(|(terms, matcher)| Item::new(scheme, &authority, terms, matcher)).collect();
@@ -60,15 +61,10 @@ struct Item {
 
 impl Item {
     fn new(scheme: &str, authority: &str, terms: &Terms, matcher: &Matcher) -> Self {
-        let host = match matcher.hosts.first() {
-            None => authority.to_owned(),
-            Some(HostPattern::Exact(name)) => name.clone(),
-            Some(HostPattern::Below(suffix)) => format!("*{suffix}"),
-        };
         let is_fixed = terms.tariff.is_none() && terms.price_service.is_none();
         let offers = terms.offers.iter().filter(|offer| is_fixed && offer.is_fixed());
         Self {
-            resource: format!("{scheme}://{host}{}", matcher.path),
+            resource: format!("{scheme}://{authority}{}", matcher.path),
             r#type: "http",
             methods: matcher.methods.clone(),
             x402_version: Version::V2.number(),

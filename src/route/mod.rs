@@ -61,6 +61,18 @@ impl HostPattern {
     }
 }
 
+impl Matcher {
+    /// Whether it is for requests to this authority, among others perhaps.
+    pub fn takes_host(&self, authority: &str) -> bool {
+        let Some(host) = host_of(authority) else { return false };
+        let takes = |pattern: &HostPattern| match pattern {
+            HostPattern::Exact(name) => *name == host,
+            HostPattern::Below(suffix) => host.ends_with(suffix),
+        };
+        self.hosts.is_empty() || self.hosts.iter().any(takes)
+    }
+}
+
 /// What a route's request must do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {

@@ -16,6 +16,7 @@ import {
   pay,
   paying,
   paymentFor,
+  pluginOf,
   send,
   since,
   withUpstream,
@@ -24,7 +25,8 @@ import {
 const USED = "invalid_exact_evm_nonce_already_used";
 
 const rooms = await openRooms();
-const gate = await openGate(rooms, { facilitator: "fake", concurrency: 2 });
+// A settlement without an answer is given up before these tests lose their patience.
+const gate = await openGate(rooms, { facilitator: "fake", concurrency: 2, plugin: pluginOf({ facilitator: { timeout: "3s" } }) });
 const { fake } = gate;
 
 /** Sends a request with the payment, waits until it has come as far as `reached` says, and hangs up. */

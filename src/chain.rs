@@ -148,7 +148,10 @@ impl Inquiry {
                 [Some(call(HEAD_ID, "eth_blockNumber", "")), receipt].into_iter().flatten().collect()
             }
             Self::Receipt(_, hash) => vec![receipt_call(hash)],
-            Self::Time(_, block, _) => vec![block_call(block)],
+            Self::Time(_, block, _) => match transfer.method {
+                TransferMethod::Eip3009 => vec![block_call(block)],
+                TransferMethod::Permit2 => vec![block_call(block), state_call(block, transfer)],
+            },
             Self::Nonce(head) => nonce_calls(head, transfer, rpc, now),
         };
         format!("[{}]", calls.join(","))
@@ -179,6 +182,10 @@ impl Inquiry {
                 if quantity(time.number)? != block {
                     return Err(Unclear::Unreadable);
                 }
+                // Permit2 logs no nonces: that this payment's own is used by then tells that the transfer may be its.
+                if transfer.method == TransferMethod::Permit2 && !is_used(replies.text(STATE_ID)?, transfer)? {
+                    return Err(Unclear::Unnamed);
+                }
                 let is_earlier =
                     UnixTime::from_secs(quantity(time.timestamp)?).plus(CLOCK_SLACK_SECONDS) < transfer.since;
                 Ok(Progress::Done(match (is_earlier, is_confirmed) {
@@ -205,17 +212,22 @@ fn block_call(block: u64) -> String {
     call(BLOCK_ID, "eth_getBlockByNumber", &format!(r#""{block:#x}",false"#))
 }
 
-fn nonce_calls(head: u64, transfer: &Transfer, rpc: &Rpc, now: UnixTime) -> Vec<String> {
-    let Transfer { asset, from, nonce, valid_before, .. } = transfer;
-    let confirmed = rpc.newest_confirmed(head);
+/// Asks whether the nonce is used, as of a block.
+fn state_call(block: u64, transfer: &Transfer) -> String {
+    let Transfer { asset, from, nonce, .. } = transfer;
     let (contract, function, argument) = match transfer.method {
         TransferMethod::Eip3009 => (*asset, STATE, *nonce.as_bytes()),
         TransferMethod::Permit2 => (PERMIT2, BITMAP, bitmap_word(nonce)),
     };
     let [a, b, c, d, ..] = keccak256(function.as_bytes());
     let data = hex::encode([&[a, b, c, d], &from.to_word()[..], &argument].concat());
-    let mut calls =
-        vec![call(STATE_ID, "eth_call", &format!(r#"{{"to":"{contract}","data":"0x{data}"}},"{confirmed:#x}""#))];
+    call(STATE_ID, "eth_call", &format!(r#"{{"to":"{contract}","data":"0x{data}"}},"{block:#x}""#))
+}
+
+fn nonce_calls(head: u64, transfer: &Transfer, rpc: &Rpc, now: UnixTime) -> Vec<String> {
+    let Transfer { asset, from, nonce, valid_before, .. } = transfer;
+    let confirmed = rpc.newest_confirmed(head);
+    let mut calls = vec![state_call(confirmed, transfer)];
     if transfer.method == TransferMethod::Eip3009 {
         let (used, canceled) = (topic(USED), topic(CANCELED));
         let (from, first) = (word(&from.to_word()), head.saturating_sub(rpc.log_range));

@@ -934,3 +934,19 @@ fn only_a_payment_that_is_metered_has_its_request_rewritten() {
         assert_eq!(request.rewrite.is_some(), is_rewritten, "{}", accepts[index]["scheme"]);
     }
 }
+
+#[test]
+fn what_may_have_settled_before_is_not_refused_for_good() {
+    let text = chat(json!({}));
+    let (mut stage, head) = paying("upto", &text);
+    let used = json!({"usage": usage(10, 0, 10)}).to_string();
+    let lost = Event::Callout(CalloutAnswer::Lost);
+    let first = stage.play(&head, [body(&text), valid(), answer("application/json"), weighed(&used), lost.clone()]);
+    assert_eq!(outcome(&first), Outcome::Unknown);
+    // The first transaction finds its block while the upstream works again.
+    for said in [refused("permit2_invalid_nonce"), Event::Callout(CalloutAnswer::NotSent), lost] {
+        let again = stage.play(&head, [body(&text), valid(), answer("application/json"), weighed(&used), said]);
+        assert_eq!(outcome(&again), Outcome::Unknown, "{}", again.story());
+        assert_eq!(again.reply_header("payment-required"), None, "he may have paid");
+    }
+}

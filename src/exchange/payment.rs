@@ -59,6 +59,8 @@ pub struct Payment {
     pub(super) hides_usage: bool,
     /// An earlier request asked for settlement, and nobody knows what came of it.
     pub(super) was_unknown: bool,
+    /// The transfer that the facilitator named then.
+    pub(super) earlier: Option<TransactionHash>,
     /// It has bought a stream already, and is to be settled whoever waits.
     pub(super) is_billed: bool,
 }
@@ -160,7 +162,7 @@ impl Payment {
 
     /// What the ledger is told of a request that is over and delivered nothing.
     pub(super) const fn release(&self) -> Operation {
-        if self.was_unknown { Operation::Forget { named: None } } else { Operation::Release }
+        if self.was_unknown { Operation::Forget { named: self.earlier } } else { Operation::Release }
     }
 
     pub(super) fn on_verification(self, answer: &CalloutAnswer) -> Next {

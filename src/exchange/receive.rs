@@ -9,6 +9,7 @@ use super::{
 };
 use crate::chain::Transfer;
 use crate::config::{Offer, Terms};
+use crate::evm::keccak256;
 use crate::facilitator::CalloutAnswer;
 use crate::ledger::{PaymentKey, SignatureMark};
 use crate::price::PriceError;
@@ -224,7 +225,11 @@ impl Payment {
                     },
                     standing,
                     signature: match job.as_ref().and_then(|job| job.mark) {
-                        Some(mark) if is_metered => SignatureMark::new(&digest, &payment.signature).for_request(mark),
+                        Some(mark) if is_metered => {
+                            let [a, b, c, d, e, f, g, h, ..] = keccak256(url.as_bytes());
+                            let place = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+                            SignatureMark::new(&digest, &payment.signature).for_request(mark ^ place)
+                        }
                         _ => SignatureMark::new(&digest, &payment.signature),
                     },
                     version,
@@ -235,6 +240,7 @@ impl Payment {
                     charge: None,
                     hides_usage: job.as_ref().is_some_and(|job| job.streams && !job.wants_usage),
                     was_unknown: false,
+                    earlier: None,
                     is_billed: false,
                     job,
                     offer,

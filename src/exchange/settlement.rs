@@ -71,8 +71,8 @@ impl Pursuit {
         Self {
             awaits: Awaits::Facilitator,
             until: payment.pursued_until(context),
-            named: None,
-            may_have_settled: false,
+            named: payment.earlier,
+            may_have_settled: payment.was_unknown,
             is_promised: false,
             has_asked: false,
             unknown: Unknown::MaybeSettledBefore,
@@ -125,7 +125,7 @@ impl Payment {
         if self.offer.requirement.scheme == Scheme::Exact || self.charge.is_some() {
             return self.ask_to_settle(context, then, pursuit);
         }
-        let payment = Self { was_unknown: true, ..self };
+        let payment = Self { was_unknown: true, earlier: pursuit.named, ..self };
         payment.ask_facilitator(context, Question::Verify, Exchange::Verifying)
     }
 

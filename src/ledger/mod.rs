@@ -323,8 +323,11 @@ fn next(claim: Option<&Claim>, owner: Owner, operation: Operation, now: UnixTime
         (Operation::Look, Some(Unknown { .. } | Settled(_) | Settling(..) | Redeeming(..))) => {
             Next::Refuse(Answer::Waiting)
         }
-        (Operation::Settle { until }, Some(InFlight(hold) | Settling(hold, _))) if is_held(hold) => {
+        (Operation::Settle { until }, Some(InFlight(hold))) if is_held(hold) => {
             Next::Become(Settling(Hold { owner, until }, None), Answer::Granted)
+        }
+        (Operation::Settle { until }, Some(Settling(hold, named))) if is_held(hold) => {
+            Next::Become(Settling(Hold { owner, until }, named), Answer::Granted)
         }
         (Operation::Redeem { transaction, until }, Some(Settling(hold, _))) if is_held(hold) => {
             Next::Become(Redeeming(Hold { owner, until }, transaction), Answer::Granted)

@@ -82,6 +82,11 @@ impl Claim {
             State::Unknown { since, .. } => since.plus(PATIENCE_SECONDS),
             State::Redeeming(hold, _) => self.expires.max(hold.until).plus(PATIENCE_SECONDS),
             State::Settled(_) => self.expires.plus(PATIENCE_SECONDS),
+            // What was not settled when it was spent (a stream, or a charge of nothing) costs its sender nothing to have
+            // here, and is verified anew if it comes again.
+            State::Spent(TransactionHash::ZERO) => {
+                self.expires.plus(CLOCK_SLACK_SECONDS).min(self.since.plus(PATIENCE_SECONDS))
+            }
             State::Spent(_) => self.expires.plus(CLOCK_SLACK_SECONDS),
         }
     }

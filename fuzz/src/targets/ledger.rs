@@ -221,8 +221,11 @@ impl Model {
     fn go_on(&mut self, step: Step, old: Claim, now: u64) -> Answer {
         let owner = step.owner;
         let next = match (step.operation, old.money) {
-            (Operation::Settle { until }, Money::AtRest | Money::Asked(..)) => {
+            (Operation::Settle { until }, Money::AtRest) => {
                 Some(Claim { holder: Some((owner, until.as_secs())), money: Money::Asked(None, 0), ..old })
+            }
+            (Operation::Settle { until }, Money::Asked(named, _)) => {
+                Some(Claim { holder: Some((owner, until.as_secs())), money: Money::Asked(named, 0), ..old })
             }
             (Operation::Redeem { transaction, until }, Money::Asked(..)) => {
                 Some(Claim { holder: Some((owner, until.as_secs())), money: Money::Moved(transaction), ..old })

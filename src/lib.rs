@@ -19,5 +19,6 @@ pub mod price;
 pub mod proxy;
 pub mod route;
 pub mod scheme;
+pub mod svm;
 pub mod time;
 pub mod x402;

@@ -21,6 +21,8 @@ mod common;
 mod exchange;
 #[path = "policies.rs"]
 mod policies;
+#[path = "svm.rs"]
+mod svm;
 #[path = "tokens.rs"]
 mod tokens;
 #[path = "vectors.rs"]

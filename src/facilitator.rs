@@ -3,11 +3,16 @@
 //! A facilitator that refuses answers with HTTP 200 all the same, so the body decides; and only `true`, with all that
 //! belongs to it, is a yes. What cannot be read, or comes with another status, says nothing about the money.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use crate::evm::{Address, TransactionHash};
 use crate::json;
-use crate::x402::{Requirement, Version, reason};
+use crate::x402::payment::Payer;
+use crate::x402::requirement::Rail;
+use crate::x402::{Requirement, TransactionId, Version, reason};
 
 /// Bytes of an answer beyond which it is not read.
 pub const MAX_ANSWER_BYTES: usize = 64 * 1024;
@@ -34,53 +39,89 @@ impl Question {
 /// What a facilitator says that it can do: the answer to `GET /supported`, as far as the filter needs it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Supported {
-    /// Networks on which it settles scheme `upto`, each with an account that does so. A facilitator with several accounts
-    /// names one of them at random each time it is asked; the one named last comes first.
-    pub upto: Vec<(String, Address)>,
+    /// What it settles in version 2 of the protocol; empty until it has said so. A facilitator with several accounts names
+    /// one of them at random each time it is asked; what it said last comes first.
+    pub kinds: Vec<Kind>,
+}
+
+/// A scheme on a network that a facilitator settles.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kind {
+    /// Its name.
+    pub scheme: String,
+    /// CAIP-2 id, or a whole namespace (`eip155:*`).
+    pub network: String,
+    /// What goes into `extra` of an entry: by name, each value as canonical JSON ([`json::canonical`]).
+    pub extra: BTreeMap<String, String>,
+}
+
+impl Kind {
+    fn is_for(&self, scheme: &str, network: &str) -> bool {
+        let is_network = match self.network.strip_suffix('*') {
+            Some(namespace) => namespace.ends_with(':') && network.starts_with(namespace),
+            None => self.network == network,
+        };
+        is_network && self.scheme == scheme
+    }
 }
 
 impl Supported {
     /// The path of the question below the facilitator's base path.
     pub const PATH: &'static str = "/supported";
 
+    /// Kinds that are remembered at most.
+    const MOST: usize = 256;
+
     /// Reads the answer; `None` where it is not understood.
     pub fn read(answer: &CalloutAnswer) -> Option<Self> {
         #[derive(Deserialize)]
-        struct Wire {
-            kinds: Vec<json::Object<Kind>>,
+        struct Answer<'a> {
+            #[serde(borrow)]
+            kinds: Vec<json::Object<Wire<'a>>>,
         }
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
-        struct Kind {
+        struct Wire<'a> {
+            #[serde(default, deserialize_with = "json::optional_whole_number")]
+            x402_version: Option<u64>,
             scheme: String,
             network: String,
-            extra: Option<json::Object<Extra>>,
+            #[serde(borrow)]
+            extra: Option<&'a RawValue>,
         }
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Extra {
-            facilitator_address: Option<String>,
-        }
-        let (true, wire) = read::<Wire>(answer).ok()? else { return None };
-        let upto = wire.kinds.into_iter().filter_map(|json::Object(kind)| {
-            let json::Object(extra) = kind.extra.filter(|_| kind.scheme == "upto")?;
-            Some((kind.network, extra.facilitator_address?.parse().ok()?))
+        let (true, Answer { kinds }) = read(answer).ok()? else { return None };
+        let kinds = kinds.into_iter().filter_map(|json::Object(Wire { x402_version, scheme, network, extra })| {
+            let is_current = x402_version.is_none_or(|version| version == Version::V2.number());
+            let extra = extra.and_then(|extra| json::canonical_fields(extra).ok()).unwrap_or_default();
+            is_current.then_some(Kind { scheme, network, extra })
         });
-        Some(Self { upto: upto.collect() })
+        Some(Self { kinds: kinds.take(Self::MOST).collect() })
+    }
+
+    /// What it says of a scheme on a network, the latest first; nothing where it has not said so yet.
+    pub fn kinds<'a>(&'a self, scheme: &'a str, network: &'a str) -> impl Iterator<Item = &'a Kind> + 'a {
+        self.kinds.iter().filter(move |kind| kind.is_for(scheme, network))
+    }
+
+    /// Whether it has said what it settles, and this is not among that.
+    pub fn excludes(&self, requirement: &Requirement) -> bool {
+        !self.kinds.is_empty() && self.kinds(requirement.scheme.as_str(), requirement.network.as_str()).next().is_none()
     }
 
     /// Who settles scheme `upto` on a network, who was named last first; nobody where nobody has said so yet.
     pub fn settlers<'a>(&'a self, network: &'a str) -> impl Iterator<Item = Address> + 'a {
-        self.upto.iter().filter(move |(name, _)| name == network).map(|(_, address)| *address)
+        self.kinds("upto", network).filter_map(|kind| {
+            let address: String = serde_json::from_str(kind.extra.get("facilitatorAddress")?).ok()?;
+            address.parse().ok()
+        })
     }
 
     /// The same with what was known before, as far as there is room for it.
     #[must_use]
     pub fn or_earlier(mut self, earlier: &Self) -> Self {
-        const MOST: usize = 64;
-        for known in &earlier.upto {
-            if self.upto.len() < MOST && !self.upto.contains(known) {
-                self.upto.push(known.clone());
+        for known in &earlier.kinds {
+            if self.kinds.len() < Self::MOST && !self.kinds.contains(known) {
+                self.kinds.push(known.clone());
             }
         }
         self
@@ -88,16 +129,17 @@ impl Supported {
 
     /// As a text that [`Self::from_text`] reads.
     pub fn to_text(&self) -> String {
-        self.upto.iter().map(|(network, address)| format!("{network} {address}\n")).collect()
+        let line = |Kind { scheme, network, extra }: &Kind| json::to_text(&(scheme, network, extra)) + "\n";
+        self.kinds.iter().map(line).collect()
     }
 
     /// Reads what [`Self::to_text`] wrote; leaves out what it does not understand.
     pub fn from_text(text: &str) -> Self {
-        let upto = text.lines().filter_map(|line| {
-            let (network, address) = line.split_once(' ')?;
-            Some((network.to_owned(), address.parse().ok()?))
+        let kinds = text.lines().filter_map(|line| {
+            let (scheme, network, extra) = serde_json::from_str(line).ok()?;
+            Some(Kind { scheme, network, extra })
         });
-        Self { upto: upto.collect() }
+        Self { kinds: kinds.collect() }
     }
 }
 
@@ -164,11 +206,11 @@ pub enum Verification {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Settlement {
     /// The money has moved.
-    Settled(TransactionHash),
+    Settled(TransactionId),
     /// It has not and will not, for this reason.
     Refused(String),
     /// It did not say, though it may have named a transaction.
-    Unknown(Unknown, Option<TransactionHash>),
+    Unknown(Unknown, Option<TransactionId>),
 }
 
 /// The body of a question about a payment that should meet `requirement`, both as JSON of this version of the protocol:
@@ -183,7 +225,7 @@ pub fn question(version: Version, payment: &str, requirement: &impl Serialize) -
 }
 
 /// Reads the answer to [`Question::Verify`] for a payment by `payer`.
-pub fn read_verification(answer: &CalloutAnswer, payer: Address) -> Verification {
+pub fn read_verification(answer: &CalloutAnswer, payer: &Payer) -> Verification {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Wire {
@@ -210,7 +252,7 @@ pub fn read_settlement(
     answer: &CalloutAnswer,
     version: Version,
     requirement: &Requirement,
-    payer: Address,
+    payer: &Payer,
 ) -> Settlement {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -226,14 +268,17 @@ pub fn read_settlement(
         Err(unknown) => return Settlement::Unknown(unknown, None),
     };
     let transaction = given(wire.transaction);
-    let hash = transaction.as_deref().and_then(|text| text.parse().ok()).filter(|hash| *hash != TransactionHash::ZERO);
+    let hash = transaction.as_deref().and_then(|text| match requirement.rail {
+        Rail::Evm(_) => text.parse().ok().filter(|hash| *hash != TransactionHash::ZERO).map(TransactionId::Evm),
+        Rail::Foreign(_) => TransactionId::foreign(text),
+    });
     let is_this_payment = wire.network.as_deref() == Some(requirement.network_in(version)) && names(wire.payer, payer);
     match (wire.success, given(wire.error_reason)) {
         (true, None) if is_ok && is_this_payment => {
             hash.map_or(Settlement::Unknown(Unknown::Unreadable, None), Settlement::Settled)
         }
         (false, Some(reason)) if reason == reason::SETTLEMENT_PENDING => Settlement::Unknown(Unknown::Pending, hash),
-        (false, Some(reason)) if transaction.is_some() || is_unsure(&reason) => {
+        (false, Some(reason)) if transaction.is_some() || is_unsure(&reason, &requirement.rail) => {
             Settlement::Unknown(Unknown::Unsure, hash)
         }
         (false, Some(reason)) => Settlement::Refused(json::shorten(reason)),
@@ -252,9 +297,19 @@ const UNSURE_REASONS: [&str; 5] = [
 ];
 
 /// Whether a refusal leaves open whether the money has moved. Some come with more words behind a colon.
-fn is_unsure(reason: &str) -> bool {
+fn is_unsure(reason: &str, rail: &Rail) -> bool {
     let name = reason.split(':').next().unwrap_or(reason);
-    UNSURE_REASONS.contains(&name)
+    match rail {
+        Rail::Evm(_) => UNSURE_REASONS.contains(&name),
+        // The official facilitator of Solana gives `transaction_failed` for whatever happens once the transaction is sent,
+        // and `duplicate_settlement` for one that it has sent before. Of others nothing is known but that names are alike.
+        Rail::Foreign(_) => {
+            let is_before_sending = ["simulation_failed", "verification_failed"].iter().any(|end| name.ends_with(end));
+            name == "duplicate_settlement"
+                || name.starts_with("unexpected")
+                || (name.contains("failed") && !is_before_sending)
+        }
+    }
 }
 
 /// A text that says something. Facilitators differ on whether they leave a field out or empty.
@@ -263,8 +318,20 @@ fn given(text: Option<String>) -> Option<String> {
 }
 
 /// Whether an answer names this payer, or nobody.
-fn names(named: Option<String>, payer: Address) -> bool {
-    given(named).is_none_or(|named| payer.is_written(&named))
+fn names(named: Option<String>, payer: &Payer) -> bool {
+    given(named).is_none_or(|named| payer.may_be(&named))
+}
+
+/// The payer that an answer names, where the filter does not know better.
+pub fn named_payer(answer: &CalloutAnswer) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Wire {
+        payer: Option<String>,
+    }
+    const LONGEST: usize = 128;
+    let (_, wire): (bool, Wire) = read(answer).ok()?;
+    // It goes into headers.
+    given(wire.payer).filter(|payer| payer.len() <= LONGEST && payer.bytes().all(|byte| byte.is_ascii_graphic()))
 }
 
 /// The body of an answer that may speak for the facilitator, and whether it came with status 200, without which

@@ -3,7 +3,7 @@
 //! serde tells where in the text it stopped; the path is found by reading the text again up to there. That costs
 //! nothing unless there is an error, and a tenth of the code that carrying the path along would take.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -68,6 +68,61 @@ fn read<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, serde_json::Error> 
     let mut deserializer = serde_json::Deserializer::from_slice(json);
     let value = object(&mut deserializer)?;
     deserializer.end().map(|()| value)
+}
+
+/// The one way to write a value: fields in the order of their names, no spaces, texts escaped no more than they have to
+/// be. Numbers stay as they were written.
+///
+/// # Errors
+/// [`JsonError`], without a path, where an object holds a field twice or a text is none, or where the value is nested
+/// deeper than anybody honest would.
+pub fn canonical(value: &RawValue) -> Result<String, JsonError> {
+    /// Each level is read once more for each that it lies in.
+    const DEEPEST: usize = 16;
+    write_canonical(value, DEEPEST)
+}
+
+/// The fields of an object, each in the way of [`canonical`].
+///
+/// # Errors
+/// Those of [`canonical`], and where the value is no object.
+pub fn canonical_fields(value: &RawValue) -> Result<BTreeMap<String, String>, JsonError> {
+    let Named(fields) = part::<Named<&RawValue>>(value)?;
+    fields.into_iter().map(|(name, value)| Ok((name, canonical(value)?))).collect()
+}
+
+fn write_canonical(value: &RawValue, deepest: usize) -> Result<String, JsonError> {
+    let Some(deepest) = deepest.checked_sub(1) else {
+        return Err(JsonError { path: ".".to_owned(), message: "is nested too deep".to_owned() });
+    };
+    let inner = |value: &RawValue| write_canonical(value, deepest);
+    Ok(match value.get().as_bytes().first() {
+        Some(b'{') => {
+            let Named(mut fields) = part::<Named<&RawValue>>(value)?;
+            fields.sort_by(|(one, _), (other, _)| one.cmp(other));
+            let fields: Vec<String> = fields
+                .into_iter()
+                .map(|(name, value)| Ok(format!("{}:{}", to_text(&name), inner(value)?)))
+                .collect::<Result<_, JsonError>>()?;
+            format!("{{{}}}", fields.join(","))
+        }
+        Some(b'[') => {
+            let items: Vec<&RawValue> = part(value)?;
+            let items: Vec<String> = items.into_iter().map(inner).collect::<Result<_, _>>()?;
+            format!("[{}]", items.join(","))
+        }
+        Some(b'"') => to_text(&part::<String>(value)?),
+        _ => value.get().to_owned(),
+    })
+}
+
+/// Reads a value that is known to be JSON.
+fn part<'a, T: Deserialize<'a>>(value: &'a RawValue) -> Result<T, JsonError> {
+    serde_json::from_str(value.get()).map_err(|error| {
+        // A place in the part is none in the whole.
+        let message = error.to_string().split(" at line ").next().unwrap_or_default().to_owned();
+        JsonError { path: ".".to_owned(), message: shorten(message) }
+    })
 }
 
 /// An object that is read as `T`. Left to itself, serde would take an array too, and read the fields in their order;
@@ -270,6 +325,22 @@ mod tests {
         count: u8,
         #[serde(default)]
         label: String,
+    }
+
+    #[test]
+    fn a_value_has_one_canonical_form() {
+        let canonical = |json: &str| canonical(serde_json::from_str(json).unwrap()).map_err(|error| error.message);
+        let written = "{\"a\":[1.50,1e3,null,true],\"b\":{\"\":\"\",\"\u{e4}\\n\":\"/\"}}";
+        assert_eq!(
+            canonical("{ \"b\" : {\"\\u00e4\\n\" : \"\\/\", \"\":\"\"}, \"\\u0061\":[1.50 , 1e3, null,\ttrue ] }"),
+            Ok(written.to_owned())
+        );
+        assert_eq!(canonical(written), Ok(written.to_owned()));
+        assert_eq!(canonical(r#"{"a":1,"b":{"c":1,"\u0063":2}}"#), Err("duplicate field `c`".to_owned()));
+        assert!(canonical(r#""\ud800""#).is_err());
+        let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert!(canonical(&nested(16)).is_ok());
+        assert_eq!(canonical(&nested(17)), Err("is nested too deep".to_owned()));
     }
 
     #[test]

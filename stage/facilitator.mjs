@@ -66,7 +66,8 @@ function signerFor(rpcUrl) {
 export async function startFacilitator({ port, rpcUrl }) {
   const signer = signerFor(rpcUrl);
   const facilitator = new x402Facilitator()
-    .register(NETWORK, new ExactEvmScheme(signer))
+    // It says that it settles on Base, too, so that there is something to choose from. Nobody pays there.
+    .register([NETWORK, "eip155:8453"], new ExactEvmScheme(signer))
     .register(NETWORK, new UptoEvmScheme(signer))
     .registerV1(NETWORK_V1, new ExactEvmSchemeV1(signer));
   const operations = {

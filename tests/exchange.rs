@@ -29,7 +29,8 @@ use x402_proxy_wasm::exchange::{Event, Outcome, RequestHead};
 use x402_proxy_wasm::facilitator::{CalloutAnswer, MAX_ANSWER_BYTES};
 use x402_proxy_wasm::ledger::{Answer, Owner, PaymentKey, Unheard};
 use x402_proxy_wasm::time::UnixTime;
-use x402_proxy_wasm::x402::{NetworkId, header};
+use x402_proxy_wasm::x402::payment::Payer;
+use x402_proxy_wasm::x402::{NetworkId, TransactionId, header};
 
 // ---------------------------------------------------------------------------------------------- modes and payments
 
@@ -377,7 +378,7 @@ fn a_payment_at_work_elsewhere_is_refused_for_now() {
 
 #[test]
 fn every_answer_of_the_ledger_to_a_claim_is_taken() {
-    let hash = TRANSACTION.parse().unwrap();
+    let hash = TransactionId::Evm(TRANSACTION.parse().unwrap());
     for (answer, story) in [
         (Answer::Granted, "claim granted, verify?"),
         (
@@ -406,7 +407,7 @@ fn every_answer_of_the_ledger_to_a_claim_is_taken() {
 
 #[test]
 fn settlement_begins_only_where_the_ledger_grants_it() {
-    let hash = TRANSACTION.parse().unwrap();
+    let hash = TransactionId::Evm(TRANSACTION.parse().unwrap());
     for (answer, end) in [
         (Answer::NotHeld, "settle not held, = in_flight, reply 409"),
         (Answer::Failed, "settle failed, = overloaded, reply 503"),
@@ -1099,7 +1100,10 @@ fn events_that_no_state_waits_for_change_nothing() {
             stage.step(&mut request, settled());
         }
         stage.step(&mut request, Event::Ledger(Answer::Granted));
-        stage.step(&mut request, Event::Ledger(Answer::GrantedSettled(TRANSACTION.parse().unwrap())));
+        stage.step(
+            &mut request,
+            Event::Ledger(Answer::GrantedSettled(TransactionId::Evm(TRANSACTION.parse().unwrap()))),
+        );
         assert_eq!(request.story(), story);
         assert!(!request.is_over());
     }
@@ -1770,7 +1774,7 @@ fn a_late_payment_buys_nothing_new() {
         assert_eq!(request.story(), "resume not held, = refused, reply 402");
         assert_eq!(request.reason(), "invalid_exact_evm_payload_authorization_valid_before");
         let record = request.record.unwrap();
-        assert_eq!(record.payment.unwrap().payer, Wallet::new(1).address());
+        assert_eq!(record.payment.unwrap().payer, Payer::Evm(Wallet::new(1).address()));
     }
 }
 

@@ -193,7 +193,7 @@ fn what_came_of_a_settlement_is_told() {
         let told: Vec<_> = request.settlements.iter().map(|one| one.result).collect();
         assert_eq!(told, result.into_iter().collect::<Vec<_>>(), "{settle}: {}", request.story());
         for one in &request.settlements {
-            assert_eq!((one.payment.scheme, one.payment.pay_to.to_string().as_str()), ("exact", PAY_TO));
+            assert_eq!((one.payment.scheme.as_str(), one.payment.pay_to.to_string().as_str()), ("exact", PAY_TO));
         }
     }
 }

@@ -39,9 +39,9 @@ use x402_proxy_wasm::price::usage::Usage;
 use x402_proxy_wasm::price::{Rate, Rates};
 use x402_proxy_wasm::route::{Access, Decision, HostPattern, Matcher, Path, Pattern, RouteTable, Target};
 use x402_proxy_wasm::time::{UnixTime, parse_duration};
-use x402_proxy_wasm::x402::payment::{PaymentPayload, Signed};
+use x402_proxy_wasm::x402::payment::{Payer, PaymentPayload, Signed};
 use x402_proxy_wasm::x402::requirement::TransferMethod;
-use x402_proxy_wasm::x402::{NetworkId, Version, header};
+use x402_proxy_wasm::x402::{NetworkId, TransactionId, Version, header};
 
 /// As many cases as a property gets; none writes files beside the tests.
 fn cases(number: u32) -> ProptestConfig {
@@ -160,9 +160,9 @@ fn read_as_everything(bytes: &[u8]) {
     let requirement = &config.routes[0].terms.as_ref().unwrap().offers[0].requirement;
     for status in [200, 400, 503] {
         let answer = CalloutAnswer::Answered { status, body: bytes.to_vec() };
-        let payer = Wallet::new(1).address();
-        let _ = read_verification(&answer, payer);
-        let _ = read_settlement(&answer, Version::V2, requirement, payer);
+        let payer = Payer::Evm(Wallet::new(1).address());
+        let _ = read_verification(&answer, &payer);
+        let _ = read_settlement(&answer, Version::V2, requirement, &payer);
     }
     if let Ok(text) = std::str::from_utf8(bytes) {
         let _ = Amount::parse(text);
@@ -908,7 +908,7 @@ struct Model {
     asked: bool,
     /// When the last who asked went away without an answer.
     forgotten: u64,
-    transaction: Option<TransactionHash>,
+    transaction: Option<TransactionId>,
     is_spent: bool,
 }
 
@@ -1063,7 +1063,7 @@ proptest! {
             let until = UnixTime::from_secs(now + holds);
             let mut hash = [1; 32];
             hash[..8].copy_from_slice(&position.to_be_bytes());
-            let transaction = TransactionHash::from_bytes(hash);
+            let transaction = TransactionId::from_bytes(hash);
             let expires = LIFETIMES[usize::from(payment)];
             let Operation::Claim { signature: mark, .. } = claim(0, 0, signature) else { panic!("a claim") };
             let operation = match operation {

@@ -14,7 +14,7 @@ mod common;
 
 use common::{
     NOW, PAY_TO, Request, Stage, TRANSACTION, USDC, Wallet, base_config, decode, encode, head, invalid, refused,
-    settled, upstream, valid,
+    settled, supported, upstream, valid,
 };
 use serde_json::{Value, json};
 #[cfg(target_arch = "wasm32")]
@@ -561,7 +561,7 @@ fn an_unknown_settlement_begins_anew_only_if_the_payment_is_still_good() {
 fn upto_is_offered_once_it_is_known_who_settles() {
     let text = chat(json!({}));
     let mut stage = Stage::new(&config("upto"));
-    stage.supported.upto.clear();
+    stage.supported = supported(&[]);
     let request = stage.play(&post("/chat", &[]), [body(&text)]);
     assert_eq!((request.status(), request.reply_header("retry-after")), (503, Some("1")));
 
@@ -578,7 +578,7 @@ fn upto_is_offered_once_it_is_known_who_settles() {
         entries.iter().map(|entry| entry["scheme"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
     assert_eq!(schemes(&mut stage), ["upto", "exact"]);
-    stage.supported.upto.clear();
+    stage.supported = supported(&[]);
     assert_eq!(schemes(&mut stage), ["exact"]);
 }
 

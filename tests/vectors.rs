@@ -30,9 +30,9 @@ use x402_proxy_wasm::facilitator::{
 use x402_proxy_wasm::money::Amount;
 use x402_proxy_wasm::scheme::{self, Judgement};
 use x402_proxy_wasm::time::UnixTime;
-use x402_proxy_wasm::x402::payment::{PaymentPayload, Signed};
+use x402_proxy_wasm::x402::payment::{Payer, PaymentPayload, Signed};
 use x402_proxy_wasm::x402::requirement::TransferMethod;
-use x402_proxy_wasm::x402::{Version, header};
+use x402_proxy_wasm::x402::{TransactionId, Version, header};
 
 /// The vectors of a file. They are built in, for there are no files in wasm.
 fn vectors(file: &str) -> Value {
@@ -330,10 +330,11 @@ fn every_asset_of_the_table_can_be_charged() {
             json["defaults"]["accepts"] = json!([{"scheme": "exact", "network": network.name, "asset": asset.symbol}]);
             let config = read_config(&json);
             let requirement = &config.routes[0].terms.as_ref().unwrap().offers[0].requirement;
-            assert_eq!(requirement.chain_id, network.chain_id);
-            assert_eq!(requirement.asset.to_string(), asset.address);
+            let evm = requirement.evm().unwrap();
+            assert_eq!(evm.chain_id, network.chain_id);
+            assert_eq!(evm.asset.to_string(), asset.address);
             assert_eq!(requirement.amount, Amount::from(10_u64.pow(u32::from(asset.decimals) - 3)), "$0.001");
-            assert_eq!(requirement.v1_network.is_some(), V1_NAMES.contains(&network.name), "{}", network.name);
+            assert_eq!(evm.v1_network.is_some(), V1_NAMES.contains(&network.name), "{}", network.name);
         }
     }
 }
@@ -446,8 +447,8 @@ fn recorded_payments_meet_their_terms() {
         assert!(offer.requirement.is(&payment.accepted), "{name}");
         let exact_payment = Signed::from_payload(payment.payload, TransferMethod::Eip3009).unwrap();
         let end = exact_payment.authorization.valid_before().to_unix_time().as_secs();
-        let check =
-            |now| scheme::check(&exact_payment, &offer.requirement, &offer.domain_separator, UnixTime::from_secs(now));
+        let evm = offer.requirement.evm().unwrap();
+        let check = |now| scheme::check(&exact_payment, &offer.requirement, evm, UnixTime::from_secs(now));
         for now in [0, end - 300, end - 6] {
             assert_eq!(check(now), Ok(Judgement::Valid), "{name} at {now}");
         }
@@ -466,6 +467,7 @@ fn recorded_answers_of_facilitators_are_understood() {
             let answer = recorded_answer(call);
             let body = &call["response"]["body"];
             let payer = address(&call["request"]["body"]["paymentPayload"]["payload"]["authorization"]["from"]);
+            let payer = Payer::Evm(payer);
             let url = text(&call["request"]["url"]);
             if url == Question::Verify.path() {
                 let expected = match body.get("invalidReason") {
@@ -473,15 +475,15 @@ fn recorded_answers_of_facilitators_are_understood() {
                     Some(reason) => Verification::Invalid(text(reason).to_owned()),
                 };
                 assert_eq!(body["isValid"] == true, expected == Verification::Valid);
-                assert_eq!(read_verification(&answer, payer), expected, "{name}");
+                assert_eq!(read_verification(&answer, &payer), expected, "{name}");
             } else {
                 assert_eq!(url, Question::Settle.path());
                 let expected = match body.get("errorReason") {
-                    None => Settlement::Settled(text(&body["transaction"]).parse().unwrap()),
+                    None => Settlement::Settled(TransactionId::Evm(text(&body["transaction"]).parse().unwrap())),
                     Some(reason) => Settlement::Refused(text(reason).to_owned()),
                 };
                 assert_eq!(body["success"] == true, matches!(expected, Settlement::Settled(_)));
-                assert_eq!(read_settlement(&answer, Version::V2, requirement, payer), expected, "{name}");
+                assert_eq!(read_settlement(&answer, Version::V2, requirement, &payer), expected, "{name}");
             }
         }
     }

@@ -58,7 +58,10 @@ fn numbers_wider_than_a_pointer_are_kept() {
     let config = read_config(&json);
     assert_eq!(config.ledger, Ledger::with_room_for(u32::MAX));
     let requirement = &config.routes[0].terms.as_ref().unwrap().offers[0].requirement;
-    assert_eq!((requirement.chain_id, requirement.max_timeout_seconds), (u64::MAX, 9_007_199_254_740_993));
+    assert_eq!(
+        (requirement.evm().unwrap().chain_id, requirement.max_timeout_seconds),
+        (u64::MAX, 9_007_199_254_740_993)
+    );
     assert_eq!(requirement.amount.to_string(), format!("1{}", "0".repeat(74)));
     let largest = "115792089237316195423570985008687907853269984665640564039457584007913129639935";
     assert_eq!(Amount::parse(largest).unwrap().to_string(), largest);

@@ -16,12 +16,12 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::evm::Address;
-use crate::evm::eip712::Word;
 use crate::json::{self, JsonError};
 use crate::ledger::Ledger;
 use crate::price::{Rates, Tariff};
 use crate::route::RouteTable;
 use crate::x402::Requirement;
+use crate::x402::payment::Payer;
 
 /// Everything the filter was told, checked.
 #[derive(Debug)]
@@ -43,9 +43,11 @@ pub struct Config {
     pub ledger_is_exclusive: bool,
     /// Whether an entry can be offered only once the facilitator has said what it supports.
     pub needs_introduction: bool,
+    /// Whether anything is for sale.
+    pub has_offers: bool,
     /// What is to be fetched of the proxy's dynamic metadata for each request.
     pub metadata: Vec<MetadataKey>,
-    /// Whose payments are taken.
+    /// Whose payments are taken. Accounts are written as [`Payer`] writes them.
     pub payers: Payers,
     /// Origins whose scripts may pay.
     pub origins: Vec<Origin>,
@@ -185,19 +187,30 @@ pub enum Principal {
     Below(String),
 }
 
-/// Whose payments are taken.
+/// Whose payments are taken. Accounts are written as [`Payer`] writes them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Payers {
     /// Theirs alone, where there is a list.
-    pub allow: Option<BTreeSet<Address>>,
+    pub allow: Option<BTreeSet<String>>,
     /// Not theirs.
-    pub deny: BTreeSet<Address>,
+    pub deny: BTreeSet<String>,
 }
 
 impl Payers {
-    /// Whether the payments of `payer` are taken.
-    pub fn welcome(&self, payer: Address) -> bool {
-        !self.deny.contains(&payer) && self.allow.as_ref().is_none_or(|allowed| allowed.contains(&payer))
+    /// Whether anybody's are not.
+    pub fn is_choosy(&self) -> bool {
+        self.allow.is_some() || !self.deny.is_empty()
+    }
+
+    /// Whether the payments of `payer` are taken. Where there is a list, those of an unknown payer are not.
+    pub fn welcome(&self, payer: &Payer) -> bool {
+        if !self.is_choosy() {
+            return true;
+        }
+        let name = payer.to_string();
+        *payer != Payer::Unknown
+            && !self.deny.contains(&name)
+            && self.allow.as_ref().is_none_or(|allowed| allowed.contains(&name))
     }
 }
 
@@ -206,10 +219,8 @@ impl Payers {
 pub struct Offer {
     /// The entry of `accepts`.
     pub requirement: Requirement,
-    /// The EIP-712 domain separator under which it is signed.
-    pub domain_separator: Word,
     /// Who may be paid. One is drawn for each quote, by weight, and any of them is accepted. At least one, unless the
-    /// proxy says.
+    /// proxy says, or the entry is of a foreign rail, which names its only one itself.
     pub recipients: Vec<Recipient>,
     /// Where the proxy says who is paid.
     pub recipient_from: Option<MetadataKey>,

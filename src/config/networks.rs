@@ -77,6 +77,31 @@ const fn dollar(
     KnownAsset { symbol, address, decimals: 6, eip712_name, eip712_version, usd_pegged: true }
 }
 
+/// A network of Solana that the configuration can name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SolanaNetwork {
+    /// The name in the configuration, that of version 1 of the protocol.
+    pub name: &'static str,
+    /// CAIP-2 id: the first 32 characters of the genesis block's hash.
+    pub id: &'static str,
+    /// The mint of Circle's USDC, which has six decimals.
+    pub usdc: &'static str,
+}
+
+/// Solana's networks. Source: npm `@x402/svm` 2.27.0, its tables of networks and of default assets.
+pub const SOLANA: &[SolanaNetwork] = &[
+    SolanaNetwork {
+        name: "solana",
+        id: "solana:5eykt4UsFv8P8NJdTREpY1vzqKqZKvdp",
+        usdc: "EPjFWdd5AufqSSqeM2qN1xzybapC8G4wEGGkZwyTDt1v",
+    },
+    SolanaNetwork {
+        name: "solana-devnet",
+        id: "solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1",
+        usdc: "4zMMC9srt5Ri5X14GAgXhaHii3GnPAEERYPJgZJDncDU",
+    },
+];
+
 /// The networks that version 1 of the protocol has a name for; it is the same as here. The official clients of that
 /// version know no others.
 pub const V1_NAMES: &[&str] = &[

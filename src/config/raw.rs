@@ -1,11 +1,13 @@
 //! The configuration as it is written: shapes only, nothing resolved. Unknown keys are errors everywhere.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 
 use crate::json::{self, Named, Object};
 
@@ -148,9 +150,9 @@ pub(super) struct Asset {
     /// Decimals of its amounts.
     #[serde(deserialize_with = "json::whole_number")]
     pub decimals: u64,
-    /// The token's EIP-712 domain.
-    #[serde(deserialize_with = "json::object")]
-    pub eip712: Eip712,
+    /// The token's EIP-712 domain, on a chain of Ethereum's family.
+    #[serde(default, deserialize_with = "optional_object")]
+    pub eip712: Option<Eip712>,
     /// What payers sign: eip3009 (default) or permit2.
     #[serde(default)]
     pub transfer_method: TransferMethod,
@@ -200,9 +202,9 @@ pub(super) struct Defaults {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Entry {
-    /// exact: the price. upto: what the request turned out to cost, at most the price.
-    pub scheme: Scheme,
-    /// A name of the table, or eip155:<chain id>.
+    /// exact: the price. upto: what the request turned out to cost, at most the price. Any other is left to the facilitator.
+    pub scheme: String,
+    /// A name of the table, eip155:<chain id>, or another CAIP-2 id, whose payments the facilitator judges.
     pub network: String,
     /// A symbol of the table, or an asset.
     pub asset: TextOr<Asset>,
@@ -216,14 +218,19 @@ pub(super) struct Entry {
     pub confirm: bool,
     /// What payers sign, where it is not what the asset says.
     pub transfer_method: Option<TransferMethod>,
+    /// What clients need beside, where the facilitator judges payments: extra of the entry, as it stands.
+    pub extra: Option<Extra>,
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Scheme {
-    Exact,
-    Upto,
+/// An object as it stands: by name, each value as canonical JSON.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Extra(pub BTreeMap<String, String>);
+
+impl<'de> Deserialize<'de> for Extra {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Box::<RawValue>::deserialize(deserializer)?;
+        json::canonical_fields(&value).map(Self).map_err(|error| D::Error::custom(error.message))
+    }
 }
 
 #[derive(Debug, Deserialize)]

@@ -1,6 +1,6 @@
 //! From what is written to what it means.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::uri::Uri;
 use ruint::aliases::U256;
 
-use super::networks::{KnownAsset, NETWORKS, V1_NAMES};
+use super::networks::{KnownAsset, NETWORKS, SOLANA, SolanaNetwork, V1_NAMES};
 use super::raw::{self, TextOr};
 use super::{
     Config, Facilitator, MetadataKey, Offer, Origin, Payers, Principal, Recipient, Route, Rpc, Service, Settle, Terms,
@@ -24,8 +24,9 @@ use crate::page::Template;
 use crate::price::{Pointers, RATE_SCALE_DIGITS, Rate, Rates, Shape, Tariff};
 use crate::route::{Access, HostPattern, Matcher, Pattern, RouteTable};
 use crate::scheme::MIN_LIFETIME_SECONDS;
+use crate::svm::{Memo, Pubkey, TokenProgram};
 use crate::time::parse_duration;
-use crate::x402::requirement::{PaymentFlow, Scheme, TransferMethod};
+use crate::x402::requirement::{Evm, Foreign, PaymentFlow, Rail, Scheme, Svm, TransferMethod, domain_separator};
 use crate::x402::{NetworkId, Requirement};
 
 type Result<T> = std::result::Result<T, JsonError>;
@@ -42,7 +43,7 @@ const DEFAULT_LOG_RANGE: u64 = 1800;
 const DEFAULT_MAX_TIMEOUT_SECONDS: u64 = 300;
 /// An authorization that lives no longer than verifiers demand would be refused by the time it arrives.
 const MIN_MAX_TIMEOUT_SECONDS: u64 = MIN_LIFETIME_SECONDS.saturating_add(4);
-/// 23 MB, if it were ever full.
+/// 42 MB, if it were ever full.
 const DEFAULT_MAX_CLAIMS: u32 = 262_144;
 /// The whole of the terms has to fit into a header.
 const MAX_DESCRIPTION_BYTES: usize = 2048;
@@ -66,7 +67,25 @@ pub(super) fn config(raw: raw::Config) -> Result<Config> {
         routes.push(route);
     }
     let offers = routes.iter().filter_map(|route| route.terms.as_ref()).flat_map(|terms| &terms.offers);
-    let needs_introduction = offers.clone().any(|offer| offer.requirement.scheme == Scheme::Upto);
+    let unknown_payers = offers.clone().find(|offer| match &offer.requirement.rail {
+        Rail::Evm(_) => false,
+        Rail::Foreign(foreign) => foreign.svm.is_none(),
+    });
+    let payers = payers(&raw.payers)?;
+    if let Some(offer) = unknown_payers.filter(|_| payers.is_choosy()) {
+        let Requirement { scheme, network, .. } = &offer.requirement;
+        return refuse(
+            "payers",
+            format_args!(
+                "cannot be told of an entry with scheme {} on {network}: only the facilitator knows them",
+                scheme.as_str()
+            ),
+        );
+    }
+    let needs_introduction = offers
+        .clone()
+        .any(|offer| offer.requirement.scheme == Scheme::Upto || matches!(offer.requirement.rail, Rail::Foreign(_)));
+    let has_offers = offers.clone().next().is_some();
     let mut metadata: Vec<MetadataKey> = Vec::new();
     let tariffs = routes.iter().filter_map(|route| route.terms.as_ref()?.tariff.as_ref());
     for key in offers.filter_map(|offer| offer.recipient_from.clone()).chain(tariffs.flat_map(|one| one.metadata())) {
@@ -79,13 +98,14 @@ pub(super) fn config(raw: raw::Config) -> Result<Config> {
     let needs_principals =
         routes.iter().filter_map(|route| route.terms.as_ref()).any(|terms| !terms.free_for.is_empty());
     Ok(Config {
-        payers: payers(&raw.payers)?,
+        payers,
         origins: raw.cors.as_ref().map_or(Ok(Vec::new()), origins)?,
         is_discoverable: raw.discovery.unwrap_or(true),
         #[cfg(feature = "page")]
         page: page(raw.page)?,
         needs_principals,
         needs_introduction,
+        has_offers,
         metadata,
         facilitator,
         routes,
@@ -204,9 +224,14 @@ fn is_field_value(text: &str) -> bool {
 
 fn payers(raw: &raw::Payers) -> Result<Payers> {
     let read = |list: &str, accounts: &[String]| {
-        let account =
-            |(index, text): (usize, &String)| text.parse().map_err(at(format!("payers.{list}[{index}]"), text));
-        accounts.iter().enumerate().map(account).collect::<Result<BTreeSet<Address>>>()
+        let account = |(index, text): (usize, &String)| {
+            let path = format!("payers.{list}[{index}]");
+            if let Ok(account) = text.parse::<Pubkey>() {
+                return Ok(account.to_string());
+            }
+            text.parse::<Address>().map(|address| address.to_string()).map_err(at(path, text))
+        };
+        accounts.iter().enumerate().map(account).collect::<Result<BTreeSet<String>>>()
     };
     let allow = raw.allow.as_ref().map(|accounts| read("allow", accounts)).transpose()?;
     Ok(Payers { allow, deny: read("deny", &raw.deny)? })
@@ -400,19 +425,34 @@ struct Inherited<'a> {
 
 impl Inherited<'_> {
     fn offer(&self, path: &str, entry: &raw::Entry, networks: &Networks) -> Result<Offer> {
-        let scheme = match entry.scheme {
-            raw::Scheme::Exact => Scheme::Exact,
-            raw::Scheme::Upto => Scheme::Upto,
+        let scheme = match entry.scheme.as_str() {
+            "exact" => Some(Scheme::Exact),
+            "upto" => Some(Scheme::Upto),
+            _ => None,
         };
+        match (scheme, networks.find_foreign(&entry.network)) {
+            (Some(scheme), None) => self.evm_offer(path, entry, scheme, networks),
+            (_, Some((id, known))) => self.foreign_offer(path, entry, id, known),
+            (None, None) => {
+                let chain_id = networks.find(&format!("{path}.network"), &entry.network)?.chain_id;
+                self.foreign_offer(path, entry, NetworkId::from_chain_id(chain_id), None)
+            }
+        }
+    }
+
+    fn evm_offer(&self, path: &str, entry: &raw::Entry, scheme: Scheme, networks: &Networks) -> Result<Offer> {
         if scheme == Scheme::Upto && self.settle != Settle::After {
             return refuse(path, "has scheme upto, which settles after the response, when its cost is known");
         }
+        if entry.extra.is_some() {
+            return refuse(format!("{path}.extra"), "is for entries that the filter cannot check itself");
+        }
         let network = networks.find(&format!("{path}.network"), &entry.network)?;
-        let asset = match &entry.asset {
-            TextOr::Object(inline) => Asset::from_raw(&format!("{path}.asset"), inline, "the asset")?,
-            TextOr::Text(symbol) => network.asset(&format!("{path}.asset"), symbol)?,
+        let token = match &entry.asset {
+            TextOr::Object(inline) => Token::from_raw(&format!("{path}.asset"), inline, "the asset")?,
+            TextOr::Text(symbol) => network.token(&format!("{path}.asset"), symbol)?,
         };
-        let transfer_method = match entry.transfer_method.unwrap_or(asset.transfer_method) {
+        let transfer_method = match entry.transfer_method.unwrap_or(token.transfer_method) {
             raw::TransferMethod::Eip3009 if scheme == Scheme::Exact => TransferMethod::Eip3009,
             raw::TransferMethod::Eip3009 if entry.transfer_method.is_some() => {
                 return refuse(
@@ -423,44 +463,127 @@ impl Inherited<'_> {
             _ => TransferMethod::Permit2,
         };
         let recipients = self.recipients(path, entry)?;
-        let rates = self.rates(&asset)?;
-        let requirement = Requirement {
-            scheme,
+        let rates = self.rates(&token.asset)?;
+        let (name, version, chain_id) = (token.eip712_name, token.eip712_version, network.chain_id);
+        let rail = Rail::Evm(Evm {
             transfer_method,
             facilitator: None,
-            network: NetworkId::from_chain_id(network.chain_id),
-            chain_id: network.chain_id,
+            chain_id,
             v1_network: network.v1_name(),
-            amount: match &rates {
-                Some(rates) => rates.minimum.max(Amount::from(1)),
-                None => self.amount(&asset)?,
-            },
-            asset: asset.address,
-            pay_to: recipients.first().map_or(asset.address, |recipient| recipient.to),
-            max_timeout_seconds: self.max_timeout_seconds,
-            eip712_name: asset.eip712_name,
-            eip712_version: asset.eip712_version,
-            payment_flow: match self.settle {
-                Settle::After => PaymentFlow::Authorization,
-                Settle::Before | Settle::Concurrent => PaymentFlow::Upfront,
-            },
+            asset: token.address,
+            pay_to: recipients.first().map_or(token.address, |recipient| recipient.to),
+            domain_separator: domain_separator(transfer_method, token.address, &name, &version, chain_id),
+            eip712_name: name,
+            eip712_version: version,
             contract_wallets: entry.contract_wallets,
-        };
+        });
+        let requirement =
+            self.requirement(scheme, NetworkId::from_chain_id(chain_id), &token.asset, rates.as_ref(), rail)?;
         if entry.confirm && network.rpc.is_none() {
             let network = &requirement.network;
             return refuse(format!("{path}.confirm"), format_args!("needs a node to ask: configure rpc.{network}"));
         }
-        let domain_separator = requirement.domain_separator();
-        let rates = rates.map(Arc::new);
         Ok(Offer {
             requirement,
-            domain_separator,
             recipients,
             recipient_from: self.recipient_from(entry),
-            dollar_decimals: asset.usd_pegged.then_some(asset.decimals),
-            rates,
+            dollar_decimals: token.asset.dollar_decimals(),
+            rates: rates.map(Arc::new),
             rpc: network.rpc,
             confirm: entry.confirm,
+        })
+    }
+
+    /// An entry of which the filter checks little or nothing itself.
+    fn foreign_offer(
+        &self,
+        path: &str,
+        entry: &raw::Entry,
+        network: NetworkId,
+        known: Option<&SolanaNetwork>,
+    ) -> Result<Offer> {
+        if entry.extra.is_none() && (known.is_none() || entry.scheme != "exact") {
+            let is_evm = network.chain_id().is_some();
+            let (key, word) = if is_evm { ("scheme", &entry.scheme) } else { ("network", &entry.network) };
+            let checked = if is_evm { "exact, upto" } else { "eip155:<chain id>, solana" };
+            return refuse(
+                format!("{path}.{key}"),
+                format_args!(
+                    "{word:?} is none that the filter checks ({checked}); where the facilitator does, give extra: what clients need beside, or {{}}"
+                ),
+            );
+        }
+        if entry.scheme.is_empty() || !entry.scheme.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return refuse(format!("{path}.scheme"), format_args!("{:?} is not the name of a scheme", entry.scheme));
+        }
+        let alien = [
+            ("contract_wallets", entry.contract_wallets),
+            ("confirm", entry.confirm),
+            ("transfer_method", entry.transfer_method.is_some()),
+        ];
+        if let Some((key, _)) = alien.into_iter().find(|(_, is_set)| *is_set) {
+            return refuse(
+                format!("{path}.{key}"),
+                format_args!(
+                    "is for entries that the filter checks itself, and it knows no scheme {} on {network}",
+                    entry.scheme
+                ),
+            );
+        }
+        let asset_path = format!("{path}.asset");
+        let (asset, address) = match &entry.asset {
+            TextOr::Object(inline) => Asset::of_foreign(&asset_path, inline)?,
+            TextOr::Text(symbol) => match known {
+                Some(known) if symbol == "USDC" => {
+                    (Asset { label: symbol.clone(), decimals: 6, usd_pegged: true }, known.usdc.to_owned())
+                }
+                _ => {
+                    return refuse(
+                        asset_path,
+                        format_args!("{symbol:?} is not known on {network}; give {{address, decimals}}"),
+                    );
+                }
+            },
+        };
+        let pay_to = self.foreign_recipient(path, entry)?;
+        let mut extra = entry.extra.clone().unwrap_or_default().0;
+        if self.settle != Settle::After {
+            extra.entry("paymentFlow".to_owned()).or_insert_with(|| json::to_text(&PaymentFlow::Upfront));
+        }
+        let mut foreign = Foreign { asset: address, pay_to, extra, supplied: BTreeMap::new(), svm: None };
+        if entry.scheme == "exact" && network.as_str().starts_with("solana:") {
+            foreign.svm = Some(svm(path, &foreign, asset.decimals)?);
+        }
+        let rates = self.rates(&asset)?;
+        let scheme = Scheme::Foreign(entry.scheme.as_str().into());
+        let requirement = self.requirement(scheme, network, &asset, rates.as_ref(), Rail::Foreign(foreign))?;
+        let rates = rates.map(Arc::new);
+        let dollar_decimals = asset.dollar_decimals();
+        let (recipients, recipient_from) = (Vec::new(), None);
+        Ok(Offer { requirement, recipients, recipient_from, dollar_decimals, rates, rpc: None, confirm: false })
+    }
+
+    fn requirement(
+        &self,
+        scheme: Scheme,
+        network: NetworkId,
+        asset: &Asset,
+        rates: Option<&Rates>,
+        rail: Rail,
+    ) -> Result<Requirement> {
+        Ok(Requirement {
+            scheme,
+            network,
+            amount: match rates {
+                Some(rates) => rates.minimum.max(Amount::from(1)),
+                None => self.amount(asset)?,
+            },
+            max_timeout_seconds: self.max_timeout_seconds,
+            payment_flow: match self.settle {
+                Settle::After => PaymentFlow::Authorization,
+                Settle::Before | Settle::Concurrent => PaymentFlow::Upfront,
+            },
+            rail,
         })
     }
 
@@ -601,18 +724,44 @@ impl Inherited<'_> {
         }
     }
 
-    fn recipients(&self, path: &str, entry: &raw::Entry) -> Result<Vec<Recipient>> {
+    /// Who is paid, and where that is written.
+    fn pay_to<'a>(&'a self, path: &str, entry: &'a raw::Entry) -> Result<(String, &'a TextOr<raw::PayTo>)> {
         let candidates = [
             (format!("{path}.pay_to"), &entry.pay_to),
             (format!("{}.pay_to", self.route), &self.raw.pay_to),
             ("defaults.pay_to".to_owned(), &self.defaults.pay_to),
         ];
-        let Some((path, recipient)) = candidates.into_iter().find_map(|(path, to)| Some((path, to.as_ref()?))) else {
+        let found = candidates.into_iter().find_map(|(path, to)| Some((path, to.as_ref()?)));
+        found.map_or_else(
+            || {
+                refuse(
+                    format!("{}.pay_to", self.route),
+                    "is missing, here, in the entry and in defaults: say who is paid",
+                )
+            },
+            Ok,
+        )
+    }
+
+    /// The account of an entry whose accounts the filter does not know.
+    fn foreign_recipient(&self, path: &str, entry: &raw::Entry) -> Result<String> {
+        let Some(recipient) = &entry.pay_to else {
             return refuse(
-                format!("{}.pay_to", self.route),
-                "is missing, here, in the entry and in defaults: say who is paid",
+                format!("{path}.pay_to"),
+                format_args!("is missing: the accounts of {} are not those of other entries", entry.network),
             );
         };
+        let path = format!("{path}.pay_to");
+        match recipient {
+            TextOr::Text(text) => name(&path, text),
+            TextOr::Object(_) => {
+                refuse(path, "is no text; recipients are split where the filter checks payments itself")
+            }
+        }
+    }
+
+    fn recipients(&self, path: &str, entry: &raw::Entry) -> Result<Vec<Recipient>> {
+        let (path, recipient) = self.pay_to(path, entry)?;
         let split = match recipient {
             TextOr::Text(text) => return Ok(vec![Recipient { to: recipient_address(&path, text)?, weight: 1 }]),
             TextOr::Object(raw::PayTo { split: Some(split), metadata: None }) => split,
@@ -640,6 +789,40 @@ impl Inherited<'_> {
 }
 
 const MOST_WEIGHT: u64 = 1_000_000;
+
+/// A name on a network that the filter does not know.
+fn name(path: &str, text: &str) -> Result<String> {
+    const LONGEST: usize = 256;
+    let is_name = (1..=LONGEST).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if is_name {
+        Ok(text.to_owned())
+    } else {
+        refuse(path, format_args!("{text:?} is not of 1 to {LONGEST} printable characters"))
+    }
+}
+
+/// What can be checked of Solana's `exact`.
+fn svm(path: &str, foreign: &Foreign, decimals: u8) -> Result<Svm> {
+    let key = |key: &str, text: &str| text.parse::<Pubkey>().map_err(at(format!("{path}.{key}"), text));
+    let extra = |name: &str| foreign.extra.contains_key(name).then(|| foreign.text(name));
+    let not_text = |name: &str| JsonError { path: format!("{path}.extra.{name}"), message: "is no text".to_owned() };
+    let memo = extra("memo").map(|memo| {
+        let memo = memo.ok_or_else(|| not_text("memo"))?;
+        Memo::new(&memo).map_err(at(format!("{path}.extra.memo"), &memo))
+    });
+    let token_program = extra("tokenProgram").map(|program| {
+        let program = program.ok_or_else(|| not_text("tokenProgram"))?;
+        let found = TokenProgram::from_address(&key("extra.tokenProgram", &program)?);
+        found.map_or_else(|| refuse(format!("{path}.extra.tokenProgram"), "is neither SPL Token nor Token-2022"), Ok)
+    });
+    Ok(Svm {
+        mint: key("asset.address", &foreign.asset)?,
+        decimals,
+        token_program: token_program.transpose()?,
+        pay_to: key("pay_to", &foreign.pay_to)?,
+        memo: memo.transpose()?,
+    })
+}
 
 fn recipient_address(path: &str, text: &str) -> Result<Address> {
     let address: Address = text.parse().map_err(at(path, text))?;
@@ -673,19 +856,26 @@ struct Networks(Vec<Network>);
 struct Network {
     name: Option<String>,
     chain_id: u64,
-    assets: Vec<Asset>,
+    assets: Vec<Token>,
     rpc: Option<Arc<Rpc>>,
 }
 
+/// What prices are in.
 #[derive(Clone)]
 struct Asset {
     /// Its symbol, where it has one.
     label: String,
-    address: Address,
     decimals: u8,
+    usd_pegged: bool,
+}
+
+/// An asset on a chain of Ethereum's family.
+#[derive(Clone)]
+struct Token {
+    asset: Asset,
+    address: Address,
     eip712_name: String,
     eip712_version: String,
-    usd_pegged: bool,
     transfer_method: raw::TransferMethod,
 }
 
@@ -693,7 +883,7 @@ impl Networks {
     fn new(added: Named<Object<raw::Network>>) -> Result<Self> {
         let mut networks = Self(Vec::with_capacity(NETWORKS.len()));
         for known in NETWORKS {
-            let assets = known.assets.iter().map(Asset::from_known).collect::<Result<_>>()?;
+            let assets = known.assets.iter().map(Token::from_known).collect::<Result<_>>()?;
             networks.0.push(Network { name: Some(known.name.to_owned()), chain_id: known.chain_id, assets, rpc: None });
         }
         for (name, Object(raw)) in added.0 {
@@ -711,8 +901,8 @@ impl Networks {
         };
         let mut assets = known.filter(|known| known.chain_id == chain_id).map_or_else(Vec::new, |known| known.assets);
         for (symbol, Object(asset)) in raw.assets.0 {
-            assets.retain(|asset| asset.label != symbol);
-            assets.push(Asset::from_raw(&format!("{path}.assets.{symbol}"), &asset, &symbol)?);
+            assets.retain(|token| token.asset.label != symbol);
+            assets.push(Token::from_raw(&format!("{path}.assets.{symbol}"), &asset, &symbol)?);
         }
         self.0.push(Network { name: Some(name), chain_id, assets, rpc: None });
         Ok(())
@@ -743,15 +933,26 @@ impl Networks {
         Ok(())
     }
 
+    /// The network, where it is not of Ethereum's family.
+    fn find_foreign(&self, text: &str) -> Option<(NetworkId, Option<&'static SolanaNetwork>)> {
+        if self.0.iter().any(|network| network.name.as_deref() == Some(text)) || text.starts_with("eip155:") {
+            return None;
+        }
+        let known = SOLANA.iter().find(|known| known.name == text || known.id == text);
+        let id = known.map_or(text, |known| known.id).parse().ok()?;
+        Some((id, known))
+    }
+
     fn find(&self, path: &str, text: &str) -> Result<Network> {
         if let Some(network) = self.0.iter().find(|network| network.name.as_deref() == Some(text)) {
             return Ok(network.clone());
         }
         let Some(chain_id) = text.parse::<NetworkId>().ok().and_then(|id| id.chain_id()) else {
-            let known = list(self.0.iter().filter_map(|network| network.name.as_deref()));
+            let names = self.0.iter().filter_map(|network| network.name.as_deref());
+            let known = list(names.chain(SOLANA.iter().map(|known| known.name)));
             return refuse(
                 path,
-                format_args!("{text:?} is neither a CAIP-2 id of the form eip155:<chain id> nor one of {known}"),
+                format_args!("{text:?} is neither a CAIP-2 id (eip155:<chain id>, …) nor one of {known}"),
             );
         };
         let known = self.0.iter().find(|network| network.chain_id == chain_id).cloned();
@@ -766,12 +967,12 @@ impl Network {
         V1_NAMES.contains(&known.name).then(|| known.name.to_owned())
     }
 
-    fn asset(&self, path: &str, symbol: &str) -> Result<Asset> {
-        let found = self.assets.iter().find(|asset| asset.label == symbol).cloned();
-        let Some(asset) = found else {
+    fn token(&self, path: &str, symbol: &str) -> Result<Token> {
+        let found = self.assets.iter().find(|token| token.asset.label == symbol).cloned();
+        let Some(token) = found else {
             let known = match self.assets.as_slice() {
                 [] => "none".to_owned(),
-                assets => list(assets.iter().map(|asset| asset.label.as_str())),
+                assets => list(assets.iter().map(|token| token.asset.label.as_str())),
             };
             let chain_id = self.chain_id;
             return refuse(
@@ -781,21 +982,28 @@ impl Network {
                 ),
             );
         };
-        Ok(asset)
+        Ok(token)
     }
 }
 
 impl Asset {
-    fn from_known(known: &KnownAsset) -> Result<Self> {
-        Ok(Self {
-            label: known.symbol.to_owned(),
-            address: known.address.parse().map_err(at("networks (built-in)", known.address))?,
-            decimals: known.decimals,
-            eip712_name: known.eip712_name.to_owned(),
-            eip712_version: known.eip712_version.to_owned(),
-            usd_pegged: known.usd_pegged,
-            transfer_method: raw::TransferMethod::Eip3009,
-        })
+    fn new(path: &str, raw: &raw::Asset, label: &str) -> Result<Self> {
+        let Some(decimals) = u8::try_from(raw.decimals).ok().filter(|decimals| *decimals <= 77) else {
+            return refuse(format!("{path}.decimals"), "is not between 0 and 77");
+        };
+        Ok(Self { label: label.to_owned(), decimals, usd_pegged: raw.usd_pegged })
+    }
+
+    /// An asset of which the filter knows nothing else, and its address.
+    fn of_foreign(path: &str, raw: &raw::Asset) -> Result<(Self, String)> {
+        if raw.eip712.is_some() {
+            return refuse(format!("{path}.eip712"), "is for tokens on chains of Ethereum's family");
+        }
+        Ok((Self::new(path, raw, "the asset")?, name(&format!("{path}.address"), &raw.address)?))
+    }
+
+    fn dollar_decimals(&self) -> Option<u8> {
+        self.usd_pegged.then_some(self.decimals)
     }
 
     /// A sum of dollars in atomic units, and `finer` digits below them.
@@ -830,24 +1038,34 @@ impl Asset {
         let scaled = scale.and_then(|scale| amount.checked_mul(scale));
         scaled.ok_or_else(|| JsonError { path, message: format!("{units:?} is too large") })
     }
+}
+
+impl Token {
+    fn from_known(known: &KnownAsset) -> Result<Self> {
+        Ok(Self {
+            asset: Asset { label: known.symbol.to_owned(), decimals: known.decimals, usd_pegged: known.usd_pegged },
+            address: known.address.parse().map_err(at("networks (built-in)", known.address))?,
+            eip712_name: known.eip712_name.to_owned(),
+            eip712_version: known.eip712_version.to_owned(),
+            transfer_method: raw::TransferMethod::Eip3009,
+        })
+    }
 
     fn from_raw(path: &str, raw: &raw::Asset, label: &str) -> Result<Self> {
-        if raw.eip712.name.is_empty() || raw.eip712.version.is_empty() {
+        let Some(eip712) = &raw.eip712 else {
+            return refuse(format!("{path}.eip712"), "is missing: name and version, from the token's contract");
+        };
+        if eip712.name.is_empty() || eip712.version.is_empty() {
             return refuse(
                 format!("{path}.eip712"),
                 "has an empty name or version; take both from the token's contract",
             );
         }
-        let Some(decimals) = u8::try_from(raw.decimals).ok().filter(|decimals| *decimals <= 77) else {
-            return refuse(format!("{path}.decimals"), "is not between 0 and 77");
-        };
         Ok(Self {
-            label: label.to_owned(),
+            asset: Asset::new(path, raw, label)?,
             address: raw.address.parse().map_err(at(format!("{path}.address"), &raw.address))?,
-            decimals,
-            eip712_name: raw.eip712.name.clone(),
-            eip712_version: raw.eip712.version.clone(),
-            usd_pegged: raw.usd_pegged,
+            eip712_name: eip712.name.clone(),
+            eip712_version: eip712.version.clone(),
             transfer_method: raw.transfer_method,
         })
     }

@@ -95,3 +95,17 @@ impl<T: JsonSchema> JsonSchema for Object<T> {
         T::json_schema(generator)
     }
 }
+
+impl JsonSchema for raw::Extra {
+    fn schema_name() -> Cow<'static, str> {
+        "Extra".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "object"})
+    }
+}

@@ -1,10 +1,13 @@
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
+use super::networks::SOLANA;
 use super::*;
 use crate::ledger::Ledger;
 use crate::money::Amount;
 use crate::route::{Decision, Target};
-use crate::x402::requirement::PaymentFlow;
+use crate::x402::requirement::{Evm, PaymentFlow, Rail, domain_separator};
 
 const PAY_TO: &str = "0x3C44CdDdB6a900fa2b585dd299e03d12FA4293BC";
 const OTHER: &str = "0x70997970C51812dc3A010C7d01b50e0d17dc79C8";
@@ -142,7 +145,7 @@ fn the_least_gets_the_documented_defaults() {
     let requirement = requirement(&config, 0, 0);
     assert_eq!(requirement.max_timeout_seconds, 300);
     assert_eq!(requirement.payment_flow, PaymentFlow::Authorization);
-    assert!(!requirement.contract_wallets);
+    assert!(!requirement.evm().unwrap().contract_wallets);
 }
 
 #[test]
@@ -173,13 +176,18 @@ fn the_whole_means_what_it_says() {
     assert_eq!((terms(&config, 0).description.as_str(), terms(&config, 0).settle), ("Weather data", Settle::Before));
     assert_eq!(terms(&config, 0).mime_type, "application/json");
     let weather = requirement(&config, 0, 0);
-    assert_eq!((weather.network.as_str(), weather.chain_id), ("eip155:84532", 84532));
-    assert_eq!(weather.v1_network.as_deref(), Some("base-sepolia"));
+    assert_eq!((weather.network.as_str(), weather.evm().unwrap().chain_id), ("eip155:84532", 84532));
+    assert_eq!(weather.evm().unwrap().v1_network.as_deref(), Some("base-sepolia"));
     assert_eq!((weather.amount, weather.max_timeout_seconds), (Amount::from(1000), 60));
-    assert_eq!((weather.asset.to_string(), weather.pay_to.to_string()), (USDC.to_owned(), PAY_TO.to_owned()));
-    assert_eq!((weather.eip712_name.as_str(), weather.eip712_version.as_str()), ("USDC", "2"));
-    assert_eq!((weather.payment_flow, weather.contract_wallets), (PaymentFlow::Upfront, true));
-    assert_eq!(terms(&config, 0).offers[0].domain_separator, weather.domain_separator());
+    assert_eq!((weather.asset().to_string(), weather.pay_to().to_string()), (USDC.to_owned(), PAY_TO.to_owned()));
+    assert_eq!(
+        (weather.evm().unwrap().eip712_name.as_str(), weather.evm().unwrap().eip712_version.as_str()),
+        ("USDC", "2")
+    );
+    assert_eq!((weather.payment_flow, weather.evm().unwrap().contract_wallets), (PaymentFlow::Upfront, true));
+    let Evm { transfer_method, asset, eip712_name, eip712_version, chain_id, .. } = weather.evm().unwrap();
+    let separator = domain_separator(*transfer_method, *asset, eip712_name, eip712_version, *chain_id);
+    assert_eq!(weather.evm().unwrap().domain_separator, separator);
 }
 
 #[test]
@@ -187,23 +195,29 @@ fn a_route_stands_over_the_defaults_and_an_entry_over_the_route() {
     let config = read(&whole());
     assert_eq!(terms(&config, 1).settle, Settle::After);
     let (first, second) = (requirement(&config, 1, 0), requirement(&config, 1, 1));
-    assert_eq!((first.pay_to.to_string(), second.pay_to.to_string()), (OTHER.to_owned(), USDC.to_owned()));
+    assert_eq!((first.pay_to().to_string(), second.pay_to().to_string()), (OTHER.to_owned(), USDC.to_owned()));
     assert_eq!((first.max_timeout_seconds, first.payment_flow), (120, PaymentFlow::Authorization));
-    assert!(!first.contract_wallets);
+    assert!(!first.evm().unwrap().contract_wallets);
 }
 
 #[test]
 fn networks_and_assets_can_be_brought_along() {
     let config = read(&whole());
     let (named, inline) = (requirement(&config, 1, 0), requirement(&config, 1, 1));
-    assert_eq!((named.chain_id, named.network.as_str()), (31337, "eip155:31337"));
-    assert_eq!(named.v1_network, None);
+    assert_eq!((named.evm().unwrap().chain_id, named.network.as_str()), (31337, "eip155:31337"));
+    assert_eq!(named.evm().unwrap().v1_network, None);
     for requirement in [named, inline] {
-        assert_eq!(requirement.asset.to_string(), inline_asset()["address"].as_str().unwrap());
-        assert_eq!((requirement.eip712_name.as_str(), requirement.eip712_version.as_str()), ("Test Dollar", "1"));
+        assert_eq!(requirement.asset().to_string(), inline_asset()["address"].as_str().unwrap());
+        assert_eq!(
+            (requirement.evm().unwrap().eip712_name.as_str(), requirement.evm().unwrap().eip712_version.as_str()),
+            ("Test Dollar", "1")
+        );
         assert_eq!(requirement.amount, Amount::from(1000));
     }
-    assert_eq!((inline.chain_id, inline.v1_network.as_deref()), (84532, Some("base-sepolia")));
+    assert_eq!(
+        (inline.evm().unwrap().chain_id, inline.evm().unwrap().v1_network.as_deref()),
+        (84532, Some("base-sepolia"))
+    );
 
     // The asset's decimals make the dollars.
     let config = read(&with("/routes/1/price", json!("$0.1")));
@@ -221,15 +235,18 @@ fn networks_and_assets_can_be_brought_along() {
     );
     let config = read(&json);
     let (added, kept) = (requirement(&config, 1, 0), requirement(&config, 1, 1));
-    assert_eq!((added.chain_id, added.eip712_name.as_str()), (42220, "Test Dollar"));
-    assert_eq!((kept.chain_id, kept.eip712_name.as_str()), (42220, "Tether USD"));
+    assert_eq!((added.evm().unwrap().chain_id, added.evm().unwrap().eip712_name.as_str()), (42220, "Test Dollar"));
+    assert_eq!((kept.evm().unwrap().chain_id, kept.evm().unwrap().eip712_name.as_str()), (42220, "Tether USD"));
     set(&mut json, "/routes/1/accepts/1/asset", json!("USDC"));
     assert_eq!(refused(&json).path, "routes[1].accepts[1]", "now the two are the same");
 
     // Any chain can be named by its id, with an asset of one's own.
     let entry = json!({"scheme": "exact", "network": "eip155:31338", "asset": inline_asset()});
     let config = read(&with("/routes/1/accepts", json!([entry])));
-    assert_eq!((requirement(&config, 1, 0).chain_id, &requirement(&config, 1, 0).v1_network), (31338, &None));
+    assert_eq!(
+        (requirement(&config, 1, 0).evm().unwrap().chain_id, &requirement(&config, 1, 0).evm().unwrap().v1_network),
+        (31338, &None)
+    );
 }
 
 #[test]
@@ -240,8 +257,11 @@ fn a_known_name_with_another_chain_is_unknown_to_version_1() {
     set(&mut json, "/rpc", json!({"anvil": {"cluster": "node", "url": "http://node"}}));
     let config = read(&json);
     let requirement = requirement(&config, 0, 0);
-    assert_eq!((requirement.chain_id, requirement.eip712_name.as_str()), (31337, "Test Dollar"));
-    assert_eq!(requirement.v1_network, None);
+    assert_eq!(
+        (requirement.evm().unwrap().chain_id, requirement.evm().unwrap().eip712_name.as_str()),
+        (31337, "Test Dollar")
+    );
+    assert_eq!(requirement.evm().unwrap().v1_network, None);
 }
 
 #[test]
@@ -515,8 +535,8 @@ fn unknown_words_are_refused_with_the_known_ones() {
         ("/facilitator/verify", "unknown variant `maybe`, expected `remote` or `local`"),
         ("/defaults/settle", "unknown variant `maybe`, expected one of `after`, `before`, `concurrent`"),
         ("/routes/1/settle", "unknown variant `maybe`, expected one of `after`, `before`, `concurrent`"),
-        ("/defaults/accepts/0/scheme", "unknown variant `maybe`, expected `exact`"),
-        ("/routes/1/accepts/1/scheme", "unknown variant `maybe`, expected `exact`"),
+        ("/defaults/accepts/0/scheme", "\"maybe\" is none that the filter checks (exact, upto)"),
+        ("/routes/1/accepts/1/scheme", "\"maybe\" is none that the filter checks (exact, upto)"),
         ("/networks/anvil/assets/TUSD/transfer_method", "unknown variant `maybe`, expected `eip3009`"),
         ("/routes/1/accepts/1/asset/transfer_method", "unknown variant `maybe`, expected `eip3009`"),
         ("/unmatched", "unknown variant `maybe`, expected `free` or `deny`"),
@@ -534,7 +554,6 @@ fn missing_fields_are_refused_by_the_path_of_their_object() {
         ("/facilitator/url", "facilitator"),
         ("/networks/anvil/assets/TUSD/address", "networks.anvil.assets.TUSD"),
         ("/networks/anvil/assets/TUSD/decimals", "networks.anvil.assets.TUSD"),
-        ("/networks/anvil/assets/TUSD/eip712", "networks.anvil.assets.TUSD"),
         ("/networks/anvil/assets/TUSD/eip712/name", "networks.anvil.assets.TUSD.eip712"),
         ("/networks/anvil/assets/TUSD/eip712/version", "networks.anvil.assets.TUSD.eip712"),
         ("/defaults/accepts/0/scheme", "defaults.accepts[0]"),
@@ -600,7 +619,7 @@ fn bad_values_are_refused_with_what_would_be_right() {
         ("/defaults/accepts/0/network", json!("base-mainnet"), "one of base, base-sepolia, ethereum"),
         ("/defaults/accepts/0/network", json!("eip155:0x1"), "\"eip155:0x1\" is neither a CAIP-2 id"),
         ("/defaults/accepts/0/network", json!("eip155:01"), "is neither a CAIP-2 id"),
-        ("/defaults/accepts/0/network", json!("solana:5eykt4UsFv8P8NJdTREpY1vzqKqZKvdp"), "eip155:<chain id>"),
+        ("/defaults/accepts/0/network", json!("cosmos:cosmoshub-4"), "eip155:<chain id>"),
         ("/defaults/accepts/0/asset", json!("USDT"), "known there: USDC"),
         ("/defaults/accepts/0/asset", json!(USDC), "give {address, decimals, eip712}"),
         ("/routes/1/accepts/0/asset", json!("USDC"), "is not known on eip155:31337 (known there: TUSD)"),
@@ -912,4 +931,130 @@ fn rates_are_read_to_the_last_digit() {
         set(&mut json, "/routes/0/price", tokens);
         assert_refused(&refused(&json), &format!("routes[0].price{path}"), message, pointer);
     }
+}
+
+// ------------------------------------------------------------------------------------ what the facilitator judges
+
+const SOLANA_PAY_TO: &str = "2wKupLR9q6wXYppw8Gr2NvWxKBUqm4PPJKkQfoxHDBg4";
+
+fn with_entry(entry: &Value) -> Value {
+    with("/routes/1/accepts", json!([entry]))
+}
+
+fn opaque_entry() -> Value {
+    json!({
+        "scheme": "exact", "network": "hedera:mainnet", "pay_to": "0.0.4567",
+        "asset": {"address": "0.0.456858", "decimals": 6, "usd_pegged": true},
+        "extra": {"b": [1.50, {"z": 1, "a": "\u{e4}"}], "a": null},
+    })
+}
+
+#[test]
+fn an_entry_that_the_facilitator_judges_stands_as_it_is_given() {
+    let config = read(&with_entry(&opaque_entry()));
+    let requirement = requirement(&config, 1, 0);
+    assert_eq!(requirement.evm(), None);
+    let json = json::to_text(requirement);
+    assert_eq!(
+        serde_json::from_str::<Value>(&json).unwrap(),
+        json!({
+            "scheme": "exact", "network": "hedera:mainnet", "amount": requirement.amount.to_string(),
+            "asset": "0.0.456858", "payTo": "0.0.4567", "maxTimeoutSeconds": requirement.max_timeout_seconds,
+            "extra": {"b": [1.50, {"z": 1, "a": "\u{e4}"}], "a": null},
+        })
+    );
+    assert!(json.contains(r#""b":[1.5,{"a":"ä","z":1}]"#), "{json}");
+
+    // Money that moves before is told to the client.
+    let mut upfront = with_entry(&opaque_entry());
+    set(&mut upfront, "/routes/1/settle", json!("before"));
+    let config = read(&upfront);
+    assert!(json::to_text(&terms(&config, 1).offers[0].requirement).contains(r#""paymentFlow":"upfront""#));
+
+    // Any scheme, on chains that are known, too.
+    let other = json!({
+        "scheme": "batch-settlement", "network": "base-sepolia", "pay_to": "0xabc", "extra": {},
+        "asset": {"address": "0xdef", "decimals": 6, "usd_pegged": true},
+    });
+    let config = read(&with_entry(&other));
+    let offer = &terms(&config, 1).offers[0];
+    assert_eq!(
+        (offer.requirement.scheme.as_str(), offer.requirement.network.as_str()),
+        ("batch-settlement", "eip155:84532")
+    );
+}
+
+#[test]
+fn solana_is_known_by_name() {
+    let entry = json!({"scheme": "exact", "network": "solana-devnet", "asset": "USDC", "pay_to": SOLANA_PAY_TO});
+    let config = read(&with_entry(&entry));
+    let requirement = requirement(&config, 1, 0);
+    assert_eq!(requirement.network.as_str(), "solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1");
+    assert_eq!((requirement.asset(), requirement.pay_to()), (SOLANA[1].usdc.into(), SOLANA_PAY_TO.into()));
+    let Rail::Foreign(foreign) = &requirement.rail else { panic!("{requirement:?}") };
+    assert_eq!(
+        foreign.svm.as_ref().map(|svm| (svm.mint.to_string(), svm.decimals)),
+        Some((SOLANA[1].usdc.to_owned(), 6))
+    );
+    assert_eq!(foreign.svm_terms(requirement.amount), None, "nobody has said who pays the chain's fee");
+    let fee_payer = BTreeMap::from([("feePayer".to_owned(), format!("\"{SOLANA_PAY_TO}\""))]);
+    assert!(foreign.supplied_with(&fee_payer).svm_terms(requirement.amount).is_some());
+}
+
+#[test]
+fn entries_that_the_facilitator_judges_are_refused_where_they_are_wrong() {
+    let solana = json!({"scheme": "exact", "network": "solana", "asset": "USDC", "pay_to": SOLANA_PAY_TO});
+    for (entry, key, value, path, message) in [
+        (&opaque_entry(), "extra", json!(null), "network", "give extra"),
+        (&opaque_entry(), "extra", json!(7), "extra", "expected an object"),
+        (&opaque_entry(), "confirm", json!(true), "confirm", "is for entries that the filter checks itself"),
+        (
+            &opaque_entry(),
+            "contract_wallets",
+            json!(true),
+            "contract_wallets",
+            "knows no scheme exact on hedera:mainnet",
+        ),
+        (&opaque_entry(), "transfer_method", json!("permit2"), "transfer_method", "is for entries"),
+        (&opaque_entry(), "asset", json!("USDC"), "asset", "give {address, decimals}"),
+        (&opaque_entry(), "asset", inline_asset(), "asset.eip712", "is for tokens on chains of Ethereum's family"),
+        (&opaque_entry(), "scheme", json!(""), "scheme", "is not the name of a scheme"),
+        (&opaque_entry(), "pay_to", json!("a b"), "pay_to", "printable characters"),
+        (&opaque_entry(), "pay_to", json!({"split": []}), "pay_to", "is no text"),
+        (&solana, "pay_to", json!(PAY_TO), "pay_to", "is not base58"),
+        (&solana, "asset", json!("USDT"), "asset", "\"USDT\" is not known on solana:"),
+        (&solana, "extra", json!({"memo": ""}), "extra.memo", "is empty"),
+        (&solana, "extra", json!({"memo": 1}), "extra.memo", "is no text"),
+        (
+            &solana,
+            "extra",
+            json!({"tokenProgram": SOLANA_PAY_TO}),
+            "extra.tokenProgram",
+            "neither SPL Token nor Token-2022",
+        ),
+        (&solana, "scheme", json!("upto"), "network", "is none that the filter checks"),
+    ] {
+        let mut entry = entry.clone();
+        entry[key] = value;
+        let error = refused(&with_entry(&entry));
+        assert_refused(&error, &format!("routes[1].accepts[0].{path}"), message, &entry.to_string());
+    }
+    let mut entry = opaque_entry();
+    entry.as_object_mut().unwrap().remove("pay_to");
+    assert_refused(&refused(&with_entry(&entry)), "routes[1].accepts[0].pay_to", "is missing", "no default fits");
+    let mut evm = json!({"scheme": "exact", "network": "base", "asset": "USDC", "extra": {}});
+    assert_refused(&refused(&with_entry(&evm)), "routes[1].accepts[0].extra", "cannot check itself", "extra");
+    evm.as_object_mut().unwrap().remove("extra");
+    evm["asset"] = json!({"address": USDC, "decimals": 6});
+    assert_refused(&refused(&with_entry(&evm)), "routes[1].accepts[0].asset.eip712", "is missing", "no domain");
+    // Whom nobody knows before the facilitator has said, nobody can turn away.
+    let mut listed = with_entry(&opaque_entry());
+    set(&mut listed, "/payers", json!({"deny": [PAY_TO]}));
+    assert_refused(&refused(&listed), "payers", "only the facilitator knows them", "payers");
+    let mut listed = with_entry(&solana);
+    set(&mut listed, "/payers", json!({"deny": [SOLANA_PAY_TO]}));
+    let config = read(&listed);
+    assert!(!config.payers.welcome(&Payer::Foreign(SOLANA_PAY_TO.to_owned())));
+    assert!(config.payers.welcome(&Payer::Foreign("another".to_owned())));
+    assert!(!config.payers.welcome(&Payer::Unknown));
 }

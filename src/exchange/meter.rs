@@ -46,7 +46,7 @@ impl Meter {
             has_overlong: false,
             is_final: false,
             hides_usage: payment.hides_usage,
-            closes_at: UnixTime::from_secs(payment.expires().as_secs().saturating_sub(margin)),
+            closes_at: UnixTime::from_secs(payment.expires.as_secs().saturating_sub(margin)),
         }
     }
 

@@ -16,11 +16,12 @@ mod settlement;
 use std::sync::Arc;
 
 use crate::config::{Config, Service, Unmatched};
-use crate::evm::{Address, TransactionHash};
 use crate::facilitator::{CalloutAnswer, Supported};
 use crate::ledger::{Answer, Operation, PaymentKey, Unheard};
 use crate::route::Decision;
 use crate::time::UnixTime;
+use crate::x402::TransactionId;
+use crate::x402::payment::Payer;
 pub use meter::Meter;
 pub use payment::Payment;
 pub use receive::Reading;
@@ -222,19 +223,19 @@ impl SettlementResult {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PaymentRecord {
     /// Who paid.
-    pub payer: Address,
+    pub payer: Payer,
     /// Who is paid.
-    pub pay_to: Address,
-    /// `exact` or `upto`.
-    pub scheme: &'static str,
+    pub pay_to: String,
+    /// `exact`, `upto`, …
+    pub scheme: String,
     /// CAIP-2 id.
     pub network: String,
     /// Atomic units.
     pub amount: String,
-    /// The token's contract.
-    pub asset: Address,
+    /// The token.
+    pub asset: String,
     /// The transfer, once it is known.
-    pub transaction: Option<TransactionHash>,
+    pub transaction: Option<TransactionId>,
 }
 
 /// What became of a request on a priced route.
@@ -311,9 +312,11 @@ pub enum Exchange {
     /// The facilitator is asked to settle, and where need be the chain whether it did.
     Settling(Payment, Then, Pursuit),
     /// The money has moved, and the ledger is told.
-    Recording(Payment, Then, Option<TransactionHash>),
+    Recording(Payment, Then, Option<TransactionId>),
+    /// The facilitator names the transaction that has moved the money, and the ledger is asked whether that is news.
+    Pinning(Payment, Then, TransactionId),
     /// The money has moved, and the upstream has the request.
-    Redeeming(Payment, TransactionHash),
+    Redeeming(Payment, TransactionId),
     /// The response's body is awaited, which tells what was used.
     Weighing(Payment, Then),
     /// The ledger is told that the payment buys a stream.
@@ -434,6 +437,9 @@ impl Exchange {
             }
             // Somebody else has found out, or is about to.
             (Self::Recovering(_), Event::Ledger(_)) => Effects::default().and_over(),
+            (Self::Pinning(payment, then, transaction), Event::Ledger(answer)) => {
+                payment.on_pinned(context, then, transaction, answer)
+            }
             (Self::Recording(payment, then, transaction), Event::Ledger(answer)) => {
                 payment.on_recorded(then, transaction, answer)
             }
@@ -450,7 +456,7 @@ impl Exchange {
     pub fn recover(context: Context<'_>, recovery: Recovery) -> Next {
         let payment = recovery.payment;
         if payment.is_billed {
-            let unheard = Unheard { named: recovery.named, since: payment.transfer.since };
+            let unheard = Unheard { named: recovery.named, since: payment.since };
             return payment.pursue(context, Then::Bill, unheard);
         }
         let until = payment.surely_settled(context);
@@ -490,6 +496,9 @@ impl Exchange {
             | Self::Weighing(payment, _)
             | Self::BeginningSettlement(payment, _)
             | Self::Redeeming(payment, _) => Some((payment.key, payment.release())),
+            Self::Pinning(payment, _, transaction) => {
+                Some((payment.key, Operation::Forget { named: Some(transaction) }))
+            }
             // What the ledger was told last is what happened.
             Self::Over
             | Self::Preflight
@@ -510,6 +519,7 @@ impl Exchange {
             self,
             Self::BeginningSettlement(_, Then::Deliver { .. })
                 | Self::Settling(_, Then::Deliver { .. } | Then::DeliverError { .. }, _)
+                | Self::Pinning(_, Then::Join | Then::Deliver { .. } | Then::DeliverError { .. }, _)
                 | Self::Recording(_, Then::Join | Then::Deliver { .. }, _)
                 | Self::Weighing(..)
                 | Self::Opening(..)

@@ -9,16 +9,16 @@ use super::{
 };
 use crate::chain::Transfer;
 use crate::config::{Offer, Settle, Terms, Verify};
-use crate::evm::{Address, TransactionHash};
 use crate::facilitator::{self, CalloutAnswer, Question, Unknown, Verification};
 use crate::ledger::{Answer, Operation, PaymentKey, SignatureMark};
 use crate::money::Amount;
 use crate::price::request::Job;
 use crate::scheme::Judgement;
 use crate::time::UnixTime;
+use crate::x402::payment::Payer;
 use crate::x402::requirement::TransferMethod;
 use crate::x402::terms::{EntryV1, Resource};
-use crate::x402::{Receipt, Requirement, Version, reason};
+use crate::x402::{Receipt, Requirement, TransactionId, Version, reason};
 
 /// By which the upstream may name the charge; not for clients.
 const SETTLEMENT_OVERRIDES: &str = "settlement-overrides";
@@ -37,8 +37,15 @@ pub struct Payment {
     pub(super) terms: Arc<Terms>,
     pub(super) offer: Arc<Offer>,
     pub(super) key: PaymentKey,
-    /// What it moves, from whom to whom.
-    pub(super) transfer: Transfer,
+    pub(super) payer: Payer,
+    /// The end of its validity, and so of its place in the ledger.
+    pub(super) expires: UnixTime,
+    /// Until then it is worth while to ask the facilitator for it again.
+    pub(super) settles_until: UnixTime,
+    /// When the ledger first saw it.
+    pub(super) since: UnixTime,
+    /// What it moves, from whom to whom, where a chain can be asked about it.
+    pub(super) transfer: Option<Transfer>,
     pub(super) standing: Standing,
     pub(super) signature: SignatureMark,
     /// The version of the protocol that the client speaks, and the facilitator is spoken to in.
@@ -60,7 +67,7 @@ pub struct Payment {
     /// An earlier request asked for settlement, and nobody knows what came of it.
     pub(super) was_unknown: bool,
     /// The transfer that the facilitator named then.
-    pub(super) earlier: Option<TransactionHash>,
+    pub(super) earlier: Option<TransactionId>,
     /// It has bought a stream already, and is to be settled whoever waits.
     pub(super) is_billed: bool,
 }
@@ -79,33 +86,24 @@ pub(super) enum Standing {
 }
 
 impl PaymentRecord {
-    pub(super) fn new(payer: Address, requirement: &Requirement) -> Self {
+    pub(super) fn new(payer: Payer, requirement: &Requirement) -> Self {
         Self {
             payer,
-            pay_to: requirement.pay_to,
-            scheme: requirement.scheme.as_str(),
+            pay_to: requirement.pay_to().into_owned(),
+            scheme: requirement.scheme.as_str().to_owned(),
             network: requirement.network.to_string(),
             amount: requirement.amount.to_string(),
-            asset: requirement.asset,
+            asset: requirement.asset().into_owned(),
             transaction: None,
         }
     }
 }
 
 impl Payment {
-    pub(super) const fn payer(&self) -> Address {
-        self.transfer.from
-    }
-
-    /// The end of the payment's validity.
-    pub(super) fn expires(&self) -> UnixTime {
-        self.transfer.valid_before.to_unix_time()
-    }
-
     pub(super) fn claim(self, context: Context<'_>) -> Next {
         let (until, signature) = (self.surely_served(context), self.signature);
         let operation = match self.standing {
-            Standing::Good(_) => Operation::Claim { expires: self.expires(), until, signature },
+            Standing::Good(_) => Operation::Claim { expires: self.expires, until, signature },
             Standing::Expired | Standing::Unwelcome => Operation::Resume { until, signature },
             Standing::ForOtherTerms => Operation::Look,
         };
@@ -132,9 +130,9 @@ impl Payment {
             }
             Answer::NotHeld => match self.standing {
                 Standing::Expired => {
-                    let reason = match self.offer.requirement.transfer_method {
-                        TransferMethod::Eip3009 => reason::VALID_BEFORE,
-                        TransferMethod::Permit2 => reason::PERMIT2_DEADLINE,
+                    let reason = match self.offer.requirement.evm().map(|evm| evm.transfer_method) {
+                        Some(TransferMethod::Permit2) => reason::PERMIT2_DEADLINE,
+                        _ => reason::VALID_BEFORE,
                     };
                     self.refuse(None, Outcome::Refused, reason)
                 }
@@ -165,14 +163,23 @@ impl Payment {
         if self.was_unknown { Operation::Forget { named: self.earlier } } else { Operation::Release }
     }
 
-    pub(super) fn on_verification(self, answer: &CalloutAnswer) -> Next {
+    pub(super) fn on_verification(mut self, answer: &CalloutAnswer) -> Next {
         let release = Some(self.release());
-        match facilitator::read_verification(answer, self.payer()) {
+        let verification = facilitator::read_verification(answer, &self.payer);
+        self.learn_payer(answer);
+        match verification {
             // It may have settled, and be refused for that very reason.
             Verification::Invalid(_) if self.was_unknown => self.end_unknown(release, Unknown::MaybeSettledBefore),
             Verification::Valid => self.forward(None),
             Verification::Invalid(reason) => self.refuse(release, Outcome::Refused, &reason),
             Verification::Unknown(unknown) => self.end_unknown(release, unknown),
+        }
+    }
+
+    /// Takes the facilitator's word for who pays, where the filter cannot tell.
+    pub(super) fn learn_payer(&mut self, answer: &CalloutAnswer) {
+        if self.payer == Payer::Unknown {
+            self.payer = facilitator::named_payer(answer).map_or(Payer::Unknown, Payer::Foreign);
         }
     }
 
@@ -190,7 +197,7 @@ impl Payment {
         self.begin_settlement(context, then)
     }
 
-    pub(super) fn on_paid_response(self, transaction: TransactionHash, head: &UpstreamHead) -> Next {
+    pub(super) fn on_paid_response(self, transaction: TransactionId, head: &UpstreamHead) -> Next {
         let keeps_cache_control = head.forbids_sharing();
         if head.is_error() {
             let stream = Stream::Deliver(self.receipt(Some(transaction), keeps_cache_control));
@@ -203,7 +210,7 @@ impl Payment {
         })
     }
 
-    pub(super) fn forward(self, transaction: Option<TransactionHash>) -> Next {
+    pub(super) fn forward(self, transaction: Option<TransactionId>) -> Next {
         let edits = self.forwarding(transaction);
         let exchange = match transaction {
             Some(transaction) => Exchange::Redeeming(self, transaction),
@@ -213,13 +220,12 @@ impl Payment {
     }
 
     /// What the upstream learns of the payment, and what it does not.
-    pub(super) fn forwarding(&self, transaction: Option<TransactionHash>) -> RequestEdits {
+    pub(super) fn forwarding(&self, transaction: Option<TransactionId>) -> RequestEdits {
         let requirement = &self.offer.requirement;
-        let mut set = vec![
-            ("x-x402-payer", self.payer().to_string()),
-            ("x-x402-network", requirement.network.to_string()),
-            ("x-x402-amount", requirement.amount.to_string()),
-        ];
+        let payer = Some(("x-x402-payer", self.payer.to_string())).filter(|_| self.payer != Payer::Unknown);
+        let mut set: Vec<_> = payer.into_iter().collect();
+        set.push(("x-x402-network", requirement.network.to_string()));
+        set.push(("x-x402-amount", requirement.amount.to_string()));
         set.extend(transaction.map(|hash| ("x-x402-transaction", hash.to_string())));
         if self.is_metered() && transaction.is_none() && self.terms.tariff.is_some() {
             // What is compressed cannot be counted.
@@ -229,7 +235,7 @@ impl Payment {
     }
 
     /// What the response gets beside what the upstream said.
-    pub(super) fn receipt(&self, transaction: Option<TransactionHash>, keeps_cache_control: bool) -> ResponseEdits {
+    pub(super) fn receipt(&self, transaction: Option<TransactionId>, keeps_cache_control: bool) -> ResponseEdits {
         let mut set = vec![(self.version.receipt_header(), self.receipt_of(Ok(transaction)).to_header())];
         if !keeps_cache_control {
             set.push(("cache-control", "private".to_owned()));
@@ -239,9 +245,9 @@ impl Payment {
     }
 
     /// What a client gets to keep.
-    pub(super) fn receipt_of<'a>(&'a self, result: Result<Option<TransactionHash>, &'a str>) -> Receipt<'a> {
+    pub(super) fn receipt_of<'a>(&'a self, result: Result<Option<TransactionId>, &'a str>) -> Receipt<'a> {
         let network = self.offer.requirement.network_in(self.version);
-        Receipt { payer: self.payer(), network, charge: self.charge, result }
+        Receipt { payer: &self.payer, network, charge: self.charge, result }
     }
 
     pub(super) fn ask_ledger(self, operation: Operation, then: impl FnOnce(Self) -> Exchange) -> Next {
@@ -274,7 +280,7 @@ impl Payment {
 
     /// The payment, for logs.
     pub(super) fn record(&self) -> PaymentRecord {
-        let mut record = PaymentRecord::new(self.payer(), &self.offer.requirement);
+        let mut record = PaymentRecord::new(self.payer.clone(), &self.offer.requirement);
         if let Some(charge) = self.charge {
             record.amount = charge.to_string();
         }
@@ -304,7 +310,7 @@ impl Payment {
         operation: Option<Operation>,
         outcome: Outcome,
         reason: &str,
-        transaction: Option<TransactionHash>,
+        transaction: Option<TransactionId>,
         stream: Stream,
     ) -> Next {
         let payment = PaymentRecord { transaction, ..self.record() };

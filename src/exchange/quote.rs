@@ -11,7 +11,7 @@ use crate::money::{Amount, Dollars};
 use crate::price::PriceError;
 use crate::price::request::Job;
 use crate::x402::Requirement;
-use crate::x402::requirement::{Accepted, Scheme};
+use crate::x402::requirement::{Accepted, Evm, Rail, Scheme};
 
 /// What the terms of a request depend on, beside its route.
 #[derive(Debug, Clone, Copy)]
@@ -34,7 +34,8 @@ impl Terms {
     /// # Errors
     /// [`PriceError`].
     pub(super) fn quote(self: &Arc<Self>, asked: Asked<'_>) -> Result<Arc<Self>, PriceError> {
-        if asked.price.is_none() && self.offers.iter().all(|offer| offer.is_fixed()) {
+        let is_ready = |offer: &Arc<Offer>| offer.is_fixed() && !asked.supported.excludes(&offer.requirement);
+        if asked.price.is_none() && self.offers.iter().all(is_ready) {
             return Ok(Arc::clone(self));
         }
         let mut offers = Vec::with_capacity(self.offers.len());
@@ -64,6 +65,9 @@ impl Offer {
 
     /// The offer for a request; `None` where it cannot be made.
     fn quote(self: &Arc<Self>, asked: Asked<'_>) -> Result<Option<Arc<Self>>, PriceError> {
+        if asked.supported.excludes(&self.requirement) {
+            return Ok(None);
+        }
         let mut requirement = self.requirement.clone();
         if let (Some(rates), Some(job)) = (&self.rates, asked.job) {
             requirement.amount = rates.quote(job)?;
@@ -71,17 +75,31 @@ impl Offer {
         if let Some(price) = asked.price {
             requirement.amount = price.amount_of(self).ok_or(PriceError::Unknown)?;
         }
-        if requirement.scheme == Scheme::Upto {
-            let Some(settler) = asked.supported.settlers(requirement.network.as_str()).next() else { return Ok(None) };
-            requirement.facilitator = Some(settler);
+        match &mut requirement.rail {
+            Rail::Evm(evm) => {
+                if requirement.scheme == Scheme::Upto {
+                    let Some(settler) = asked.supported.settlers(requirement.network.as_str()).next() else {
+                        return Ok(None);
+                    };
+                    evm.facilitator = Some(settler);
+                }
+                evm.pay_to = match &self.recipient_from {
+                    None => self.draw(asked.draw).unwrap_or(evm.pay_to),
+                    Some(key) => match recipient(asked.head.metadata(key)) {
+                        Some(recipient) => recipient,
+                        None => return Ok(None),
+                    },
+                };
+            }
+            Rail::Foreign(foreign) => {
+                let kind = asked.supported.kinds(requirement.scheme.as_str(), requirement.network.as_str()).next();
+                let Some(kind) = kind else { return Ok(None) };
+                *foreign = foreign.supplied_with(&kind.extra);
+                if foreign.svm.is_some() && foreign.svm_terms(requirement.amount).is_none() {
+                    return Ok(None);
+                }
+            }
         }
-        requirement.pay_to = match &self.recipient_from {
-            None => self.draw(asked.draw).unwrap_or(requirement.pay_to),
-            Some(key) => match recipient(asked.head.metadata(key)) {
-                Some(recipient) => recipient,
-                None => return Ok(None),
-            },
-        };
         Ok(Some(self.with(requirement)))
     }
 
@@ -104,35 +122,47 @@ impl Offer {
 
     /// The offer with this recipient, where it may be paid.
     pub(super) fn paid_to(self: &Arc<Self>, recipient: Address) -> Arc<Self> {
-        match self.recipients.iter().find(|one| one.to == recipient && one.to != self.requirement.pay_to) {
-            Some(one) => self.with(Requirement { pay_to: one.to, ..self.requirement.clone() }),
+        let other = self.requirement.evm().filter(|evm| evm.pay_to != recipient);
+        match other.filter(|_| self.recipients.iter().any(|one| one.to == recipient)) {
+            Some(evm) => self.with_rail(Rail::Evm(Evm { pay_to: recipient, ..evm.clone() })),
             None => Arc::clone(self),
         }
+    }
+
+    fn with_rail(&self, rail: Rail) -> Arc<Self> {
+        self.with(Requirement { rail, ..self.requirement.clone() })
     }
 
     /// The offer as a client accepted it, by the measure of `accepts`; any of its recipients will do, and any account of
     /// the facilitator's.
     pub(super) fn accepted(
         self: &Arc<Self>,
-        accepted: &Accepted,
+        accepted: &Accepted<'_>,
         supported: &Supported,
-        accepts: fn(&Requirement, &Accepted) -> bool,
+        accepts: fn(&Requirement, &Accepted<'_>) -> bool,
     ) -> Option<Arc<Self>> {
         if accepts(&self.requirement, accepted) {
             return Some(Arc::clone(self));
         }
-        let Requirement { pay_to, facilitator, network, .. } = &self.requirement;
-        let others = self.recipients.iter().map(|one| one.to).filter(|to| to != pay_to);
-        let recipients: Vec<Address> = std::iter::once(*pay_to).chain(others).collect();
-        let settlers: Vec<Option<Address>> = match facilitator {
-            Some(_) => supported.settlers(network.as_str()).map(Some).collect(),
-            None => vec![None],
-        };
-        let variants = recipients.iter().flat_map(|to| settlers.iter().map(move |settler| (*to, *settler)));
-        variants.into_iter().find_map(|(pay_to, facilitator)| {
-            let requirement = Requirement { pay_to, facilitator, ..self.requirement.clone() };
-            accepts(&requirement, accepted).then(|| self.with(requirement))
-        })
+        let Requirement { scheme, network, .. } = &self.requirement;
+        let fits = |rail: Rail| Some(self.with_rail(rail)).filter(|offer| accepts(&offer.requirement, accepted));
+        match &self.requirement.rail {
+            Rail::Evm(evm) => {
+                let others = self.recipients.iter().map(|one| one.to).filter(|to| *to != evm.pay_to);
+                let recipients: Vec<Address> = std::iter::once(evm.pay_to).chain(others).collect();
+                let settlers: Vec<Option<Address>> = match evm.facilitator {
+                    Some(_) => supported.settlers(network.as_str()).map(Some).collect(),
+                    None => vec![None],
+                };
+                let variants = recipients.iter().flat_map(|to| settlers.iter().map(move |settler| (*to, *settler)));
+                variants
+                    .into_iter()
+                    .find_map(|(pay_to, facilitator)| fits(Rail::Evm(Evm { pay_to, facilitator, ..evm.clone() })))
+            }
+            Rail::Foreign(foreign) => supported
+                .kinds(scheme.as_str(), network.as_str())
+                .find_map(|kind| fits(Rail::Foreign(foreign.supplied_with(&kind.extra)))),
+        }
     }
 }
 

@@ -14,10 +14,12 @@ use crate::facilitator::CalloutAnswer;
 use crate::ledger::{PaymentKey, SignatureMark};
 use crate::price::PriceError;
 use crate::price::request::Job;
-use crate::scheme::{self, Refusal};
+use crate::scheme::{self, Judgement};
+use crate::svm;
+use crate::time::UnixTime;
 use crate::x402::header::{self, DecodeError, PAYMENT_SIGNATURE, X_PAYMENT};
-use crate::x402::payment::{PaymentError, PaymentPayloadV1, Signed};
-use crate::x402::requirement::{Accepted, Scheme, TransferMethod};
+use crate::x402::payment::{ForeignPayload, Payer, PaymentError, PaymentPayloadV1, Signed};
+use crate::x402::requirement::{Accepted, Evm, Foreign, Rail, Scheme, TransferMethod};
 use crate::x402::{PaymentPayload, Requirement, Version, reason};
 
 /// Why a request that should pay does not.
@@ -43,7 +45,7 @@ enum Rejection {
     NoMatch,
     /// The payment does not meet its terms.
     #[error("{1}")]
-    Refused(Box<PaymentRecord>, Refusal),
+    Refused(Box<PaymentRecord>, String),
 }
 
 impl Rejection {
@@ -198,39 +200,25 @@ impl Payment {
     ) -> Next {
         let url = head.url();
         match read(context, head, terms) {
-            Ok(Read { version, json, offer, payment, standing }) => {
-                let authorization = &payment.authorization;
-                let requirement = &offer.requirement;
-                let digest = authorization.digest(&offer.domain_separator);
-                let is_metered = requirement.scheme == Scheme::Upto;
+            Ok(Read { version, json, offer, standing, known }) => {
+                let is_metered = offer.requirement.scheme == Scheme::Upto;
                 let received = Self {
                     route: Arc::clone(route),
                     terms: Arc::clone(terms),
-                    key: PaymentKey::new(
-                        &requirement.network,
-                        requirement.nonces_of(),
-                        authorization.payer(),
-                        authorization.nonce(),
-                    ),
-                    transfer: Transfer {
-                        method: requirement.transfer_method,
-                        asset: requirement.asset,
-                        from: authorization.payer(),
-                        to: authorization.recipient(),
-                        value: authorization.value(),
-                        is_at_most: requirement.scheme == Scheme::Upto,
-                        nonce: authorization.nonce(),
-                        valid_before: authorization.valid_before(),
-                        since: context.now,
-                    },
+                    key: known.key,
+                    payer: known.payer,
+                    expires: known.expires,
+                    settles_until: known.settles_until,
+                    since: context.now,
+                    transfer: known.transfer,
                     standing,
                     signature: match job.as_ref().and_then(|job| job.mark) {
                         Some(mark) if is_metered => {
                             let [a, b, c, d, e, f, g, h, ..] = keccak256(url.as_bytes());
                             let place = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
-                            SignatureMark::new(&digest, &payment.signature).for_request(mark ^ place)
+                            known.signature.for_request(mark ^ place)
                         }
-                        _ => SignatureMark::new(&digest, &payment.signature),
+                        _ => known.signature,
                     },
                     version,
                     json,
@@ -282,8 +270,18 @@ struct Read {
     /// As the facilitator gets it.
     json: String,
     offer: Arc<Offer>,
-    payment: Signed,
     standing: Standing,
+    known: Known,
+}
+
+/// What the filter goes by that deals with a payment, whatever moves the money.
+struct Known {
+    payer: Payer,
+    key: PaymentKey,
+    signature: SignatureMark,
+    expires: UnixTime,
+    settles_until: UnixTime,
+    transfer: Option<Transfer>,
 }
 
 fn read(context: Context<'_>, head: &RequestHead, terms: &Terms) -> Result<Read, Rejection> {
@@ -298,22 +296,65 @@ fn read(context: Context<'_>, head: &RequestHead, terms: &Terms) -> Result<Read,
 
 /// A payment of version 2 names the entry that it is for.
 fn read_v2(context: Context<'_>, json: &[u8], terms: &Terms) -> Result<Read, Rejection> {
-    let malformed = |error| Rejection::Payment(Version::V2, error);
-    let received = PaymentPayload::from_json(json).map_err(malformed)?;
-    let matching = |accepts: fn(&Requirement, &Accepted) -> bool| {
+    let received = PaymentPayload::from_json(json).map_err(|error| Rejection::Payment(Version::V2, error))?;
+    let matching = |accepts: fn(&Requirement, &Accepted<'_>) -> bool| {
         terms.offers.iter().find_map(|offer| offer.accepted(&received.accepted, context.supported, accepts))
     };
     let matched = matching(Requirement::is);
+    let is_for_these = matched.is_some();
     // A payment for other terms may have been settled, when those were the terms here.
-    let offer = matched.clone().or_else(|| matching(Requirement::has_asset_of)).ok_or(Rejection::NoMatch)?;
-    let payment = Signed::from_payload(received.payload, offer.requirement.transfer_method).map_err(malformed)?;
-    let standing = if matched.is_none() {
-        for_other_terms(&payment, &offer).ok_or(Rejection::NoMatch)?
-    } else {
-        standing(context, &payment, &offer)?
+    let offer = matched.or_else(|| matching(Requirement::has_asset_of)).ok_or(Rejection::NoMatch)?;
+    match &offer.requirement.rail {
+        Rail::Evm(evm) => {
+            let method = evm.transfer_method;
+            let payment = Signed::from_payload(received.payload, method)
+                .map_err(|error| Rejection::Payment(Version::V2, error))?;
+            let standing = if is_for_these {
+                standing(context, &payment, &offer, evm)?
+            } else {
+                for_other_terms(&payment, evm).ok_or(Rejection::NoMatch)?
+            };
+            let json = payment.to_wire(&received, &offer.requirement);
+            let known = Known::of_evm(context, &payment, &offer, evm);
+            Ok(Read { version: Version::V2, standing, json, known, offer })
+        }
+        Rail::Foreign(foreign) => read_foreign(context, &received, &offer, foreign, is_for_these),
+    }
+}
+
+/// A payment that only the facilitator can judge, or can judge to the end.
+fn read_foreign(
+    context: Context<'_>,
+    received: &PaymentPayload<'_>,
+    offer: &Arc<Offer>,
+    foreign: &Foreign,
+    is_for_these: bool,
+) -> Result<Read, Rejection> {
+    let payload = ForeignPayload::from_payload(received.payload, foreign.svm.is_some())
+        .map_err(|error| Rejection::Payment(Version::V2, error))?;
+    let requirement = &offer.requirement;
+    let payer = match &payload {
+        ForeignPayload::Svm(transaction) if is_for_these => {
+            let terms = foreign.svm_terms(requirement.amount).ok_or(Rejection::NoMatch)?;
+            match transaction.check(&terms) {
+                Ok(checked) => Payer::Foreign(checked.payer.to_string()),
+                Err(refusal) if refusal.may_be_smart_wallet() && foreign.takes_smart_wallets() => Payer::Unknown,
+                Err(refusal) => {
+                    let record = PaymentRecord::new(Payer::Unknown, requirement);
+                    return Err(Rejection::Refused(Box::new(record), refusal.to_string()));
+                }
+            }
+        }
+        _ => Payer::Unknown,
     };
-    let json = payment.to_wire(&received, &offer.requirement);
-    Ok(Read { version: Version::V2, offer, payment, standing, json })
+    let standing = match is_for_these {
+        false => Standing::ForOtherTerms,
+        true if !context.config.payers.welcome(&payer) => Standing::Unwelcome,
+        true => Standing::Good(Judgement::FacilitatorDecides),
+    };
+    let known = Known::of_foreign(context, &payload, payer, requirement);
+    let json = payload.to_wire(received, requirement);
+    Ok(Read { version: Version::V2, offer: Arc::clone(offer), standing, json, known })
 }
 
 /// A payment of version 1 names a scheme and a network, and its signature tells which entry there it is for.
@@ -322,49 +363,98 @@ fn read_v1(context: Context<'_>, json: &[u8], terms: &Terms) -> Result<Read, Rej
     let received = PaymentPayloadV1::from_json(json).map_err(malformed)?;
     let payment = Signed::from_payload(received.payload, TransferMethod::Eip3009).map_err(malformed)?;
     let is_named = |offer: &&Arc<Offer>| {
-        let Requirement { scheme, .. } = offer.requirement;
+        let Requirement { scheme, .. } = &offer.requirement;
         scheme.as_str() == received.scheme && offer.requirement.in_v1() == Some(&received.network)
     };
     let recipient = payment.authorization.recipient();
     let candidates: Vec<_> = terms.offers.iter().filter(is_named).map(|offer| offer.paid_to(recipient)).collect();
+    let rails = || candidates.iter().filter_map(|offer| Some((offer, offer.requirement.evm()?)));
     let mut first_refusal = None;
-    for offer in &candidates {
-        match standing(context, &payment, offer) {
-            Ok(standing) => return Ok(Read::of_v1(payment, Arc::clone(offer), standing)),
+    for (offer, evm) in rails() {
+        match standing(context, &payment, offer, evm) {
+            Ok(standing) => return Ok(Read::of_v1(context, &payment, offer, evm, standing)),
             Err(refusal) => first_refusal = first_refusal.or(Some(refusal)),
         }
     }
     // A payment for other terms may have been settled, when those were the terms here.
-    match candidates.iter().find_map(|offer| Some((offer, for_other_terms(&payment, offer)?))) {
-        Some((offer, standing)) => Ok(Read::of_v1(payment, Arc::clone(offer), standing)),
+    match rails().find_map(|(offer, evm)| Some((offer, evm, for_other_terms(&payment, evm)?))) {
+        Some((offer, evm, standing)) => Ok(Read::of_v1(context, &payment, offer, evm, standing)),
         None => Err(first_refusal.unwrap_or(Rejection::NoMatch)),
     }
 }
 
 impl Read {
-    fn of_v1(payment: Signed, offer: Arc<Offer>, standing: Standing) -> Self {
-        let Requirement { scheme, .. } = offer.requirement;
+    fn of_v1(context: Context<'_>, payment: &Signed, offer: &Arc<Offer>, evm: &Evm, standing: Standing) -> Self {
+        let Requirement { scheme, .. } = &offer.requirement;
         let json = payment.to_wire_v1(scheme.as_str(), offer.requirement.network_in(Version::V1));
-        Self { version: Version::V1, json, offer, payment, standing }
+        let known = Known::of_evm(context, payment, offer, evm);
+        Self { version: Version::V1, json, offer: Arc::clone(offer), standing, known }
+    }
+}
+
+impl Known {
+    fn of_evm(context: Context<'_>, payment: &Signed, offer: &Offer, evm: &Evm) -> Self {
+        let authorization = &payment.authorization;
+        let requirement = &offer.requirement;
+        let (payer, nonce) = (authorization.payer(), authorization.nonce());
+        let digest = authorization.digest(&evm.domain_separator);
+        let expires = authorization.valid_before().to_unix_time();
+        Self {
+            payer: Payer::Evm(payer),
+            key: PaymentKey::new(&requirement.network, evm.nonces_of(), payer, nonce),
+            signature: SignatureMark::new(&digest, &payment.signature),
+            expires,
+            settles_until: expires,
+            transfer: Some(Transfer {
+                method: evm.transfer_method,
+                asset: evm.asset,
+                from: payer,
+                to: authorization.recipient(),
+                value: authorization.value(),
+                is_at_most: requirement.scheme == Scheme::Upto,
+                nonce,
+                valid_before: authorization.valid_before(),
+                since: context.now,
+            }),
+        }
+    }
+
+    fn of_foreign(context: Context<'_>, payload: &ForeignPayload, payer: Payer, requirement: &Requirement) -> Self {
+        /// How long it is remembered what a payment has bought of which nobody knows here when it expires.
+        const MEMORY_SECONDS: u64 = 24 * 60 * 60;
+        let digest = payload.digest();
+        let (validity, signature) = match payload {
+            ForeignPayload::Svm(transaction) => (svm::LIFETIME_SECONDS, transaction.encode()),
+            ForeignPayload::Opaque(_) => (requirement.max_timeout_seconds, String::new()),
+        };
+        Self {
+            payer,
+            key: PaymentKey::of_digest(&requirement.network, &digest),
+            signature: SignatureMark::new(&digest, signature.as_bytes()),
+            expires: context.now.plus(MEMORY_SECONDS.max(requirement.max_timeout_seconds)),
+            settles_until: context.now.plus(validity),
+            transfer: None,
+        }
     }
 }
 
 /// How a payment stands that says to meet an offer.
-fn standing(context: Context<'_>, payment: &Signed, offer: &Offer) -> Result<Standing, Rejection> {
-    match scheme::check(payment, &offer.requirement, &offer.domain_separator, context.now) {
-        Ok(_) if !context.config.payers.welcome(payment.authorization.payer()) => Ok(Standing::Unwelcome),
+fn standing(context: Context<'_>, payment: &Signed, offer: &Offer, evm: &Evm) -> Result<Standing, Rejection> {
+    let payer = || Payer::Evm(payment.authorization.payer());
+    match scheme::check(payment, &offer.requirement, evm, context.now) {
+        Ok(_) if !context.config.payers.welcome(&payer()) => Ok(Standing::Unwelcome),
         Ok(judgement) => Ok(Standing::Good(judgement)),
         Err(refusal) if refusal.is_expiry() => Ok(Standing::Expired),
         Err(refusal) => {
-            let record = PaymentRecord::new(payment.authorization.payer(), &offer.requirement);
-            Err(Rejection::Refused(Box::new(record), refusal))
+            let record = PaymentRecord::new(payer(), &offer.requirement);
+            Err(Rejection::Refused(Box::new(record), refusal.to_string()))
         }
     }
 }
 
 /// A payment in the asset of an offer that is signed, whatever it pays; `None` where it is not.
-fn for_other_terms(payment: &Signed, offer: &Offer) -> Option<Standing> {
-    scheme::check_signature(payment, &offer.requirement, &offer.domain_separator).ok()?;
+fn for_other_terms(payment: &Signed, evm: &Evm) -> Option<Standing> {
+    scheme::check_signature(payment, evm).ok()?;
     Some(Standing::ForOtherTerms)
 }
 

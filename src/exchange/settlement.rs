@@ -8,15 +8,14 @@ use super::{
     Call, Context, Effects, Exchange, Next, Outcome, Payment, PaymentRecord, Reply, SettlementRecord, SettlementResult,
     Stream, Tail, Then, UpstreamHead,
 };
-use crate::chain::{Fate, Inquiry, Progress};
+use crate::chain::{Fate, Inquiry, Progress, Transfer};
 use crate::config::Rpc;
-use crate::evm::TransactionHash;
 use crate::facilitator::{self, CalloutAnswer, Question, Settlement, Unknown};
-use crate::ledger::{Answer, Operation, Unheard};
+use crate::ledger::{Answer, Operation, PaymentKey, Unheard};
 use crate::scheme::MIN_LIFETIME_SECONDS;
 use crate::time::UnixTime;
-use crate::x402::requirement::{Scheme, TransferMethod};
-use crate::x402::{Version, reason};
+use crate::x402::requirement::{Rail, Scheme, TransferMethod};
+use crate::x402::{TransactionId, Version, reason};
 
 /// Seconds between two questions of one pursuit.
 const PAUSE_SECONDS: u64 = 1;
@@ -32,7 +31,7 @@ pub struct Pursuit {
     /// No question is asked a second time from then on.
     until: UnixTime,
     /// The transfer, as far as the facilitator named one.
-    named: Option<TransactionHash>,
+    named: Option<TransactionId>,
     /// Money may have moved by an earlier question, so that a refusal may mean just that.
     may_have_settled: bool,
     /// The facilitator says that the money has moved; the chain's word is still missing.
@@ -61,7 +60,7 @@ pub enum Awaits {
 pub struct Recovery {
     pub(super) payment: Payment,
     /// The transfer, as far as the facilitator named one.
-    pub(super) named: Option<TransactionHash>,
+    pub(super) named: Option<TransactionId>,
     /// When to try.
     pub due: UnixTime,
 }
@@ -111,7 +110,8 @@ impl Payment {
     /// Finds out what became of a settlement whose answer was not heard. The chain knows best, where it can be asked.
     pub(super) fn pursue(mut self, context: Context<'_>, then: Then, unheard: Unheard) -> Next {
         let Unheard { named, since } = unheard;
-        self.transfer.since = since;
+        self.since = since;
+        self.transfer = self.transfer.map(|transfer| Transfer { since, ..transfer });
         let pursuit = Pursuit { named, may_have_settled: true, ..Pursuit::new(context, &self) };
         match self.offer.rpc {
             Some(_) => self.ask_chain(context, then, pursuit),
@@ -122,7 +122,7 @@ impl Payment {
     /// The chain does not know better: the facilitator is asked once more. What a request of scheme `upto` was to be
     /// charged is forgotten, so that it begins anew if its payment is still good.
     fn ask_again(self, context: Context<'_>, then: Then, pursuit: Pursuit) -> Next {
-        if self.offer.requirement.scheme == Scheme::Exact || self.charge.is_some() {
+        if self.offer.requirement.scheme != Scheme::Upto || self.charge.is_some() {
             return self.ask_to_settle(context, then, pursuit);
         }
         let payment = Self { was_unknown: true, earlier: pursuit.named, ..self };
@@ -164,30 +164,32 @@ impl Payment {
 
     /// Asks the chain what became of the transfer; where there is no node to ask, the outcome stays unknown.
     fn ask_chain(self, context: Context<'_>, then: Then, pursuit: Pursuit) -> Next {
-        let inquiry = Inquiry::Head(pursuit.named);
+        let inquiry = Inquiry::Head(pursuit.named.and_then(TransactionId::hash));
         self.inquire(context, then, pursuit, inquiry)
     }
 
     fn inquire(self, context: Context<'_>, then: Then, pursuit: Pursuit, inquiry: Inquiry) -> Next {
-        let Some(rpc) = self.offer.rpc.as_deref() else {
+        let (Some(rpc), Some(transfer)) = (self.offer.rpc.as_deref(), &self.transfer) else {
             return self.leave_unknown(context, then, pursuit, &pursuit.unknown.to_string());
         };
-        let body = inquiry.question(&self.transfer, rpc, context.now);
+        let body = inquiry.question(transfer, rpc, context.now);
         let call = Some(Call { service: rpc.service.clone(), path: "", body, is_cacheable: false });
         let pursuit = Pursuit { awaits: Awaits::Chain(inquiry), ..pursuit };
         (Exchange::Settling(self, then, pursuit), Effects { call, ..Effects::default() })
     }
 
-    fn on_settlement(self, context: Context<'_>, then: Then, pursuit: Pursuit, answer: &CalloutAnswer) -> Next {
+    fn on_settlement(mut self, context: Context<'_>, then: Then, pursuit: Pursuit, answer: &CalloutAnswer) -> Next {
         let had_settled = pursuit.may_have_settled;
         let pursuit = Pursuit { may_have_settled: true, ..pursuit };
-        match facilitator::read_settlement(answer, self.version, &self.offer.requirement, self.payer()) {
+        let settlement = facilitator::read_settlement(answer, self.version, &self.offer.requirement, &self.payer);
+        self.learn_payer(answer);
+        match settlement {
             Settlement::Settled(transaction) if self.offer.confirm => {
                 let named = Some(transaction);
                 let pursuit = Pursuit { named, is_promised: true, unknown: Unknown::Unconfirmed, ..pursuit };
                 self.ask_chain(context, then, pursuit)
             }
-            Settlement::Settled(transaction) => self.on_settled(context, then, transaction),
+            Settlement::Settled(transaction) => self.on_facilitated(context, then, transaction, had_settled),
             Settlement::Unknown(Unknown::NotSent, _) if !had_settled && !then.is_over() => {
                 self.end_unknown(Some(Operation::Release), Unknown::NotSent)
             }
@@ -237,16 +239,16 @@ impl Payment {
         inquiry: Inquiry,
         answer: &CalloutAnswer,
     ) -> Next {
-        let Some(rpc) = self.offer.rpc.as_deref() else {
+        let (Some(rpc), Some(transfer)) = (self.offer.rpc.as_deref(), &self.transfer) else {
             return self.leave_unknown(context, then, pursuit, &pursuit.unknown.to_string());
         };
-        let fate = match inquiry.step(&self.transfer, rpc, answer) {
+        let fate = match inquiry.step(transfer, rpc, answer) {
             Progress::Ask(inquiry) => return self.inquire(context, then, pursuit, inquiry),
             Progress::Done(fate) => fate,
         };
         let may_wait = context.now < pursuit.until;
         match fate {
-            Fate::Settled(transaction) => self.on_settled(context, then, transaction),
+            Fate::Settled(transaction) => self.on_settled(context, then, transaction.into()),
             Fate::Void(void) => {
                 let operation = (!then.is_over()).then_some(Operation::Release);
                 let settlement = Some(SettlementRecord { payment: self.record(), result: SettlementResult::Refused });
@@ -257,7 +259,7 @@ impl Payment {
             Fate::Open | Fate::Unclear(_) if !pursuit.has_asked => self.ask_again(context, then, pursuit),
             Fate::Unconfirmed(_) | Fate::Open | Fate::Unclear(_) => {
                 let (named, is_seen) = match fate {
-                    Fate::Unconfirmed(transaction) => (Some(transaction), true),
+                    Fate::Unconfirmed(transaction) => (Some(transaction.into()), true),
                     _ => (pursuit.named, pursuit.is_promised),
                 };
                 let unknown = if is_seen { Unknown::Unconfirmed } else { pursuit.unknown };
@@ -289,24 +291,57 @@ impl Payment {
 
     /// When to look into the payment again, if that can still bring anything to light: later and later, until the
     /// facilitator would refuse it, or where the chain can be asked, until that knows.
-    fn recovery(mut self, now: UnixTime, named: Option<TransactionHash>) -> Option<Recovery> {
+    fn recovery(mut self, now: UnixTime, named: Option<TransactionId>) -> Option<Recovery> {
         const LONGEST_PAUSE_SECONDS: u64 = 60;
         /// What the ledger forgets of itself, nobody needs to know.
         const MOST_ATTEMPTS: u32 = 24 * 60;
         let pause = 1_u64.checked_shl(self.recoveries).unwrap_or(LONGEST_PAUSE_SECONDS).min(LONGEST_PAUSE_SECONDS);
         self.recoveries = self.recoveries.saturating_add(1);
         let due = now.plus(pause);
-        let can_settle = due.plus(MIN_LIFETIME_SECONDS) <= self.expires();
+        let can_settle = due.plus(MIN_LIFETIME_SECONDS) <= self.settles_until;
         // Where Permit2 is concerned, the chain knows no more in the end than that the nonce was used.
-        let chain_will_know = self.offer.rpc.is_some() && self.transfer.method == TransferMethod::Eip3009;
+        let chain_will_know = self.offer.rpc.is_some()
+            && self.transfer.is_some_and(|transfer| transfer.method == TransferMethod::Eip3009);
         let is_worth_it = self.recoveries <= MOST_ATTEMPTS && (can_settle || chain_will_know);
         // What a request of scheme `upto` would cost is known only once it is served again.
-        let has_charge = self.offer.requirement.scheme == Scheme::Exact || self.is_billed;
+        let has_charge = self.offer.requirement.scheme != Scheme::Upto || self.is_billed;
         (is_worth_it && has_charge).then_some(Recovery { payment: self, named, due })
     }
 
+    /// The facilitator says that the money has moved. Where nothing but its word ties the transaction to the payment, it
+    /// must not be one that another payment has bought its response with.
+    fn on_facilitated(self, context: Context<'_>, then: Then, transaction: TransactionId, may_be_known: bool) -> Next {
+        if let Rail::Evm(_) = self.offer.requirement.rail {
+            return self.on_settled(context, then, transaction);
+        }
+        let key = PaymentKey::of_transaction(&self.offer.requirement.network, transaction);
+        let (signature, expires) = (self.signature, self.expires);
+        let ledger = Some((key, Operation::Pin { signature, transaction, expires, may_be_known }));
+        (Exchange::Pinning(self, then, transaction), Effects { ledger, ..Effects::default() })
+    }
+
+    /// The ledger has said whether the transaction is this payment's.
+    pub(super) fn on_pinned(
+        self,
+        context: Context<'_>,
+        then: Then,
+        transaction: TransactionId,
+        answer: Answer,
+    ) -> Next {
+        let (exchange, effects) = match answer {
+            Answer::Granted => return self.on_settled(context, then, transaction),
+            Answer::Spent => self.refuse(Some(Operation::Spend { transaction }), Outcome::Spent, reason::NONCE_USED),
+            _ => {
+                let forget = Some(Operation::Forget { named: Some(transaction) });
+                self.end_unknown(forget, Unknown::Unrecorded)
+            }
+        };
+        let stream = if then == Then::Keep { Stream::Hold } else { effects.stream };
+        (exchange, Effects { stream, ..effects })
+    }
+
     /// The money has moved.
-    fn on_settled(self, context: Context<'_>, then: Then, transaction: TransactionHash) -> Next {
+    fn on_settled(self, context: Context<'_>, then: Then, transaction: TransactionId) -> Next {
         let payment = PaymentRecord { transaction: Some(transaction), ..self.record() };
         let settlement = Some(SettlementRecord { payment, result: SettlementResult::Settled });
         let (exchange, effects) = self.record_settlement(context, then, transaction);
@@ -314,7 +349,7 @@ impl Payment {
     }
 
     /// Tells the ledger, before anything is given for it.
-    fn record_settlement(self, context: Context<'_>, then: Then, transaction: TransactionHash) -> Next {
+    fn record_settlement(self, context: Context<'_>, then: Then, transaction: TransactionId) -> Next {
         let operation = match then {
             Then::Forward | Then::Join if !self.is_bound() => {
                 let reply = Reply::payment_required(reason::NONCE_USED, &self.terms, &self.url);
@@ -354,7 +389,7 @@ impl Payment {
         (Exchange::Settling(self, then, pursuit), Effects::default())
     }
 
-    pub(super) fn on_recorded(self, then: Then, transaction: Option<TransactionHash>, answer: Answer) -> Next {
+    pub(super) fn on_recorded(self, then: Then, transaction: Option<TransactionId>, answer: Answer) -> Next {
         match (answer, then) {
             (Answer::Granted, Then::Forward) => self.forward(transaction),
             (Answer::Granted, Then::Join) => match transaction {
@@ -405,7 +440,7 @@ impl Then {
 
 impl Tail {
     /// The receipt of a stream, in a trailer and in a comment.
-    pub(super) fn receipt(payment: &Payment, transaction: Option<TransactionHash>) -> Self {
+    pub(super) fn receipt(payment: &Payment, transaction: Option<TransactionId>) -> Self {
         let receipt = payment.receipt_of(Ok(transaction));
         Self {
             comment: format!(": payment-response {}\n\n", receipt.to_json()),

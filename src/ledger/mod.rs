@@ -7,9 +7,9 @@
 
 mod page;
 
-use crate::evm::{Address, Nonce, TransactionHash, keccak256};
+use crate::evm::{Address, Nonce, keccak256};
 use crate::time::UnixTime;
-use crate::x402::NetworkId;
+use crate::x402::{NetworkId, TransactionId};
 pub use page::CLAIM_BYTES;
 use page::{Claim, Page};
 
@@ -59,6 +59,17 @@ impl PaymentKey {
         Self(keccak256(&parts.concat()))
     }
 
+    /// The key of a payment that is known by a digest alone.
+    pub fn of_digest(network: &NetworkId, digest: &[u8; 32]) -> Self {
+        Self(keccak256(&[&b"x402: a payment, by its digest: "[..], digest, network.as_str().as_bytes()].concat()))
+    }
+
+    /// The key under which the ledger remembers for which payment a transaction was made.
+    pub fn of_transaction(network: &NetworkId, transaction: TransactionId) -> Self {
+        let name = transaction.to_string();
+        Self(keccak256(&[b"x402: a transaction: ", network.as_str().as_bytes(), b" ", name.as_bytes()].concat()))
+    }
+
     fn page(self) -> u32 {
         let [a, b, c, d, ..] = self.0;
         u32::from_be_bytes([a, b, c, d]).checked_rem(PAGES).unwrap_or(0)
@@ -106,23 +117,24 @@ pub enum State {
     InFlight(Hold),
     /// A request holds the claim, and has asked for settlement: money may have moved, by this transaction if one was
     /// named.
-    Settling(Hold, Option<TransactionHash>),
+    Settling(Hold, Option<TransactionId>),
     /// A request holds the claim, the money has moved, and the response is being fetched.
-    Redeeming(Hold, TransactionHash),
+    Redeeming(Hold, TransactionId),
     /// Settlement was asked for, and nobody heard the answer.
     Unknown {
         /// When the request was over.
         since: UnixTime,
         /// The transfer, as far as the facilitator named one.
-        named: Option<TransactionHash>,
+        named: Option<TransactionId>,
     },
     /// The money has moved, and bought nothing yet.
-    Settled(TransactionHash),
+    Settled(TransactionId),
     /// The money has moved, and bought its response.
-    Spent(TransactionHash),
+    Spent(TransactionId),
 }
 
-/// Something that a request wants of the ledger. All but the first four are for the request that holds the claim.
+/// Something that a request wants of the ledger. All but the first four, and [`Operation::Pin`], are for the request that
+/// holds the claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
     /// Take the claim, if nobody holds it.
@@ -158,7 +170,7 @@ pub enum Operation {
     /// The money has moved, and the response is yet to be fetched.
     Redeem {
         /// The transfer.
-        transaction: TransactionHash,
+        transaction: TransactionId,
         /// When the request has surely ended.
         until: UnixTime,
     },
@@ -168,20 +180,32 @@ pub enum Operation {
     /// The money has moved, and the response is on its way to the client.
     Spend {
         /// The transfer.
-        transaction: TransactionHash,
+        transaction: TransactionId,
     },
     /// The money has moved, and the request is over and delivered nothing: the payment keeps its claim to a response.
     Keep {
         /// The transfer.
-        transaction: TransactionHash,
+        transaction: TransactionId,
     },
     /// The request is over and delivered nothing. A payment that has settled keeps its claim to a response; any other
     /// is as if it had never come.
     Release,
+    /// A transaction has moved the money of the payment that came with this signature, and of no other. On a key of
+    /// [`PaymentKey::of_transaction`].
+    Pin {
+        /// The payment's signature.
+        signature: SignatureMark,
+        /// The transaction.
+        transaction: TransactionId,
+        /// Until when this is remembered, and a day longer.
+        expires: UnixTime,
+        /// Whether that may have been found out before: the payment was asked to settle earlier.
+        may_be_known: bool,
+    },
     /// The request is over, settlement was asked for, and the answer is not known.
     Forget {
         /// The transfer, as far as the facilitator named one.
-        named: Option<TransactionHash>,
+        named: Option<TransactionId>,
     },
 }
 
@@ -189,7 +213,7 @@ pub enum Operation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Unheard {
     /// The transfer, as far as the facilitator named one.
-    pub named: Option<TransactionHash>,
+    pub named: Option<TransactionId>,
     /// When the ledger first saw the payment. What settled before settled for somebody else: in another proxy, or for a
     /// ledger that is no more.
     pub since: UnixTime,
@@ -204,7 +228,7 @@ pub enum Answer {
     /// than the name of a transfer that is not certain yet.
     GrantedUnknown(Unheard),
     /// The claim is this request's; the payment has settled and bought nothing yet.
-    GrantedSettled(TransactionHash),
+    GrantedSettled(TransactionId),
     /// Another request holds the claim.
     InFlight,
     /// To [`Operation::Look`]: the payment has settled, or may have, and bought nothing yet.
@@ -333,7 +357,7 @@ fn next(claim: Option<&Claim>, owner: Owner, operation: Operation, now: UnixTime
             Next::Become(Redeeming(Hold { owner, until }, transaction), Answer::Granted)
         }
         (Operation::Open, Some(InFlight(hold) | Settling(hold, _))) if is_held(hold) => {
-            Next::Become(Spent(TransactionHash::ZERO), Answer::Granted)
+            Next::Become(Spent(TransactionId::ZERO), Answer::Granted)
         }
         (Operation::Spend { transaction }, Some(Settling(hold, _) | Redeeming(hold, _))) if is_held(hold) => {
             Next::Become(Spent(transaction), Answer::Granted)
@@ -347,6 +371,13 @@ fn next(claim: Option<&Claim>, owner: Owner, operation: Operation, now: UnixTime
         }
         (Operation::Forget { named }, Some(Settling(hold, earlier))) if is_held(hold) => {
             Next::Become(Unknown { since: now, named: named.or(earlier) }, Answer::Granted)
+        }
+        (Operation::Pin { signature, transaction, expires, .. }, None) => {
+            Next::Restart { state: Settled(transaction), expires, signature }
+        }
+        (Operation::Pin { signature, may_be_known, .. }, Some(_)) => {
+            let is_known = may_be_known && claim.is_some_and(|claim| claim.signature == signature);
+            Next::Refuse(if is_known { Answer::Granted } else { Answer::Spent })
         }
         _ => Next::Refuse(Answer::NotHeld),
     }

@@ -1,8 +1,8 @@
 //! A page of the ledger: claims, and their bytes in the store.
 
 use super::{Hold, Owner, PaymentKey, SignatureMark, State};
-use crate::evm::TransactionHash;
 use crate::time::UnixTime;
+use crate::x402::TransactionId;
 
 /// The claims of one page.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub(super) struct Claim {
 }
 
 /// Bytes of a claim: key, expiry, since, signature, state's tag, owner, until, transaction. Every claim has all of them.
-pub const CLAIM_BYTES: usize = 32 + 8 + 8 + 8 + 1 + 8 + 8 + 32;
+pub const CLAIM_BYTES: usize = 32 + 8 + 8 + 8 + 1 + 8 + 8 + TransactionId::BYTES;
 
 /// Seconds that a spent claim outlives its payment's validity, for the chain's clock may lag behind this one.
 const CLOCK_SLACK_SECONDS: u64 = 60;
@@ -84,7 +84,7 @@ impl Claim {
             State::Settled(_) => self.expires.plus(PATIENCE_SECONDS),
             // What was not settled when it was spent (a stream, or a charge of nothing) costs its sender nothing to have
             // here, and is verified anew if it comes again.
-            State::Spent(TransactionHash::ZERO) => {
+            State::Spent(TransactionId::ZERO) => {
                 self.expires.plus(CLOCK_SLACK_SECONDS).min(self.since.plus(PATIENCE_SECONDS))
             }
             State::Spent(_) => self.expires.plus(CLOCK_SLACK_SECONDS),
@@ -93,7 +93,7 @@ impl Claim {
 
     fn encode(&self) -> Vec<u8> {
         const NOBODY: Hold = Hold { owner: Owner(0), until: UnixTime::from_secs(0) };
-        const NONE: TransactionHash = TransactionHash::ZERO;
+        const NONE: TransactionId = TransactionId::ZERO;
         let (tag, hold, transaction) = match self.state {
             State::InFlight(hold) => (1, hold, NONE),
             State::Settling(hold, named) => (2, hold, named.unwrap_or(NONE)),
@@ -110,7 +110,7 @@ impl Claim {
         bytes.push(tag);
         bytes.extend_from_slice(&hold.owner.0.to_be_bytes());
         bytes.extend_from_slice(&hold.until.as_secs().to_be_bytes());
-        bytes.extend_from_slice(transaction.as_bytes());
+        bytes.extend_from_slice(&transaction.to_bytes());
         bytes
     }
 
@@ -122,9 +122,9 @@ impl Claim {
         let ([tag], rest) = rest.split_first_chunk::<1>()?;
         let (owner, rest) = take_u64(rest)?;
         let (until, rest) = take_u64(rest)?;
-        let transaction = TransactionHash::from_bytes(*rest.first_chunk::<32>()?);
+        let transaction = TransactionId::read_bytes(rest.first_chunk()?)?;
         let hold = Hold { owner: Owner(owner), until: UnixTime::from_secs(until) };
-        let named = Some(transaction).filter(|transaction| *transaction != TransactionHash::ZERO);
+        let named = Some(transaction).filter(|transaction| *transaction != TransactionId::ZERO);
         let state = match tag {
             1 => State::InFlight(hold),
             2 => State::Settling(hold, named),
@@ -161,7 +161,7 @@ mod tests {
     #[test]
     fn every_state_survives_the_store() {
         let hold = Hold { owner: Owner(7), until: UnixTime::from_secs(8) };
-        let transaction = TransactionHash::from_bytes([9; 32]);
+        let transaction = TransactionId::from_bytes([9; 32]);
         let states = [
             State::InFlight(hold),
             State::Settling(hold, None),

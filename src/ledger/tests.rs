@@ -35,7 +35,7 @@ impl Store for MemoryStore {
 
 const A: Owner = Owner(1);
 const B: Owner = Owner(2);
-const TX: TransactionHash = TransactionHash::from_bytes([0xaa; 32]);
+const TX: TransactionId = TransactionId::from_bytes([0xaa; 32]);
 
 /// The answer about a settlement that nobody heard of, for a claim that was made at the beginning.
 const UNHEARD: Answer = Answer::GrantedUnknown(Unheard { named: None, since: UnixTime::from_secs(0) });

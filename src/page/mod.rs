@@ -7,11 +7,11 @@
 
 use serde::Serialize;
 
-use crate::config::networks::NETWORKS;
+use crate::config::networks::{NETWORKS, SOLANA};
 use crate::json::to_text;
 use crate::money::Amount;
 use crate::x402::Requirement;
-use crate::x402::requirement::Scheme;
+use crate::x402::requirement::{Rail, Scheme};
 
 mod accept;
 mod chains;
@@ -67,15 +67,26 @@ impl<'a> Way<'a> {
     /// Finds names and decimals in the built-in tables. `dollar_decimals` are the decimals of an asset that is pegged to
     /// the dollar, as an `Offer` of the configuration knows them.
     pub fn new(requirement: &'a Requirement, dollar_decimals: Option<u8>) -> Self {
-        let network = NETWORKS.iter().find(|network| network.chain_id == requirement.chain_id);
-        let mut assets = network.into_iter().flat_map(|network| network.assets);
-        let asset = assets.find(|asset| requirement.asset.is_written(asset.address));
-        let network = chains::name(requirement.chain_id).or(network.map(|network| network.name));
+        let chain_id = requirement.evm().map(|evm| evm.chain_id);
+        let network = NETWORKS.iter().find(|network| Some(network.chain_id) == chain_id);
+        let (asset, decimals) = match &requirement.rail {
+            Rail::Evm(evm) => {
+                let mut assets = network.into_iter().flat_map(|network| network.assets);
+                let asset = assets.find(|asset| evm.asset.is_written(asset.address));
+                (asset.map_or(evm.eip712_name.as_str(), |asset| asset.symbol), asset.map(|asset| asset.decimals))
+            }
+            Rail::Foreign(foreign) => {
+                let known = SOLANA.iter().find(|known| known.id == requirement.network.as_str());
+                let is_usdc = known.is_some_and(|known| known.usdc == foreign.asset);
+                (if is_usdc { "USDC" } else { &foreign.asset }, None)
+            }
+        };
+        let network = chain_id.and_then(chains::name).or(network.map(|network| network.name));
         Self {
             requirement,
-            decimals: dollar_decimals.or(asset.map(|asset| asset.decimals)),
+            decimals: dollar_decimals.or(decimals),
             is_dollar: dollar_decimals.is_some(),
-            asset: asset.map_or(&requirement.eip712_name, |asset| asset.symbol),
+            asset,
             network: network.unwrap_or(requirement.network.as_str()),
         }
     }
@@ -153,8 +164,10 @@ impl PageData<'_> {
     /// The way that is shown before anybody has chosen: the first that a wallet can pay here.
     fn first_way(&self) -> Option<&Way<'_>> {
         use crate::x402::requirement::TransferMethod::Eip3009;
-        let is_payable =
-            |way: &&Way<'_>| way.requirement.scheme == Scheme::Exact && way.requirement.transfer_method == Eip3009;
+        let is_payable = |way: &&Way<'_>| {
+            way.requirement.scheme == Scheme::Exact
+                && way.requirement.evm().is_some_and(|evm| evm.transfer_method == Eip3009)
+        };
         self.ways.iter().find(is_payable).or(self.ways.first())
     }
 
@@ -171,7 +184,7 @@ impl PageData<'_> {
             "price" => text(&way.map(Way::price).unwrap_or_default()),
             "asset" => text(way.map_or("", |way| way.asset)),
             "network" => text(way.map_or("", |way| way.network)),
-            "recipient" => text(&way.map(|way| way.requirement.pay_to.to_string()).unwrap_or_default()),
+            "recipient" => text(&way.map(|way| way.requirement.pay_to().into_owned()).unwrap_or_default()),
             "url" if self.url.starts_with("https://") || self.url.starts_with("http://") => text(self.url),
             "url" => text(""),
             "method" => text(self.method),
@@ -183,9 +196,10 @@ impl PageData<'_> {
 
 impl<'a> Way<'a> {
     fn to_wire(self) -> WireWay<'a> {
-        let id = self.requirement.chain_id;
+        let id = self.requirement.evm().map(|evm| evm.chain_id);
         let (asset, network) = (self.asset, self.network);
-        WireWay { price: self.price(), asset, network, explorer: chains::explorer(id), chain: chains::wallet_chain(id) }
+        let (explorer, chain) = (id.and_then(chains::explorer), id.and_then(chains::wallet_chain));
+        WireWay { price: self.price(), asset, network, explorer, chain }
     }
 }
 

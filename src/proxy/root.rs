@@ -1,5 +1,6 @@
 //! One for each worker and plugin configuration: reads the configuration and makes the contexts of requests.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ pub(super) struct Root {
     shared: Shared,
     /// When the facilitator is asked again what it supports.
     asks_at: Option<UnixTime>,
+    /// Entries that the facilitator does not settle.
+    left_out: BTreeSet<String>,
 }
 
 struct Configured {
@@ -63,14 +66,14 @@ impl Root {
         self.shared.clone()
     }
 
-    /// Asks the facilitator what it supports, where an entry depends on it and it is time to; the token of the callout.
+    /// Asks the facilitator what it supports, where it is time to; the token of the callout.
     pub(super) fn ask_who_settles(&mut self) -> Option<u32> {
         let config = &self.configured.as_ref()?.config;
         let now = now().ok()?;
-        if !config.needs_introduction || self.asks_at.is_some_and(|due| now < due) {
+        if !config.has_offers || self.asks_at.is_some_and(|due| now < due) {
             return None;
         }
-        self.asks_at = Some(now.plus(RETRY_SECONDS));
+        self.asks_at = Some(now.plus(if config.needs_introduction { RETRY_SECONDS } else { REFRESH_SECONDS }));
         let service = &config.facilitator.service;
         let path = format!("{}{}", service.base_path, Supported::PATH);
         match call(service, "GET", &path, "") {
@@ -84,8 +87,7 @@ impl Root {
 
     /// Takes over what other workers have heard of the facilitator.
     pub(super) fn catch_up(&mut self) {
-        let Some(Configured { config, .. }) = self.configured.as_ref().filter(|one| one.config.needs_introduction)
-        else {
+        let Some(Configured { config, .. }) = self.configured.as_ref().filter(|one| one.config.has_offers) else {
             return;
         };
         match settlers(&config.facilitator.service) {
@@ -103,16 +105,34 @@ impl Root {
                 let merged = service
                     .and_then(|service| share_settlers(service, |earlier| supported.clone().or_earlier(earlier)));
                 self.shared.supported = Arc::new(merged.unwrap_or(supported));
+                self.tell_what_is_left_out();
                 self.asks_at = now().ok().map(|now| now.plus(REFRESH_SECONDS));
                 let _ = host::set_tick_period(TICK_PERIOD);
             }
-            None => {
+            None if self.configured.as_ref().is_some_and(|one| one.config.needs_introduction) => {
                 host::log(
                     LogLevel::Warn,
-                    "x402: the facilitator does not say what it supports (GET /supported); entries of scheme upto are not offered until it does",
+                    "x402: the facilitator does not say what it supports (GET /supported); until it does, entries are not offered that need its word: scheme upto, and what it alone judges",
                 );
             }
+            None => {}
         }
+    }
+
+    /// Logs which entries nobody can pay by, where that is news.
+    fn tell_what_is_left_out(&mut self) {
+        let Some(Configured { config, .. }) = &self.configured else { return };
+        let offers = config.routes.iter().filter_map(|route| route.terms.as_ref()).flat_map(|terms| &terms.offers);
+        let excluded = offers.map(|offer| &offer.requirement).filter(|one| self.shared.supported.excludes(one));
+        let left_out: BTreeSet<String> =
+            excluded.map(|one| format!("scheme {} on {}", one.scheme.as_str(), one.network)).collect();
+        for entry in left_out.difference(&self.left_out) {
+            host::log(
+                LogLevel::Warn,
+                &format!("x402: the facilitator does not settle {entry}; entries that say so are left out"),
+            );
+        }
+        self.left_out = left_out;
     }
 
     /// The context of a new stream; `None` where there is no configuration.

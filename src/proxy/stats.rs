@@ -1,6 +1,7 @@
 //! Stats in the host's own registry. A name holds its labels as `label.value` pairs, which Envoy's `stats_tags` take apart
 //! (`envoy/stats.yaml`). A stat that the host does not take is no reason to fail a request.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
@@ -41,11 +42,12 @@ pub(super) fn count_request(record: &Record) {
 /// Counts what came of a settlement, and the money that has moved.
 pub(super) fn count_settlement(settlement: &SettlementRecord) {
     let SettlementRecord { payment, result } = settlement;
-    let (network, scheme) = (&payment.network, payment.scheme);
+    let (network, scheme) = (label(&payment.network), label(&payment.scheme));
     let name = format!("x402.settlements.network.{network}.scheme.{scheme}.result.{}", result.as_str());
     add(MetricKind::Counter, name, 1);
     if *result == SettlementResult::Settled {
-        let name = format!("x402.revenue.network.{network}.asset.{}.pay_to.{}", payment.asset, payment.pay_to);
+        let name =
+            format!("x402.revenue.network.{network}.asset.{}.pay_to.{}", label(&payment.asset), label(&payment.pay_to));
         // What does not fit cannot be counted, and is more than there is of any currency.
         add(MetricKind::Counter, name, payment.amount.parse().unwrap_or_default());
     }
@@ -72,6 +74,11 @@ pub(super) fn change_claims(by: i64) {
 /// More or fewer settlements wait to be looked into.
 pub(super) fn change_unknown(by: i64) {
     add(MetricKind::Gauge, "x402.unknown_settlements".to_owned(), by);
+}
+
+/// A value that a network writes in its own way, as a label: without the dots that part one from the next.
+fn label(value: &str) -> Cow<'_, str> {
+    if value.contains('.') { value.replace('.', "_").into() } else { value.into() }
 }
 
 /// A reason as a label: a name, or a few plain words of them; longer prose is not one.

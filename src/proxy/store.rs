@@ -13,7 +13,7 @@ pub(super) struct SharedData {
 }
 
 /// Names the form of the pages, so that a later form does not read this one's.
-const KEY_PREFIX: &str = "x402.claims.2.";
+const KEY_PREFIX: &str = "x402.claims.3.";
 
 const WORKERS_KEY: &str = "x402.workers";
 

@@ -4,13 +4,12 @@
 //! nothing which passes here fails there for a reason that stood in the payment; and never stricter than the
 //! official verifier on honest payments, so that no client is turned away by the filter alone.
 
-use crate::evm::eip712::Word;
 use crate::evm::eip3009::{Authorization, Timestamp};
 use crate::evm::permit2::{EXACT_PROXY, Permit, UPTO_PROXY};
 use crate::evm::signature::Signature;
 use crate::time::UnixTime;
 use crate::x402::payment::{Authorized, Signed};
-use crate::x402::requirement::Scheme;
+use crate::x402::requirement::{Evm, Scheme};
 use crate::x402::{Requirement, reason};
 
 /// Seconds that an authorization must still live, so that its settlement finds a block in time. The official
@@ -77,24 +76,19 @@ impl Refusal {
     }
 }
 
-/// Checks a payment against the requirement that it says to meet. `domain_separator` is the requirement's own.
+/// Checks a payment against the requirement that it says to meet, whose rail is `evm`.
 ///
 /// The cheap checks come first. That a payment has expired is said last, only of one with which all else is in order:
 /// it may have settled before.
 ///
 /// # Errors
 /// The first [`Refusal`] that applies.
-pub fn check(
-    payment: &Signed,
-    requirement: &Requirement,
-    domain_separator: &Word,
-    now: UnixTime,
-) -> Result<Judgement, Refusal> {
+pub fn check(payment: &Signed, requirement: &Requirement, evm: &Evm, now: UnixTime) -> Result<Judgement, Refusal> {
     match &payment.authorization {
-        Authorized::Eip3009(authorization) => check_eip3009(authorization, requirement, now)?,
-        Authorized::Permit2(permit) => check_permit2(permit, requirement, now)?,
+        Authorized::Eip3009(authorization) => check_eip3009(authorization, requirement, evm, now)?,
+        Authorized::Permit2(permit) => check_permit2(permit, requirement, evm, now)?,
     }
-    let judgement = check_signature(payment, requirement, domain_separator)?;
+    let judgement = check_signature(payment, evm)?;
     if payment.authorization.valid_before() < Timestamp::from(now.plus(MIN_LIFETIME_SECONDS)) {
         return Err(match payment.authorization {
             Authorized::Eip3009(_) => Refusal::Expired,
@@ -104,8 +98,13 @@ pub fn check(
     Ok(judgement)
 }
 
-fn check_eip3009(authorization: &Authorization, requirement: &Requirement, now: UnixTime) -> Result<(), Refusal> {
-    if authorization.to != requirement.pay_to {
+fn check_eip3009(
+    authorization: &Authorization,
+    requirement: &Requirement,
+    evm: &Evm,
+    now: UnixTime,
+) -> Result<(), Refusal> {
+    if authorization.to != evm.pay_to {
         return Err(Refusal::Recipient);
     }
     if authorization.value != requirement.amount {
@@ -117,19 +116,20 @@ fn check_eip3009(authorization: &Authorization, requirement: &Requirement, now: 
     Ok(())
 }
 
-fn check_permit2(permit: &Permit, requirement: &Requirement, now: UnixTime) -> Result<(), Refusal> {
+fn check_permit2(permit: &Permit, requirement: &Requirement, evm: &Evm, now: UnixTime) -> Result<(), Refusal> {
     let proxy = match requirement.scheme {
         Scheme::Exact => EXACT_PROXY,
         Scheme::Upto => UPTO_PROXY,
+        Scheme::Foreign(_) => return Err(Refusal::Permit2Spender),
     };
     if permit.spender != proxy {
         return Err(Refusal::Permit2Spender);
     }
-    if permit.witness.to != requirement.pay_to {
+    if permit.witness.to != evm.pay_to {
         return Err(Refusal::Permit2Recipient);
     }
     // Where the requirement names none (scheme `exact`), the witness may name none either: it would be another type.
-    if permit.witness.facilitator != requirement.facilitator {
+    if permit.witness.facilitator != evm.facilitator {
         return Err(Refusal::UptoFacilitator);
     }
     if permit.witness.valid_after > Timestamp::from(now) {
@@ -138,31 +138,25 @@ fn check_permit2(permit: &Permit, requirement: &Requirement, now: UnixTime) -> R
     if permit.permitted.amount != requirement.amount {
         return Err(Refusal::Permit2Amount);
     }
-    if permit.permitted.token != requirement.asset {
+    if permit.permitted.token != evm.asset {
         return Err(Refusal::Permit2Token);
     }
     Ok(())
 }
 
-/// Checks the signature of a payment under the domain of the requirement's asset, whatever it pays.
+/// Checks the signature of a payment under the domain of its asset, whatever it pays.
 ///
 /// # Errors
 /// [`Refusal::Signature`] or [`Refusal::Permit2Signature`].
-pub fn check_signature(
-    payment: &Signed,
-    requirement: &Requirement,
-    domain_separator: &Word,
-) -> Result<Judgement, Refusal> {
+pub fn check_signature(payment: &Signed, evm: &Evm) -> Result<Judgement, Refusal> {
     if payment.signature.len() > Signature::LENGTH {
         return Ok(Judgement::FacilitatorDecides);
     }
     let signer = Signature::from_bytes(&payment.signature)
-        .and_then(|signature| signature.recover(&payment.authorization.digest(domain_separator)));
+        .and_then(|signature| signature.recover(&payment.authorization.digest(&evm.domain_separator)));
     match (signer, &payment.authorization) {
         (Ok(signer), authorization) if signer == authorization.payer() => Ok(Judgement::Valid),
-        _ if requirement.contract_wallets && payment.signature.len() == Signature::LENGTH => {
-            Ok(Judgement::FacilitatorDecides)
-        }
+        _ if evm.contract_wallets && payment.signature.len() == Signature::LENGTH => Ok(Judgement::FacilitatorDecides),
         (_, Authorized::Eip3009(_)) => Err(Refusal::Signature),
         (_, Authorized::Permit2(_)) => Err(Refusal::Permit2Signature),
     }

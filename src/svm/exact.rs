@@ -40,7 +40,7 @@ pub struct Terms {
 }
 
 /// A text that payments have to carry: `extra.memo`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Memo(String);
 
 /// Why a text is not a [`Memo`].

@@ -10,11 +10,13 @@ pub mod reason;
 pub mod receipt;
 pub mod requirement;
 pub mod terms;
+mod transaction;
 
 pub use network::NetworkId;
 pub use payment::PaymentPayload;
 pub use receipt::Receipt;
 pub use requirement::Requirement;
+pub use transaction::TransactionId;
 
 /// A version of the protocol: which one a client speaks, its payment's header tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -1,6 +1,7 @@
 //! A payment as the client sends it.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -10,9 +11,10 @@ use super::{Requirement, Version};
 use crate::evm::eip712::Word;
 use crate::evm::eip3009::{Authorization, Timestamp};
 use crate::evm::permit2::Permit;
-use crate::evm::{Address, Nonce};
+use crate::evm::{Address, Nonce, keccak256};
 use crate::json::{self, JsonError};
 use crate::money::Amount;
+use crate::svm;
 
 /// A payment of version 2: `PAYMENT-SIGNATURE`, decoded.
 ///
@@ -24,8 +26,8 @@ pub struct PaymentPayload<'a> {
     #[serde(deserialize_with = "json::whole_number")]
     x402_version: u64,
     /// The entry that the client chose.
-    #[serde(deserialize_with = "json::object")]
-    pub accepted: Accepted,
+    #[serde(borrow, deserialize_with = "json::object")]
+    pub accepted: Accepted<'a>,
     /// What the chosen scheme wants signed.
     #[serde(borrow)]
     pub payload: &'a RawValue,
@@ -57,8 +59,121 @@ impl<'a> PaymentPayload<'a> {
     /// # Errors
     /// [`PaymentError::Shape`] or [`PaymentError::Version`].
     pub fn from_json(json: &'a [u8]) -> Result<Self, PaymentError> {
-        let payment: Self = json::from_slice(json)?;
-        check_version(payment.x402_version, Version::V2).map(|()| payment)
+        let mut payment: Self = json::from_slice(json)?;
+        check_version(payment.x402_version, Version::V2)?;
+        payment.accepted.read_extra().map_err(|error| below("accepted.extra", error))?;
+        Ok(payment)
+    }
+}
+
+impl PaymentPayload<'_> {
+    /// The payment as JSON for a facilitator, with `payload` in place of the client's. Resource and extensions, which
+    /// the filter does not read, go along as they came.
+    fn to_wire(&self, payload: &impl Serialize, accepted: &Requirement) -> String {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Wire<'a, P> {
+            x402_version: u64,
+            payload: &'a P,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            resource: Option<&'a RawValue>,
+            accepted: &'a Requirement,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            extensions: Option<&'a RawValue>,
+        }
+        let (resource, extensions) = (self.resource, self.extensions);
+        json::to_text(&Wire { x402_version: Version::V2.number(), payload, resource, accepted, extensions })
+    }
+}
+
+/// A payment on a [`Rail::Foreign`].
+///
+/// [`Rail::Foreign`]: super::requirement::Rail::Foreign
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ForeignPayload {
+    /// Of Solana's `exact`.
+    Svm(svm::Transaction),
+    /// Anything: the payload as canonical JSON ([`json::canonical`]).
+    Opaque(String),
+}
+
+impl ForeignPayload {
+    /// Reads the payload of a payment, which is a transaction of Solana if `is_svm`.
+    ///
+    /// # Errors
+    /// [`PaymentError::Shape`].
+    pub fn from_payload(payload: &RawValue, is_svm: bool) -> Result<Self, PaymentError> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Wire<'a> {
+            #[serde(borrow)]
+            transaction: Cow<'a, str>,
+        }
+        if !is_svm {
+            return Ok(Self::Opaque(json::canonical(payload).map_err(|error| below("payload", error))?));
+        }
+        let wire: Wire<'_> = json::from_slice(payload.get().as_bytes()).map_err(|error| below("payload", error))?;
+        svm::Transaction::decode(&wire.transaction).map(Self::Svm).map_err(|refusal| {
+            let (path, message) = ("payload.transaction".to_owned(), refusal.to_string());
+            PaymentError::Shape(JsonError { path, message })
+        })
+    }
+
+    /// What the payment is known by: no other way of writing the same payment has another. Where the filter does not know
+    /// what it reads, that is as far as JSON goes.
+    pub fn digest(&self) -> Word {
+        match self {
+            Self::Svm(transaction) => *transaction.message_hash().as_bytes(),
+            Self::Opaque(json) => keccak256(json.as_bytes()),
+        }
+    }
+
+    /// The payment as JSON for a facilitator, as [`Signed::to_wire`].
+    pub fn to_wire(&self, received: &PaymentPayload<'_>, accepted: &Requirement) -> String {
+        #[derive(Serialize)]
+        struct Wire {
+            transaction: String,
+        }
+        match self {
+            Self::Svm(transaction) => received.to_wire(&Wire { transaction: transaction.encode() }, accepted),
+            Self::Opaque(json) => {
+                let payload = serde_json::from_str::<&RawValue>(json).unwrap_or(RawValue::NULL);
+                received.to_wire(&payload, accepted)
+            }
+        }
+    }
+}
+
+/// Who pays, as far as it is known.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Payer {
+    /// An account of Ethereum's family.
+    Evm(Address),
+    /// An account of another network, as it is written there.
+    Foreign(String),
+    /// Only the facilitator knows.
+    Unknown,
+}
+
+impl Payer {
+    /// Whether an answer that names this payer may be about the payment.
+    pub fn may_be(&self, named: &str) -> bool {
+        match self {
+            Self::Evm(address) => address.is_written(named),
+            Self::Foreign(account) => account == named,
+            Self::Unknown => true,
+        }
+    }
+}
+
+/// Empty where it is not known.
+impl fmt::Display for Payer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Evm(address) => fmt::Display::fmt(address, f),
+            Self::Foreign(account) => f.write_str(account),
+            Self::Unknown => Ok(()),
+        }
     }
 }
 
@@ -184,7 +299,7 @@ impl Signed {
                     authorization: Authorization,
                     signature: Cow<'a, str>,
                 }
-                let wire: Wire<'_> = json::from_slice(payload).map_err(below_payload)?;
+                let wire: Wire<'_> = json::from_slice(payload).map_err(|error| below("payload", error))?;
                 (Authorized::Eip3009(wire.authorization), wire.signature)
             }
             TransferMethod::Permit2 => {
@@ -195,7 +310,7 @@ impl Signed {
                     permit2_authorization: Permit,
                     signature: Cow<'a, str>,
                 }
-                let wire: Wire<'_> = json::from_slice(payload).map_err(below_payload)?;
+                let wire: Wire<'_> = json::from_slice(payload).map_err(|error| below("payload", error))?;
                 (Authorized::Permit2(wire.permit2_authorization), wire.signature)
             }
         };
@@ -207,24 +322,7 @@ impl Signed {
     /// The payment as JSON for a facilitator: what was read and checked, in the one way to write it, under the terms
     /// that were offered. Resource and extensions, which the filter does not read, go along as they came.
     pub fn to_wire(&self, received: &PaymentPayload<'_>, accepted: &Requirement) -> String {
-        #[derive(Serialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Wire<'a> {
-            x402_version: u64,
-            payload: Payload,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            resource: Option<&'a RawValue>,
-            accepted: &'a Requirement,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            extensions: Option<&'a RawValue>,
-        }
-        json::to_text(&Wire {
-            x402_version: Version::V2.number(),
-            payload: self.payload(),
-            resource: received.resource,
-            accepted,
-            extensions: received.extensions,
-        })
+        received.to_wire(&self.payload(), accepted)
     }
 
     /// The same in version 1, which names the network in its own way.
@@ -261,7 +359,7 @@ struct Payload {
     signature: String,
 }
 
-fn below_payload(error: JsonError) -> JsonError {
-    let path = if error.path == "." { "payload".to_owned() } else { format!("payload.{}", error.path) };
+fn below(parent: &str, error: JsonError) -> JsonError {
+    let path = if error.path == "." { parent.to_owned() } else { format!("{parent}.{}", error.path) };
     JsonError { path, ..error }
 }

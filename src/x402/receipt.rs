@@ -2,21 +2,21 @@
 
 use serde::Serialize;
 
-use super::header;
-use crate::evm::{Address, TransactionHash};
+use super::payment::Payer;
+use super::{TransactionId, header};
 use crate::money::Amount;
 
 /// The result of a settlement, as `PAYMENT-RESPONSE` or `X-PAYMENT-RESPONSE` carries it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt<'a> {
     /// Who paid, or was to pay.
-    pub payer: Address,
+    pub payer: &'a Payer,
     /// Where, as the client's version of the protocol calls it.
     pub network: &'a str,
     /// What was charged in atomic units, under scheme `upto`.
     pub charge: Option<Amount>,
     /// The transaction that moved the money, `None` where there was none to move, or why it did not move.
-    pub result: Result<Option<TransactionHash>, &'a str>,
+    pub result: Result<Option<TransactionId>, &'a str>,
 }
 
 impl Receipt<'_> {
@@ -33,7 +33,8 @@ impl Receipt<'_> {
             success: bool,
             #[serde(skip_serializing_if = "Option::is_none")]
             error_reason: Option<&'a str>,
-            payer: Address,
+            #[serde(skip_serializing_if = "String::is_empty")]
+            payer: String,
             transaction: String,
             network: &'a str,
             #[serde(skip_serializing_if = "Option::is_none")]
@@ -42,7 +43,7 @@ impl Receipt<'_> {
         let wire = Wire {
             success: self.result.is_ok(),
             error_reason: self.result.err(),
-            payer: self.payer,
+            payer: self.payer.to_string(),
             transaction: self.result.ok().flatten().map(|hash| hash.to_string()).unwrap_or_default(),
             network: self.network,
             amount: self.charge,

@@ -1,13 +1,21 @@
 //! A payment requirement: one entry of `accepts`.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
+use serde_json::value::RawValue;
 
 use super::Version;
 use super::network::NetworkId;
 use crate::evm::Address;
 use crate::evm::eip712::{Domain, Word};
 use crate::evm::permit2::PERMIT2;
+use crate::json::{self, JsonError};
 use crate::money::Amount;
+use crate::svm::{self, Pubkey, TokenProgram};
 
 /// One way to pay for a request, in full: what the client is offered and what a payment is checked against.
 ///
@@ -17,32 +25,89 @@ use crate::money::Amount;
 pub struct Requirement {
     /// How it is settled.
     pub scheme: Scheme,
+    /// The chain that the payment settles on.
+    pub network: NetworkId,
+    /// Atomic units of the asset. Under `upto`, the most that is charged.
+    pub amount: Amount,
+    /// How long the client may let its authorization live, in seconds.
+    pub max_timeout_seconds: u64,
+    /// Whether the money moves before the request is served.
+    pub payment_flow: PaymentFlow,
+    /// What moves the money, and from whom to whom.
+    pub rail: Rail,
+}
+
+/// What moves the money.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Rail {
+    /// A token on a chain of Ethereum's family, in a way that the filter checks itself.
+    Evm(Evm),
+    /// Anything else: offered as it stands in the configuration, and judged by the facilitator.
+    Foreign(Foreign),
+}
+
+/// A token on a chain of Ethereum's family.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Evm {
     /// What the payer signs.
     pub transfer_method: TransferMethod,
     /// Who alone may settle a payment of scheme `upto`; `None` until the facilitator has told, and then it is not offered.
     pub facilitator: Option<Address>,
-    /// The chain that the payment settles on.
-    pub network: NetworkId,
-    /// EIP-155 id of that chain.
+    /// EIP-155 id of the chain.
     pub chain_id: u64,
     /// The network's name in version 1 of the protocol, where that version knows it.
     pub v1_network: Option<String>,
-    /// Atomic units of the asset. Under `upto`, the most that is charged.
-    pub amount: Amount,
     /// The token's contract.
     pub asset: Address,
     /// Who is paid.
     pub pay_to: Address,
-    /// How long the client may let its authorization live, in seconds.
-    pub max_timeout_seconds: u64,
     /// The token's name in its EIP-712 domain.
     pub eip712_name: String,
     /// The version of the token's EIP-712 domain.
     pub eip712_version: String,
-    /// Whether the money moves before the request is served.
-    pub payment_flow: PaymentFlow,
     /// Whether the facilitator may accept a signature of 65 bytes that is not the payer's own (ERC-1271).
     pub contract_wallets: bool,
+    /// The domain separator under which payers sign: what [`domain_separator`] says of the fields above.
+    pub domain_separator: Word,
+}
+
+/// The domain separator under which a token, or Permit2, checks the payer's signature.
+pub fn domain_separator(method: TransferMethod, asset: Address, name: &str, version: &str, chain_id: u64) -> Word {
+    let (name, version, verifying_contract) = match method {
+        TransferMethod::Eip3009 => (name, Some(version), asset),
+        TransferMethod::Permit2 => ("Permit2", None, PERMIT2),
+    };
+    Domain { name, version, chain_id, verifying_contract }.separator()
+}
+
+/// A way to pay that the facilitator knows, and the filter as far as this.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Foreign {
+    /// The token, in the network's own spelling.
+    pub asset: String,
+    /// Who is paid, in the network's own spelling.
+    pub pay_to: String,
+    /// `extra` as the configuration has it: by name, each value as canonical JSON ([`json::canonical`]).
+    pub extra: BTreeMap<String, String>,
+    /// What the facilitator adds to `extra`.
+    pub supplied: BTreeMap<String, String>,
+    /// What the filter can check of it, where it is Solana's `exact`.
+    pub svm: Option<Svm>,
+}
+
+/// What is known at load of an entry of Solana's `exact`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Svm {
+    /// The token.
+    pub mint: Pubkey,
+    /// Its decimals.
+    pub decimals: u8,
+    /// The program that keeps it, where the configuration says so.
+    pub token_program: Option<TokenProgram>,
+    /// Who is paid.
+    pub pay_to: Pubkey,
+    /// `extra.memo`.
+    pub memo: Option<svm::Memo>,
 }
 
 /// When the money moves: `extra.paymentFlow`.
@@ -56,20 +121,23 @@ pub enum PaymentFlow {
 }
 
 /// How a payment is settled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Scheme {
     /// The amount, no more and no less.
     Exact,
     /// What the request turned out to cost, at most the amount. Always by Permit2.
     Upto,
+    /// Of this name, on a [`Rail::Foreign`]. The amount is charged in full.
+    Foreign(Arc<str>),
 }
 
 impl Scheme {
     /// Its name on the wire.
-    pub const fn as_str(self) -> &'static str {
+    pub fn as_str(&self) -> &str {
         match self {
             Self::Exact => "exact",
             Self::Upto => "upto",
+            Self::Foreign(name) => name,
         }
     }
 }
@@ -84,16 +152,7 @@ pub enum TransferMethod {
     Permit2,
 }
 
-impl Requirement {
-    /// The domain separator under which the token, or Permit2, checks the payer's signature.
-    pub fn domain_separator(&self) -> Word {
-        let (name, version, verifying_contract) = match self.transfer_method {
-            TransferMethod::Eip3009 => (self.eip712_name.as_str(), Some(self.eip712_version.as_str()), self.asset),
-            TransferMethod::Permit2 => ("Permit2", None, PERMIT2),
-        };
-        Domain { name, version, chain_id: self.chain_id, verifying_contract }.separator()
-    }
-
+impl Evm {
     /// The contract that remembers the nonces of such payments.
     pub const fn nonces_of(&self) -> Address {
         match self.transfer_method {
@@ -102,10 +161,93 @@ impl Requirement {
         }
     }
 
+    fn has_asset_of(&self, accepted: &Accepted<'_>) -> bool {
+        accepted.evm.transfer_method.unwrap_or(TransferMethod::Eip3009) == self.transfer_method
+            && self.asset.is_written(&accepted.asset)
+    }
+
+    fn is(&self, accepted: &Accepted<'_>) -> bool {
+        let extra = &accepted.evm;
+        self.pay_to.is_written(&accepted.pay_to)
+            && extra.name.as_deref() == Some(&self.eip712_name)
+            && extra.version.as_deref() == Some(&self.eip712_version)
+            && self
+                .facilitator
+                .is_none_or(|own| extra.facilitator_address.as_ref().is_some_and(|named| own.is_written(named)))
+    }
+}
+
+impl Foreign {
+    /// The same with what the facilitator adds to `extra`. What the configuration says goes before.
+    #[must_use]
+    pub fn supplied_with(&self, extra: &BTreeMap<String, String>) -> Self {
+        let is_new = |(name, _): &(&String, &String)| !self.extra.contains_key(*name);
+        let supplied = extra.iter().filter(is_new).map(|(name, value)| (name.clone(), value.clone())).collect();
+        Self { supplied, ..self.clone() }
+    }
+
+    /// A field of `extra` that is a text.
+    pub fn text(&self, name: &str) -> Option<String> {
+        serde_json::from_str(self.supplied.get(name).or_else(|| self.extra.get(name))?).ok()
+    }
+
+    /// What a payment of this amount has to pay, where it is Solana's `exact`; `None` where it is not, or the facilitator
+    /// has not said who pays the chain's fee.
+    pub fn svm_terms(&self, amount: Amount) -> Option<svm::Terms> {
+        let Svm { mint, decimals, token_program, pay_to, memo } = self.svm.clone()?;
+        let fee_payer = self.text("feePayer")?.parse().ok()?;
+        let amount = u64::try_from(amount.to_integer()).ok()?;
+        Some(svm::Terms { mint, decimals, token_program, pay_to, amount, fee_payer, memo })
+    }
+
+    /// Whether the facilitator says that it executes the transactions of smart wallets to see what they pay.
+    pub fn takes_smart_wallets(&self) -> bool {
+        #[derive(Default, Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Features {
+            #[serde(default)]
+            smart_wallet_supported: bool,
+        }
+        let features: Option<Features> = self.supplied.get("features").and_then(|text| serde_json::from_str(text).ok());
+        features.unwrap_or_default().smart_wallet_supported
+    }
+
+    fn is(&self, accepted: &Accepted<'_>) -> bool {
+        let named = accepted.extra.and_then(|extra| json::canonical_fields(extra).ok()).unwrap_or_default();
+        let mut own = self.extra.iter().chain(&self.supplied);
+        self.pay_to == accepted.pay_to && own.all(|(name, value)| named.get(name) == Some(value))
+    }
+}
+
+impl Requirement {
+    /// The rail, where it is one of Ethereum's family.
+    pub const fn evm(&self) -> Option<&Evm> {
+        match &self.rail {
+            Rail::Evm(evm) => Some(evm),
+            Rail::Foreign(_) => None,
+        }
+    }
+
+    /// The token, as it is written.
+    pub fn asset(&self) -> Cow<'_, str> {
+        match &self.rail {
+            Rail::Evm(evm) => evm.asset.to_string().into(),
+            Rail::Foreign(foreign) => foreign.asset.as_str().into(),
+        }
+    }
+
+    /// Who is paid, as it is written.
+    pub fn pay_to(&self) -> Cow<'_, str> {
+        match &self.rail {
+            Rail::Evm(evm) => evm.pay_to.to_string().into(),
+            Rail::Foreign(foreign) => foreign.pay_to.as_str().into(),
+        }
+    }
+
     /// The name of its network, where clients of version 1 can pay it: they know the scheme `exact` by EIP-3009 alone.
     pub fn in_v1(&self) -> Option<&str> {
-        let is_known = self.scheme == Scheme::Exact && self.transfer_method == TransferMethod::Eip3009;
-        self.v1_network.as_deref().filter(|_| is_known)
+        let evm = self.evm().filter(|evm| evm.transfer_method == TransferMethod::Eip3009)?;
+        evm.v1_network.as_deref().filter(|_| self.scheme == Scheme::Exact)
     }
 
     /// Its network as a version of the protocol calls it.
@@ -117,26 +259,33 @@ impl Requirement {
     }
 
     /// Whether `accepted` is a payment in the same asset on the same network, at whatever terms.
-    pub fn has_asset_of(&self, accepted: &Accepted) -> bool {
+    pub fn has_asset_of(&self, accepted: &Accepted<'_>) -> bool {
         accepted.scheme == self.scheme.as_str()
-            && accepted.extra.transfer_method.unwrap_or(TransferMethod::Eip3009) == self.transfer_method
             && accepted.network == self.network.as_str()
-            && self.asset.is_written(&accepted.asset)
+            && match &self.rail {
+                Rail::Evm(evm) => evm.has_asset_of(accepted),
+                Rail::Foreign(foreign) => foreign.asset == accepted.asset,
+            }
     }
 
     /// Whether `accepted` names this entry: every field equal, except that `extra` may hold more.
-    pub fn is(&self, accepted: &Accepted) -> bool {
+    pub fn is(&self, accepted: &Accepted<'_>) -> bool {
         self.has_asset_of(accepted)
             && accepted.amount == self.amount
-            && self.pay_to.is_written(&accepted.pay_to)
             && accepted.max_timeout_seconds == self.max_timeout_seconds
-            && accepted.extra.name.as_deref() == Some(&self.eip712_name)
-            && accepted.extra.version.as_deref() == Some(&self.eip712_version)
-            && self.facilitator.is_none_or(|own| {
-                accepted.extra.facilitator_address.as_ref().is_some_and(|named| own.is_written(named))
-            })
-            && (self.payment_flow == PaymentFlow::Authorization
-                || accepted.extra.payment_flow == Some(self.payment_flow))
+            && match &self.rail {
+                Rail::Evm(evm) => {
+                    evm.is(accepted)
+                        && (self.payment_flow == PaymentFlow::Authorization
+                            || accepted.evm.payment_flow == Some(self.payment_flow))
+                }
+                Rail::Foreign(foreign) => foreign.is(accepted),
+            }
+    }
+
+    /// `extra`: what the client needs to sign.
+    pub const fn extra(&self) -> Extra<'_> {
+        Extra(self)
     }
 }
 
@@ -148,8 +297,8 @@ impl Serialize for Requirement {
             scheme: &'a str,
             network: &'a NetworkId,
             amount: Amount,
-            asset: Address,
-            pay_to: Address,
+            asset: Cow<'a, str>,
+            pay_to: Cow<'a, str>,
             max_timeout_seconds: u64,
             extra: Extra<'a>,
         }
@@ -157,50 +306,58 @@ impl Serialize for Requirement {
             scheme: self.scheme.as_str(),
             network: &self.network,
             amount: self.amount,
-            asset: self.asset,
-            pay_to: self.pay_to,
+            asset: self.asset(),
+            pay_to: self.pay_to(),
             max_timeout_seconds: self.max_timeout_seconds,
-            extra: Extra::from(self),
+            extra: self.extra(),
         }
         .serialize(serializer)
     }
 }
 
-/// `extra` of an entry: what the client needs to sign.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Extra<'a> {
-    name: &'a str,
-    version: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    asset_transfer_method: Option<TransferMethod>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    facilitator_address: Option<Address>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    payment_flow: Option<PaymentFlow>,
-}
+/// `extra` of an entry.
+#[derive(Debug, Clone, Copy)]
+pub struct Extra<'a>(&'a Requirement);
 
-impl<'a> From<&'a Requirement> for Extra<'a> {
-    fn from(requirement: &'a Requirement) -> Self {
-        let payment_flow = match requirement.payment_flow {
-            PaymentFlow::Authorization => None,
-            PaymentFlow::Upfront => Some(PaymentFlow::Upfront),
-        };
-        let is_permit2 = requirement.transfer_method == TransferMethod::Permit2;
-        Self {
-            name: &requirement.eip712_name,
-            version: &requirement.eip712_version,
-            asset_transfer_method: is_permit2.then_some(TransferMethod::Permit2),
-            facilitator_address: requirement.facilitator,
-            payment_flow,
+impl Serialize for Extra<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Wire<'a> {
+            name: &'a str,
+            version: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            asset_transfer_method: Option<TransferMethod>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            facilitator_address: Option<Address>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            payment_flow: Option<PaymentFlow>,
+        }
+        match &self.0.rail {
+            Rail::Evm(evm) => Wire {
+                name: &evm.eip712_name,
+                version: &evm.eip712_version,
+                asset_transfer_method: Some(evm.transfer_method).filter(|method| *method == TransferMethod::Permit2),
+                facilitator_address: evm.facilitator,
+                payment_flow: Some(self.0.payment_flow).filter(|flow| *flow == PaymentFlow::Upfront),
+            }
+            .serialize(serializer),
+            Rail::Foreign(Foreign { extra, supplied, .. }) => {
+                let mut map = serializer.serialize_map(None)?;
+                for (name, value) in extra.iter().chain(supplied) {
+                    let value: &RawValue = serde_json::from_str(value).map_err(serde::ser::Error::custom)?;
+                    map.serialize_entry(name, value)?;
+                }
+                map.end()
+            }
         }
     }
 }
 
 /// The entry that a client says it accepted, as it echoes it.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Accepted {
+pub struct Accepted<'a> {
     /// `exact`, …
     pub scheme: String,
     /// CAIP-2 id.
@@ -215,14 +372,31 @@ pub struct Accepted {
     #[serde(deserialize_with = "crate::json::whole_number")]
     pub max_timeout_seconds: u64,
     /// What the client was told for signing; clients may add to it.
-    #[serde(default, deserialize_with = "crate::json::object")]
-    pub extra: AcceptedExtra,
+    #[serde(default, borrow)]
+    extra: Option<&'a RawValue>,
+    /// The same, for a chain of Ethereum's family.
+    #[serde(skip)]
+    evm: EvmExtra,
 }
 
-/// `extra` as a client echoes it; fields that the filter does not know are ignored.
+impl Accepted<'_> {
+    /// Reads `extra` where it is known what should stand there.
+    ///
+    /// # Errors
+    /// [`JsonError`] below `extra`.
+    pub(super) fn read_extra(&mut self) -> Result<(), JsonError> {
+        let is_known = self.network.starts_with("eip155:") && matches!(self.scheme.as_str(), "exact" | "upto");
+        if let Some(extra) = self.extra.filter(|_| is_known) {
+            self.evm = json::from_slice(extra.get().as_bytes())?;
+        }
+        Ok(())
+    }
+}
+
+/// `extra` as a client echoes it for a chain of Ethereum's family; fields that the filter does not know are ignored.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct AcceptedExtra {
+struct EvmExtra {
     name: Option<String>,
     version: Option<String>,
     #[serde(rename = "assetTransferMethod")]

@@ -73,6 +73,7 @@ pub struct EntryV1<'a> {
 impl<'a> EntryV1<'a> {
     /// The entry; `None` where version 1 does not know its like.
     pub fn new(requirement: &'a Requirement, resource: Resource<'a>) -> Option<Self> {
+        let evm = requirement.evm()?;
         Some(Self {
             scheme: requirement.scheme.as_str(),
             network: requirement.in_v1()?,
@@ -80,10 +81,10 @@ impl<'a> EntryV1<'a> {
             resource: resource.url,
             description: resource.description,
             mime_type: resource.mime_type,
-            pay_to: requirement.pay_to,
+            pay_to: evm.pay_to,
             max_timeout_seconds: requirement.max_timeout_seconds,
-            asset: requirement.asset,
-            extra: Extra::from(requirement),
+            asset: evm.asset,
+            extra: requirement.extra(),
         })
     }
 }

@@ -15,7 +15,7 @@ use x402_proxy_wasm::exchange::{
     Call, Context, Effects, Event, Exchange, Next, Record, Recovery, Reply, RequestEdits, RequestHead, ResponseEdits,
     SettlementRecord, Stream, Tail, UpstreamHead,
 };
-use x402_proxy_wasm::facilitator::{CalloutAnswer, Supported};
+use x402_proxy_wasm::facilitator::{CalloutAnswer, Kind, Supported};
 use x402_proxy_wasm::ledger::{Answer, Operation, Owner, PaymentKey, Store, StoreFailed, Written};
 use x402_proxy_wasm::time::UnixTime;
 use x402_proxy_wasm::x402::header;
@@ -315,14 +315,22 @@ pub struct Request {
     pub has_ended: bool,
 }
 
+/// What a facilitator says that settles everything here, scheme `upto` by these accounts.
+pub fn supported(settlers: &[&str]) -> Supported {
+    let extra = |settler: &&str| BTreeMap::from([("facilitatorAddress".to_owned(), format!("\"{settler}\""))]);
+    let upto = settlers.iter().map(extra).map(|extra| ("upto", extra));
+    let kinds = upto.chain([("exact", BTreeMap::new())]);
+    let kind = |(scheme, extra): (&str, _)| Kind { scheme: scheme.to_owned(), network: "eip155:*".to_owned(), extra };
+    Supported { kinds: kinds.map(kind).collect() }
+}
+
 impl Stage {
     pub fn new(config: &Value) -> Self {
-        let upto = vec![("eip155:84532".to_owned(), FACILITATOR.parse().unwrap())];
         Self {
             config: read_config(config),
             store: MemoryStore::default(),
             now: NOW,
-            supported: Supported { upto },
+            supported: supported(&[FACILITATOR]),
             draw: 0,
             forced: None,
             owners: 0,
@@ -627,6 +635,7 @@ const fn name_of(operation: Operation) -> &'static str {
         Operation::Spend { .. } => "spend",
         Operation::Keep { .. } => "keep",
         Operation::Release => "release",
+        Operation::Pin { .. } => "pin",
         Operation::Forget { .. } => "forget",
     }
 }

@@ -27,7 +27,7 @@ const yes = {
  * @typedef {object} FakeFacilitator
  * @property {string} url
  * @property {Call[]} calls every request, oldest first
- * @property {(path?: string) => number} count
+ * @property {(path?: string) => number} count calls of a path, or all about payments
  * @property {(path: string, ...answers: (Script | ((body: object) => Script | Promise<Script>))[]) => void} script the next calls of a
  *   path are answered so, in this order; those behind them with yes
  * @property {(path: string, answer: Script | ((body: object) => Script | Promise<Script>)) => void} always all calls of a path are
@@ -97,7 +97,7 @@ export async function startFakeFacilitator() {
     url: `http://127.0.0.1:${server.address().port}`,
     port: server.address().port,
     calls,
-    count: (path) => calls.filter((call) => path === undefined || call.path === path).length,
+    count: (path) => calls.filter((call) => (path === undefined ? call.path !== "/supported" : call.path === path)).length,
     script: (path, ...answers) => (scripts[path] = answers),
     always: (path, answer) => (standing[path] = answer),
     reset: () => {

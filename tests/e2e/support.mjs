@@ -374,7 +374,7 @@ export const pay = (gate, target, payment, { headers = {}, ...options } = {}) =>
  *
  * @param {Gate} gate
  * @returns {Promise<{seen: () => import("../../stage/inference.mjs").Seen[], calls: (path?: string) => object[],
- *   transfers: () => Promise<import("../../stage/chain.mjs").Transfer[]>}>}
+ *   transfers: () => Promise<import("../../stage/chain.mjs").Transfer[]>}>} `calls` are those about payments, or those of a path
  */
 export async function since(gate) {
   const facilitator = gate.fake ?? gate.facilitator;
@@ -382,10 +382,13 @@ export async function since(gate) {
   const block = (await gate.chain.client.getBlockNumber()) + 1n;
   return {
     seen: () => gate.inference.seen.slice(seen),
-    calls: (path) => facilitator.calls.slice(calls).filter((call) => path === undefined || call.path === path),
+    calls: (path) => facilitator.calls.slice(calls).filter((call) => isWanted(call, path)),
     transfers: () => gate.chain.transfers(block),
   };
 }
+
+/** Whether a call is one of a path, or one about a payment where no path is given. */
+const isWanted = (call, path) => (path === undefined ? call.path !== "/supported" : call.path === path);
 
 /** The values of a header that the upstream saw, in order. */
 export const headerSeen = (seen, name) =>

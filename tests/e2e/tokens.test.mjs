@@ -55,8 +55,11 @@ const plugin = {
 const rooms = await openRooms({ chunkDelay: 5 });
 const gate = await openGate(rooms, { facilitator: "fake", plugin, concurrency: 2, allowOnHeadersStopIteration: true });
 const blind = await openGate(rooms, { facilitator: "fake", plugin, concurrency: 1, allowOnHeadersStopIteration: false });
-const kind = { x402Version: 2, scheme: "upto", network: NETWORK, extra: { facilitatorAddress: FACILITATOR } };
-for (const { fake } of [gate, blind]) fake.always("/supported", { json: { kinds: [kind] } });
+const kinds = [
+  { x402Version: 2, scheme: "upto", network: NETWORK, extra: { facilitatorAddress: FACILITATOR } },
+  { x402Version: 2, scheme: "exact", network: NETWORK },
+];
+for (const { fake } of [gate, blind]) fake.always("/supported", { json: { kinds } });
 await eventually(
   async () => (await Promise.all([1, 2, 3, 4].map(() => ask(gate, "/flat")))).every(({ status }) => status === 402),
   "every worker knows who settles",

@@ -98,15 +98,18 @@ fn check_terms(terms: &Terms, route: &Json, defaults: &Json) {
         assert!(requirement.max_timeout_seconds >= 10, "there is time to pay");
         assert_eq!(entry.text("scheme"), Some(requirement.scheme.as_str()));
         let is_upto = requirement.scheme == Scheme::Upto;
-        assert!(!is_upto || requirement.transfer_method == TransferMethod::Permit2, "upto is paid by Permit2");
+        let evm = requirement.evm();
+        let is_permit2 = evm.is_some_and(|evm| evm.transfer_method == TransferMethod::Permit2);
+        assert!(!is_upto || is_permit2, "upto is paid by Permit2");
         assert!(!is_upto || settle == Settle::After, "upto settles what was used");
         if let Some(asset @ Json::Object(_)) = entry.get("asset") {
             assert!(
-                asset.text("address").is_some_and(|text| requirement.asset.is_written(text)),
+                asset.text("address").is_some_and(|text| requirement.asset().eq_ignore_ascii_case(text)),
                 "the token is the one named"
             );
         }
-        assert_eq!(requirement.contract_wallets, entry.get("contract_wallets") == Some(&Json::Bool(true)));
+        let contract_wallets = evm.is_some_and(|evm| evm.contract_wallets);
+        assert_eq!(contract_wallets, entry.get("contract_wallets") == Some(&Json::Bool(true)));
         assert_eq!(offer.confirm, entry.get("confirm") == Some(&Json::Bool(true)));
         assert!(!offer.confirm || offer.rpc.is_some(), "there is a node to confirm by");
     }
@@ -116,9 +119,13 @@ fn check_terms(terms: &Terms, route: &Json, defaults: &Json) {
 fn check_recipients(offer: &Offer, pay_to: &Json) {
     let is_somebody = |recipient: &Recipient| recipient.to.as_bytes() != &[0; 20] && recipient.weight > 0;
     assert!(offer.recipients.iter().all(is_somebody), "somebody is paid");
+    let written = offer.requirement.pay_to();
     match pay_to {
+        Json::Text(text) if offer.requirement.evm().is_none() => {
+            assert!(*written == *text && offer.recipients.is_empty(), "who is paid is who is named");
+        }
         Json::Text(text) => {
-            assert!(offer.requirement.pay_to.is_written(text), "who is paid is who is named");
+            assert!(written.eq_ignore_ascii_case(text), "who is paid is who is named");
             assert!(matches!(offer.recipients.as_slice(), [one] if one.to.is_written(text)), "and nobody else");
         }
         pay_to if pay_to.get("metadata").is_some() => {

@@ -9,11 +9,11 @@ use std::collections::BTreeMap;
 
 use arbitrary::{Result, Unstructured};
 use serde_json::{Value, json};
-use x402_proxy_wasm::evm::TransactionHash;
 use x402_proxy_wasm::exchange::{Event, Outcome, Recovery, RequestHead, UpstreamHead};
 use x402_proxy_wasm::facilitator::CalloutAnswer;
 use x402_proxy_wasm::ledger::{Answer, PaymentKey, Unheard};
 use x402_proxy_wasm::time::UnixTime;
+use x402_proxy_wasm::x402::TransactionId;
 
 use super::facilitator::{STATUSES, Said, settlement_said};
 use crate::common::node::{Authorized, Node};
@@ -517,7 +517,7 @@ impl World {
             240.. => Some((name, Answer::Failed)),
             230..240 if name == "claim" => Some((name, Answer::Full)),
             100..230 if self.setup.ledger_lies => {
-                let hash = TRANSACTION.parse().expect("a hash");
+                let hash = TransactionId::Evm(TRANSACTION.parse().expect("a hash"));
                 let all = [
                     Answer::Granted,
                     unheard(None),
@@ -672,7 +672,7 @@ impl World {
 }
 
 /// A claim, and a settlement of which the end was not heard.
-fn unheard(named: Option<TransactionHash>) -> Answer {
+fn unheard(named: Option<TransactionId>) -> Answer {
     Answer::GrantedUnknown(Unheard { named, since: UnixTime::from_secs(NOW) })
 }
 

@@ -8,6 +8,7 @@ use x402_proxy_wasm::evm::Address;
 use x402_proxy_wasm::facilitator::{
     CalloutAnswer, Settlement, Supported, Verification, read_settlement, read_verification,
 };
+use x402_proxy_wasm::x402::payment::Payer;
 use x402_proxy_wasm::x402::{Requirement, Version};
 
 use crate::common::{self, Wallet};
@@ -18,7 +19,7 @@ static REQUIREMENT: LazyLock<Requirement> = LazyLock::new(|| {
     config.routes[0].terms.as_ref().expect("the first route is priced").offers[0].requirement.clone()
 });
 
-static PAYER: LazyLock<Address> = LazyLock::new(|| Wallet::new(1).address());
+static PAYER: LazyLock<Payer> = LazyLock::new(|| Payer::Evm(Wallet::new(1).address()));
 
 /// Statuses of answers.
 pub(super) const STATUSES: [u16; 16] = [200, 200, 200, 200, 400, 402, 404, 499, 200, 201, 204, 302, 500, 502, 503, 504];
@@ -47,12 +48,16 @@ fn check_supported(answer: &CalloutAnswer, status: u16, body: &[u8]) {
                 && settler.is_some_and(|settler| address.is_written(settler))
         })
     };
-    assert!(supported.upto.iter().all(is_named), "a settler that nobody named");
-    let is_plain = supported.upto.iter().all(|(network, _)| !network.contains([' ', '\n', '\r']));
-    assert!(!is_plain || Supported::from_text(&supported.to_text()) == supported, "it is read as it was written");
+    let networks = || supported.kinds.iter().map(|kind| kind.network.clone());
+    let mut settlers = networks().flat_map(|network| {
+        let settlers: Vec<Address> = supported.settlers(&network).collect();
+        settlers.into_iter().map(move |settler| (network.clone(), settler))
+    });
+    assert!(settlers.all(|settler| is_named(&settler)), "a settler that nobody named");
+    assert_eq!(Supported::from_text(&supported.to_text()), supported, "it is read as it was written");
     let _ = Supported::from_text(&String::from_utf8_lossy(body));
     let both = supported.clone().or_earlier(&supported);
-    assert!(both.upto.len() <= supported.upto.len().max(64));
+    assert!(both.kinds.len() <= supported.kinds.len().max(256));
 }
 
 /// What an answer says, read by hand.
@@ -129,7 +134,7 @@ pub(super) fn settlement_said(status: u16, body: &[u8]) -> Said {
 
 fn check_verification(answer: &CalloutAnswer, status: u16, body: &[u8]) {
     let said = verification_said(status, body);
-    match read_verification(answer, *PAYER) {
+    match read_verification(answer, &PAYER) {
         Verification::Valid => assert_eq!(said, Said::Yes(None), "a yes that was not said"),
         Verification::Invalid(reason) => {
             assert_eq!(said, Said::No, "a no that was not said");
@@ -141,7 +146,7 @@ fn check_verification(answer: &CalloutAnswer, status: u16, body: &[u8]) {
 
 fn check_settlement(answer: &CalloutAnswer, status: u16, body: &[u8]) {
     let said = settlement_said(status, body);
-    match read_settlement(answer, Version::V2, &REQUIREMENT, *PAYER) {
+    match read_settlement(answer, Version::V2, &REQUIREMENT, &PAYER) {
         Settlement::Settled(hash) => assert_eq!(said, Said::Yes(Some(hash.to_string())), "a yes that was not said"),
         Settlement::Refused(reason) => {
             assert_eq!(said, Said::No, "a no that was not said");

@@ -7,12 +7,12 @@
 use std::sync::LazyLock;
 
 use arbitrary::{Result, Unstructured};
-use x402_proxy_wasm::evm::{Address, Nonce, TransactionHash};
+use x402_proxy_wasm::evm::{Address, Nonce};
 use x402_proxy_wasm::ledger::{
     Answer, Ledger, Operation, Owner, PaymentKey, SignatureMark, Store, StoreFailed, Stored, Unheard, Written,
 };
 use x402_proxy_wasm::time::UnixTime;
-use x402_proxy_wasm::x402::NetworkId;
+use x402_proxy_wasm::x402::{NetworkId, TransactionId};
 
 use crate::common::MemoryStore;
 
@@ -72,7 +72,7 @@ fn any_step(input: &mut Unstructured<'_>, now: u64, number: u8) -> Result<Step> 
     let signature = mark(u8::from(choice > 220));
     let mut hash = [7; 32];
     hash[0] = number;
-    let transaction = TransactionHash::from_bytes(hash);
+    let transaction = TransactionId::from_bytes(hash);
     let expires = time([500, 5_000, 200_000][payment]);
     let operation = match kind % 16 {
         0..4 if expires > time(now) => Operation::Claim { expires, until, signature },
@@ -118,8 +118,8 @@ enum Money {
     /// Nobody asked for it.
     AtRest,
     /// Settlement was asked for, and somebody may have named a transaction. When the last to ask gave up.
-    Asked(Option<TransactionHash>, u64),
-    Moved(TransactionHash),
+    Asked(Option<TransactionId>, u64),
+    Moved(TransactionId),
     Spent,
 }
 

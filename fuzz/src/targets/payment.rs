@@ -7,7 +7,8 @@ use std::sync::LazyLock;
 
 use serde_json::json;
 use x402_proxy_wasm::facilitator;
-use x402_proxy_wasm::x402::payment::{Authorized, PaymentPayload, Signed};
+use x402_proxy_wasm::x402::payment::{Authorized, ForeignPayload, PaymentPayload, Signed};
+use x402_proxy_wasm::x402::requirement::Rail;
 use x402_proxy_wasm::x402::{Requirement, Version};
 
 use crate::common;
@@ -22,7 +23,9 @@ static REQUIREMENTS: LazyLock<[Requirement; 3]> = LazyLock::new(|| {
         let config = common::read_config(&config);
         let mut requirement =
             config.routes[0].terms.as_ref().expect("the first route is priced").offers[0].requirement.clone();
-        requirement.facilitator = (scheme == "upto").then(|| common::FACILITATOR.parse().expect("an address"));
+        if let Rail::Evm(evm) = &mut requirement.rail {
+            evm.facilitator = (scheme == "upto").then(|| common::FACILITATOR.parse().expect("an address"));
+        }
         requirement
     })
 });
@@ -32,10 +35,37 @@ pub(super) fn run(input: &[u8]) {
     let Ok(received) = PaymentPayload::from_json(input) else { return };
     let json = Json::parse(input).expect("what is taken is JSON");
     check_accepted(&received, &json);
+    check_opaque(&received, &json);
     for requirement in &*REQUIREMENTS {
-        let Ok(payment) = Signed::from_payload(received.payload, requirement.transfer_method) else { continue };
+        let method = requirement.evm().expect("a token").transfer_method;
+        let Ok(payment) = Signed::from_payload(received.payload, method) else { continue };
         check_payload(&payment, json.get("payload").expect("a payment has a payload"));
         check_wire(requirement, &payment, &received, &json, text);
+    }
+}
+
+/// A payload that the filter does not know says the same in its canonical form, which has no other.
+fn check_opaque(received: &PaymentPayload<'_>, json: &Json) {
+    let Ok(payload) = ForeignPayload::from_payload(received.payload, false) else { return };
+    let ForeignPayload::Opaque(canonical) = &payload else { panic!("nobody said that it is Solana's") };
+    let written = Json::parse(canonical.as_bytes()).expect("what is written is JSON");
+    let canonical_again = serde_json::from_str(canonical).map(|raw| ForeignPayload::from_payload(raw, false));
+    assert_eq!(canonical_again.expect("JSON").expect("a payload"), payload);
+    assert!(is_same(&written, json.get("payload").expect("a payment has a payload")), "nothing else is said");
+    let _ = ForeignPayload::from_payload(received.payload, true);
+}
+
+/// Whether two values say the same, in whatever order their fields stand.
+fn is_same(one: &Json, other: &Json) -> bool {
+    match (one, other) {
+        (Json::Object(one), Json::Object(fields)) => {
+            one.len() == fields.len()
+                && one.iter().all(|(name, value)| other.get(name).is_some_and(|other| is_same(value, other)))
+        }
+        (Json::List(one), Json::List(other)) => {
+            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| is_same(one, other))
+        }
+        (one, other) => one == other,
     }
 }
 
@@ -66,7 +96,10 @@ fn check_accepted(received: &PaymentPayload<'_>, json: &Json) {
         assert_eq!((extra.text("name"), extra.text("version")), (Some("USDC"), Some("2")));
         let settler = extra.text("facilitatorAddress");
         let is_settler = settler.is_some_and(|settler| settler.eq_ignore_ascii_case(common::FACILITATOR));
-        assert!(is_settler || requirement.facilitator.is_none(), "who settles is who was named");
+        assert!(
+            is_settler || requirement.evm().expect("a token").facilitator.is_none(),
+            "who settles is who was named"
+        );
         assert_eq!(accepted.text("scheme"), Some(requirement.scheme.as_str()));
         assert_eq!(accepted.text("amount"), Some("1000"), "the price is paid");
         assert!(accepted.text("payTo").is_some_and(|to| to.eq_ignore_ascii_case(common::PAY_TO)));
@@ -125,7 +158,7 @@ fn check_written(read: &Json, written: &Json) {
 fn check_wire(requirement: &Requirement, payment: &Signed, received: &PaymentPayload<'_>, json: &Json, text: &str) {
     let wire = payment.to_wire(received, requirement);
     let again = PaymentPayload::from_json(wire.as_bytes()).expect("a payment is read again");
-    let same = Signed::from_payload(again.payload, requirement.transfer_method);
+    let same = Signed::from_payload(again.payload, requirement.evm().expect("a token").transfer_method);
     assert_eq!(same.as_ref().ok(), Some(payment), "and is the same");
     assert!(requirement.is(&again.accepted), "under the terms that were offered");
     let question = facilitator::question(Version::V2, &wire, requirement);

@@ -17,7 +17,6 @@
 import { ok as assert } from 'node:assert/strict'
 import { createHash } from 'node:crypto'
 import { readFileSync, writeFileSync } from 'node:fs'
-import { createServer } from 'node:http'
 import {
   createKeyPairSignerFromPrivateKeyBytes,
   getAddressDecoder,
@@ -30,6 +29,7 @@ import { decodeTransactionFromPayload, transactionMessageHash } from '@x402/svm'
 import { ExactSvmScheme as Client } from '@x402/svm/exact/client'
 import { ExactSvmScheme as Facilitator } from '@x402/svm/exact/facilitator'
 import { ExactSvmSchemeV1 as ClientV1 } from '@x402/svm/v1'
+import { fakeSigner, startFakeSolana } from '../../e2e/fake-solana.mjs'
 
 const FILE = new URL('exact.json', import.meta.url)
 const NETWORK = 'solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1'
@@ -59,45 +59,8 @@ const MINTS = {
   nine: { address: (await signer('mint of nine decimals')).address, program: TOKEN, decimals: 9 },
 }
 
-// ------------------------------------------------------------------------------------------------------- the fake node
-
-/** A node that holds the mints and one blockhash. It says in each answer that it is none. */
-const fakeNode = createServer(async (request, response) => {
-  let body = ''
-  for await (const piece of request) body += piece
-  const { id, method, params } = JSON.parse(body)
-  const context = { slot: 1 }
-  let answer = { error: { code: -32601, message: 'fake node for recording vectors: knows no such method' } }
-  if (method === 'getLatestBlockhash') {
-    answer = { result: { context, value: { blockhash: BLOCKHASH, lastValidBlockHeight: 150 } } }
-  } else if (method === 'getAccountInfo') {
-    const mint = Object.values(MINTS).find(mint => mint.address === params[0])
-    const value = mint && {
-      data: [mintAccount(mint).toString('base64'), 'base64'],
-      executable: false,
-      lamports: 1461600,
-      owner: mint.program,
-      rentEpoch: 0,
-      space: 82,
-    }
-    answer = { result: { context, value: value ?? null } }
-  }
-  response.setHeader('content-type', 'application/json')
-  response.setHeader('server', 'fake-solana-node-for-recording-vectors')
-  response.end(JSON.stringify({ jsonrpc: '2.0', id, ...answer }))
-})
-
-/** A mint as the chain keeps it: authority, supply, decimals, initialized, no freezing. */
-function mintAccount({ decimals }) {
-  const account = Buffer.alloc(82)
-  account.writeBigUInt64LE(1_000_000_000n, 36)
-  account[44] = decimals
-  account[45] = 1
-  return account
-}
-
-await new Promise(resolve => fakeNode.listen(0, '127.0.0.1', resolve))
-const rpcUrl = `http://127.0.0.1:${fakeNode.address().port}`
+const node = await startFakeSolana({ mints: Object.values(MINTS), blockhash: BLOCKHASH })
+const rpcUrl = node.url
 
 let drawn = 0
 globalThis.crypto.getRandomValues = array => array.fill((drawn += 1))
@@ -213,13 +176,9 @@ const requirementsOf = ({ mint = MINTS.usdc, amount = '1000', recipient = payTo,
 // It writes to the console of every transaction that it cannot decode.
 console.error = () => {}
 
-/** The official facilitator, with a fake signer: its simulation always succeeds, and it looks nothing up. */
-const facilitator = new Facilitator({
-  getAddresses: () => [feePayer.address],
-  simulateTransaction: async () => {},
-  fetchAddressLookupTables: async () => TABLES,
-})
+/** The official facilitator, with a fake signer. */
 const TABLES = {}
+const facilitator = new Facilitator(fakeSigner(feePayer.address, TABLES))
 
 async function add(name, transaction, { terms = {}, kind, chain, note } = {}) {
   const requirements = requirementsOf(terms)
@@ -275,7 +234,7 @@ await honest('v2, another payer', {}, new Client(stranger, { rpcUrl }), 2)
 await honest('v2, the payer is the recipient', { recipient: payer.address }, client, 2)
 await honest('v1, USDC', {}, clientV1, 1)
 await honest('v1, a memo of the seller', { text: 'pi_3abc123def456' }, clientV1, 1)
-fakeNode.close()
+await node.stop()
 
 // What wallets make of payments.
 const wallet = (name, transaction, terms) => add(name, transaction, { terms, kind: 'wallet' })

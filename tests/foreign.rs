@@ -8,9 +8,8 @@
     clippy::arithmetic_side_effects,
     reason = "a test that fails may panic"
 )]
+#![allow(dead_code, reason = "of what the tests share, each file uses a part")]
 
-#[path = "common/mod.rs"]
-#[allow(dead_code, reason = "each test file needs a part of it")]
 mod common;
 
 use std::collections::BTreeMap;

@@ -19,6 +19,8 @@ mod chain;
 mod common;
 #[path = "exchange.rs"]
 mod exchange;
+#[path = "foreign.rs"]
+mod foreign;
 #[path = "policies.rs"]
 mod policies;
 #[path = "svm.rs"]

@@ -100,7 +100,7 @@ function summed(pairs) {
 
 // ---- Instructions -------------------------------------------------------------------------------------------------
 
-/** Built as the filter is: for size, with the limbs that it has in wasm. */
+/** Built as the filter is, with the limbs that it has in wasm. */
 function buildNative() {
   cargo(["build", "--quiet", "--locked", "--profile", "filter", "--bin", "profile", "--target-dir", "target/profile"], TOOLS, { RUSTFLAGS: '--cfg cpubits="32"' });
   return join(TOOLS, "target", "profile", "filter", "profile");
@@ -280,7 +280,7 @@ try {
 
 ### Instructions of one request
 
-Counted by valgrind on the core alone, built natively as the filter is (for size, 32-bit limbs): no host, no proxy. The same in each run.
+Counted by valgrind on the core alone, built natively as the filter is (32-bit limbs): no host, no proxy. The same in each run.
 
 ${table(["", "instructions:"], counts.map((one) => [one.label, grouped(total(one))]))}
 

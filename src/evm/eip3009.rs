@@ -8,7 +8,11 @@ use super::{Address, Nonce};
 use crate::money::Amount;
 use crate::time::UnixTime;
 
-const TYPE: &str = "TransferWithAuthorization(address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,bytes32 nonce)";
+/// The hash of `TransferWithAuthorization(address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,bytes32 nonce)`.
+const TYPE_HASH: Word = [
+    0x7c, 0x7c, 0x6c, 0xdb, 0x67, 0xa1, 0x87, 0x43, 0xf4, 0x9e, 0xc6, 0xfa, 0x9b, 0x35, 0xf5, 0x0d, 0x52, 0xed, 0x05,
+    0xcb, 0xed, 0x4c, 0xc5, 0x92, 0xe1, 0x3b, 0x44, 0x50, 0x1c, 0x1a, 0x22, 0x67,
+];
 
 /// The payer's leave to move `value` from `from` to `to`, once, in a window of time.
 ///
@@ -34,7 +38,7 @@ impl Authorization {
     /// The digest that the payer signs, under the token's domain.
     pub fn digest(&self, domain_separator: &Word) -> Word {
         let struct_hash = eip712::struct_hash(
-            TYPE,
+            &TYPE_HASH,
             &[
                 self.from.to_word(),
                 self.to.to_word(),
@@ -79,5 +83,17 @@ impl<'de> Deserialize<'de> for Timestamp {
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         Amount::from(self.0).serialize(serializer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evm::keccak256;
+
+    #[test]
+    fn the_type_has_its_hash() {
+        let text = "TransferWithAuthorization(address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,bytes32 nonce)";
+        assert_eq!(TYPE_HASH, keccak256(text.as_bytes()));
     }
 }

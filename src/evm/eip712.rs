@@ -26,11 +26,11 @@ impl Domain<'_> {
         let contract = self.verifying_contract.to_word();
         match self.version {
             Some(version) => struct_hash(
-                "EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)",
+                &keccak256(b"EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"),
                 &[name, keccak256(version.as_bytes()), chain_id, contract],
             ),
             None => struct_hash(
-                "EIP712Domain(string name,uint256 chainId,address verifyingContract)",
+                &keccak256(b"EIP712Domain(string name,uint256 chainId,address verifyingContract)"),
                 &[name, chain_id, contract],
             ),
         }
@@ -39,10 +39,11 @@ impl Domain<'_> {
 
 /// `hashStruct` of EIP-712: the hash of the type's hash and of the fields, each encoded as one word.
 ///
-/// `type_text` is the type's full encoding, `Name(type field,…)` with the types that it names behind it.
-pub fn struct_hash(type_text: &str, fields: &[Word]) -> Word {
+/// `type_hash` is the Keccak-256 hash of the type's full encoding, `Name(type field,…)` with the types that it names behind
+/// it.
+pub fn struct_hash(type_hash: &Word, fields: &[Word]) -> Word {
     let mut encoded = Vec::with_capacity(fields.len().saturating_add(1).saturating_mul(32));
-    encoded.extend_from_slice(&keccak256(type_text.as_bytes()));
+    encoded.extend_from_slice(type_hash);
     for field in fields {
         encoded.extend_from_slice(field);
     }

@@ -5,6 +5,8 @@ pub mod eip712;
 pub mod permit2;
 pub mod signature;
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::fmt;
 use std::str::FromStr;
 
@@ -59,16 +61,42 @@ impl Address {
         word
     }
 
-    fn to_checksummed(self) -> String {
-        let lower = hex::encode(self.0);
-        let hash = hex::encode(keccak256(lower.as_bytes()));
-        let cased = lower.chars().zip(hash.chars()).map(|(digit, hash)| match hash {
-            '8'..='9' | 'a'..='f' => digit.to_ascii_uppercase(),
-            _ => digit,
-        });
-        "0x".chars().chain(cased).collect()
+    /// The 40 digits with the checksum of EIP-55, in ASCII. A request writes the same few addresses again and again,
+    /// and each takes a hash, so the last ones are remembered.
+    fn to_checksummed(self) -> Digits {
+        const REMEMBERED: usize = 16;
+        thread_local! {
+            static LAST: RefCell<VecDeque<(Address, Digits)>> = const { RefCell::new(VecDeque::new()) };
+        }
+        LAST.with(|last| {
+            let Ok(mut last) = last.try_borrow_mut() else { return self.hash_into_case() };
+            if let Some((_, digits)) = last.iter().find(|(address, _)| *address == self) {
+                return *digits;
+            }
+            let digits = self.hash_into_case();
+            last.truncate(REMEMBERED.saturating_sub(1));
+            last.push_front((self, digits));
+            digits
+        })
+    }
+
+    fn hash_into_case(self) -> Digits {
+        let mut digits = [0; 40];
+        // The two lengths fit.
+        let _ = hex::encode_to_slice(self.0, &mut digits);
+        let hash = keccak256(&digits);
+        let nibbles = hash.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+        for (digit, nibble) in digits.iter_mut().zip(nibbles) {
+            if nibble >= 8 {
+                digit.make_ascii_uppercase();
+            }
+        }
+        digits
     }
 }
+
+/// The digits of an address, in ASCII.
+type Digits = [u8; 40];
 
 impl FromStr for Address {
     type Err = HexError;
@@ -76,13 +104,15 @@ impl FromStr for Address {
     fn from_str(text: &str) -> Result<Self, HexError> {
         let address = Self(parse_hex(text)?);
         let is_lower = !text.bytes().any(|byte| byte.is_ascii_uppercase());
-        if is_lower || address.to_checksummed() == text { Ok(address) } else { Err(HexError::Checksum) }
+        let is_checked = || text.strip_prefix("0x").map(str::as_bytes) == Some(&address.to_checksummed());
+        if is_lower || is_checked() { Ok(address) } else { Err(HexError::Checksum) }
     }
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.to_checksummed())
+        let digits = self.to_checksummed();
+        write!(f, "0x{}", str::from_utf8(&digits).map_err(|_| fmt::Error)?)
     }
 }
 

@@ -28,10 +28,31 @@ pub const UPTO_PROXY: Address = Address::from_bytes([
     0x02,
 ]);
 
-const PERMITTED_TYPE: &str = "TokenPermissions(address token,uint256 amount)";
-const EXACT_WITNESS_TYPE: &str = "Witness(address to,uint256 validAfter)";
-const UPTO_WITNESS_TYPE: &str = "Witness(address to,address facilitator,uint256 validAfter)";
-const PERMIT_TYPE: &str = "PermitWitnessTransferFrom(TokenPermissions permitted,address spender,uint256 nonce,uint256 deadline,Witness witness)";
+/// The hash of the type `TokenPermissions`.
+const PERMITTED_HASH: Word = [
+    0x61, 0x83, 0x58, 0xac, 0x3d, 0xb8, 0xdc, 0x27, 0x4f, 0x0c, 0xd8, 0x82, 0x9d, 0xa7, 0xe2, 0x34, 0xbd, 0x48, 0xcd,
+    0x73, 0xc4, 0xa7, 0x40, 0xae, 0xde, 0x1a, 0xde, 0xc9, 0x84, 0x6d, 0x06, 0xa1,
+];
+/// The hash of the type `Witness` of scheme `exact`.
+const EXACT_WITNESS_HASH: Word = [
+    0xd9, 0x7b, 0x32, 0x39, 0xa7, 0xf3, 0x22, 0x95, 0x51, 0x7b, 0xd1, 0x4c, 0xb0, 0x74, 0xed, 0xfd, 0xd1, 0x88, 0xdf,
+    0xe5, 0xeb, 0x42, 0xf8, 0x02, 0xbb, 0x26, 0xd4, 0xfd, 0x1e, 0xb1, 0x2c, 0x37,
+];
+/// The hash of the type `Witness` of scheme `upto`.
+const UPTO_WITNESS_HASH: Word = [
+    0xd4, 0x17, 0x1c, 0x44, 0x5a, 0x74, 0x21, 0x8b, 0x01, 0xd4, 0xfd, 0x8a, 0xf3, 0x4f, 0xf1, 0x10, 0x65, 0x80, 0xea,
+    0x1e, 0x36, 0xff, 0x83, 0x7e, 0x64, 0x48, 0x4b, 0xfa, 0xa2, 0x25, 0x3b, 0x75,
+];
+/// The hash of the type `PermitWitnessTransferFrom` with the witness of scheme `exact`.
+const EXACT_PERMIT_HASH: Word = [
+    0xeb, 0xc1, 0x56, 0xcd, 0x23, 0x67, 0x8a, 0x74, 0xc9, 0x4d, 0xf1, 0x3d, 0x77, 0x2e, 0xf5, 0x47, 0x84, 0x20, 0x63,
+    0x7f, 0x0c, 0x94, 0xbd, 0x10, 0xd5, 0x09, 0xe1, 0xdc, 0x98, 0xf5, 0x21, 0xc7,
+];
+/// The hash of the type `PermitWitnessTransferFrom` with the witness of scheme `upto`.
+const UPTO_PERMIT_HASH: Word = [
+    0x51, 0xdf, 0xf6, 0x97, 0x4a, 0xd4, 0x38, 0x8c, 0x49, 0x9e, 0x7f, 0xcf, 0xe8, 0x38, 0xd2, 0xbd, 0x76, 0x71, 0x62,
+    0x55, 0x3a, 0x14, 0x40, 0x98, 0xce, 0x20, 0xea, 0x66, 0x1d, 0x70, 0xc2, 0xee,
+];
 
 /// What the payer signs. In JSON as the official clients write it: every number is a string in decimal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
@@ -79,24 +100,19 @@ pub struct Witness {
 impl Permit {
     /// The digest that the payer signs, under Permit2's domain.
     pub fn digest(&self, domain_separator: &Word) -> Word {
+        let Permit { permitted, witness, .. } = self;
         let permitted =
-            eip712::struct_hash(PERMITTED_TYPE, &[self.permitted.token.to_word(), self.permitted.amount.to_be_bytes()]);
-        let (witness_type, witness) = match self.witness.facilitator {
-            Some(facilitator) => (
-                UPTO_WITNESS_TYPE,
-                vec![self.witness.to.to_word(), facilitator.to_word(), self.witness.valid_after.to_be_bytes()],
-            ),
-            None => (EXACT_WITNESS_TYPE, vec![self.witness.to.to_word(), self.witness.valid_after.to_be_bytes()]),
+            eip712::struct_hash(&PERMITTED_HASH, &[permitted.token.to_word(), permitted.amount.to_be_bytes()]);
+        let (to, valid_after) = (witness.to.to_word(), witness.valid_after.to_be_bytes());
+        let (permit_hash, witness) = match witness.facilitator {
+            Some(facilitator) => {
+                (&UPTO_PERMIT_HASH, eip712::struct_hash(&UPTO_WITNESS_HASH, &[to, facilitator.to_word(), valid_after]))
+            }
+            None => (&EXACT_PERMIT_HASH, eip712::struct_hash(&EXACT_WITNESS_HASH, &[to, valid_after])),
         };
         let struct_hash = eip712::struct_hash(
-            &format!("{PERMIT_TYPE}{PERMITTED_TYPE}{witness_type}"),
-            &[
-                permitted,
-                self.spender.to_word(),
-                self.nonce.to_be_bytes(),
-                self.deadline.to_be_bytes(),
-                eip712::struct_hash(witness_type, &witness),
-            ],
+            permit_hash,
+            &[permitted, self.spender.to_word(), self.nonce.to_be_bytes(), self.deadline.to_be_bytes(), witness],
         );
         eip712::digest(domain_separator, &struct_hash)
     }
@@ -110,6 +126,24 @@ impl Permit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::evm::keccak256;
+
+    #[test]
+    fn each_type_has_its_hash() {
+        let permitted = "TokenPermissions(address token,uint256 amount)";
+        let exact = "Witness(address to,uint256 validAfter)";
+        let upto = "Witness(address to,address facilitator,uint256 validAfter)";
+        let permit = "PermitWitnessTransferFrom(TokenPermissions permitted,address spender,uint256 nonce,uint256 deadline,Witness witness)";
+        for (hash, text) in [
+            (PERMITTED_HASH, permitted.to_owned()),
+            (EXACT_WITNESS_HASH, exact.to_owned()),
+            (UPTO_WITNESS_HASH, upto.to_owned()),
+            (EXACT_PERMIT_HASH, format!("{permit}{permitted}{exact}")),
+            (UPTO_PERMIT_HASH, format!("{permit}{permitted}{upto}")),
+        ] {
+            assert_eq!(hash, keccak256(text.as_bytes()), "{text}");
+        }
+    }
 
     #[test]
     fn the_contracts_are_where_they_are_known_to_be() {

@@ -288,27 +288,28 @@ impl Ledger {
     ) -> Result<Option<Answer>, StoreFailed> {
         let stored = store.read(key.page())?;
         let (bytes, version) = stored.map_or((Vec::new(), None), |(bytes, version)| (bytes, Some(version)));
-        let mut page = Page::decode(&bytes).ok_or(StoreFailed)?;
-        let answer = match next(page.get(key).as_ref(), owner, operation, now) {
+        let mut page = Page::new(bytes).ok_or(StoreFailed)?;
+        let claim = page.get(key)?;
+        let answer = match next(claim.as_ref(), owner, operation, now) {
             Next::Refuse(answer) => return Ok(Some(answer)),
             Next::Remove => {
                 page.remove(key);
                 Answer::Granted
             }
             Next::Become(state, answer) => {
-                page.update(key, state);
+                page.update(&claim.map(|claim| Claim { state, ..claim }).ok_or(StoreFailed)?);
                 answer
             }
             Next::Restart { state, expires, signature } => {
                 page.remove(key);
-                page.remove_expired(now);
-                if !page.insert(Claim { key, expires, since: now, signature, state }, self.claims_per_page) {
+                page.remove_expired(now)?;
+                if !page.insert(&Claim { key, expires, since: now, signature, state }, self.claims_per_page) {
                     return Ok(Some(Answer::Full));
                 }
                 Answer::Granted
             }
         };
-        Ok(match store.write(key.page(), &page.encode(), version)? {
+        Ok(match store.write(key.page(), page.as_bytes(), version)? {
             Written::Done => Some(answer),
             Written::Raced => None,
         })

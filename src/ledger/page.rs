@@ -1,12 +1,13 @@
 //! A page of the ledger: claims, and their bytes in the store.
 
-use super::{Hold, Owner, PaymentKey, SignatureMark, State};
+use super::{Hold, Owner, PaymentKey, SignatureMark, State, StoreFailed};
 use crate::time::UnixTime;
 use crate::x402::TransactionId;
 
-/// The claims of one page.
+/// The claims of one page, as they stand in the store: one behind the other, [`CLAIM_BYTES`] each. What an operation does
+/// not touch is neither read nor written anew.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Page(Vec<Claim>);
+pub(super) struct Page(Vec<u8>);
 
 /// A claim on a payment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,43 +32,70 @@ const CLOCK_SLACK_SECONDS: u64 = 60;
 const PATIENCE_SECONDS: u64 = 24 * 60 * 60;
 
 impl Page {
-    /// Reads a page; `None` where the bytes are not those of one.
-    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
-        let (claims, rest) = bytes.as_chunks::<CLAIM_BYTES>();
-        let claims: Option<Vec<_>> = claims.iter().map(Claim::decode).collect();
-        claims.filter(|_| rest.is_empty()).map(Self)
+    /// The page of these bytes; `None` where they are not those of one.
+    pub(super) fn new(bytes: Vec<u8>) -> Option<Self> {
+        let (_, rest) = bytes.as_chunks::<CLAIM_BYTES>();
+        if rest.is_empty() { Some(Self(bytes)) } else { None }
     }
 
-    pub(super) fn encode(&self) -> Vec<u8> {
-        self.0.iter().flat_map(Claim::encode).collect()
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.0
     }
 
-    pub(super) fn get(&self, key: PaymentKey) -> Option<Claim> {
-        self.0.iter().find(|claim| claim.key == key).cloned()
+    /// The claim of a payment, if it has one.
+    ///
+    /// # Errors
+    /// [`StoreFailed`] where what stands there is no claim.
+    pub(super) fn get(&self, key: PaymentKey) -> Result<Option<Claim>, StoreFailed> {
+        let (claims, _) = self.0.as_chunks::<CLAIM_BYTES>();
+        let found = claims.iter().find(|claim| claim.starts_with(&key.0));
+        found.map(|claim| Claim::decode(claim).ok_or(StoreFailed)).transpose()
     }
 
-    pub(super) fn update(&mut self, key: PaymentKey, state: State) {
-        for claim in self.0.iter_mut().filter(|claim| claim.key == key) {
-            claim.state = state;
+    /// Writes a claim in the place of the one with the same key.
+    pub(super) fn update(&mut self, claim: &Claim) {
+        let (claims, _) = self.0.as_chunks_mut::<CLAIM_BYTES>();
+        for place in claims.iter_mut().filter(|place| place.starts_with(&claim.key.0)) {
+            *place = claim.encode();
         }
     }
 
     /// Adds a claim; `false` where `capacity` claims stand there already.
-    pub(super) fn insert(&mut self, claim: Claim, capacity: usize) -> bool {
-        let has_room = self.0.len() < capacity;
+    pub(super) fn insert(&mut self, claim: &Claim, capacity: usize) -> bool {
+        let has_room = self.0.len() < capacity.saturating_mul(CLAIM_BYTES);
         if has_room {
-            self.0.push(claim);
+            self.0.extend_from_slice(&claim.encode());
         }
         has_room
     }
 
     pub(super) fn remove(&mut self, key: PaymentKey) {
-        self.0.retain(|claim| claim.key != key);
+        self.keep(|claim| !claim.starts_with(&key.0));
     }
 
     /// Drops the claims that are of no more use.
-    pub(super) fn remove_expired(&mut self, now: UnixTime) {
-        self.0.retain(|claim| claim.needed_until() > now);
+    ///
+    /// # Errors
+    /// [`StoreFailed`] where one of them is none.
+    pub(super) fn remove_expired(&mut self, now: UnixTime) -> Result<(), StoreFailed> {
+        let mut result = Ok(());
+        self.keep(|claim| match Claim::decode(claim) {
+            Some(claim) => claim.needed_until() > now,
+            None => {
+                result = Err(StoreFailed);
+                true
+            }
+        });
+        result
+    }
+
+    fn keep(&mut self, mut is_kept: impl FnMut(&[u8; CLAIM_BYTES]) -> bool) {
+        let (claims, _) = self.0.as_chunks::<CLAIM_BYTES>();
+        if claims.iter().all(&mut is_kept) {
+            return;
+        }
+        let kept: Vec<&[u8; CLAIM_BYTES]> = claims.iter().filter(|claim| is_kept(claim)).collect();
+        self.0 = kept.into_iter().flatten().copied().collect();
     }
 }
 
@@ -91,7 +119,7 @@ impl Claim {
         }
     }
 
-    fn encode(&self) -> Vec<u8> {
+    fn encode(&self) -> [u8; CLAIM_BYTES] {
         const NOBODY: Hold = Hold { owner: Owner(0), until: UnixTime::from_secs(0) };
         const NONE: TransactionId = TransactionId::ZERO;
         let (tag, hold, transaction) = match self.state {
@@ -102,15 +130,23 @@ impl Claim {
             State::Settled(transaction) => (5, NOBODY, transaction),
             State::Spent(transaction) => (6, NOBODY, transaction),
         };
-        let mut bytes = Vec::with_capacity(CLAIM_BYTES);
-        bytes.extend_from_slice(&self.key.0);
-        bytes.extend_from_slice(&self.expires.as_secs().to_be_bytes());
-        bytes.extend_from_slice(&self.since.as_secs().to_be_bytes());
-        bytes.extend_from_slice(&self.signature.0.to_be_bytes());
-        bytes.push(tag);
-        bytes.extend_from_slice(&hold.owner.0.to_be_bytes());
-        bytes.extend_from_slice(&hold.until.as_secs().to_be_bytes());
-        bytes.extend_from_slice(&transaction.to_bytes());
+        let mut bytes = [0; CLAIM_BYTES];
+        let mut rest = bytes.as_mut_slice();
+        for part in [
+            self.key.0.as_slice(),
+            &self.expires.as_secs().to_be_bytes(),
+            &self.since.as_secs().to_be_bytes(),
+            &self.signature.0.to_be_bytes(),
+            &[tag],
+            &hold.owner.0.to_be_bytes(),
+            &hold.until.as_secs().to_be_bytes(),
+            &transaction.to_bytes(),
+        ] {
+            // The parts have the length of the whole.
+            let Some((place, behind)) = rest.split_at_mut_checked(part.len()) else { break };
+            place.copy_from_slice(part);
+            rest = behind;
+        }
         bytes
     }
 
@@ -172,18 +208,29 @@ mod tests {
             State::Settled(transaction),
             State::Spent(transaction),
         ];
-        let mut page = Page(Vec::new());
+        let mut page = Page::new(Vec::new()).unwrap();
         for (byte, state) in (0..).zip(states) {
-            assert!(page.insert(claim(byte, state), 8));
+            assert!(page.insert(&claim(byte, state), 8));
         }
-        assert!(!page.insert(claim(9, State::Spent(transaction)), 8));
-        assert_eq!(Page::decode(&page.encode()), Some(page));
+        assert!(!page.insert(&claim(9, State::Spent(transaction)), 8));
+        let mut page = Page::new(page.as_bytes().to_vec()).unwrap();
+        for (byte, state) in (0..).zip(states) {
+            assert_eq!(page.get(PaymentKey([byte; 32])), Ok(Some(claim(byte, state))));
+        }
+        page.update(&claim(3, State::InFlight(hold)));
+        page.remove(PaymentKey([2; 32]));
+        assert_eq!(page.get(PaymentKey([2; 32])), Ok(None));
+        assert_eq!(page.get(PaymentKey([3; 32])), Ok(Some(claim(3, State::InFlight(hold)))));
+        assert_eq!(page.get(PaymentKey([4; 32])), Ok(Some(claim(4, states[4]))));
+        assert_eq!(page.as_bytes().len(), 7 * CLAIM_BYTES);
     }
 
     #[test]
     fn bytes_of_something_else_are_no_page() {
-        assert_eq!(Page::decode(b"something else"), None);
-        assert_eq!(Page::decode(&[0; CLAIM_BYTES]), None);
-        assert_eq!(Page::decode(b""), Some(Page(Vec::new())));
+        assert_eq!(Page::new(b"something else".to_vec()), None);
+        let mut zeros = Page::new(vec![0; CLAIM_BYTES]).unwrap();
+        assert_eq!(zeros.get(PaymentKey([0; 32])), Err(StoreFailed));
+        assert_eq!(zeros.remove_expired(UnixTime::from_secs(1)), Err(StoreFailed));
+        assert_eq!(zeros.get(PaymentKey([1; 32])), Ok(None));
     }
 }

@@ -42,6 +42,8 @@ pub struct Supported {
     /// What it settles in version 2 of the protocol; empty until it has said so. A facilitator with several accounts names
     /// one of them at random each time it is asked; what it said last comes first.
     pub kinds: Vec<Kind>,
+    /// Extensions of the protocol that it knows.
+    pub extensions: Vec<String>,
 }
 
 /// A scheme on a network that a facilitator settles.
@@ -78,6 +80,8 @@ impl Supported {
         struct Answer<'a> {
             #[serde(borrow)]
             kinds: Vec<json::Object<Wire<'a>>>,
+            #[serde(default)]
+            extensions: Vec<String>,
         }
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
@@ -89,13 +93,14 @@ impl Supported {
             #[serde(borrow)]
             extra: Option<&'a RawValue>,
         }
-        let (true, Answer { kinds }) = read(answer).ok()? else { return None };
+        let (true, Answer { kinds, mut extensions }) = read(answer).ok()? else { return None };
         let kinds = kinds.into_iter().filter_map(|json::Object(Wire { x402_version, scheme, network, extra })| {
             let is_current = x402_version.is_none_or(|version| version == Version::V2.number());
             let extra = extra.and_then(|extra| json::canonical_fields(extra).ok()).unwrap_or_default();
             is_current.then_some(Kind { scheme, network, extra })
         });
-        Some(Self { kinds: kinds.take(Self::MOST).collect() })
+        extensions.truncate(Self::MOST);
+        Some(Self { kinds: kinds.take(Self::MOST).collect(), extensions })
     }
 
     /// What it says of a scheme on a network, the latest first; nothing where it has not said so yet.
@@ -130,7 +135,8 @@ impl Supported {
     /// As a text that [`Self::from_text`] reads.
     pub fn to_text(&self) -> String {
         let line = |Kind { scheme, network, extra }: &Kind| json::to_text(&(scheme, network, extra)) + "\n";
-        self.kinds.iter().map(line).collect()
+        let extensions = self.extensions.iter().map(|name| json::to_text(name) + "\n");
+        self.kinds.iter().map(line).chain(extensions).collect()
     }
 
     /// Reads what [`Self::to_text`] wrote; leaves out what it does not understand.
@@ -139,7 +145,8 @@ impl Supported {
             let (scheme, network, extra) = serde_json::from_str(line).ok()?;
             Some(Kind { scheme, network, extra })
         });
-        Self { kinds: kinds.collect() }
+        let extensions = text.lines().filter_map(|line| serde_json::from_str(line).ok());
+        Self { kinds: kinds.collect(), extensions: extensions.collect() }
     }
 }
 

@@ -41,10 +41,14 @@ fn kind(network: &str, extra: &[(&str, &str)]) -> Kind {
     Kind { scheme: "exact".to_owned(), network: network.to_owned(), extra: extra.collect() }
 }
 
+fn kinds_alone(kinds: Vec<Kind>) -> Supported {
+    Supported { kinds, ..Supported::default() }
+}
+
 fn stage(config: &Value) -> Stage {
     let kinds = vec![kind(NETWORK, &[("feePayer", "0.0.9")])];
     let mut stage = Stage::new(config);
-    stage.supported = Supported { kinds };
+    stage.supported = kinds_alone(kinds);
     stage
 }
 
@@ -82,12 +86,12 @@ fn what_the_facilitator_adds_is_offered_and_what_it_does_not_settle_is_not() {
     // Version 1 of the protocol knows nothing of it.
     assert_eq!(stage.start(&head("GET", "/weather", &[])).body()["accepts"], json!([]));
     for kinds in [vec![], vec![kind("eip155:84532", &[])]] {
-        stage.supported = Supported { kinds };
+        stage.supported = kinds_alone(kinds);
         let request = stage.start(&head("GET", "/weather", &[]));
         assert_eq!((request.status(), outcome(&request)), (503, Outcome::Overloaded), "never free");
     }
     // The configuration's own word stands.
-    stage.supported = Supported { kinds: vec![kind("hedera:*", &[("memo", "other"), ("feePayer", "0.0.8")])] };
+    stage.supported = kinds_alone(vec![kind("hedera:*", &[("memo", "other"), ("feePayer", "0.0.8")])]);
     assert_eq!(terms(&mut stage)["accepts"][0]["extra"], json!({"memo": "order", "feePayer": "0.0.8"}));
 }
 
@@ -102,9 +106,9 @@ fn an_entry_of_ethereum_that_the_facilitator_does_not_settle_is_left_out() {
     let offered = |stage: &mut Stage| terms(stage)["accepts"].as_array().unwrap().len();
     stage.supported = Supported::default();
     assert_eq!(offered(&mut stage), 2, "it has not said yet");
-    stage.supported = Supported { kinds: vec![kind("eip155:8453", &[])] };
+    stage.supported = kinds_alone(vec![kind("eip155:8453", &[])]);
     assert_eq!((offered(&mut stage), terms(&mut stage)["accepts"][0]["network"].as_str()), (1, Some("eip155:8453")));
-    stage.supported = Supported { kinds: vec![kind(SOLANA, &[])] };
+    stage.supported = kinds_alone(vec![kind(SOLANA, &[])]);
     assert_eq!(stage.start(&head("GET", "/weather", &[])).status(), 503);
 }
 
@@ -282,7 +286,7 @@ fn what_is_no_payment_is_refused() {
 fn an_older_account_of_the_facilitator_is_still_accepted() {
     let mut stage = stage(&config("after"));
     let sent = payment(&terms(&mut stage)["accepts"][0], &json!({"a": 1}));
-    let newer = Supported { kinds: vec![kind(NETWORK, &[("feePayer", "0.0.10")])] };
+    let newer = kinds_alone(vec![kind(NETWORK, &[("feePayer", "0.0.10")])]);
     stage.supported = newer.or_earlier(&stage.supported);
     assert_eq!(terms(&mut stage)["accepts"][0]["extra"]["feePayer"], "0.0.10");
     let request = stage.start(&paid("/weather", &sent));
@@ -304,7 +308,7 @@ fn solana() -> (Stage, Value, Value) {
         {"scheme": "exact", "network": "solana-devnet", "asset": "USDC", "pay_to": terms_of["payTo"]},
     ]);
     let mut stage = Stage::new(&config);
-    stage.supported = Supported { kinds: vec![kind(SOLANA, &[("feePayer", terms_of["feePayer"].as_str().unwrap())])] };
+    stage.supported = kinds_alone(vec![kind(SOLANA, &[("feePayer", terms_of["feePayer"].as_str().unwrap())])]);
     let accepted = terms(&mut stage)["accepts"][0].clone();
     assert_eq!(accepted["extra"]["feePayer"], terms_of["feePayer"]);
     let payload = json!({"transaction": case["transaction"]});

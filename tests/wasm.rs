@@ -19,6 +19,8 @@ mod chain;
 mod common;
 #[path = "exchange.rs"]
 mod exchange;
+#[path = "extensions.rs"]
+mod extensions;
 #[path = "foreign.rs"]
 mod foreign;
 #[path = "policies.rs"]

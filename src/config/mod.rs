@@ -21,6 +21,7 @@ use crate::ledger::Ledger;
 use crate::price::{Rates, Tariff};
 use crate::route::RouteTable;
 use crate::x402::Requirement;
+use crate::x402::extensions::{self, Identifier};
 use crate::x402::payment::Payer;
 
 /// Everything the filter was told, checked.
@@ -139,6 +140,37 @@ pub struct Terms {
     pub settlement_overrides: bool,
     /// Callers that need not pay.
     pub free_for: Arc<[Principal]>,
+    /// Extensions of the protocol.
+    pub extensions: Extensions,
+}
+
+/// Extensions of the protocol, on a route.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Extensions {
+    /// Whether clients may name their payments, where they may.
+    pub identifier: Option<Identifier>,
+    /// What the route takes and gives, for catalogues, as JSON.
+    pub bazaar: Option<Arc<str>>,
+    /// The JSON of all that the terms declare: an object; `None` where it would be empty.
+    pub declared: Option<Arc<str>>,
+}
+
+impl Extensions {
+    /// The extensions of a route, with ways for the facilitator to pay for approvals of Permit2.
+    pub fn new(identifier: Option<Identifier>, bazaar: Option<Arc<str>>, sponsoring: &[&str]) -> Self {
+        let own = [
+            (extensions::BAZAAR, bazaar.as_deref().map(str::to_owned)),
+            (extensions::PAYMENT_IDENTIFIER, identifier.map(extensions::declare_identifier)),
+        ];
+        let sponsoring = sponsoring.iter().map(|name| (*name, extensions::declare_sponsoring(name)));
+        let fields: Vec<String> = own
+            .into_iter()
+            .chain(sponsoring)
+            .filter_map(|(name, json)| Some(format!(r#""{name}":{}"#, json?)))
+            .collect();
+        let declared = (!fields.is_empty()).then(|| format!("{{{}}}", fields.join(",")).into());
+        Self { identifier, bazaar, declared }
+    }
 }
 
 impl Terms {

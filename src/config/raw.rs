@@ -226,6 +226,15 @@ pub(super) struct Entry {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Extra(pub BTreeMap<String, String>);
 
+impl Extra {
+    /// The whole as JSON.
+    pub fn to_json(&self) -> String {
+        let fields: Vec<String> =
+            self.0.iter().map(|(name, value)| format!("{}:{value}", json::to_text(name))).collect();
+        format!("{{{}}}", fields.join(","))
+    }
+}
+
 impl<'de> Deserialize<'de> for Extra {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = Box::<RawValue>::deserialize(deserializer)?;
@@ -266,6 +275,46 @@ pub(super) struct Route {
     /// Callers that need not pay.
     #[serde(default, deserialize_with = "optional_object")]
     pub free_for: Option<FreeFor>,
+    /// Extensions of the protocol.
+    #[serde(default, deserialize_with = "optional_object")]
+    pub extensions: Option<Extensions>,
+}
+
+#[derive(Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub(super) struct Extensions {
+    /// Whether clients may, or must, name their payments: optional or required.
+    pub payment_identifier: Option<crate::x402::extensions::Identifier>,
+    /// What the route takes and gives, for catalogues.
+    #[serde(default, deserialize_with = "optional_object")]
+    pub bazaar: Option<Bazaar>,
+}
+
+#[derive(Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub(super) struct Bazaar {
+    /// The method, where the route is for several.
+    pub method: Option<String>,
+    /// An example of the query's parameters.
+    pub query: Option<Extra>,
+    /// Their JSON Schema.
+    pub query_schema: Option<Extra>,
+    /// An example of the body; not beside query.
+    pub body: Option<Extra>,
+    /// Its JSON Schema.
+    pub body_schema: Option<Extra>,
+    /// json (default), form-data or text.
+    pub body_type: Option<String>,
+    /// An example of what stands for the {parameters} of the path.
+    pub path_params: Option<Extra>,
+    /// Their JSON Schema.
+    pub path_params_schema: Option<Extra>,
+    /// An example of the response.
+    pub output: Option<Extra>,
+    /// Its JSON Schema.
+    pub output_schema: Option<Extra>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -11,7 +11,8 @@ use ruint::aliases::U256;
 use super::networks::{KnownAsset, NETWORKS, SOLANA, SolanaNetwork, V1_NAMES};
 use super::raw::{self, TextOr};
 use super::{
-    Config, Facilitator, MetadataKey, Offer, Origin, Payers, Principal, Recipient, Route, Rpc, Service, Settle, Terms,
+    Config, Extensions, Facilitator, MetadataKey, Offer, Origin, Payers, Principal, Recipient, Route, Rpc, Service,
+    Settle, Terms,
 };
 #[cfg(feature = "page")]
 use super::{OwnPage, PageConfig};
@@ -26,6 +27,7 @@ use crate::route::{Access, HostPattern, Matcher, Pattern, RouteTable};
 use crate::scheme::MIN_LIFETIME_SECONDS;
 use crate::svm::{Memo, Pubkey, TokenProgram};
 use crate::time::parse_duration;
+use crate::x402::extensions::Bazaar;
 use crate::x402::requirement::{Evm, Foreign, PaymentFlow, Rail, Scheme, Svm, TransferMethod, domain_separator};
 use crate::x402::{NetworkId, Requirement};
 
@@ -330,7 +332,7 @@ fn route(path: &str, index: usize, raw: raw::Route, defaults: &raw::Defaults, ne
         (None, true) if asks_something(&raw) => {
             return refuse(
                 path,
-                "is free, and says how to pay; leave out pay_to, accepts, settle, max_timeout_seconds and free_for",
+                "is free, and says how to pay; leave out pay_to, accepts, settle, max_timeout_seconds, free_for and extensions",
             );
         }
         (None, true) => None,
@@ -350,6 +352,7 @@ fn asks_something(raw: &raw::Route) -> bool {
         || raw.settle.is_some()
         || raw.max_timeout_seconds.is_some()
         || raw.free_for.is_some()
+        || raw.extensions.is_some()
 }
 
 fn terms(
@@ -410,7 +413,65 @@ fn terms(
         (None, Some(free_for)) => principals("defaults.free_for", free_for)?,
         (None, None) => Arc::default(),
     };
-    Ok(Terms { offers, description, mime_type, settle, tariff, price_service, settlement_overrides, free_for })
+    let extensions = extensions(&format!("{path}.extensions"), raw)?;
+    Ok(Terms {
+        offers,
+        description,
+        mime_type,
+        settle,
+        tariff,
+        price_service,
+        settlement_overrides,
+        free_for,
+        extensions,
+    })
+}
+
+fn extensions(path: &str, route: &raw::Route) -> Result<Extensions> {
+    let Some(raw) = &route.extensions else { return Ok(Extensions::default()) };
+    let bazaar = raw.bazaar.as_ref().map(|raw| bazaar(&format!("{path}.bazaar"), raw, &route.matcher)).transpose()?;
+    Ok(Extensions::new(raw.payment_identifier, bazaar.map(|bazaar| bazaar.to_json().into()), &[]))
+}
+
+fn bazaar(path: &str, raw: &raw::Bazaar, matcher: &raw::Match) -> Result<Bazaar> {
+    const WITH_QUERY: [&str; 3] = ["GET", "HEAD", "DELETE"];
+    const WITH_BODY: [&str; 3] = ["POST", "PUT", "PATCH"];
+    let method = match (&raw.method, matcher.methods.as_slice()) {
+        (Some(method), _) | (None, [method]) => method.to_ascii_uppercase(),
+        (None, _) => return refuse(format!("{path}.method"), "is missing, and the route is not for just one"),
+    };
+    let has_body = raw.body.is_some() || raw.body_schema.is_some() || raw.body_type.is_some();
+    let known = if has_body { WITH_BODY } else { WITH_QUERY };
+    let has_query = raw.query.is_some() || raw.query_schema.is_some();
+    if has_body && has_query {
+        return refuse(format!("{path}.query"), "stands beside body; keep one");
+    }
+    // What takes a body, and says nothing of it, takes any.
+    let has_body = has_body || (!has_query && WITH_BODY.contains(&method.as_str()));
+    if !known.contains(&method.as_str()) && !has_body {
+        return refuse(format!("{path}.method"), format_args!("{method:?} is none of {}", known.join(", ")));
+    }
+    if raw.body.is_some() && !WITH_BODY.contains(&method.as_str()) {
+        return refuse(format!("{path}.body"), format_args!("does not go with {method}"));
+    }
+    let body_type = raw.body_type.clone().unwrap_or_else(|| "json".to_owned());
+    if !["json", "form-data", "text"].contains(&body_type.as_str()) {
+        return refuse(format!("{path}.body_type"), format_args!("{body_type:?} is none of json, form-data, text"));
+    }
+    let json = |object: &Option<raw::Extra>| object.as_ref().map(raw::Extra::to_json);
+    let (input, input_schema) = if has_body { (&raw.body, &raw.body_schema) } else { (&raw.query, &raw.query_schema) };
+    let has_params = matcher.path.contains('{');
+    Ok(Bazaar {
+        method,
+        template: (has_params && !matcher.path.contains("{*")).then(|| matcher.path.replace('{', ":").replace('}', "")),
+        body_type: has_body.then_some(body_type),
+        input: json(input),
+        input_schema: json(input_schema),
+        path_params: json(&raw.path_params),
+        path_params_schema: json(&raw.path_params_schema),
+        output: json(&raw.output),
+        output_schema: json(&raw.output_schema),
+    })
 }
 
 /// What an entry takes from the route and the defaults around it.

@@ -1,11 +1,13 @@
 //! What is for sale, for agents that look around: `GET /.well-known/x402`.
 
 use serde::Serialize;
+use serde_json::value::RawValue;
 
 use super::RequestHead;
 use crate::config::{Config, Route, Terms};
 use crate::json::to_text;
 use crate::route::Matcher;
+use crate::x402::extensions::BAZAAR;
 use crate::x402::{Requirement, Version};
 
 /// Where it is asked for.
@@ -57,6 +59,8 @@ struct Item {
     #[serde(skip_serializing_if = "String::is_empty")]
     mime_type: String,
     accepts: Vec<Requirement>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    extensions: Option<Box<RawValue>>,
 }
 
 impl Item {
@@ -71,6 +75,11 @@ impl Item {
             description: terms.description.clone(),
             mime_type: terms.mime_type.clone(),
             accepts: offers.map(|offer| offer.requirement.clone()).collect(),
+            extensions: terms
+                .extensions
+                .bazaar
+                .as_ref()
+                .and_then(|bazaar| RawValue::from_string(format!(r#"{{"{BAZAAR}":{bazaar}}}"#)).ok()),
         }
     }
 }

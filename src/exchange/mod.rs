@@ -92,6 +92,8 @@ pub struct UpstreamHead {
 pub struct Effects {
     /// To be carried out on the claim of this payment, and answered by [`Event::Ledger`].
     pub ledger: Option<(PaymentKey, Operation)>,
+    /// The claim of the payment's name, on which the same is to be carried out; nobody asks what came of it.
+    pub shadow: Option<PaymentKey>,
     /// What to remember of the exchange, where there is something new.
     pub record: Option<Record>,
     /// What came of a settlement, where something new is known of one.
@@ -303,6 +305,8 @@ pub enum Exchange {
     Pricing(Box<Reading>),
     /// The claim is asked for.
     Claiming(Payment),
+    /// The payment is this request's, and has a name, whose claim is asked for.
+    Naming(Payment, Answer),
     /// `/verify` is asked.
     Verifying(Payment),
     /// The upstream has the request, and no money has moved.
@@ -410,6 +414,7 @@ impl Exchange {
             (Self::Pricing(reading), Event::Callout(answer)) => reading.on_price(context, &answer),
             (Self::Preflight, Event::Upstream(head)) => Effects::reply(Reply::preflight(head)).and_over(),
             (Self::Claiming(payment), Event::Ledger(answer)) => payment.on_claim(context, answer),
+            (Self::Naming(payment, claimed), Event::Ledger(answer)) => payment.on_named(context, claimed, answer),
             (Self::Verifying(payment), Event::Callout(answer)) => payment.on_verification(&answer),
             (Self::Serving(payment), Event::Upstream(head)) => payment.on_response(context, &head),
             (Self::Weighing(payment, then), Event::ResponseBody(body)) => {
@@ -484,20 +489,21 @@ impl Exchange {
 
     /// The request ended before the filter was done with it: its client has gone.
     fn end(self) -> Next {
-        let ledger = match self {
+        let (ledger, shadow) = match self {
             // The settlement goes on, and its answer is still worth hearing.
             Self::Settling(payment, then, pursuit) => {
                 let then = if matches!(then, Then::Close | Then::Bill) { Then::Bill } else { Then::Keep };
                 return (Self::Settling(payment, then, pursuit), Effects::default());
             }
             Self::Claiming(payment)
+            | Self::Naming(payment, _)
             | Self::Verifying(payment)
             | Self::Serving(payment)
             | Self::Weighing(payment, _)
             | Self::BeginningSettlement(payment, _)
-            | Self::Redeeming(payment, _) => Some((payment.key, payment.release())),
+            | Self::Redeeming(payment, _) => (Some((payment.key, payment.release())), payment.name),
             Self::Pinning(payment, _, transaction) => {
-                Some((payment.key, Operation::Forget { named: Some(transaction) }))
+                (Some((payment.key, Operation::Forget { named: Some(transaction) })), payment.name)
             }
             // What the ledger was told last is what happened.
             Self::Over
@@ -507,9 +513,9 @@ impl Exchange {
             | Self::Recording(..)
             | Self::Opening(..)
             | Self::Metering(..)
-            | Self::Recovering(_) => None,
+            | Self::Recovering(_) => (None, None),
         };
-        Effects { ledger, ..Effects::default() }.and_over()
+        Effects { ledger, shadow, ..Effects::default() }.and_over()
     }
 
     /// A response that this state does not wait for: the proxy's own, about a request that it gave up on. It passes,

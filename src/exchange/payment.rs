@@ -38,6 +38,8 @@ pub struct Payment {
     pub(super) offer: Arc<Offer>,
     pub(super) key: PaymentKey,
     pub(super) payer: Payer,
+    /// The key of the name that its payer gave it, where that counts.
+    pub(super) name: Option<PaymentKey>,
     /// The end of its validity, and so of its place in the ledger.
     pub(super) expires: UnixTime,
     /// Until then it is worth while to ask the facilitator for it again.
@@ -111,6 +113,43 @@ impl Payment {
     }
 
     pub(super) fn on_claim(self, context: Context<'_>, answer: Answer) -> Next {
+        let is_claimed = matches!(answer, Answer::Granted | Answer::GrantedUnknown(_) | Answer::GrantedSettled(_));
+        match self.name {
+            Some(name) if is_claimed => {
+                let (until, signature) = (self.surely_served(context), self.key.mark());
+                let ledger = Some((name, Operation::Claim { expires: self.expires, until, signature }));
+                (Exchange::Naming(self, answer), Effects { ledger, ..Effects::default() })
+            }
+            _ => self.on_claimed(context, answer),
+        }
+    }
+
+    /// The ledger has said whether the payment's name is its own. What a payment that came before has bought under that
+    /// name is not sold again.
+    pub(super) fn on_named(self, context: Context<'_>, claimed: Answer, answer: Answer) -> Next {
+        let is_own = matches!(answer, Answer::Granted | Answer::GrantedUnknown(_) | Answer::GrantedSettled(_));
+        // A payment that may have moved money goes on: it was the first.
+        if is_own || claimed != Answer::Granted {
+            return self.on_claimed(context, claimed);
+        }
+        let payment = Self { name: None, ..self };
+        match answer {
+            Answer::InFlight | Answer::Spent => {
+                let reply = Reply::error(409, "another payment has come with this payment-identifier");
+                payment.end(Some(Operation::Release), Outcome::Refused, "payment_identifier_conflict", reply)
+            }
+            Answer::Full => {
+                let reply = Reply::overloaded("too many payments at a time");
+                payment.end(Some(Operation::Release), Outcome::Overloaded, "the ledger is full", reply)
+            }
+            _ => {
+                let reply = Reply::overloaded("payments cannot be taken at the moment");
+                payment.end(Some(Operation::Release), Outcome::Overloaded, "the ledger is out of order", reply)
+            }
+        }
+    }
+
+    fn on_claimed(self, context: Context<'_>, answer: Answer) -> Next {
         match answer {
             Answer::Granted => self.on_granted(context),
             Answer::GrantedUnknown(unheard) => self.pursue(context, Then::Forward, unheard),
@@ -251,8 +290,8 @@ impl Payment {
     }
 
     pub(super) fn ask_ledger(self, operation: Operation, then: impl FnOnce(Self) -> Exchange) -> Next {
-        let ledger = Some((self.key, operation));
-        (then(self), Effects { ledger, ..Effects::default() })
+        let (ledger, shadow) = (Some((self.key, operation)), self.name.filter(|_| !operation.begins()));
+        (then(self), Effects { ledger, shadow, ..Effects::default() })
     }
 
     pub(super) fn ask_facilitator(
@@ -316,7 +355,8 @@ impl Payment {
         let payment = PaymentRecord { transaction, ..self.record() };
         let record = Record { route: self.route, outcome, reason: reason.to_owned(), payment: Some(payment) };
         let ledger = operation.map(|operation| (self.key, operation));
-        Effects { ledger, record: Some(record), stream, ..Effects::default() }.and_over()
+        let shadow = self.name.filter(|_| ledger.is_some());
+        Effects { ledger, shadow, record: Some(record), stream, ..Effects::default() }.and_over()
     }
 
     /// When a request that waits for the upstream is given up on. Should it answer later all the same, and another

@@ -4,14 +4,15 @@
 use std::sync::Arc;
 
 use super::RequestHead;
-use crate::config::{Offer, Terms};
+use crate::config::{Extensions, Offer, Terms};
 use crate::evm::Address;
 use crate::facilitator::{CalloutAnswer, Supported};
 use crate::money::{Amount, Dollars};
 use crate::price::PriceError;
 use crate::price::request::Job;
 use crate::x402::Requirement;
-use crate::x402::requirement::{Accepted, Evm, Rail, Scheme};
+use crate::x402::extensions::{EIP2612_GAS_SPONSORING, ERC20_APPROVAL_GAS_SPONSORING};
+use crate::x402::requirement::{Accepted, Evm, Rail, Scheme, TransferMethod};
 
 /// What the terms of a request depend on, beside its route.
 #[derive(Debug, Clone, Copy)]
@@ -34,7 +35,10 @@ impl Terms {
     /// # Errors
     /// [`PriceError`].
     pub(super) fn quote(self: &Arc<Self>, asked: Asked<'_>) -> Result<Arc<Self>, PriceError> {
-        let is_ready = |offer: &Arc<Offer>| offer.is_fixed() && !asked.supported.excludes(&offer.requirement);
+        let sponsoring = self.sponsoring(asked.supported);
+        let is_ready = |offer: &Arc<Offer>| {
+            offer.is_fixed() && !asked.supported.excludes(&offer.requirement) && sponsoring.is_empty()
+        };
         if asked.price.is_none() && self.offers.iter().all(is_ready) {
             return Ok(Arc::clone(self));
         }
@@ -42,8 +46,17 @@ impl Terms {
         for offer in &self.offers {
             offers.extend(offer.quote(asked)?);
         }
-        let Self { description, mime_type, settle, tariff, price_service, settlement_overrides, free_for, .. } =
-            &**self;
+        let Self {
+            description,
+            mime_type,
+            settle,
+            tariff,
+            price_service,
+            settlement_overrides,
+            free_for,
+            extensions,
+            ..
+        } = &**self;
         Ok(Arc::new(Self {
             offers,
             description: description.clone(),
@@ -53,7 +66,21 @@ impl Terms {
             price_service: price_service.clone(),
             settlement_overrides: *settlement_overrides,
             free_for: free_for.clone(),
+            extensions: match sponsoring.as_slice() {
+                [] => extensions.clone(),
+                sponsoring => Extensions::new(extensions.identifier, extensions.bazaar.clone(), sponsoring),
+            },
         }))
+    }
+
+    /// How the facilitator pays for approvals of Permit2, where an entry needs one.
+    fn sponsoring(&self, supported: &Supported) -> Vec<&'static str> {
+        let is_permit2 = |offer: &Arc<Offer>| {
+            offer.requirement.evm().is_some_and(|evm| evm.transfer_method == TransferMethod::Permit2)
+        };
+        let known = [EIP2612_GAS_SPONSORING, ERC20_APPROVAL_GAS_SPONSORING];
+        let sponsoring = known.into_iter().filter(|name| supported.extensions.iter().any(|known| known == name));
+        if self.offers.iter().any(is_permit2) { sponsoring.collect() } else { Vec::new() }
     }
 }
 

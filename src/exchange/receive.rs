@@ -17,6 +17,7 @@ use crate::price::request::Job;
 use crate::scheme::{self, Judgement};
 use crate::svm;
 use crate::time::UnixTime;
+use crate::x402::extensions::{Identifier, IdentifierError, read_identifier};
 use crate::x402::header::{self, DecodeError, PAYMENT_SIGNATURE, X_PAYMENT};
 use crate::x402::payment::{ForeignPayload, Payer, PaymentError, PaymentPayloadV1, Signed};
 use crate::x402::requirement::{Accepted, Evm, Foreign, Rail, Scheme, TransferMethod};
@@ -46,13 +47,18 @@ enum Rejection {
     /// The payment does not meet its terms.
     #[error("{1}")]
     Refused(Box<PaymentRecord>, String),
+    /// The client's name for the payment is not as this route wants it.
+    #[error("PAYMENT-SIGNATURE: {0}")]
+    Identifier(IdentifierError),
 }
 
 impl Rejection {
     fn outcome(&self) -> Outcome {
         match self {
             Self::Unpaid => Outcome::Unpaid,
-            Self::Duplicate | Self::Header(..) | Self::Text(_) | Self::Payment(..) => Outcome::Malformed,
+            Self::Duplicate | Self::Header(..) | Self::Text(_) | Self::Payment(..) | Self::Identifier(_) => {
+                Outcome::Malformed
+            }
             Self::NoMatch | Self::Refused(..) => Outcome::Refused,
         }
     }
@@ -200,12 +206,13 @@ impl Payment {
     ) -> Next {
         let url = head.url();
         match read(context, head, terms) {
-            Ok(Read { version, json, offer, standing, known }) => {
+            Ok(Read { version, json, offer, standing, known, identifier }) => {
                 let is_metered = offer.requirement.scheme == Scheme::Upto;
                 let received = Self {
                     route: Arc::clone(route),
                     terms: Arc::clone(terms),
                     key: known.key,
+                    name: identifier.map(|id| PaymentKey::of_identifier(&known.payer.to_string(), &id)),
                     payer: known.payer,
                     expires: known.expires,
                     settles_until: known.settles_until,
@@ -255,6 +262,10 @@ impl Payment {
 #[cfg_attr(not(feature = "page"), allow(unused_variables, reason = "a page would ask who is there"))]
 fn unpaid(context: Context<'_>, head: &RequestHead, terms: &Terms, url: &str) -> Reply {
     let reply = Reply::payment_required(reason::PAYMENT_REQUIRED, terms, url);
+    // Who asks just what would be has it from the head.
+    if matches!(head.text(":method").as_str(), "HEAD" | "OPTIONS") {
+        return reply.without_body();
+    }
     #[cfg(feature = "page")]
     if let Some(page) = &context.config.page
         && crate::page::wants_page(&head.text("accept"), &head.text("sec-fetch-dest"))
@@ -272,6 +283,8 @@ struct Read {
     offer: Arc<Offer>,
     standing: Standing,
     known: Known,
+    /// The client's name for the payment.
+    identifier: Option<String>,
 }
 
 /// What the filter goes by that deals with a payment, whatever moves the money.
@@ -297,6 +310,9 @@ fn read(context: Context<'_>, head: &RequestHead, terms: &Terms) -> Result<Read,
 /// A payment of version 2 names the entry that it is for.
 fn read_v2(context: Context<'_>, json: &[u8], terms: &Terms) -> Result<Read, Rejection> {
     let received = PaymentPayload::from_json(json).map_err(|error| Rejection::Payment(Version::V2, error))?;
+    let wanted = terms.extensions.identifier;
+    let identifier = wanted.map(|wanted| read_identifier(wanted, received.extensions)).transpose();
+    let identifier = identifier.map_err(Rejection::Identifier)?.flatten();
     let matching = |accepts: fn(&Requirement, &Accepted<'_>) -> bool| {
         terms.offers.iter().find_map(|offer| offer.accepted(&received.accepted, context.supported, accepts))
     };
@@ -304,7 +320,7 @@ fn read_v2(context: Context<'_>, json: &[u8], terms: &Terms) -> Result<Read, Rej
     let is_for_these = matched.is_some();
     // A payment for other terms may have been settled, when those were the terms here.
     let offer = matched.or_else(|| matching(Requirement::has_asset_of)).ok_or(Rejection::NoMatch)?;
-    match &offer.requirement.rail {
+    let read = match &offer.requirement.rail {
         Rail::Evm(evm) => {
             let method = evm.transfer_method;
             let payment = Signed::from_payload(received.payload, method)
@@ -316,10 +332,11 @@ fn read_v2(context: Context<'_>, json: &[u8], terms: &Terms) -> Result<Read, Rej
             };
             let json = payment.to_wire(&received, &offer.requirement);
             let known = Known::of_evm(context, &payment, &offer, evm);
-            Ok(Read { version: Version::V2, standing, json, known, offer })
+            Read { version: Version::V2, standing, json, known, identifier: None, offer: Arc::clone(&offer) }
         }
-        Rail::Foreign(foreign) => read_foreign(context, &received, &offer, foreign, is_for_these),
-    }
+        Rail::Foreign(foreign) => read_foreign(context, &received, &offer, foreign, is_for_these)?,
+    };
+    Ok(Read { identifier, ..read })
 }
 
 /// A payment that only the facilitator can judge, or can judge to the end.
@@ -354,11 +371,14 @@ fn read_foreign(
     };
     let known = Known::of_foreign(context, &payload, payer, requirement);
     let json = payload.to_wire(received, requirement);
-    Ok(Read { version: Version::V2, offer: Arc::clone(offer), standing, json, known })
+    Ok(Read { version: Version::V2, offer: Arc::clone(offer), standing, json, known, identifier: None })
 }
 
-/// A payment of version 1 names a scheme and a network, and its signature tells which entry there it is for.
+/// A payment of version 1, which knows no extensions, names a scheme and a network, and its signature tells which entry there it is for.
 fn read_v1(context: Context<'_>, json: &[u8], terms: &Terms) -> Result<Read, Rejection> {
+    if terms.extensions.identifier == Some(Identifier::Required) {
+        return Err(Rejection::Identifier(IdentifierError::Missing));
+    }
     let malformed = |error| Rejection::Payment(Version::V1, error);
     let received = PaymentPayloadV1::from_json(json).map_err(malformed)?;
     let payment = Signed::from_payload(received.payload, TransferMethod::Eip3009).map_err(malformed)?;
@@ -388,7 +408,7 @@ impl Read {
         let Requirement { scheme, .. } = &offer.requirement;
         let json = payment.to_wire_v1(scheme.as_str(), offer.requirement.network_in(Version::V1));
         let known = Known::of_evm(context, payment, offer, evm);
-        Self { version: Version::V1, json, offer: Arc::clone(offer), standing, known }
+        Self { version: Version::V1, json, offer: Arc::clone(offer), standing, known, identifier: None }
     }
 }
 

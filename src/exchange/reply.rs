@@ -10,6 +10,7 @@ use crate::facilitator::Unknown;
 use crate::json::to_text;
 #[cfg(feature = "page")]
 use crate::page::{self, PageData, Way};
+use crate::x402::extensions::Identifier;
 use crate::x402::header::PAYMENT_REQUIRED;
 use crate::x402::terms::{self, Resource};
 use crate::x402::{Receipt, Requirement, Version, reason};
@@ -88,8 +89,16 @@ impl Reply {
         let resource = Resource { url, description: &terms.description, mime_type: &terms.mime_type };
         let accepts: Vec<&Requirement> = terms.offers.iter().map(|offer| &offer.requirement).collect();
         let status = if error == reason::PERMIT2_ALLOWANCE_REQUIRED { 412 } else { 402 };
-        Self::json(status, terms::to_v1_body(error, resource, &accepts))
-            .with(PAYMENT_REQUIRED, terms::to_header(error, resource, &accepts))
+        // Version 1 knows no extensions, so its clients cannot give what one demands.
+        let is_for_v1 = terms.extensions.identifier != Some(Identifier::Required);
+        let accepts_v1 = if is_for_v1 { accepts.as_slice() } else { &[] };
+        Self::json(status, terms::to_v1_body(error, resource, accepts_v1))
+            .with(PAYMENT_REQUIRED, terms::to_header(error, resource, &accepts, terms.extensions.declared.as_deref()))
+    }
+
+    /// The head alone.
+    pub(super) fn without_body(self) -> Self {
+        Self { body: String::new(), ..self }
     }
 
     /// The same for people: the terms as a page that pays.
@@ -100,7 +109,8 @@ impl Reply {
         let ways: Vec<Way<'_>> =
             terms.offers.iter().map(|offer| Way::new(&offer.requirement, offer.dollar_decimals)).collect();
         let accepts: Vec<&Requirement> = ways.iter().map(|way| way.requirement).collect();
-        let json = terms::to_json(error, Resource { url, description, mime_type }, &accepts);
+        let extensions = terms.extensions.declared.as_deref();
+        let json = terms::to_json(error, Resource { url, description, mime_type }, &accepts, extensions);
         let data = PageData { terms: &json, ways: &ways, description, url, method, error };
         let page = match own {
             Some(own) => page::render_custom(&own.template, own.csp.as_deref(), &data),

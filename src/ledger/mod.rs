@@ -64,6 +64,16 @@ impl PaymentKey {
         Self(keccak256(&[&b"x402: a payment, by its digest: "[..], digest, network.as_str().as_bytes()].concat()))
     }
 
+    /// The key of the name that a payer gave a payment.
+    pub fn of_identifier(payer: &str, identifier: &str) -> Self {
+        Self(keccak256(&[b"x402: a payment's name: ", payer.as_bytes(), b" ", identifier.as_bytes()].concat()))
+    }
+
+    /// The payment as a mark, for what is told of it elsewhere.
+    pub fn mark(&self) -> SignatureMark {
+        SignatureMark::new(&self.0, b"")
+    }
+
     /// The key under which the ledger remembers for which payment a transaction was made.
     pub fn of_transaction(network: &NetworkId, transaction: TransactionId) -> Self {
         let name = transaction.to_string();
@@ -207,6 +217,13 @@ pub enum Operation {
         /// The transfer, as far as the facilitator named one.
         named: Option<TransactionId>,
     },
+}
+
+impl Operation {
+    /// Whether it asks for a claim, and does nothing to one.
+    pub const fn begins(self) -> bool {
+        matches!(self, Self::Claim { .. } | Self::Resume { .. } | Self::Look)
+    }
 }
 
 /// What is known of a settlement whose answer was not heard.

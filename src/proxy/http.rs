@@ -346,11 +346,13 @@ impl Http {
         let mut goes_on = false;
         loop {
             self.exchange = exchange;
-            let Effects { ledger, record, settlement, call, rewrite, chunk, recovery, stream } = effects;
+            let Effects { ledger, shadow, record, settlement, call, rewrite, chunk, recovery, stream } = effects;
             let answer = match ledger {
                 Some((key, operation)) => {
-                    let answer =
-                        self.config.ledger.perform(&mut SharedData::default(), key, self.owner, operation, now()?);
+                    let (now, mut store) = (now()?, SharedData::default());
+                    let mut perform = |key| self.config.ledger.perform(&mut store, key, self.owner, operation, now);
+                    let answer = perform(key);
+                    shadow.map(perform);
                     Some(Event::Ledger(answer))
                 }
                 None => None,

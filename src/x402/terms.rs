@@ -2,6 +2,7 @@
 //! generations of clients: the new ones read the header, the old ones the body.
 
 use serde::Serialize;
+use serde_json::value::RawValue;
 
 use super::requirement::{Extra, Requirement};
 use super::{Version, header, reason};
@@ -21,13 +22,14 @@ pub struct Resource<'a> {
     pub mime_type: &'a str,
 }
 
-/// The terms of version 2, encoded for `PAYMENT-REQUIRED`. `error` says why the request was not served.
-pub fn to_header(error: &str, resource: Resource<'_>, accepts: &[&Requirement]) -> String {
-    header::encode(&to_json(error, resource, accepts))
+/// The terms of version 2, encoded for `PAYMENT-REQUIRED`. `error` says why the request was not served; `extensions` is
+/// the JSON of what is declared, an object, where anything is.
+pub fn to_header(error: &str, resource: Resource<'_>, accepts: &[&Requirement], extensions: Option<&str>) -> String {
+    header::encode(&to_json(error, resource, accepts, extensions))
 }
 
 /// The terms of version 2 as JSON.
-pub fn to_json(error: &str, resource: Resource<'_>, accepts: &[&Requirement]) -> String {
+pub fn to_json(error: &str, resource: Resource<'_>, accepts: &[&Requirement], extensions: Option<&str>) -> String {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Wire<'a> {
@@ -35,8 +37,11 @@ pub fn to_json(error: &str, resource: Resource<'_>, accepts: &[&Requirement]) ->
         error: &'a str,
         resource: Resource<'a>,
         accepts: &'a [&'a Requirement],
+        #[serde(skip_serializing_if = "Option::is_none")]
+        extensions: Option<&'a RawValue>,
     }
-    to_text(&Wire { x402_version: Version::V2.number(), error, resource, accepts })
+    let extensions = extensions.and_then(|json| serde_json::from_str(json).ok());
+    to_text(&Wire { x402_version: Version::V2.number(), error, resource, accepts, extensions })
 }
 
 /// The terms of version 1: a JSON body. Entries that version 1 does not know are left out, because its clients take no

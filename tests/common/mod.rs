@@ -321,7 +321,7 @@ pub fn supported(settlers: &[&str]) -> Supported {
     let upto = settlers.iter().map(extra).map(|extra| ("upto", extra));
     let kinds = upto.chain([("exact", BTreeMap::new())]);
     let kind = |(scheme, extra): (&str, _)| Kind { scheme: scheme.to_owned(), network: "eip155:*".to_owned(), extra };
-    Supported { kinds: kinds.map(kind).collect() }
+    Supported { kinds: kinds.map(kind).collect(), extensions: Vec::new() }
 }
 
 impl Stage {
@@ -419,12 +419,16 @@ impl Stage {
     /// Does what the last step asked for, all at once as a worker does; `false` where there is nothing to do.
     pub fn turn(&mut self, request: &mut Request) -> bool {
         let Some(effects) = request.pending.take() else { return false };
-        let Effects { ledger, record, call, rewrite, chunk, recovery, stream, settlement } = effects;
+        let Effects { ledger, shadow, record, call, rewrite, chunk, recovery, stream, settlement } = effects;
         request.rewrite = request.rewrite.take().or(rewrite);
         request.passed.extend(chunk.into_iter().flatten());
         request.recovery = request.recovery.take().or(recovery);
         request.settlements.extend(settlement);
-        let answer = ledger.map(|(key, operation)| self.perform(request, key, operation));
+        let answer = ledger.map(|(key, operation)| {
+            let answer = self.perform(request, key, operation);
+            shadow.map(|name| self.perform_unseen(request, name, operation));
+            answer
+        });
         request.note(record, call, stream);
         if let Some(answer) = answer {
             let exchange = request.exchange.take().expect("a request has an exchange");
@@ -435,15 +439,22 @@ impl Stage {
 
     /// Does what the last step asked of the ledger, and ends the request before it hears the answer.
     pub fn end_unheard(&mut self, request: &mut Request) {
-        if let Some((key, operation)) = request.pending.take().and_then(|effects| effects.ledger) {
+        if let Some(Effects { ledger: Some((key, operation)), shadow, .. }) = request.pending.take() {
             self.perform(request, key, operation);
+            shadow.map(|name| self.perform_unseen(request, name, operation));
         }
         self.step(request, Event::Ended);
     }
 
+    fn perform_unseen(&mut self, request: &Request, key: PaymentKey, operation: Operation) -> Answer {
+        let now = UnixTime::from_secs(self.now);
+        self.config.ledger.perform(&mut self.store, key, request.owner, operation, now)
+    }
+
     fn perform(&mut self, request: &mut Request, key: PaymentKey, operation: Operation) -> Answer {
         let name = name_of(operation);
-        if matches!(name, "claim" | "resume") {
+        // The claim of a payment's name comes behind its own.
+        if matches!(name, "claim" | "resume") && request.claim.is_none() {
             request.claim = Some((key, operation));
         }
         let answer = match self.forced {

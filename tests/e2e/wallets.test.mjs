@@ -1,6 +1,7 @@
 /** Payers whose signature is not a key's: contract wallets (ERC-1271), which only the chain can check. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { accounts } from "../../stage/accounts.mjs";
 import {
   assertServed,
   assertTerms,
@@ -29,6 +30,11 @@ async function byWallet(gate, target, length) {
   const digits = payment.payload.signature.slice(2).padEnd(length * 2, "0");
   return { ...payment, payload: { ...payment.payload, signature: `0x${digits}` } };
 }
+
+// An account with a key of its own that has delegated to that wallet (EIP-7702).
+const delegator = accounts[6];
+await rooms.chain.rpc("anvil_setCode", delegator.address, `0xef0100${WALLET.slice(2)}`);
+await rooms.chain.mint(delegator.address, 1_000_000n);
 
 const [entry] = DEFAULTS.accepts;
 const routes = [
@@ -81,5 +87,18 @@ for (const [verify, gate] of Object.entries(gates)) {
 
     // And the payer's own key is as good as ever.
     assertServed(await pay(gate, "/wallets", await signPayment(accepts[0])));
+  });
+}
+
+for (const [verify, gate] of Object.entries(gates)) {
+  test(`Verifying ${verify}: an account that has delegated its code pays like others`, async () => {
+    const mark = await since(gate);
+    const { accepts, resource } = await quote(gate, "/plain");
+    const payment = await signPayment(accepts[0], { resource, account: delegator });
+    assertServed(await pay(gate, "/plain", payment), { payer: delegator.address });
+    assert.deepEqual(mark.calls().map(({ path }) => path), verify === "local" ? ["/settle"] : ["/verify", "/settle"]);
+    const [{ from, value }] = await mark.transfers();
+    assert.deepEqual([from, value], [delegator.address, 1000n]);
+    assertTerms(await pay(gate, "/plain", payment), "invalid_exact_evm_nonce_already_used");
   });
 }

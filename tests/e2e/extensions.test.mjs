@@ -1,0 +1,146 @@
+/** Extensions of the protocol, held against the official package's own validators and helpers. */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { extractDiscoveryInfo, validateBazaarRouteExtensions, validateDiscoveryExtension } from "@x402/extensions/bazaar";
+import {
+  appendPaymentIdentifierToExtensions,
+  generatePaymentId,
+  isPaymentIdentifierRequired,
+  validatePaymentIdentifier,
+} from "@x402/extensions/payment-identifier";
+import { declareEip2612GasSponsoringExtension, declareErc20ApprovalGasSponsoringExtension } from "@x402/extensions";
+import { ask, assertServed, assertTerms, DEFAULTS, eventually, NETWORK, openGate, openRooms, pay, pluginOf, signPayment, since } from "./support.mjs";
+
+const rooms = await openRooms();
+const [usdc] = DEFAULTS.accepts;
+const query = {
+  query: { city: "Paris", days: 3 },
+  query_schema: { type: "object", properties: { city: { type: "string" }, days: { type: "integer" } }, required: ["city"] },
+  output: { weather: "sunny", temperature: 21.5 },
+  output_schema: { type: "object", properties: { weather: { type: "string" } } },
+};
+const body = { body: { prompt: "Hello" }, body_schema: { type: "object", properties: { prompt: { type: "string" } } } };
+const routes = [
+  { match: { methods: ["GET"], path: "/query" }, price: "$0.001", extensions: { bazaar: query } },
+  { match: { methods: ["POST"], path: "/body" }, price: "$0.001", extensions: { bazaar: { ...body, output: { text: "Hi" } } } },
+  { match: { methods: ["PUT"], path: "/plain" }, price: "$0.001", extensions: { bazaar: {} } },
+  {
+    match: { path: "/cities/{city}/days/{day}" },
+    price: "$0.001",
+    extensions: { bazaar: { method: "get", path_params: { city: "Paris", day: "1" }, path_params_schema: { type: "object" } } },
+  },
+  { match: { path: "/optional" }, price: "$0.001", extensions: { payment_identifier: "optional" } },
+  { match: { path: "/required" }, price: "$0.001", extensions: { payment_identifier: "required" } },
+  { match: { path: "/permit2" }, price: "$0.001", accepts: [{ ...usdc, transfer_method: "permit2" }, usdc] },
+];
+const gate = await openGate(rooms, { plugin: pluginOf({ routes }) });
+
+const declared = async (target, method) => (await ask(gate, target, { method })).terms.extensions;
+
+for (const [method, target, template] of [
+  ["GET", "/query"],
+  ["POST", "/body"],
+  ["PUT", "/plain"],
+  ["GET", "/cities/Rome/days/7", "/cities/:city/days/:day"],
+]) {
+  test(`bazaar: what ${method} ${target} takes and gives is valid, and can be read`, async () => {
+    const terms = (await ask(gate, target, { method })).terms;
+    const { bazaar } = terms.extensions;
+    assert.deepEqual(validateDiscoveryExtension(bazaar), { valid: true });
+    const warnings = [];
+    const { warn } = console;
+    console.warn = (text) => warnings.push(text);
+    validateBazaarRouteExtensions({ [`${method} ${target}`]: { accepts: [], extensions: { bazaar } } });
+    console.warn = warn;
+    assert.deepEqual(warnings, []);
+    assert.equal(bazaar.routeTemplate, template);
+    const found = extractDiscoveryInfo({ x402Version: 2, ...terms, accepted: terms.accepts[0], payload: {} }, terms.accepts[0]);
+    assert.equal(found.method, method);
+    assert.ok(found.resourceUrl.endsWith(template ?? target), found.resourceUrl);
+  });
+}
+
+test("bazaar: the examples are those of the configuration, in the terms and in the catalogue", async () => {
+  const { info } = (await declared("/query")).bazaar;
+  assert.deepEqual(info.input, { type: "http", method: "GET", queryParams: query.query });
+  assert.deepEqual(info.output, { type: "json", example: query.output });
+  assert.deepEqual((await declared("/body", "POST")).bazaar.info.input, { type: "http", method: "POST", bodyType: "json", body: body.body });
+  const { items } = (await ask(gate, "/.well-known/x402")).json();
+  assert.deepEqual(items[0].extensions.bazaar.info, info);
+  assert.equal(items[4].extensions, undefined);
+});
+
+/** A payment of its own, with a name for it. */
+async function named(target, id) {
+  const { accepts, resource, extensions } = (await ask(gate, target)).terms;
+  return { ...(await signPayment(accepts[0], { resource })), extensions: appendPaymentIdentifierToExtensions(structuredClone(extensions), id) };
+}
+
+test("payment-identifier: the same name and payment get the ledger's answer, another payment 409", async () => {
+  for (const target of ["/optional", "/required"]) {
+    const extension = (await declared(target))["payment-identifier"];
+    assert.deepEqual(validatePaymentIdentifier(extension), { valid: true });
+    assert.equal(isPaymentIdentifierRequired(extension), target === "/required");
+    const mark = await since(gate);
+    const id = generatePaymentId();
+    const payment = await named(target, id);
+    assertServed(await pay(gate, target, payment));
+    assertTerms(await pay(gate, target, payment), "invalid_exact_evm_nonce_already_used");
+    const conflict = await pay(gate, target, await named(target, id));
+    assert.equal(conflict.status, 409);
+    assert.match(conflict.json().error, /payment-identifier/);
+    assert.equal(mark.seen().length, 1);
+    assert.equal((await mark.transfers()).length, 1);
+    assertServed(await pay(gate, target, await named(target, generatePaymentId())));
+  }
+});
+
+test("payment-identifier: one that is wanted and missing, or malformed, is refused with a reason", async () => {
+  for (const [target, change] of [
+    ["/required", (payment) => delete payment.extensions],
+    ["/required", (payment) => delete payment.extensions["payment-identifier"].info.id],
+    ["/optional", (payment) => (payment.extensions["payment-identifier"].info.id = "short")],
+  ]) {
+    const payment = await named(target, generatePaymentId());
+    change(payment);
+    const answer = await pay(gate, target, payment);
+    assert.equal(answer.status, 400);
+    assert.match(answer.json().error, /payment-identifier/);
+  }
+});
+
+test("gas sponsoring is declared where the facilitator has it, as the official server does", async () => {
+  const fakes = await openGate(rooms, { plugin: pluginOf({ routes, facilitator: { timeout: "1s" } }), facilitator: "fake" });
+  const keys = ["eip2612GasSponsoring", "erc20ApprovalGasSponsoring"];
+  const kinds = [{ x402Version: 2, scheme: "exact", network: NETWORK }, { x402Version: 2, scheme: "upto", network: NETWORK }];
+  fakes.fake.always("/supported", { json: { kinds, extensions: [...keys, "unknown"] } });
+  await eventually(async () => (await ask(fakes, "/permit2")).terms.extensions, "the filter has heard of the extensions");
+  const { extensions } = (await ask(fakes, "/permit2")).terms;
+  const official = { ...declareEip2612GasSponsoringExtension(), ...declareErc20ApprovalGasSponsoringExtension() };
+  assert.deepEqual(Object.keys(extensions), keys);
+  for (const key of keys) {
+    const [own, theirs] = [extensions[key], official[key]];
+    assert.equal(own.info.version, theirs.info.version);
+    assert.deepEqual(own.schema.required.toSorted(), theirs.schema.required.toSorted());
+    for (const [name, { pattern }] of Object.entries(theirs.schema.properties)) assert.equal(own.schema.properties[name].pattern, pattern, name);
+  }
+  assert.equal((await ask(fakes, "/query")).terms.extensions.eip2612GasSponsoring, undefined, "EIP-3009 needs no approval");
+  assert.equal((await ask(gate, "/permit2")).terms.extensions, undefined, "and the stage's facilitator has neither");
+});
+
+test("what a client adds to extensions reaches the facilitator unchanged", async () => {
+  const { accepts, resource } = (await ask(gate, "/query")).terms;
+  const extensions = { eip2612GasSponsoring: { info: { amount: "1", nested: [1.5, null, { a: "ä" }] } }, mine: true };
+  const mark = await since(gate);
+  assertServed(await pay(gate, "/query", { ...(await signPayment(accepts[0], { resource })), extensions }));
+  for (const { request } of mark.calls()) assert.deepEqual(request.paymentPayload.extensions, extensions);
+});
+
+test("HEAD and OPTIONS tell that a payment is due, without a body", async () => {
+  for (const method of ["HEAD", "OPTIONS"]) {
+    const answer = await ask(gate, "/query", { method });
+    assert.equal(answer.status, 402);
+    assert.equal(answer.terms.accepts.length, 1);
+    assert.equal(answer.bytes.length, 0, answer.text);
+  }
+});

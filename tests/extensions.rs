@@ -1,0 +1,186 @@
+//! Extensions of the protocol: what the terms declare, and what a client's name for its payment is good for.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::arithmetic_side_effects,
+    reason = "a test that fails may panic"
+)]
+#![allow(dead_code, reason = "of what the tests share, each file uses a part")]
+
+mod common;
+
+use common::{Request, Stage, Wallet, base_config, decode, head, invalid, paid, settled, upstream, valid};
+use serde_json::{Value, json};
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+use x402_proxy_wasm::exchange::{Event, Outcome};
+use x402_proxy_wasm::facilitator::{CalloutAnswer, Supported};
+use x402_proxy_wasm::ledger::{Answer, Ledger};
+
+fn config(extensions: &Value) -> Value {
+    let mut config = base_config();
+    config["routes"][0]["extensions"] = extensions.clone();
+    config
+}
+
+fn terms(stage: &mut Stage) -> Value {
+    decode(stage.start(&head("GET", "/weather", &[])).reply_header("payment-required").unwrap())
+}
+
+/// A payment with a nonce of its own, under a name.
+fn named(stage: &mut Stage, nonce: u8, id: &str) -> Value {
+    let accepted = terms(stage)["accepts"][0].clone();
+    let mut payment = Wallet::new(1).pay(&accepted, nonce);
+    if !id.is_empty() {
+        payment["extensions"] = json!({"payment-identifier": {"info": {"required": false, "id": id}}});
+    }
+    payment
+}
+
+fn outcome(request: &Request) -> Outcome {
+    request.record.as_ref().unwrap().outcome
+}
+
+const ID: &str = "pay_0123456789abcdef";
+
+#[test]
+fn extensions_are_declared_where_they_are_configured() {
+    assert!(terms(&mut Stage::new(&base_config())).get("extensions").is_none());
+    let mut stage = Stage::new(&config(&json!({
+        "payment_identifier": "optional",
+        "bazaar": {"query": {"city": "Paris"}, "output": {"weather": "sunny"}},
+    })));
+    let extensions = terms(&mut stage)["extensions"].clone();
+    assert_eq!(extensions["payment-identifier"]["info"], json!({"required": false}));
+    assert_eq!(
+        extensions["bazaar"]["info"],
+        json!({
+            "input": {"type": "http", "method": "GET", "queryParams": {"city": "Paris"}},
+            "output": {"type": "json", "example": {"weather": "sunny"}},
+        })
+    );
+    let catalogue = stage.start(&head("GET", "/.well-known/x402", &[])).body();
+    assert_eq!(catalogue["items"][0]["extensions"]["bazaar"], extensions["bazaar"]);
+    assert!(catalogue["items"][1].get("extensions").is_none());
+}
+
+#[test]
+fn sponsoring_is_declared_where_the_facilitator_has_it_and_an_entry_needs_it() {
+    let names = ["eip2612GasSponsoring", "erc20ApprovalGasSponsoring", "other"];
+    for (method, declared) in [("eip3009", 0), ("permit2", 2)] {
+        let mut config = base_config();
+        config["defaults"]["accepts"][0]["transfer_method"] = method.into();
+        let mut stage = Stage::new(&config);
+        assert!(terms(&mut stage).get("extensions").is_none());
+        stage.supported.extensions = names.map(str::to_owned).to_vec();
+        let extensions = terms(&mut stage)["extensions"].clone();
+        assert_eq!(extensions.as_object().map_or(0, serde_json::Map::len), declared, "{method}");
+        for name in &names[..declared] {
+            assert_eq!(extensions[name]["info"]["version"], "1");
+        }
+        assert_eq!(Supported::from_text(&stage.supported.to_text()), stage.supported);
+    }
+}
+
+#[test]
+fn what_a_client_adds_goes_to_the_facilitator_as_it_came() {
+    let mut stage = Stage::new(&base_config());
+    let mut payment = named(&mut stage, 1, "");
+    payment["extensions"] = json!({"eip2612GasSponsoring": {"info": {"nonce": "7", "odd": [1.50, null]}}, "mine": "x"});
+    let request = stage.start(&paid("/weather", &payment));
+    let body: Value = serde_json::from_str(&request.call.unwrap().body).unwrap();
+    assert_eq!(body["paymentPayload"]["extensions"], payment["extensions"]);
+}
+
+#[test]
+fn names_are_wanted_as_configured() {
+    let mut free = Stage::new(&base_config());
+    let sent = named(&mut free, 1, "short");
+    assert_eq!(free.start(&paid("/weather", &sent)).story(), "claim granted, verify?", "nobody asked for one");
+    for (wanted, without) in [("optional", "claim granted, verify?"), ("required", "= malformed, reply 400")] {
+        let mut stage = Stage::new(&config(&json!({"payment_identifier": wanted})));
+        assert_eq!(terms(&mut stage)["extensions"]["payment-identifier"]["info"]["required"], wanted == "required");
+        let v1 = stage.start(&head("GET", "/weather", &[])).body()["accepts"].as_array().unwrap().len();
+        assert_eq!(v1, usize::from(wanted == "optional"), "version 1 knows no names");
+        let sent = named(&mut stage, 1, "");
+        assert_eq!(stage.start(&paid("/weather", &sent)).story(), without);
+        let sent = named(&mut stage, 2, "short");
+        let request = stage.start(&paid("/weather", &sent));
+        assert_eq!((request.status(), outcome(&request)), (400, Outcome::Malformed));
+        assert!(request.body()["error"].as_str().unwrap().contains("payment-identifier"), "{}", request.body());
+        let sent = named(&mut stage, 3, ID);
+        assert_eq!(stage.start(&paid("/weather", &sent)).story(), "claim granted, claim granted, verify?");
+    }
+}
+
+#[test]
+fn one_name_is_one_payment() {
+    let mut stage = Stage::new(&config(&json!({"payment_identifier": "optional"})));
+    let (first, second) = (named(&mut stage, 1, ID), named(&mut stage, 2, ID));
+    // While the first is at work, and when it has bought its response.
+    let mut request = stage.start(&paid("/weather", &first));
+    let other = stage.start(&paid("/weather", &second));
+    assert_eq!((other.status(), other.reason()), (409, "payment_identifier_conflict"));
+    for event in [valid(), upstream(200), settled()] {
+        stage.step(&mut request, event);
+    }
+    assert_eq!(outcome(&request), Outcome::Served);
+    let other = stage.start(&paid("/weather", &second));
+    assert_eq!((other.status(), outcome(&other)), (409, Outcome::Refused));
+    assert_eq!(outcome(&stage.start(&paid("/weather", &first))), Outcome::Spent, "the ledger's answer");
+    // The second payment is as good as new under a name of its own, and another payer's names are its own.
+    let renamed = named(&mut stage, 2, "pay_another_one_0123");
+    assert_eq!(outcome(&stage.play(&paid("/weather", &renamed), [valid(), upstream(200), settled()])), Outcome::Served);
+    let mut stranger = Wallet::new(2).pay(&terms(&mut stage)["accepts"][0], 9);
+    stranger["extensions"] = first["extensions"].clone();
+    assert_eq!(stage.start(&paid("/weather", &stranger)).story(), "claim granted, claim granted, verify?");
+}
+
+#[test]
+fn a_name_is_free_again_when_its_payment_is() {
+    for events in [vec![invalid("insufficient_funds")], vec![valid(), upstream(500)], vec![valid(), Event::Ended]] {
+        let mut stage = Stage::new(&config(&json!({"payment_identifier": "required"})));
+        let (first, second) = (named(&mut stage, 1, ID), named(&mut stage, 2, ID));
+        stage.play(&paid("/weather", &first), events.clone());
+        let request = stage.play(&paid("/weather", &second), [valid(), upstream(200), settled()]);
+        assert_eq!(outcome(&request), Outcome::Served, "after {events:?}");
+    }
+}
+
+#[test]
+fn a_name_waits_with_its_payment() {
+    let lost = || Event::Callout(CalloutAnswer::Lost);
+    let mut stage = Stage::new(&config(&json!({"payment_identifier": "required"})));
+    let (first, second) = (named(&mut stage, 1, ID), named(&mut stage, 2, ID));
+    let request = stage.play(&paid("/weather", &first), [valid(), upstream(200), lost()]);
+    assert_eq!(outcome(&request), Outcome::Unknown);
+    // A client that signs anew under the same name does not pay twice.
+    assert_eq!(stage.start(&paid("/weather", &second)).status(), 409);
+    let request = stage.play(&paid("/weather", &first), [settled(), upstream(200)]);
+    assert_eq!(outcome(&request), Outcome::Served, "{}", request.story());
+    assert_eq!(stage.start(&paid("/weather", &second)).status(), 409);
+    assert_eq!(outcome(&stage.start(&paid("/weather", &first))), Outcome::Spent);
+}
+
+#[test]
+fn where_there_is_no_room_for_a_name_nothing_is_sold() {
+    let mut stage = Stage::new(&config(&json!({"payment_identifier": "required"})));
+    stage.config.ledger = Ledger::with_room_for(1);
+    let payments: Vec<Value> = (1..=250).map(|nonce| named(&mut stage, nonce, &format!("{ID}{nonce}"))).collect();
+    let mut full = 0;
+    for payment in &payments {
+        let request = stage.start(&paid("/weather", payment));
+        match request.story().as_str() {
+            "claim granted, claim granted, verify?" => {}
+            "claim full, = overloaded, reply 503" => full += 1,
+            "claim granted, claim full, release granted, = overloaded, reply 503" => full += 1,
+            other => panic!("{other}"),
+        }
+    }
+    assert!(full > 0, "500 claims on 4,096 pages of one claim each have met");
+    stage.forced = Some(("claim", Answer::Failed));
+    assert_eq!(stage.start(&paid("/weather", &payments[0])).status(), 503);
+}

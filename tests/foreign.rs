@@ -249,6 +249,24 @@ fn a_settlement_that_nobody_heard_buys_its_response_once() {
 }
 
 #[test]
+fn what_was_settled_for_little_buys_nothing_dearer() {
+    for first in [vec![settled("t"), upstream(404)], vec![lost()]] {
+        let mut stage = stage(&config("before"));
+        let cheap = terms(&mut stage)["accepts"][0].clone();
+        let payload = json!({"a": 1});
+        stage.play(&paid("/weather", &payment(&cheap, &payload)), first);
+        let mut dear = cheap.clone();
+        dear["amount"] = json!("500000000");
+        let request = stage.start(&paid("/dear", &payment(&dear, &payload)));
+        assert!(request.forwarded.is_none() && request.call.is_none(), "{}", request.story());
+        assert!(matches!(request.status(), 402 | 409), "{}", request.story());
+        // What it was settled for is still to be had.
+        let request = stage.start(&paid("/weather", &payment(&cheap, &payload)));
+        assert!(request.forwarded.is_some() || request.call.is_some(), "{}", request.story());
+    }
+}
+
+#[test]
 fn what_is_no_payment_is_refused() {
     let mut stage = stage(&config("after"));
     let accepted = terms(&mut stage)["accepts"][0].clone();

@@ -447,6 +447,9 @@ impl Known {
             ForeignPayload::Svm(transaction) => (svm::LIFETIME_SECONDS, transaction.encode()),
             ForeignPayload::Opaque(_) => (requirement.max_timeout_seconds, String::new()),
         };
+        // What the payload pays, nobody here may be able to read in it. What was settled under some terms must not be
+        // redeemed under dearer ones.
+        let signature = format!("{signature} {}", requirement.charges());
         Self {
             payer,
             key: PaymentKey::of_digest(&requirement.network, &digest),

@@ -244,6 +244,16 @@ impl Requirement {
         }
     }
 
+    /// Scheme, asset, recipient and amount, and what the configuration says beside, as a text that no other terms have on
+    /// the same network. What the facilitator adds is left out: it may change while a payment is under way.
+    pub fn charges(&self) -> String {
+        let extra = match &self.rail {
+            Rail::Evm(_) => None,
+            Rail::Foreign(foreign) => Some(&foreign.extra),
+        };
+        json::to_text(&(self.scheme.as_str(), self.asset(), self.pay_to(), self.amount, extra))
+    }
+
     /// The name of its network, where clients of version 1 can pay it: they know the scheme `exact` by EIP-3009 alone.
     pub fn in_v1(&self) -> Option<&str> {
         let evm = self.evm().filter(|evm| evm.transfer_method == TransferMethod::Eip3009)?;

@@ -219,6 +219,32 @@ fn a_transaction_outlives_the_payment_that_it_was_made_for() {
 }
 
 #[test]
+fn a_transaction_is_not_found_out_twice_by_asking_twice() {
+    for first in [refused("settlement_pending"), lost()] {
+        let mut stage = stage(&config("before"));
+        let sent = payment(&terms(&mut stage)["accepts"][0], &json!({"a": 1}));
+        stage.start(&paid("/weather", &sent));
+        let pages: Vec<u32> = stage.store.0.keys().copied().collect();
+        stage.now += 1000;
+        assert_eq!(outcome(&stage.play(&paid("/weather", &sent), [settled("t"), upstream(200)])), Outcome::Served);
+        // The ledger forgets the payment, and the facilitator remembers it at the second try.
+        stage.now += DAY + 100;
+        stage.store.0.retain(|page, _| !pages.contains(page));
+        let mut request = stage.start(&paid("/weather", &sent));
+        stage.step(&mut request, first);
+        if request.is_over() {
+            request = stage.start(&paid("/weather", &sent));
+        } else {
+            stage.now += 1;
+            stage.step(&mut request, Event::Tick);
+        }
+        stage.step(&mut request, settled("t"));
+        assert!(request.forwarded.is_none(), "{}", request.story());
+        assert_eq!(outcome(&request), Outcome::Spent, "{}", request.story());
+    }
+}
+
+#[test]
 fn a_settlement_that_nobody_heard_buys_its_response_once() {
     let mut stage = stage(&config("before"));
     let sent = payment(&terms(&mut stage)["accepts"][0], &json!({"a": 1}));

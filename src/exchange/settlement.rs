@@ -316,7 +316,8 @@ impl Payment {
         }
         let key = PaymentKey::of_transaction(&self.offer.requirement.network, transaction);
         let (signature, expires) = (self.signature, self.expires);
-        let ledger = Some((key, Operation::Pin { signature, transaction, expires, may_be_known }));
+        let known_since = may_be_known.then_some(self.since);
+        let ledger = Some((key, Operation::Pin { signature, transaction, expires, known_since }));
         (Exchange::Pinning(self, then, transaction), Effects { ledger, ..Effects::default() })
     }
 

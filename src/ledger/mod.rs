@@ -209,8 +209,9 @@ pub enum Operation {
         transaction: TransactionId,
         /// Until when this is remembered, and a day longer.
         expires: UnixTime,
-        /// Whether that may have been found out before: the payment was asked to settle earlier.
-        may_be_known: bool,
+        /// When the ledger first saw the payment, where that may have been found out before: it was asked to settle
+        /// earlier. What was found out before that, the payment has spent, and the ledger has forgotten since.
+        known_since: Option<UnixTime>,
     },
     /// The request is over, settlement was asked for, and the answer is not known.
     Forget {
@@ -393,8 +394,9 @@ fn next(claim: Option<&Claim>, owner: Owner, operation: Operation, now: UnixTime
         (Operation::Pin { signature, transaction, expires, .. }, None) => {
             Next::Restart { state: Settled(transaction), expires, signature }
         }
-        (Operation::Pin { signature, may_be_known, .. }, Some(_)) => {
-            let is_known = may_be_known && claim.is_some_and(|claim| claim.signature == signature);
+        (Operation::Pin { signature, known_since, .. }, Some(_)) => {
+            let is_of_now = |pin: &Claim| known_since.is_some_and(|since| pin.since >= since);
+            let is_known = claim.is_some_and(|pin| pin.signature == signature && is_of_now(pin));
             Next::Refuse(if is_known { Answer::Granted } else { Answer::Spent })
         }
         _ => Next::Refuse(Answer::NotHeld),

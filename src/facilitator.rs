@@ -311,10 +311,18 @@ fn is_unsure(reason: &str, rail: &Rail) -> bool {
         // The official facilitator of Solana gives `transaction_failed` for whatever happens once the transaction is sent,
         // and `duplicate_settlement` for one that it has sent before. Of others nothing is known but that names are alike.
         Rail::Foreign(_) => {
+            const DOUBTS: [&str; 8] =
+                ["failed", "failure", "timeout", "timed_out", "confirm", "expired", "exceeded", "pending"];
+            const ANYTHING: [&str; 5] =
+                ["internal_error", "server_error", "network_error", "rpc_error", "unknown_error"];
+            // Some pass on what the node's library says, in words.
+            let plain = |text: &str| text.trim().to_ascii_lowercase().replace([' ', '-'], "_");
+            let (name, text) = (plain(name), plain(reason));
             let is_before_sending = ["simulation_failed", "verification_failed"].iter().any(|end| name.ends_with(end));
             name == "duplicate_settlement"
                 || name.starts_with("unexpected")
-                || (name.contains("failed") && !is_before_sending)
+                || ANYTHING.iter().any(|end| name.ends_with(end))
+                || (DOUBTS.iter().any(|doubt| text.contains(doubt)) && !is_before_sending)
         }
     }
 }

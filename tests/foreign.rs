@@ -158,7 +158,16 @@ fn a_no_is_a_no() {
     assert_eq!((request.status(), outcome(&request)), (402, Outcome::Refused));
     let request = stage.play(&paid("/weather", &sent), [valid(), upstream(200), settled("t")]);
     assert_eq!(outcome(&request), Outcome::Served);
-    for reason in ["transaction_failed", "duplicate_settlement", "unexpected_error: node"] {
+    for reason in [
+        "transaction_failed",
+        "duplicate_settlement",
+        "unexpected_error: node",
+        "settle_exact_svm_transaction_confirmation_timed_out",
+        "settlement_timeout",
+        "Error: Transaction was not confirmed in 30 seconds",
+        "Transaction Failed",
+        "rpc_error",
+    ] {
         let mut stage = self::stage(&config("after"));
         let request = stage.play(&paid("/weather", &sent), [valid(), upstream(200), refused(reason)]);
         assert_eq!(

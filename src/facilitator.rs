@@ -95,7 +95,8 @@ impl Supported {
         }
         let (true, Answer { kinds, mut extensions }) = read(answer).ok()? else { return None };
         let kinds = kinds.into_iter().filter_map(|json::Object(Wire { x402_version, scheme, network, extra })| {
-            let is_current = x402_version.is_none_or(|version| version == Version::V2.number());
+            // What it says for version 1 alone is remembered for the networks that this version names in its own way.
+            let is_current = x402_version.is_none_or(|version| version == Version::V2.number()) || !is_caip_2(&network);
             let extra = extra.and_then(|extra| json::canonical_fields(extra).ok()).unwrap_or_default();
             is_current.then_some(Kind { scheme, network, extra })
         });
@@ -110,7 +111,11 @@ impl Supported {
 
     /// Whether it has said what it settles, and this is not among that.
     pub fn excludes(&self, requirement: &Requirement) -> bool {
-        !self.kinds.is_empty() && self.kinds(requirement.scheme.as_str(), requirement.network.as_str()).next().is_none()
+        let names = [Some(requirement.network.as_str()), requirement.in_v1()];
+        let mut known = names.into_iter().flatten();
+        // Who names networks in the way of version 1 alone has not said what is settled in version 2.
+        self.kinds.iter().any(|kind| is_caip_2(&kind.network))
+            && !known.any(|network| self.kinds(requirement.scheme.as_str(), network).next().is_some())
     }
 
     /// Who settles scheme `upto` on a network, who was named last first; nobody where nobody has said so yet.
@@ -148,6 +153,11 @@ impl Supported {
         let extensions = text.lines().filter_map(|line| serde_json::from_str(line).ok());
         Self { kinds: kinds.collect(), extensions: extensions.collect() }
     }
+}
+
+/// Whether a network is named as version 2 of the protocol does.
+fn is_caip_2(network: &str) -> bool {
+    network.contains(':')
 }
 
 /// What came back from a callout.

@@ -113,6 +113,25 @@ fn an_entry_of_ethereum_that_the_facilitator_does_not_settle_is_left_out() {
 }
 
 #[test]
+fn an_entry_that_the_facilitator_settles_in_version_1_alone_stays() {
+    let said = |kinds: Value| {
+        let body = json!({"kinds": kinds}).to_string().into_bytes();
+        Supported::read(&CalloutAnswer::Answered { status: 200, body }).unwrap()
+    };
+    let mut stage = Stage::new(&base_config());
+    let v1 = json!({"x402Version": 1, "scheme": "exact", "network": "base-sepolia"});
+    let renamed = json!({"x402Version": 2, "scheme": "exact", "network": "base-sepolia"});
+    let other = json!({"x402Version": 1, "scheme": "exact", "network": "polygon"});
+    let solana = json!({"x402Version": 2, "scheme": "exact", "network": SOLANA});
+    for kinds in [json!([v1]), json!([v1, solana]), json!([renamed, solana]), json!([other]), json!([])] {
+        stage.supported = said(kinds.clone());
+        assert_eq!(stage.start(&head("GET", "/weather", &[])).status(), 402, "{kinds}");
+    }
+    stage.supported = said(json!([other, solana]));
+    assert_eq!(stage.start(&head("GET", "/weather", &[])).status(), 503, "nobody settles it");
+}
+
+#[test]
 fn the_facilitator_judges_and_is_told_what_was_offered() {
     for verify in ["remote", "local"] {
         let mut config = config("after");

@@ -321,8 +321,8 @@ fn is_unsure(reason: &str, rail: &Rail) -> bool {
         // The official facilitator of Solana gives `transaction_failed` for whatever happens once the transaction is sent,
         // and `duplicate_settlement` for one that it has sent before. Of others nothing is known but that names are alike.
         Rail::Foreign(_) => {
-            const DOUBTS: [&str; 8] =
-                ["failed", "failure", "timeout", "timed_out", "confirm", "expired", "exceeded", "pending"];
+            const DOUBTS: [&str; 7] =
+                ["failed", "failure", "timeout", "timed_out", "confirm", "height_exceeded", "pending"];
             const ANYTHING: [&str; 5] =
                 ["internal_error", "server_error", "network_error", "rpc_error", "unknown_error"];
             // Some pass on what the node's library says, in words.

@@ -132,6 +132,23 @@ fn an_entry_that_the_facilitator_settles_in_version_1_alone_stays() {
 }
 
 #[test]
+fn a_full_ledger_takes_down_what_has_settled() {
+    let mut config = config("before");
+    // One claim a page.
+    config["ledger"] = json!({"max_claims": 1});
+    let mut stage = stage(&config);
+    let accepted = terms(&mut stage)["accepts"][0].clone();
+    let mut request = stage.start(&paid("/weather", &payment(&accepted, &json!({"a": 1}))));
+    // Every page is as full as the one that the payment stands on.
+    let full = stage.store.0.values().next().unwrap().clone();
+    for page in 0..4096 {
+        stage.store.0.entry(page).or_insert_with(|| full.clone());
+    }
+    stage.step(&mut request, settled("t"));
+    assert!(request.forwarded.is_some(), "{}", request.story());
+}
+
+#[test]
 fn the_facilitator_judges_and_is_told_what_was_offered() {
     for verify in ["remote", "local"] {
         let mut config = config("after");

@@ -321,7 +321,13 @@ impl Ledger {
             Next::Restart { state, expires, signature } => {
                 page.remove(key);
                 page.remove_expired(now)?;
-                if !page.insert(&Claim { key, expires, since: now, signature, state }, self.claims_per_page) {
+                // The money behind a pin has moved, so there is as good as no turning it away: each payment that was let
+                // in has one.
+                let capacity = match operation {
+                    Operation::Pin { .. } => self.claims_per_page.saturating_mul(4),
+                    _ => self.claims_per_page,
+                };
+                if !page.insert(&Claim { key, expires, since: now, signature, state }, capacity) {
                     return Ok(Some(Answer::Full));
                 }
                 Answer::Granted

@@ -149,6 +149,16 @@ fn a_full_ledger_takes_down_what_has_settled() {
 }
 
 #[test]
+fn a_payer_that_is_spelled_otherwise_the_second_time_has_paid() {
+    let mut stage = stage(&config("after"));
+    let sent = payment(&terms(&mut stage)["accepts"][0], &json!({"a": 1}));
+    let yes = answers(&json!({"isValid": true, "payer": "0xAb"}));
+    let moved = answers(&json!({"success": true, "transaction": "t", "network": NETWORK, "payer": "0xab"}));
+    let request = stage.play(&paid("/weather", &sent), [yes, upstream(200), moved]);
+    assert_eq!(outcome(&request), Outcome::Served, "{}", request.story());
+}
+
+#[test]
 fn the_facilitator_judges_and_is_told_what_was_offered() {
     for verify in ["remote", "local"] {
         let mut config = config("after");

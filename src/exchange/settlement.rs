@@ -14,6 +14,7 @@ use crate::facilitator::{self, CalloutAnswer, Question, Settlement, Unknown};
 use crate::ledger::{Answer, Operation, PaymentKey, Unheard};
 use crate::scheme::MIN_LIFETIME_SECONDS;
 use crate::time::UnixTime;
+use crate::x402::payment::Payer;
 use crate::x402::requirement::{Rail, Scheme, TransferMethod};
 use crate::x402::{TransactionId, Version, reason};
 
@@ -181,7 +182,12 @@ impl Payment {
     fn on_settlement(mut self, context: Context<'_>, then: Then, pursuit: Pursuit, answer: &CalloutAnswer) -> Next {
         let had_settled = pursuit.may_have_settled;
         let pursuit = Pursuit { may_have_settled: true, ..pursuit };
-        let settlement = facilitator::read_settlement(answer, self.version, &self.offer.requirement, &self.payer);
+        // Where the payer is the facilitator's word alone, it may spell it otherwise the second time.
+        let payer = match &self.offer.requirement.rail {
+            Rail::Foreign(foreign) if foreign.svm.is_none() => &Payer::Unknown,
+            _ => &self.payer,
+        };
+        let settlement = facilitator::read_settlement(answer, self.version, &self.offer.requirement, payer);
         self.learn_payer(answer);
         match settlement {
             Settlement::Settled(transaction) if self.offer.confirm => {

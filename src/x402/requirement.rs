@@ -213,9 +213,8 @@ impl Foreign {
     }
 
     fn is(&self, accepted: &Accepted<'_>) -> bool {
-        let named = accepted.extra.and_then(|extra| json::canonical_fields(extra).ok()).unwrap_or_default();
         let mut own = self.extra.iter().chain(&self.supplied);
-        self.pay_to == accepted.pay_to && own.all(|(name, value)| named.get(name) == Some(value))
+        self.pay_to == accepted.pay_to && own.all(|(name, value)| accepted.fields.get(name) == Some(value))
     }
 }
 
@@ -387,6 +386,10 @@ pub struct Accepted<'a> {
     /// The same, for a chain of Ethereum's family.
     #[serde(skip)]
     evm: EvmExtra,
+    /// The same, each value as canonical JSON. Read once, for it may be long and is compared with all that the facilitator
+    /// has said.
+    #[serde(skip)]
+    fields: BTreeMap<String, String>,
 }
 
 impl Accepted<'_> {
@@ -396,6 +399,7 @@ impl Accepted<'_> {
     /// [`JsonError`] below `extra`.
     pub(super) fn read_extra(&mut self) -> Result<(), JsonError> {
         let is_known = self.network.starts_with("eip155:") && matches!(self.scheme.as_str(), "exact" | "upto");
+        self.fields = self.extra.and_then(|extra| json::canonical_fields(extra).ok()).unwrap_or_default();
         if let Some(extra) = self.extra.filter(|_| is_known) {
             self.evm = json::from_slice(extra.get().as_bytes())?;
         }

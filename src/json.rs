@@ -82,13 +82,21 @@ pub fn canonical(value: &RawValue) -> Result<String, JsonError> {
     write_canonical(value, DEEPEST)
 }
 
-/// The fields of an object, each in the way of [`canonical`].
+/// The fields of an object, each in the way of [`canonical`], but for a number by itself: that loses the zeros at the end
+/// of its fraction (`6.0` is `6`), as it does where JavaScript reads and writes it.
 ///
 /// # Errors
 /// Those of [`canonical`], and where the value is no object.
 pub fn canonical_fields(value: &RawValue) -> Result<BTreeMap<String, String>, JsonError> {
     let Named(fields) = part::<Named<&RawValue>>(value)?;
-    fields.into_iter().map(|(name, value)| Ok((name, canonical(value)?))).collect()
+    fields.into_iter().map(|(name, value)| Ok((name, without_zeros(canonical(value)?)))).collect()
+}
+
+fn without_zeros(value: String) -> String {
+    let is_fraction = value.starts_with(|first: char| first == '-' || first.is_ascii_digit())
+        && value.contains('.')
+        && !value.contains(['e', 'E']);
+    if is_fraction { value.trim_end_matches('0').trim_end_matches('.').to_owned() } else { value }
 }
 
 fn write_canonical(value: &RawValue, deepest: usize) -> Result<String, JsonError> {

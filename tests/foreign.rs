@@ -159,6 +159,19 @@ fn a_payer_that_is_spelled_otherwise_the_second_time_has_paid() {
 }
 
 #[test]
+fn a_number_may_come_back_as_javascript_writes_it() {
+    let mut config = config("after");
+    config["defaults"]["accepts"][0]["extra"] = json!({"decimals": 6.0, "rate": 10.5, "round": 100});
+    let mut stage = stage(&config);
+    let mut entry = terms(&mut stage)["accepts"][0].clone();
+    entry["extra"]["decimals"] = json!(6);
+    let request = stage.start(&paid("/weather", &payment(&entry, &json!({"a": 1}))));
+    assert_eq!(request.story(), "claim granted, verify?");
+    entry["extra"]["decimals"] = json!(60);
+    assert_eq!(outcome(&stage.start(&paid("/weather", &payment(&entry, &json!({"a": 1}))))), Outcome::Refused);
+}
+
+#[test]
 fn the_facilitator_judges_and_is_told_what_was_offered() {
     for verify in ["remote", "local"] {
         let mut config = config("after");

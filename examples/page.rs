@@ -37,7 +37,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let error = "Payment required";
     let resource = Resource { url: &asked.url, description: &terms.description, mime_type: &terms.mime_type };
     let accepts: Vec<_> = ways.iter().map(|way| way.requirement).collect();
-    let required = to_header(error, resource, &accepts);
+    let required = to_header(error, resource, &accepts, None);
     let json = String::from_utf8(header::decode(required.as_bytes())?)?;
     let (description, url, method) = (&terms.description, &asked.url, &asked.method);
     let data = PageData { terms: &json, ways: &ways, description, url, method, error };

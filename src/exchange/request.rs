@@ -46,8 +46,13 @@ impl MetadataKey {
 impl RequestHead {
     /// A head from the host's list of headers. Names are folded to lower case.
     pub fn new(headers: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> Self {
-        let fold = |name: &[u8]| String::from_utf8_lossy(name).to_ascii_lowercase();
-        Self(headers.into_iter().map(|(name, value)| (fold(&name), value)).collect())
+        let fold = |name: Vec<u8>| {
+            let mut name =
+                String::from_utf8(name).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
+            name.make_ascii_lowercase();
+            name
+        };
+        Self(headers.into_iter().map(|(name, value)| (fold(name), value)).collect())
     }
 
     /// The same head with what the proxy knows beside it. Clients have no way to set it: no header has such a name.
@@ -157,6 +162,10 @@ impl RequestHead {
     pub fn unwanted(&self, config: &Config, is_priced: bool) -> Vec<String> {
         let prices_by_host = config.table.prices_by_host();
         let is_unwanted = |name: &str| {
+            // What is unwanted begins with one of these in every spelling, and most headers do not.
+            if !name.starts_with(['x', 'f', 'p']) {
+                return false;
+            }
             let name = name.replace(|letter: char| !letter.is_ascii_alphanumeric(), "-");
             let overrides =
                 OVERRIDES.contains(&name.as_str()) || (prices_by_host && HOST_OVERRIDES.contains(&name.as_str()));

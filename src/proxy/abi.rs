@@ -56,7 +56,8 @@ impl Verdict {
 
 #[derive(Default)]
 struct Contexts {
-    streams: BTreeMap<u32, Http>,
+    /// In boxes, for each callback takes one out and puts it back.
+    streams: BTreeMap<u32, Box<Http>>,
     /// By id; there are few.
     roots: Vec<(u32, Root)>,
     /// Tokens of callouts that are under way, and the streams that wait for them.
@@ -137,7 +138,7 @@ fn with_stream<T>(id: u32, act: impl FnOnce(&mut Http) -> T) -> Option<T> {
 }
 
 /// Puts a stream into the table, if anything can still happen to it.
-fn keep(id: u32, mut stream: Http) {
+fn keep(id: u32, mut stream: Box<Http>) {
     with_contexts(|contexts| {
         contexts.remember(stream.take_recovery());
         if stream.is_needed() {
@@ -198,7 +199,7 @@ pub extern "C" fn proxy_on_context_create(id: u32, root_id: u32) {
         if root_id == 0 {
             contexts.roots.push((id, Root::default()));
         } else if let Some(stream) = contexts.root(root_id).and_then(|root| root.stream(id)) {
-            contexts.streams.insert(id, stream);
+            contexts.streams.insert(id, Box::new(stream));
         }
     });
 }
@@ -273,7 +274,7 @@ pub extern "C" fn proxy_on_tick(root_id: u32) {
     let Ok(now) = now() else { return };
     for (id, mut pursuit, recovery) in with_contexts(|contexts| contexts.take_due(now)).unwrap_or_default() {
         pursuit.recover(recovery);
-        keep(id, pursuit);
+        keep(id, Box::new(pursuit));
     }
 }
 

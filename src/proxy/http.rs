@@ -274,6 +274,9 @@ impl Http {
             return;
         }
         self.has_ended = true;
+        if self.exchange.is_over() && self.callout.is_none() {
+            return;
+        }
         let next = self.step(Event::Ended);
         self.perform_unwatched(next);
         if self.exchange.is_over() {
@@ -296,8 +299,8 @@ impl Http {
         self.admission = head.admission(&self.config);
         let begun = host::now()?;
         let next = Exchange::start(self.context_at(begun), &head);
-        if let (Exchange::Claiming(_), Ok(checked)) = (&next.0, host::now()) {
-            stats::time(Timed::Check, checked.saturating_sub(begun));
+        if matches!(next.0, Exchange::Claiming(_)) {
+            stats::time(Timed::Check, host::now()?.saturating_sub(begun));
         }
         Ok(next)
     }

@@ -54,6 +54,7 @@ export function loadModule(path, plugin, seconds) {
     return OK;
   };
   const env = {
+    proxy_get_log_level: (at) => (number(at, 2), OK),
     proxy_log: (level, at, length) => {
       if (level >= 4) throw new Error(bytes(at, length).toString());
       return OK;

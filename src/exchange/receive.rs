@@ -262,8 +262,8 @@ impl Payment {
 #[cfg_attr(not(feature = "page"), allow(unused_variables, reason = "a page would ask who is there"))]
 fn unpaid(context: Context<'_>, head: &RequestHead, terms: &Terms, url: &str) -> Reply {
     let reply = Reply::payment_required(reason::PAYMENT_REQUIRED, terms, url);
-    // Who asks just what would be has it from the head.
-    if matches!(head.text(":method").as_str(), "HEAD" | "OPTIONS") {
+    // Who asks just what would be has it from the head. (Of an answer to HEAD the proxy sends nothing else.)
+    if head.text(":method") == "OPTIONS" {
         return reply.without_body();
     }
     #[cfg(feature = "page")]

@@ -206,43 +206,51 @@ pub extern "C" fn proxy_on_context_create(id: u32, root_id: u32) {
 
 #[unsafe(no_mangle)]
 pub extern "C" fn proxy_on_configure(id: u32, size: usize) -> u32 {
+    host::enter();
     let is_configured = with_contexts(|contexts| contexts.root(id).is_some_and(|root| root.configure(size)));
     u32::from(is_configured == Some(true))
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn proxy_on_request_headers(id: u32, _: usize, is_last: u32) -> u32 {
+    host::enter();
     on_head(id, |stream| stream.on_request(is_last == 0))
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn proxy_on_request_body(id: u32, size: usize, is_last: u32) -> u32 {
+    host::enter();
     on_data(id, |stream| stream.on_body(Half::Request, size, is_last != 0))
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn proxy_on_request_trailers(id: u32, _: usize) -> u32 {
+    host::enter();
     on_data(id, |stream| stream.on_trailers(Half::Request))
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn proxy_on_response_headers(id: u32, _: usize, is_last: u32) -> u32 {
+    host::enter();
     on_head(id, |stream| stream.on_response(is_last == 0))
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn proxy_on_response_body(id: u32, size: usize, is_last: u32) -> u32 {
+    host::enter();
     on_data(id, |stream| stream.on_body(Half::Response, size, is_last != 0))
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn proxy_on_response_trailers(id: u32, _: usize) -> u32 {
+    host::enter();
     on_data(id, |stream| stream.on_trailers(Half::Response))
 }
 
 /// The host calls this for the root context, whoever sent the callout, and also when that stream is gone.
 #[unsafe(no_mangle)]
 pub extern "C" fn proxy_on_http_call_response(_: u32, token: u32, headers: usize, body_size: usize, _: usize) {
+    host::enter();
     let is_introduction = with_contexts(|contexts| {
         let position = contexts.introductions.iter().position(|(expected, _)| *expected == token)?;
         let (_, root_id) = contexts.introductions.swap_remove(position);
@@ -261,6 +269,7 @@ pub extern "C" fn proxy_on_http_call_response(_: u32, token: u32, headers: usize
 /// The host calls this about once a second for each root context.
 #[unsafe(no_mangle)]
 pub extern "C" fn proxy_on_tick(root_id: u32) {
+    host::enter();
     with_contexts(|contexts| {
         let token = contexts.root(root_id).and_then(|root| {
             root.catch_up();
@@ -280,6 +289,7 @@ pub extern "C" fn proxy_on_tick(root_id: u32) {
 
 #[unsafe(no_mangle)]
 pub extern "C" fn proxy_on_log(id: u32) {
+    host::enter();
     with_stream(id, Http::on_end);
 }
 
@@ -290,6 +300,7 @@ pub extern "C" fn proxy_on_done(_: u32) -> u32 {
 
 #[unsafe(no_mangle)]
 pub extern "C" fn proxy_on_delete(id: u32) {
+    host::enter();
     let is_root = with_contexts(|contexts| {
         let roots = contexts.roots.len();
         contexts.roots.retain(|(root_id, _)| *root_id != id);

@@ -1,6 +1,7 @@
 //! Calls to the host, as the proxy-wasm ABI (0.2.1) has them: each returns a `Result`, whatever the host says.
 #![allow(unsafe_code, reason = "the ABI is a set of foreign functions")]
 
+use std::cell::Cell;
 use std::ptr::null_mut;
 use std::time::Duration;
 
@@ -54,10 +55,23 @@ pub(super) enum MetricKind {
 /// How urgent a line of the log is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LogLevel {
+    Debug,
     Info,
     Warn,
     Error,
     Critical,
+}
+
+impl LogLevel {
+    const fn number(self) -> u32 {
+        match self {
+            Self::Debug => 1,
+            Self::Info => 2,
+            Self::Warn => 3,
+            Self::Error => 4,
+            Self::Critical => 5,
+        }
+    }
 }
 
 /// The host's answer to a call that did not succeed, by the number of its status.
@@ -78,6 +92,7 @@ const ABSENT: u32 = u32::MAX;
 #[link(wasm_import_module = "env")]
 unsafe extern "C" {
     fn proxy_log(level: u32, message: *const u8, length: usize) -> u32;
+    fn proxy_get_log_level(level: *mut u32) -> u32;
     fn proxy_get_current_time_nanoseconds(time: *mut u64) -> u32;
     fn proxy_get_header_map_pairs(map: u32, data: *mut *mut u8, length: *mut usize) -> u32;
     fn proxy_remove_header_map_value(map: u32, name: *const u8, name_length: usize) -> u32;
@@ -167,21 +182,42 @@ fn receive(
 
 /// Writes a line to the host's log. A log that does not take it is no reason to fail.
 pub(super) fn log(level: LogLevel, message: &str) {
-    let level = match level {
-        LogLevel::Info => 2,
-        LogLevel::Warn => 3,
-        LogLevel::Error => 4,
-        LogLevel::Critical => 5,
-    };
     // SAFETY: pointer and length are of one live string.
-    let _ = unsafe { proxy_log(level, message.as_ptr(), message.len()) };
+    let _ = unsafe { proxy_log(level.number(), message.as_ptr(), message.len()) };
 }
 
-/// Nanoseconds since the epoch.
+/// Whether the host writes messages of a level; where it does not say, it may.
+pub(super) fn logs(level: LogLevel) -> bool {
+    let mut least = 0;
+    // SAFETY: the host writes four bytes to the place given.
+    let status = unsafe { proxy_get_log_level(&raw mut least) };
+    status != 0 || level.number() >= least
+}
+
+thread_local! {
+    /// The time of the callback that is under way; 0 where it has not asked yet.
+    static CLOCK: Cell<u64> = const { Cell::new(0) };
+}
+
+/// A callback begins: what was known of the time is out of date.
+pub(super) fn enter() {
+    CLOCK.set(0);
+}
+
+/// Nanoseconds since the epoch, as this callback first heard it: callbacks take no time to speak of.
 pub(super) fn now() -> Result<u64, HostError> {
+    match CLOCK.get() {
+        0 => read_clock(),
+        known => Ok(known),
+    }
+}
+
+/// Nanoseconds since the epoch, at this very moment.
+pub(super) fn read_clock() -> Result<u64, HostError> {
     let mut time = 0;
     // SAFETY: the host writes eight bytes to the place given.
     check("get_current_time", unsafe { proxy_get_current_time_nanoseconds(&raw mut time) })?;
+    CLOCK.set(time);
     Ok(time)
 }
 

@@ -300,7 +300,7 @@ impl Http {
         let begun = host::now()?;
         let next = Exchange::start(self.context_at(begun), &head);
         if matches!(next.0, Exchange::Claiming(_)) {
-            stats::time(Timed::Check, host::now()?.saturating_sub(begun));
+            stats::time(Timed::Check, host::read_clock()?.saturating_sub(begun));
         }
         Ok(next)
     }
@@ -409,7 +409,7 @@ impl Http {
                     "/settle" => Some(Timed::Settle),
                     _ => None,
                 };
-                self.timing = what.and_then(|what| Some((what, host::now().ok()?)));
+                self.timing = what.and_then(|what| Some((what, host::read_clock().ok()?)));
                 None
             }
             Err(error) => {
@@ -626,6 +626,13 @@ fn send(reply: &Reply, admission: &[(&'static str, String)]) -> Result<(), HostE
 
 /// Writes a record to the log, and to the filter state for access logs.
 fn report(record: &Record) {
+    let level = match record.outcome {
+        Outcome::Unknown | Outcome::Overloaded | Outcome::SettledUpstreamFailed => LogLevel::Warn,
+        // Whoever only asks costs nobody anything, and must not fill a log.
+        Outcome::Unpaid | Outcome::Exempt => LogLevel::Debug,
+        _ => LogLevel::Info,
+    };
+    let is_logged = host::logs(level);
     let mut line = format!("x402: route={} outcome={}", record.route, record.outcome.as_str());
     let mut facts = vec![("route", record.route.to_string()), ("outcome", record.outcome.as_str().to_owned())];
     if !record.reason.is_empty() {
@@ -642,18 +649,17 @@ fn report(record: &Record) {
         facts.extend(payment.transaction.map(|hash| ("transaction", hash.to_string())));
     }
     for (name, value) in facts {
-        if !matches!(name, "route" | "outcome") {
+        if is_logged && !matches!(name, "route" | "outcome") {
             line.push_str(&format!(" {name}={value:?}"));
         }
         // Access logs that lack a field are no reason to fail a request.
         let _ = host::set_property(&format!("x402_{name}"), &value);
     }
+    if !is_logged {
+        return;
+    }
     if let Ok(Some(id)) = host::property(&["request", "id"]) {
         line.push_str(&format!(" request_id={:?}", String::from_utf8_lossy(&id)));
     }
-    let level = match record.outcome {
-        Outcome::Unknown | Outcome::Overloaded | Outcome::SettledUpstreamFailed => LogLevel::Warn,
-        _ => LogLevel::Info,
-    };
     host::log(level, &line);
 }

@@ -115,24 +115,26 @@ test("A settlement that succeeds for a client that has gone buys its response wh
 });
 
 test("Refusals that leave open whether the money has moved are not refusals, and small differences in a yes are none", async () => {
+  // Its own gate: what stays unknown is asked about again, and those calls are not to be counted elsewhere.
+  const doubtful = await openGate(rooms, { facilitator: "fake", plugin: pluginOf({ routes: [ANY] }) });
   const payer = (payment) => payment.payload.authorization.from;
   const hash = `0x${"ef".repeat(32)}`;
   for (const unsure of [
     { errorReason: "Timed out while waiting for the receipt", transaction: hash },
     { errorReason: "invalid_exact_evm_transaction_failed", transaction: "" },
   ]) {
-    const payment = await paymentFor(gate, "/any/x");
-    fake.script("/settle", { json: { success: false, network: "eip155:84532", payer: payer(payment), ...unsure } });
-    assertUnknown(await pay(gate, "/any/x", payment), 502);
+    const payment = await paymentFor(doubtful, "/any/x");
+    doubtful.fake.script("/settle", { json: { success: false, network: "eip155:84532", payer: payer(payment), ...unsure } });
+    assertUnknown(await pay(doubtful, "/any/x", payment), 502);
   }
   for (const oddity of [{ errorReason: "" }, { payer: "" }, { payer: null }]) {
-    const payment = await paymentFor(gate, "/any/x");
-    fake.script("/settle", { json: { success: true, transaction: hash, network: "eip155:84532", payer: payer(payment).toUpperCase().replace("0X", "0x"), ...oddity } });
-    assertServed(await pay(gate, "/any/x", payment), { transaction: hash });
+    const payment = await paymentFor(doubtful, "/any/x");
+    doubtful.fake.script("/settle", { json: { success: true, transaction: hash, network: "eip155:84532", payer: payer(payment).toUpperCase().replace("0X", "0x"), ...oddity } });
+    assertServed(await pay(doubtful, "/any/x", payment), { transaction: hash });
   }
-  const payment = await paymentFor(gate, "/any/x");
-  fake.script("/settle", { json: { success: true, transaction: `0x${"00".repeat(32)}`, network: "eip155:84532", payer: payer(payment) } });
-  assertUnknown(await pay(gate, "/any/x", payment), 502);
+  const payment = await paymentFor(doubtful, "/any/x");
+  doubtful.fake.script("/settle", { json: { success: true, transaction: `0x${"00".repeat(32)}`, network: "eip155:84532", payer: payer(payment) } });
+  assertUnknown(await pay(doubtful, "/any/x", payment), 502);
 });
 
 test("Nobody collects another's settled payment with a signature of their own making", async () => {

@@ -106,8 +106,10 @@ fn write_canonical(value: &RawValue, deepest: usize) -> Result<String, JsonError
     let inner = |value: &RawValue| write_canonical(value, deepest);
     Ok(match value.get().as_bytes().first() {
         Some(b'{') => {
-            let Named(mut fields) = part::<Named<&RawValue>>(value)?;
-            fields.sort_by(|(one, _), (other, _)| one.cmp(other));
+            let mut fields = BTreeMap::new();
+            for (name, value) in part::<Named<&RawValue>>(value)?.0 {
+                fields.insert(name, value);
+            }
             let fields: Vec<String> = fields
                 .into_iter()
                 .map(|(name, value)| Ok(format!("{}:{}", to_text(&name), inner(value)?)))

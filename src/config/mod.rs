@@ -151,16 +151,34 @@ pub struct Extensions {
     pub identifier: Option<Identifier>,
     /// What the route takes and gives, for catalogues, as JSON.
     pub bazaar: Option<Arc<str>>,
-    /// The JSON of all that the terms declare: an object; `None` where it would be empty.
+    /// Whether payers may come back without paying again, by signing in.
+    pub sign_in: Option<SignInTerms>,
+    /// The JSON of all that the terms declare and that is the same for every request: an object; `None` where it would be
+    /// empty.
     pub declared: Option<Arc<str>>,
 }
 
+/// On which terms a payer comes back without paying again.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct SignInTerms {
+    /// For so many seconds after the payment's response.
+    pub seconds: u64,
+    /// What the wallet shows to whoever signs.
+    pub statement: Option<Arc<str>>,
+}
+
 impl Extensions {
-    /// The extensions of a route, with ways for the facilitator to pay for approvals of Permit2.
-    pub fn new(identifier: Option<Identifier>, bazaar: Option<Arc<str>>, sponsoring: &[&str]) -> Self {
+    /// The extensions of a route.
+    pub fn new(identifier: Option<Identifier>, bazaar: Option<Arc<str>>, sign_in: Option<SignInTerms>) -> Self {
+        Self { identifier, bazaar, sign_in, declared: None }.sponsored_by(&[])
+    }
+
+    /// The same with ways for the facilitator to pay for approvals of Permit2.
+    #[must_use]
+    pub fn sponsored_by(self, sponsoring: &[&str]) -> Self {
         let own = [
-            (extensions::BAZAAR, bazaar.as_deref().map(str::to_owned)),
-            (extensions::PAYMENT_IDENTIFIER, identifier.map(extensions::declare_identifier)),
+            (extensions::BAZAAR, self.bazaar.as_deref().map(str::to_owned)),
+            (extensions::PAYMENT_IDENTIFIER, self.identifier.map(extensions::declare_identifier)),
         ];
         let sponsoring = sponsoring.iter().map(|name| (*name, extensions::declare_sponsoring(name)));
         let fields: Vec<String> = own
@@ -169,7 +187,7 @@ impl Extensions {
             .filter_map(|(name, json)| Some(format!(r#""{name}":{}"#, json?)))
             .collect();
         let declared = (!fields.is_empty()).then(|| format!("{{{}}}", fields.join(",")).into());
-        Self { identifier, bazaar, declared }
+        Self { declared, ..self }
     }
 }
 

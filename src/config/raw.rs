@@ -289,6 +289,19 @@ pub(super) struct Extensions {
     /// What the route takes and gives, for catalogues.
     #[serde(default, deserialize_with = "optional_object")]
     pub bazaar: Option<Bazaar>,
+    /// Payers may come back without paying again, by signing in with their wallet.
+    #[serde(default, deserialize_with = "optional_object")]
+    pub sign_in_with_x: Option<SignIn>,
+}
+
+#[derive(Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub(super) struct SignIn {
+    /// For how long after a payment, in whole seconds with s, such as 3600s.
+    pub lasts: String,
+    /// What the wallet shows to whoever signs: one line.
+    pub statement: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -12,7 +12,7 @@ use super::networks::{KnownAsset, NETWORKS, SOLANA, SolanaNetwork, V1_NAMES};
 use super::raw::{self, TextOr};
 use super::{
     Config, Extensions, Facilitator, MetadataKey, Offer, Origin, Payers, Principal, Recipient, Route, Rpc, Service,
-    Settle, Terms,
+    Settle, SignInTerms, Terms,
 };
 #[cfg(feature = "page")]
 use super::{OwnPage, PageConfig};
@@ -29,6 +29,7 @@ use crate::svm::{Memo, Pubkey, TokenProgram};
 use crate::time::parse_duration;
 use crate::x402::extensions::Bazaar;
 use crate::x402::requirement::{Evm, Foreign, PaymentFlow, Rail, Scheme, Svm, TransferMethod, domain_separator};
+use crate::x402::sign_in::chains;
 use crate::x402::{NetworkId, Requirement};
 
 type Result<T> = std::result::Result<T, JsonError>;
@@ -49,6 +50,9 @@ const MIN_MAX_TIMEOUT_SECONDS: u64 = MIN_LIFETIME_SECONDS.saturating_add(4);
 const DEFAULT_MAX_CLAIMS: u32 = 262_144;
 /// The whole of the terms has to fit into a header.
 const MAX_DESCRIPTION_BYTES: usize = 2048;
+const MAX_STATEMENT_BYTES: usize = 512;
+/// Payers who may come back take up memory.
+const LONGEST_SIGN_IN: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 pub(super) fn config(raw: raw::Config) -> Result<Config> {
     let facilitator = facilitator(raw.facilitator)?;
@@ -413,7 +417,14 @@ fn terms(
         (None, Some(free_for)) => principals("defaults.free_for", free_for)?,
         (None, None) => Arc::default(),
     };
-    let extensions = extensions(&format!("{path}.extensions"), raw)?;
+    let extensions = extensions(&format!("{path}.extensions"), raw, &offers)?;
+    let has_fixed_price = tariff.is_none() && price_service.is_none();
+    if extensions.sign_in.is_some() && !has_fixed_price {
+        return refuse(
+            format!("{path}.extensions.sign_in_with_x"),
+            "is for a fixed price: here a small payment would buy the dearest request after it",
+        );
+    }
     Ok(Terms {
         offers,
         description,
@@ -427,10 +438,35 @@ fn terms(
     })
 }
 
-fn extensions(path: &str, route: &raw::Route) -> Result<Extensions> {
+fn extensions(path: &str, route: &raw::Route, offers: &[Arc<Offer>]) -> Result<Extensions> {
     let Some(raw) = &route.extensions else { return Ok(Extensions::default()) };
     let bazaar = raw.bazaar.as_ref().map(|raw| bazaar(&format!("{path}.bazaar"), raw, &route.matcher)).transpose()?;
-    Ok(Extensions::new(raw.payment_identifier, bazaar.map(|bazaar| bazaar.to_json().into()), &[]))
+    let sign_in = raw.sign_in_with_x.as_ref().map(|raw| sign_in(&format!("{path}.sign_in_with_x"), raw, offers));
+    Ok(Extensions::new(raw.payment_identifier, bazaar.map(|bazaar| bazaar.to_json().into()), sign_in.transpose()?))
+}
+
+fn sign_in(path: &str, raw: &raw::SignIn, offers: &[Arc<Offer>]) -> Result<SignInTerms> {
+    let lasts = parse_duration(&raw.lasts).filter(|lasts| lasts.subsec_nanos() == 0 && *lasts <= LONGEST_SIGN_IN);
+    let Some(seconds @ 1..) = lasts.map(|lasts| lasts.as_secs()) else {
+        return refuse(
+            format!("{path}.lasts"),
+            format_args!("{:?} is not of whole seconds such as \"3600s\", from 1s to 30 days", raw.lasts),
+        );
+    };
+    let is_line = |text: &str| (1..=MAX_STATEMENT_BYTES).contains(&text.len()) && !text.chars().any(char::is_control);
+    if !raw.statement.as_deref().is_none_or(is_line) {
+        return refuse(
+            format!("{path}.statement"),
+            format_args!("is not one line of 1 to {MAX_STATEMENT_BYTES} bytes"),
+        );
+    }
+    if offers.iter().any(|offer| offer.requirement.scheme == Scheme::Upto) {
+        return refuse(path, "does not go with scheme upto, by which a payment may cost nothing");
+    }
+    if chains(offers.iter().map(|offer| &offer.requirement.network)).is_empty() {
+        return refuse(path, "needs an entry on a network of eip155 or solana, whose accounts can sign in");
+    }
+    Ok(SignInTerms { seconds, statement: raw.statement.as_deref().map(Arc::from) })
 }
 
 fn bazaar(path: &str, raw: &raw::Bazaar, matcher: &raw::Match) -> Result<Bazaar> {

@@ -58,6 +58,17 @@ impl Signature {
         Ok(Self { rs, recovery_id })
     }
 
+    /// The same for a signature of a text by [`personal_digest`], where some wallets write `v` as 0 or 1.
+    ///
+    /// # Errors
+    /// [`SignatureError`].
+    pub fn from_personal_bytes(bytes: &[u8]) -> Result<Self, SignatureError> {
+        match bytes.split_last() {
+            Some((v @ 0..=1, rs)) => Self::from_bytes(&[rs, &[v.saturating_add(27)]].concat()),
+            _ => Self::from_bytes(bytes),
+        }
+    }
+
     /// The account whose key signed `digest`.
     ///
     /// # Errors
@@ -71,4 +82,10 @@ impl Signature {
         };
         keccak256(coordinates).last_chunk::<20>().copied().map(Address::from_bytes).ok_or(SignatureError::Unrecoverable)
     }
+}
+
+/// The digest of a text that a wallet signs as such (EIP-191, version `E`).
+pub fn personal_digest(text: &str) -> [u8; 32] {
+    let prefix = format!("\x19Ethereum Signed Message:\n{}", text.len());
+    keccak256(&[prefix.as_bytes(), text.as_bytes()].concat())
 }

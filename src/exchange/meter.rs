@@ -133,7 +133,7 @@ impl Payment {
             let meter = Box::new(Meter::new(&self, context));
             if context.now >= meter.closes_at() {
                 let operation = self.release();
-                return self.refuse(Some(operation), Outcome::Refused, reason::PERMIT2_DEADLINE);
+                return self.refuse(context, Some(operation), Outcome::Refused, reason::PERMIT2_DEADLINE);
             }
             // From the first byte on, the payment has bought its response.
             return self.ask_ledger(Operation::Open, |payment| Exchange::Opening(payment, meter, then));

@@ -12,6 +12,7 @@ mod receive;
 mod reply;
 mod request;
 mod settlement;
+mod visit;
 
 use std::sync::Arc;
 
@@ -28,6 +29,7 @@ pub use receive::Reading;
 pub use reply::Reply;
 pub use request::RequestHead;
 pub use settlement::{Awaits, Pursuit, Recovery};
+pub use visit::Visit;
 
 /// What may happen to a request after its head came.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -186,8 +188,17 @@ pub struct Record {
     pub outcome: Outcome,
     /// More of why, where there is more: an official error string, mostly.
     pub reason: String,
+    /// Who has signed in.
+    pub visitor: Option<Payer>,
     /// The payment, where one came that could be read.
     pub payment: Option<PaymentRecord>,
+}
+
+impl Record {
+    /// A record without a payment.
+    fn new(route: &Arc<str>, outcome: Outcome, reason: &str) -> Self {
+        Self { route: Arc::clone(route), outcome, reason: reason.to_owned(), visitor: None, payment: None }
+    }
 }
 
 /// What came of a settlement, for stats: every transfer of money is told of once.
@@ -247,6 +258,8 @@ pub enum Outcome {
     Unpaid,
     /// Nothing was asked of a caller whom the route is free for.
     Exempt,
+    /// A payer came back, and signed in.
+    SignedIn,
     /// What came could not be read.
     Malformed,
     /// The payment does not meet the terms, or the facilitator refused it.
@@ -277,6 +290,7 @@ impl Outcome {
         match self {
             Self::Unpaid => "unpaid",
             Self::Exempt => "exempt",
+            Self::SignedIn => "signed_in",
             Self::Malformed => "malformed",
             Self::Refused => "refused",
             Self::InFlight => "in_flight",
@@ -299,6 +313,12 @@ pub enum Exchange {
     Over,
     /// A browser's question about a priced route is at the upstream.
     Preflight,
+    /// Somebody has signed in, and the ledger is asked whether they have paid.
+    Recalling(Box<Visit>),
+    /// They have, and the ledger is told what they signed.
+    Admitting(Box<Visit>),
+    /// Their request is at the upstream.
+    Visiting,
     /// The request's body is awaited, by which its price is found.
     Reading(Box<Reading>),
     /// The operator's own service is asked for the price.
@@ -367,6 +387,8 @@ pub struct Context<'a> {
     pub supported: &'a Supported,
     /// A number that draws among several recipients.
     pub draw: u64,
+    /// What nobody else can know or guess.
+    pub seed: [u8; 32],
 }
 
 /// The state after a step, and what is to be done.
@@ -395,12 +417,12 @@ impl Exchange {
             Decision::Priced(index) => {
                 match config.routes.get(index).and_then(|route| Some((route, route.terms.as_ref()?))) {
                     Some((route, terms)) if head.principals().any(|principal| terms.is_free_for(principal)) => {
-                        let (outcome, reason) = (Outcome::Exempt, String::new());
-                        let record = Record { route: Arc::clone(&route.label), outcome, reason, payment: None };
+                        let record = Record::new(&route.label, Outcome::Exempt, "");
                         let (exchange, effects) = pass(config, head);
                         (exchange, Effects { record: Some(record), ..effects })
                     }
-                    Some((route, terms)) => Reading::begin(context, head, &route.label, terms),
+                    Some((route, terms)) => Visit::begin(context, head, &route.label, terms)
+                        .unwrap_or_else(|| Reading::begin(context, head, &route.label, terms)),
                     None => Effects::reply(Reply::overloaded("this route is not configured")).and_over(),
                 }
             }
@@ -413,9 +435,12 @@ impl Exchange {
             (Self::Reading(reading), Event::RequestBody(body)) => reading.on_body(context, body),
             (Self::Pricing(reading), Event::Callout(answer)) => reading.on_price(context, &answer),
             (Self::Preflight, Event::Upstream(head)) => Effects::reply(Reply::preflight(head)).and_over(),
+            (Self::Recalling(visit), Event::Ledger(answer)) => visit.on_recalled(context, answer),
+            (Self::Admitting(visit), Event::Ledger(answer)) => visit.on_nonce(context, answer),
+            (Self::Visiting, Event::Upstream(head)) => Visit::on_response(&head),
             (Self::Claiming(payment), Event::Ledger(answer)) => payment.on_claim(context, answer),
             (Self::Naming(payment, claimed), Event::Ledger(answer)) => payment.on_named(context, claimed, answer),
-            (Self::Verifying(payment), Event::Callout(answer)) => payment.on_verification(&answer),
+            (Self::Verifying(payment), Event::Callout(answer)) => payment.on_verification(context, &answer),
             (Self::Serving(payment), Event::Upstream(head)) => payment.on_response(context, &head),
             (Self::Weighing(payment, then), Event::ResponseBody(body)) => {
                 let body = if let Body::Whole(bytes) = &body { Some(bytes.as_slice()) } else { None };
@@ -446,7 +471,7 @@ impl Exchange {
                 payment.on_pinned(context, then, transaction, answer)
             }
             (Self::Recording(payment, then, transaction), Event::Ledger(answer)) => {
-                payment.on_recorded(then, transaction, answer)
+                payment.on_recorded(context, then, transaction, answer)
             }
             (Self::Redeeming(payment, transaction), Event::Upstream(head)) => {
                 payment.on_paid_response(transaction, &head)
@@ -508,6 +533,9 @@ impl Exchange {
             // What the ledger was told last is what happened.
             Self::Over
             | Self::Preflight
+            | Self::Recalling(_)
+            | Self::Admitting(_)
+            | Self::Visiting
             | Self::Reading(_)
             | Self::Pricing(_)
             | Self::Recording(..)
@@ -544,7 +572,7 @@ const AMBIGUOUS_PATH: &str = "this path can be read in more than one way; send i
 
 /// Lets a request through that has nothing to pay.
 fn pass(config: &Config, head: &RequestHead) -> Next {
-    let remove = head.unwanted(config, false);
+    let remove = head.unwanted(config, None);
     let edits = RequestEdits { remove, set: Vec::new() };
     Effects { stream: Stream::Forward(edits), ..Effects::default() }.and_over()
 }

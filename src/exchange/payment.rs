@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::reply::EXPOSED;
+use super::visit::Place;
 use super::{
     Call, Context, Effects, Exchange, Next, Outcome, PaymentRecord, Record, Reply, RequestEdits, ResponseEdits, Stream,
     Then, UpstreamHead,
@@ -50,6 +51,8 @@ pub struct Payment {
     pub(super) transfer: Option<Transfer>,
     pub(super) standing: Standing,
     pub(super) signature: SignatureMark,
+    /// What it buys a right to come back to, where it does.
+    pub(super) place: Option<Place>,
     /// The version of the protocol that the client speaks, and the facilitator is spoken to in.
     pub(super) version: Version,
     /// The payment as the facilitator gets it.
@@ -162,7 +165,7 @@ impl Payment {
                 );
                 self.end(None, Outcome::Refused, reason::NO_MATCHING_REQUIREMENTS, reply)
             }
-            Answer::Spent => self.refuse(None, Outcome::Spent, reason::NONCE_USED),
+            Answer::Spent => self.refuse(context, None, Outcome::Spent, reason::NONCE_USED),
             Answer::Full => {
                 let reply = Reply::overloaded("too many payments at a time");
                 self.end(None, Outcome::Overloaded, "the ledger is full", reply)
@@ -173,12 +176,14 @@ impl Payment {
                         Some(TransferMethod::Permit2) => reason::PERMIT2_DEADLINE,
                         _ => reason::VALID_BEFORE,
                     };
-                    self.refuse(None, Outcome::Refused, reason)
+                    self.refuse(context, None, Outcome::Refused, reason)
                 }
                 Standing::Unwelcome => {
                     self.end(None, Outcome::Refused, UNWELCOME, Reply::error(403, "this payer may not buy here"))
                 }
-                Standing::ForOtherTerms => self.refuse(None, Outcome::Refused, reason::NO_MATCHING_REQUIREMENTS),
+                Standing::ForOtherTerms => {
+                    self.refuse(context, None, Outcome::Refused, reason::NO_MATCHING_REQUIREMENTS)
+                }
                 Standing::Good(_) => self.out_of_order(),
             },
             Answer::Failed => self.out_of_order(),
@@ -202,7 +207,7 @@ impl Payment {
         if self.was_unknown { Operation::Forget { named: self.earlier } } else { Operation::Release }
     }
 
-    pub(super) fn on_verification(mut self, answer: &CalloutAnswer) -> Next {
+    pub(super) fn on_verification(mut self, context: Context<'_>, answer: &CalloutAnswer) -> Next {
         let release = Some(self.release());
         let verification = facilitator::read_verification(answer, &self.payer);
         self.learn_payer(answer);
@@ -210,7 +215,7 @@ impl Payment {
             // It may have settled, and be refused for that very reason.
             Verification::Invalid(_) if self.was_unknown => self.end_unknown(release, Unknown::MaybeSettledBefore),
             Verification::Valid => self.forward(None),
-            Verification::Invalid(reason) => self.refuse(release, Outcome::Refused, &reason),
+            Verification::Invalid(reason) => self.refuse(context, release, Outcome::Refused, &reason),
             Verification::Unknown(unknown) => self.end_unknown(release, unknown),
         }
     }
@@ -275,12 +280,10 @@ impl Payment {
 
     /// What the response gets beside what the upstream said.
     pub(super) fn receipt(&self, transaction: Option<TransactionId>, keeps_cache_control: bool) -> ResponseEdits {
-        let mut set = vec![(self.version.receipt_header(), self.receipt_of(Ok(transaction)).to_header())];
-        if !keeps_cache_control {
-            set.push(("cache-control", "private".to_owned()));
-        }
+        let mut edits = private(keeps_cache_control);
+        edits.set.insert(0, (self.version.receipt_header(), self.receipt_of(Ok(transaction)).to_header()));
         let (name, value) = EXPOSED;
-        ResponseEdits { remove: KEPT_FROM_CLIENTS.to_vec(), set, add: vec![(name, value.to_owned())] }
+        ResponseEdits { add: vec![(name, value.to_owned())], ..edits }
     }
 
     /// What a client gets to keep.
@@ -326,8 +329,14 @@ impl Payment {
         record
     }
 
-    pub(super) fn refuse(self, operation: Option<Operation>, outcome: Outcome, reason: &str) -> Next {
-        let reply = Reply::payment_required(reason, &self.terms, &self.url);
+    pub(super) fn refuse(
+        self,
+        context: Context<'_>,
+        operation: Option<Operation>,
+        outcome: Outcome,
+        reason: &str,
+    ) -> Next {
+        let reply = Reply::payment_required(context, reason, &self.terms, &self.url);
         self.end(operation, outcome, reason, reply)
     }
 
@@ -353,7 +362,7 @@ impl Payment {
         stream: Stream,
     ) -> Next {
         let payment = PaymentRecord { transaction, ..self.record() };
-        let record = Record { route: self.route, outcome, reason: reason.to_owned(), payment: Some(payment) };
+        let record = Record { payment: Some(payment), ..Record::new(&self.route, outcome, reason) };
         let ledger = operation.map(|operation| (self.key, operation));
         let shadow = self.name.filter(|_| ledger.is_some());
         Effects { ledger, shadow, record: Some(record), stream, ..Effects::default() }.and_over()
@@ -364,6 +373,12 @@ impl Payment {
     pub(super) fn surely_served(&self, context: Context<'_>) -> UnixTime {
         self.surely_settled(context).plus(self.offer.requirement.max_timeout_seconds)
     }
+}
+
+/// Keeps a response that was paid for out of shared caches.
+pub(super) fn private(keeps_cache_control: bool) -> ResponseEdits {
+    let set = if keeps_cache_control { Vec::new() } else { vec![("cache-control", "private".to_owned())] };
+    ResponseEdits { remove: KEPT_FROM_CLIENTS.to_vec(), set, add: Vec::new() }
 }
 
 impl UpstreamHead {

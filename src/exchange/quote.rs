@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::RequestHead;
-use crate::config::{Extensions, Offer, Terms};
+use crate::config::{Offer, Terms};
 use crate::evm::Address;
 use crate::facilitator::{CalloutAnswer, Supported};
 use crate::money::{Amount, Dollars};
@@ -68,7 +68,7 @@ impl Terms {
             free_for: free_for.clone(),
             extensions: match sponsoring.as_slice() {
                 [] => extensions.clone(),
-                sponsoring => Extensions::new(extensions.identifier, extensions.bazaar.clone(), sponsoring),
+                sponsoring => extensions.clone().sponsored_by(sponsoring),
             },
         }))
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::payment::Standing;
 use super::quote::{Asked, Price};
+use super::visit::Place;
 use super::{
     Body, Call, Context, Effects, Exchange, Next, Outcome, Payment, PaymentRecord, Record, Reply, RequestHead, Stream,
 };
@@ -181,14 +182,14 @@ impl Reading {
 
     fn overloaded(self, error: &str, reason: &str) -> Next {
         let outcome = Outcome::Overloaded;
-        let record = Record { route: self.route, outcome, reason: reason.to_owned(), payment: None };
+        let record = Record::new(&self.route, outcome, reason);
         Effects { record: Some(record), ..Effects::reply(Reply::overloaded(error)) }.and_over()
     }
 }
 
 fn refuse(route: &Arc<str>, status: u16, error: &str) -> Next {
     let outcome = Outcome::Malformed;
-    let record = Record { route: Arc::clone(route), outcome, reason: error.to_owned(), payment: None };
+    let record = Record::new(route, outcome, error);
     Effects { record: Some(record), ..Effects::reply(Reply::error(status, error)) }.and_over()
 }
 
@@ -219,6 +220,7 @@ impl Payment {
                     since: context.now,
                     transfer: known.transfer,
                     standing,
+                    place: Place::of(head, route, terms),
                     signature: match job.as_ref().and_then(|job| job.mark) {
                         Some(mark) if is_metered => {
                             let [a, b, c, d, e, f, g, h, ..] = keccak256(url.as_bytes());
@@ -230,7 +232,7 @@ impl Payment {
                     version,
                     json,
                     url,
-                    unwanted: head.unwanted(context.config, true),
+                    unwanted: head.unwanted(context.config, Some(terms)),
                     recoveries: 0,
                     charge: None,
                     hides_usage: job.as_ref().is_some_and(|job| job.streams && !job.wants_usage),
@@ -248,10 +250,10 @@ impl Payment {
                 let reply = match outcome {
                     Outcome::Malformed => Reply::error(400, &error),
                     Outcome::Unpaid => unpaid(context, head, terms, &url),
-                    _ => Reply::payment_required(&error, terms, &url),
+                    _ => Reply::payment_required(context, &error, terms, &url),
                 };
                 let payment = if let Rejection::Refused(payment, _) = rejection { Some(*payment) } else { None };
-                let record = Record { route: Arc::clone(route), outcome, reason: error, payment };
+                let record = Record { payment, ..Record::new(route, outcome, &error) };
                 Effects { record: Some(record), ..Effects::reply(reply) }.and_over()
             }
         }
@@ -261,7 +263,7 @@ impl Payment {
 /// The terms, for programs or for people.
 #[cfg_attr(not(feature = "page"), allow(unused_variables, reason = "a page would ask who is there"))]
 fn unpaid(context: Context<'_>, head: &RequestHead, terms: &Terms, url: &str) -> Reply {
-    let reply = Reply::payment_required(reason::PAYMENT_REQUIRED, terms, url);
+    let reply = Reply::payment_required(context, reason::PAYMENT_REQUIRED, terms, url);
     // Who asks just what would be has it from the head. (Of an answer to HEAD the proxy sends nothing else.)
     if head.text(":method") == "OPTIONS" {
         return reply.without_body();

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{RequestHead, UpstreamHead};
+use super::{Context, RequestHead, UpstreamHead, visit};
 #[cfg(feature = "page")]
 use crate::config::OwnPage;
 use crate::config::Terms;
@@ -12,6 +12,7 @@ use crate::json::to_text;
 use crate::page::{self, PageData, Way};
 use crate::x402::extensions::Identifier;
 use crate::x402::header::PAYMENT_REQUIRED;
+use crate::x402::sign_in::SIGN_IN_WITH_X;
 use crate::x402::terms::{self, Resource};
 use crate::x402::{Receipt, Requirement, Version, reason};
 
@@ -85,15 +86,17 @@ impl Reply {
     }
 
     /// The terms of a route, and why the request was not served.
-    pub(super) fn payment_required(error: &str, terms: &Terms, url: &str) -> Self {
+    pub(super) fn payment_required(context: Context<'_>, error: &str, terms: &Terms, url: &str) -> Self {
         let resource = Resource { url, description: &terms.description, mime_type: &terms.mime_type };
         let accepts: Vec<&Requirement> = terms.offers.iter().map(|offer| &offer.requirement).collect();
         let status = if error == reason::PERMIT2_ALLOWANCE_REQUIRED { 412 } else { 402 };
         // Version 1 knows no extensions, so its clients cannot give what one demands.
         let is_for_v1 = terms.extensions.identifier != Some(Identifier::Required);
         let accepts_v1 = if is_for_v1 { accepts.as_slice() } else { &[] };
-        Self::json(status, terms::to_v1_body(error, resource, accepts_v1))
-            .with(PAYMENT_REQUIRED, terms::to_header(error, resource, &accepts, terms.extensions.declared.as_deref()))
+        Self::json(status, terms::to_v1_body(error, resource, accepts_v1)).with(
+            PAYMENT_REQUIRED,
+            terms::to_header(error, resource, &accepts, declared(context, terms, url).as_deref()),
+        )
     }
 
     /// The head alone.
@@ -143,4 +146,15 @@ impl Reply {
     pub(super) fn overloaded(error: &str) -> Self {
         Self::error(503, error).retry_later()
     }
+}
+
+/// The JSON of all that the terms of a request declare: an object; `None` where it would be empty.
+fn declared<'a>(context: Context<'_>, terms: &'a Terms, url: &str) -> Option<Cow<'a, str>> {
+    let fixed = terms.extensions.declared.as_deref();
+    let own = visit::challenge(context, terms, url).map(|json| format!(r#""{SIGN_IN_WITH_X}":{json}"#));
+    let Some(own) = own else { return fixed.map(Cow::Borrowed) };
+    Some(match fixed.and_then(|json| json.strip_suffix('}')) {
+        Some(fixed) => format!("{fixed},{own}}}").into(),
+        None => format!("{{{own}}}").into(),
+    })
 }

@@ -1,8 +1,9 @@
 //! The head of a request, as the filter sees it.
 
-use crate::config::{Config, MetadataKey};
+use crate::config::{Config, MetadataKey, Terms};
 use crate::route::Target;
 use crate::x402::header::{PAYMENT_SIGNATURE, X_PAYMENT};
+use crate::x402::sign_in::SIGN_IN_WITH_X;
 
 /// Headers by which the filter tells the upstream about the payment begin with this; clients may not set them.
 pub const IDENTITY_PREFIX: &str = "x-x402-";
@@ -158,12 +159,14 @@ impl RequestHead {
     /// The names of headers that the upstream must not see from this client. CGI and its heirs take every other
     /// character for the `-` of a name, so the filter does here.
     ///
-    /// `is_priced` tells whether the request pays, and so whether its payment is for the filter.
-    pub fn unwanted(&self, config: &Config, is_priced: bool) -> Vec<String> {
+    /// `terms` are those by which the request pays or comes back, so that payment and sign-in are for the filter.
+    pub fn unwanted(&self, config: &Config, terms: Option<&Terms>) -> Vec<String> {
+        let is_priced = terms.is_some();
+        let has_sign_in = terms.is_some_and(|terms| terms.extensions.sign_in.is_some());
         let prices_by_host = config.table.prices_by_host();
         let is_unwanted = |name: &str| {
             // What is unwanted begins with one of these in every spelling, and most headers do not.
-            if !name.starts_with(['x', 'f', 'p']) {
+            if !(name.starts_with(['x', 'f', 'p']) || has_sign_in && name.starts_with('s')) {
                 return false;
             }
             let name = name.replace(|letter: char| !letter.is_ascii_alphanumeric(), "-");
@@ -172,6 +175,7 @@ impl RequestHead {
             name.starts_with(IDENTITY_PREFIX)
                 || (overrides && !config.keeps_header(&name))
                 || (is_priced && [PAYMENT_SIGNATURE, X_PAYMENT].contains(&name.as_str()))
+                || (has_sign_in && name == SIGN_IN_WITH_X)
         };
         let mut names: Vec<String> = Vec::new();
         for (name, _) in &self.0 {
@@ -220,6 +224,7 @@ mod tests {
             ("x-original-url", "/free"),
             ("x_http_method_override", "GET"),
             ("payment-signature", "e30="),
+            ("sign_in-with.x", "e30="),
             ("accept", "*/*"),
         ]);
         let config = |json: &str| Config::from_json(json.as_bytes()).unwrap();
@@ -228,8 +233,22 @@ mod tests {
             r#"{"facilitator": {"cluster": "f", "url": "http://f"}, "routes": [], "keep_headers": ["x-original-url"]}"#,
         );
         let always = ["x-x402-payer", "x_x402_payer", "x.x402|payer", "x-original-url", "x_http_method_override"];
-        assert_eq!(head.unwanted(&plain, false), always);
-        assert!(head.unwanted(&plain, true).contains(&"payment-signature".to_owned()));
-        assert!(!head.unwanted(&keeping, false).contains(&"x-original-url".to_owned()));
+        assert_eq!(head.unwanted(&plain, None), always);
+        assert!(!head.unwanted(&keeping, None).contains(&"x-original-url".to_owned()));
+        let priced = |extensions: &str| {
+            config(&format!(
+                r#"{{"facilitator": {{"cluster": "f", "url": "http://f"}}, "routes": [{{"match": {{"path": "/"}}, "price": "$1",
+                    "extensions": {extensions}, "accepts": [{{"scheme": "exact", "network": "base", "asset": "USDC",
+                    "pay_to": "0x1111111111111111111111111111111111111111"}}]}}]}}"#
+            ))
+        };
+        for (extensions, more) in [
+            ("{}", vec!["payment-signature"]),
+            (r#"{"sign_in_with_x": {"lasts": "60s"}}"#, vec!["payment-signature", "sign_in-with.x"]),
+        ] {
+            let config = priced(extensions);
+            let terms = config.routes[0].terms.as_deref();
+            assert_eq!(head.unwanted(&config, terms), [&always[..], &more].concat());
+        }
     }
 }

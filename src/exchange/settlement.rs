@@ -258,7 +258,7 @@ impl Payment {
             Fate::Void(void) => {
                 let operation = (!then.is_over()).then_some(Operation::Release);
                 let settlement = Some(SettlementRecord { payment: self.record(), result: SettlementResult::Refused });
-                let (exchange, effects) = self.refuse(operation, Outcome::Refused, &void.to_string());
+                let (exchange, effects) = self.refuse(context, operation, Outcome::Refused, &void.to_string());
                 (exchange, Effects { settlement, ..effects })
             }
             // An earlier request asked for the settlement, and it may be asked for again.
@@ -337,7 +337,9 @@ impl Payment {
     ) -> Next {
         let (exchange, effects) = match answer {
             Answer::Granted => return self.on_settled(context, then, transaction),
-            Answer::Spent => self.refuse(Some(Operation::Spend { transaction }), Outcome::Spent, reason::NONCE_USED),
+            Answer::Spent => {
+                self.refuse(context, Some(Operation::Spend { transaction }), Outcome::Spent, reason::NONCE_USED)
+            }
             _ => {
                 let forget = Some(Operation::Forget { named: Some(transaction) });
                 self.end_unknown(forget, Unknown::Unrecorded)
@@ -359,7 +361,7 @@ impl Payment {
     fn record_settlement(self, context: Context<'_>, then: Then, transaction: TransactionId) -> Next {
         let operation = match then {
             Then::Forward | Then::Join if !self.is_bound() => {
-                let reply = Reply::payment_required(reason::NONCE_USED, &self.terms, &self.url);
+                let reply = Reply::payment_required(context, reason::NONCE_USED, &self.terms, &self.url);
                 let (operation, stream) = (Some(Operation::Spend { transaction }), Stream::Reply(reply));
                 return self.finish(operation, Outcome::Spent, reason::NONCE_USED, Some(transaction), stream);
             }
@@ -396,7 +398,13 @@ impl Payment {
         (Exchange::Settling(self, then, pursuit), Effects::default())
     }
 
-    pub(super) fn on_recorded(self, then: Then, transaction: Option<TransactionId>, answer: Answer) -> Next {
+    pub(super) fn on_recorded(
+        self,
+        context: Context<'_>,
+        then: Then,
+        transaction: Option<TransactionId>,
+        answer: Answer,
+    ) -> Next {
         match (answer, then) {
             (Answer::Granted, Then::Forward) => self.forward(transaction),
             (Answer::Granted, Then::Join) => match transaction {
@@ -405,7 +413,9 @@ impl Payment {
             },
             (Answer::Granted, Then::Deliver { keeps_cache_control }) => {
                 let edits = self.receipt(transaction, keeps_cache_control);
-                self.finish(None, Outcome::Served, "", transaction, Stream::Deliver(edits))
+                let right = transaction.and_then(|_| self.right(context.now));
+                let (over, effects) = self.finish(None, Outcome::Served, "", transaction, Stream::Deliver(edits));
+                (over, Effects { ledger: right, ..effects })
             }
             // The hold lapsed and another request has the payment now, or the store failed. Nothing was given for it yet,
             // and the same payment, sent again, finds what became of it.

@@ -4,6 +4,9 @@
 //! number of pages, each the value of one key, and each holds a bounded number of claims. A spent claim falls away once
 //! the payment's own validity has ended: from then on the token itself refuses the payment. One that may hold money waits
 //! a day longer for its client (`page.rs`).
+//!
+//! Beside them, on pages of their own, stand notes about payers who come back without paying again: so many of those as
+//! may, they take no payment's place.
 
 mod page;
 
@@ -80,9 +83,20 @@ impl PaymentKey {
         Self(keccak256(&[b"x402: a transaction: ", network.as_str().as_bytes(), b" ", name.as_bytes()].concat()))
     }
 
-    fn page(self) -> u32 {
+    /// The key of a payer's right to come back to `place`, a digest of what was paid for.
+    pub fn of_right(place: &[u8; 32], payer: &str) -> Self {
+        Self(keccak256(&[b"x402: a right to come back: ", &place[..], payer.as_bytes()].concat()))
+    }
+
+    /// The key of a nonce that a payer has signed in with.
+    pub fn of_nonce(payer: &str, nonce: &str) -> Self {
+        Self(keccak256(&[b"x402: a nonce: ", payer.as_bytes(), b" ", nonce.as_bytes()].concat()))
+    }
+
+    fn page(self, operation: Operation) -> u32 {
         let [a, b, c, d, ..] = self.0;
-        u32::from_be_bytes([a, b, c, d]).checked_rem(PAGES).unwrap_or(0)
+        let page = u32::from_be_bytes([a, b, c, d]).checked_rem(PAGES).unwrap_or(0);
+        if operation.is_of_visitors() { page.saturating_add(PAGES) } else { page }
     }
 }
 
@@ -141,10 +155,12 @@ pub enum State {
     Settled(TransactionId),
     /// The money has moved, and bought its response.
     Spent(TransactionId),
+    /// No payment at all, but something to be remembered until it expires.
+    Noted,
 }
 
-/// Something that a request wants of the ledger. All but the first four, and [`Operation::Pin`], are for the request that
-/// holds the claim.
+/// Something that a request wants of the ledger. All but the first four, [`Operation::Pin`], and what concerns notes, are
+/// for the request that holds the claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
     /// Take the claim, if nobody holds it.
@@ -218,12 +234,29 @@ pub enum Operation {
         /// The transfer, as far as the facilitator named one.
         named: Option<TransactionId>,
     },
+    /// Note something. On a key of [`PaymentKey::of_right`].
+    Note {
+        /// Until when.
+        expires: UnixTime,
+    },
+    /// See whether something is noted.
+    Recall,
+    /// Note something that must be noted once alone. On a key of [`PaymentKey::of_nonce`].
+    NoteOnce {
+        /// Until when.
+        expires: UnixTime,
+    },
 }
 
 impl Operation {
     /// Whether it asks for a claim, and does nothing to one.
     pub const fn begins(self) -> bool {
         matches!(self, Self::Claim { .. } | Self::Resume { .. } | Self::Look)
+    }
+
+    /// Whether it concerns a note and no payment.
+    const fn is_of_visitors(self) -> bool {
+        matches!(self, Self::Note { .. } | Self::Recall | Self::NoteOnce { .. })
     }
 }
 
@@ -251,9 +284,10 @@ pub enum Answer {
     InFlight,
     /// To [`Operation::Look`]: the payment has settled, or may have, and bought nothing yet.
     Waiting,
-    /// The payment has bought its response.
+    /// The payment has bought its response. To [`Operation::NoteOnce`]: it is noted already.
     Spent,
-    /// This request does not hold the claim in a state that allows the operation.
+    /// This request does not hold the claim in a state that allows the operation. To [`Operation::Recall`]: nothing is
+    /// noted.
     NotHeld,
     /// No room: every claim on this payment's page is still needed.
     Full,
@@ -267,9 +301,14 @@ pub struct Ledger {
     claims_per_page: usize,
 }
 
-/// Pages of the ledger. The same for every size of ledger, so that a configuration with another size finds the claims
+/// Pages of payments, and behind them as many of notes. The same for every size of ledger, so that a configuration with another size finds the claims
 /// of the one before it.
 const PAGES: u32 = 4096;
+
+/// Whether a page is one of payments, and not of notes.
+pub const fn is_of_payments(page: u32) -> bool {
+    page < PAGES
+}
 
 /// Attempts at a page that others write at the same time. A lost attempt means that another one won, so to lose this
 /// often in a row takes a store that is out of order.
@@ -304,7 +343,8 @@ impl Ledger {
         operation: Operation,
         now: UnixTime,
     ) -> Result<Option<Answer>, StoreFailed> {
-        let stored = store.read(key.page())?;
+        let number = key.page(operation);
+        let stored = store.read(number)?;
         let (bytes, version) = stored.map_or((Vec::new(), None), |(bytes, version)| (bytes, Some(version)));
         let mut page = Page::new(bytes).ok_or(StoreFailed)?;
         let claim = page.get(key)?;
@@ -333,7 +373,7 @@ impl Ledger {
                 Answer::Granted
             }
         };
-        Ok(match store.write(key.page(), page.as_bytes(), version)? {
+        Ok(match store.write(number, page.as_bytes(), version)? {
             Written::Done => Some(answer),
             Written::Raced => None,
         })
@@ -351,8 +391,9 @@ enum Next {
 /// The rules of the ledger: what `operation` by `owner` makes of a claim in state `state`, which was made with the
 /// signature beside it.
 fn next(claim: Option<&Claim>, owner: Owner, operation: Operation, now: UnixTime) -> Next {
-    use State::{InFlight, Redeeming, Settled, Settling, Spent, Unknown};
+    use State::{InFlight, Noted, Redeeming, Settled, Settling, Spent, Unknown};
     let is_held = |hold: Hold| hold.owner == owner;
+    let is_noted = claim.is_some_and(|note| note.expires > now);
     match (operation, claim.map(|claim| claim.state)) {
         (Operation::Claim { expires, until, signature }, _) => {
             let hold = Hold { owner, until };
@@ -405,6 +446,11 @@ fn next(claim: Option<&Claim>, owner: Owner, operation: Operation, now: UnixTime
             let is_known = claim.is_some_and(|pin| pin.signature == signature && is_of_now(pin));
             Next::Refuse(if is_known { Answer::Granted } else { Answer::Spent })
         }
+        (Operation::Recall, Some(Noted)) if is_noted => Next::Refuse(Answer::Granted),
+        (Operation::NoteOnce { .. }, Some(Noted)) if is_noted => Next::Refuse(Answer::Spent),
+        (Operation::Note { expires } | Operation::NoteOnce { expires }, None | Some(Noted)) => {
+            Next::Restart { state: Noted, expires, signature: SignatureMark(0) }
+        }
         _ => Next::Refuse(Answer::NotHeld),
     }
 }
@@ -421,6 +467,7 @@ fn take_over(claim: Option<&Claim>, hold: Hold, signature: SignatureMark, now: U
             Next::Refuse(Answer::InFlight)
         }
         State::Spent(_) => Next::Refuse(Answer::Spent),
+        State::Noted => Next::Refuse(Answer::NotHeld),
         State::Redeeming(_, transaction) | State::Settled(transaction) if is_same => {
             Next::Become(State::Redeeming(hold, transaction), Answer::GrantedSettled(transaction))
         }

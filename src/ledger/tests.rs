@@ -220,7 +220,7 @@ fn races_are_tried_again_and_failures_deny() {
     let mut failing = MemoryStore { fails: true, ..MemoryStore::default() };
     assert_eq!(ledger.perform(&mut failing, key(1), A, claim(), at(0)), Answer::Failed);
     let mut garbled = MemoryStore::default();
-    garbled.pages.insert(key(1).page(), (b"garbled".to_vec(), 1));
+    garbled.pages.insert(key(1).page(Operation::Look), (b"garbled".to_vec(), 1));
     assert_eq!(ledger.perform(&mut garbled, key(1), A, claim(), at(0)), Answer::Failed);
 }
 
@@ -279,4 +279,49 @@ fn an_expired_payment_resumes_what_it_had_begun_and_nothing_else() {
     let keep = Operation::Keep { transaction: TX };
     let kept = run(&[(0, A, claim()), (1, A, settle()), (2, A, keep), (3, B, resume())]);
     assert_eq!(kept[2..], [Answer::Granted, Answer::GrantedSettled(TX)]);
+}
+
+#[test]
+fn notes_stand_until_they_expire_and_take_no_payments_place() {
+    let (note, once) = (Operation::Note { expires: at(100) }, Operation::NoteOnce { expires: at(100) });
+    let answers =
+        run(&[(0, A, Operation::Recall), (0, A, note), (99, B, Operation::Recall), (100, B, Operation::Recall)]);
+    assert_eq!(answers, [Answer::NotHeld, Answer::Granted, Answer::Granted, Answer::NotHeld]);
+    let later = Operation::Note { expires: at(200) };
+    assert_eq!(run(&[(0, A, note), (50, B, later), (150, A, Operation::Recall)]), [Answer::Granted; 3]);
+    assert_eq!(
+        run(&[
+            (0, A, once),
+            (99, A, once),
+            (99, B, once),
+            (100, B, Operation::NoteOnce { expires: at(200) }),
+            (150, A, once)
+        ]),
+        [Answer::Granted, Answer::Spent, Answer::Spent, Answer::Granted, Answer::Spent]
+    );
+    // One claim a page, and one note: neither stands in the other's way, nor is taken for it.
+    let (ledger, mut store) = (Ledger::with_room_for(1), MemoryStore::default());
+    let mut perform = |byte, operation, now| ledger.perform(&mut store, PaymentKey([byte; 32]), A, operation, at(now));
+    assert_eq!(perform(1, note, 0), Answer::Granted);
+    assert_eq!(perform(1, claim(), 0), Answer::Granted);
+    assert_eq!(perform(1, Operation::Recall, 0), Answer::Granted);
+    assert_eq!(perform(1, Operation::Release, 0), Answer::Granted);
+    assert_eq!(perform(1, Operation::Recall, 0), Answer::Granted);
+}
+
+#[test]
+fn a_page_that_is_full_of_notes_takes_no_more_until_they_expire() {
+    let (ledger, mut store) = (Ledger::with_room_for(1), MemoryStore::default());
+    let key = |byte: u8| {
+        let mut bytes = [0; 32];
+        bytes[31] = byte;
+        PaymentKey(bytes)
+    };
+    let mut note = |byte, now: u64| {
+        ledger.perform(&mut store, key(byte), A, Operation::NoteOnce { expires: at(now + 10) }, at(now))
+    };
+    assert_eq!(
+        [note(1, 0), note(2, 0), note(2, 9), note(2, 10), note(1, 10)],
+        [Answer::Granted, Answer::Full, Answer::Full, Answer::Granted, Answer::Full,]
+    );
 }

@@ -89,6 +89,11 @@ const CAS_MISMATCH: u32 = 8;
 /// As the `cas` of a write: the key must be absent.
 const ABSENT: u32 = u32::MAX;
 
+#[link(wasm_import_module = "wasi_snapshot_preview1")]
+unsafe extern "C" {
+    fn random_get(bytes: *mut u8, length: usize) -> u32;
+}
+
 #[link(wasm_import_module = "env")]
 unsafe extern "C" {
     fn proxy_log(level: u32, message: *const u8, length: usize) -> u32;
@@ -219,6 +224,14 @@ pub(super) fn read_clock() -> Result<u64, HostError> {
     check("get_current_time", unsafe { proxy_get_current_time_nanoseconds(&raw mut time) })?;
     CLOCK.set(time);
     Ok(time)
+}
+
+/// Bytes that nobody can guess.
+pub(super) fn random() -> Result<[u8; 32], HostError> {
+    let mut bytes = [0; 32];
+    // SAFETY: the host writes as many bytes to the place given as it is told.
+    check("random_get", unsafe { random_get(bytes.as_mut_ptr(), bytes.len()) })?;
+    Ok(bytes)
 }
 
 /// All headers of a map, in order.

@@ -54,6 +54,8 @@ pub(super) struct Shared {
     pub(super) answers: Rc<RefCell<Answers>>,
     /// The host has been found to keep bodies to itself while a head is held.
     pub(super) hides_bodies: Rc<Cell<bool>>,
+    /// Drawn by the host when the worker was configured.
+    pub(super) seed: [u8; 32],
 }
 
 /// A body that is being read.
@@ -319,7 +321,7 @@ impl Http {
         let Self { config, shared, owner, .. } = self;
         // Good enough for sharing out: neighbouring requests draw numbers that have nothing in common.
         let draw = (nanoseconds ^ owner.0.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 16;
-        exchange::Context { config, now, supported: &shared.supported, draw }
+        exchange::Context { config, now, supported: &shared.supported, draw, seed: shared.seed }
     }
 
     /// A place where the build that tests the host's handling of crashes panics, if the request asks for it. Any other
@@ -638,6 +640,7 @@ fn report(record: &Record) {
     if !record.reason.is_empty() {
         facts.push(("reason", record.reason.clone()));
     }
+    facts.extend(record.visitor.iter().map(|visitor| ("payer", visitor.to_string())));
     if let Some(payment) = &record.payment {
         facts.extend([
             ("payer", payment.payer.to_string()),

@@ -43,7 +43,8 @@ impl Root {
     /// Reads the configuration of `size` bytes; `false` where it is refused.
     pub(super) fn configure(&mut self, size: usize) -> bool {
         match configure(size) {
-            Ok(configured) => {
+            Ok((configured, seed)) => {
+                self.shared.seed = seed;
                 let routes = configured.config.routes.len();
                 host::log(LogLevel::Info, &format!("x402: configured, {routes} routes"));
                 self.configured = Some(configured);
@@ -142,11 +143,12 @@ impl Root {
     }
 }
 
-fn configure(size: usize) -> Result<Configured, String> {
+fn configure(size: usize) -> Result<(Configured, [u8; 32]), String> {
     let bytes = host::plugin_configuration(size).map_err(|error| error.to_string())?;
     let config = Config::from_host(&bytes).map_err(|error| error.to_string())?;
     let number = draw_number().ok_or("the host's shared data does not work")?;
     let period = if config.needs_introduction { FIRST_TICK_PERIOD } else { TICK_PERIOD };
     host::set_tick_period(period).map_err(|error| error.to_string())?;
-    Ok(Configured { config: Arc::new(config), number })
+    let seed = host::random().map_err(|error| error.to_string())?;
+    Ok((Configured { config: Arc::new(config), number }, seed))
 }

@@ -3,7 +3,7 @@
 use super::{host, stats};
 use crate::config::Service;
 use crate::facilitator::Supported;
-use crate::ledger::{CLAIM_BYTES, Store, StoreFailed, Written};
+use crate::ledger::{CLAIM_BYTES, Store, StoreFailed, Written, is_of_payments};
 
 /// Shared data: one value for each page, seen by all workers that run the same `vm_id`.
 #[derive(Default)]
@@ -33,11 +33,12 @@ impl Store for SharedData {
 
     fn write(&mut self, page: u32, value: &[u8], expected: Option<u32>) -> Result<Written, StoreFailed> {
         match host::set_shared_data(&key(page), value, expected) {
-            Ok(true) => {
+            Ok(true) if is_of_payments(page) => {
                 let claims = claims_in(value);
                 stats::change_claims(claims.saturating_sub(std::mem::replace(&mut self.claims, claims)));
                 Ok(Written::Done)
             }
+            Ok(true) => Ok(Written::Done),
             Ok(false) => Ok(Written::Raced),
             Err(_) => Err(StoreFailed),
         }

@@ -84,7 +84,7 @@ pub fn declare_identifier(wanted: Identifier) -> String {
 }
 
 /// The dialect of the schemas here.
-const DRAFT: &str = "https://json-schema.org/draft/2020-12/schema";
+pub(super) const DRAFT: &str = "https://json-schema.org/draft/2020-12/schema";
 
 /// The declaration of a way for the facilitator to pay for the payer's approval of Permit2, as JSON; `None` for
 /// extensions that are none.

@@ -10,6 +10,7 @@ pub mod payment;
 pub mod reason;
 pub mod receipt;
 pub mod requirement;
+pub mod sign_in;
 pub mod terms;
 mod transaction;
 

@@ -499,7 +499,7 @@ impl Stage {
 
     fn context(&self) -> Context<'_> {
         let (config, now) = (&self.config, UnixTime::from_secs(self.now));
-        Context { config, now, supported: &self.supported, draw: self.draw }
+        Context { config, now, supported: &self.supported, draw: self.draw, seed: [7; 32] }
     }
 }
 
@@ -648,5 +648,8 @@ const fn name_of(operation: Operation) -> &'static str {
         Operation::Release => "release",
         Operation::Pin { .. } => "pin",
         Operation::Forget { .. } => "forget",
+        Operation::Note { .. } => "note",
+        Operation::Recall => "recall",
+        Operation::NoteOnce { .. } => "note once",
     }
 }

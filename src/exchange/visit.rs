@@ -1,0 +1,198 @@
+//! A payer who comes back: signs in with the wallet that has paid, and does not pay again.
+//!
+//! The right to that begins with a response that was paid for, and is one to the same place: route, method, host and path,
+//! each as it was written. What a sign-in lacks, a payment may make good, so whatever is refused here is as if nobody had
+//! signed in.
+
+use std::sync::Arc;
+
+use super::payment::private;
+use super::quote::Asked;
+use super::{
+    Context, Effects, Exchange, Next, Outcome, Payment, Reading, Record, Reply, RequestEdits, RequestHead, Stream,
+    UpstreamHead,
+};
+use crate::config::Terms;
+use crate::evm::{Address, keccak256};
+use crate::ledger::{Answer, Operation, PaymentKey};
+use crate::time::UnixTime;
+use crate::x402::header::{self, PAYMENT_SIGNATURE, X_PAYMENT};
+use crate::x402::payment::Payer;
+use crate::x402::sign_in::{Challenge, Refusal, SIGN_IN_WITH_X, SignIn, SignedIn, Site, chains};
+
+/// Somebody who has signed in, and whose right to come in is yet to be seen.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Visit {
+    head: RequestHead,
+    route: Arc<str>,
+    terms: Arc<Terms>,
+    payer: Payer,
+    network: String,
+    /// The key of the nonce that was signed.
+    nonce: PaymentKey,
+    /// Until when it is remembered.
+    until: UnixTime,
+}
+
+/// What is paid for, as far as a right to come back is one to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Place([u8; 32]);
+
+impl Place {
+    /// The place that a request is for; `None` where nobody may come back to it.
+    pub(super) fn of(head: &RequestHead, route: &str, terms: &Terms) -> Option<Self> {
+        terms.extensions.sign_in.as_ref()?;
+        let method = match head.text(":method").as_str() {
+            "HEAD" => "GET".to_owned(),
+            other => other.to_owned(),
+        };
+        let authority = head.text(":authority").to_ascii_lowercase();
+        let target = head.all(":path").next().unwrap_or_default();
+        let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
+        let parts = [route.as_bytes(), method.as_bytes(), authority.as_bytes(), path];
+        // No part has a byte of zero.
+        Some(Self(keccak256(&parts.join(&0))))
+    }
+
+    /// The key of a payer's right to come back to it; `None` where nobody knows who that is.
+    fn right_of(&self, payer: &Payer) -> Option<PaymentKey> {
+        let name = match payer {
+            Payer::Unknown => return None,
+            Payer::Evm(address) => address.to_string(),
+            // As an account signs in of which only the facilitator knew.
+            Payer::Foreign(name) => match name.to_ascii_lowercase().parse::<Address>() {
+                Ok(address) => address.to_string(),
+                Err(_) => name.clone(),
+            },
+        };
+        Some(PaymentKey::of_right(&self.0, &name))
+    }
+}
+
+impl Payment {
+    /// The payer's right to come back, once the response is on its way that was paid for.
+    pub(super) fn right(&self, now: UnixTime) -> Option<(PaymentKey, Operation)> {
+        let seconds = self.terms.extensions.sign_in.as_ref()?.seconds;
+        let key = self.place?.right_of(&self.payer)?;
+        Some((key, Operation::Note { expires: now.plus(seconds) }))
+    }
+}
+
+/// What a client would have to sign to come in; `None` where nobody can sign in.
+pub(super) fn challenge(context: Context<'_>, terms: &Terms, url: &str) -> Option<String> {
+    let sign_in = terms.extensions.sign_in.as_ref()?;
+    let site = Site::of(url)?;
+    let chains = chains(terms.offers.iter().map(|offer| &offer.requirement.network));
+    if chains.is_empty() {
+        return None;
+    }
+    let random = [&context.seed[..], &context.draw.to_be_bytes(), &context.now.as_secs().to_be_bytes(), url.as_bytes()];
+    let nonce = keccak256(&random.concat()).first_chunk().copied()?;
+    let statement = sign_in.statement.as_deref();
+    Some(Challenge { site: &site, chains: &chains, nonce, issued: context.now, statement }.to_json())
+}
+
+impl Visit {
+    /// Takes in a request of somebody who signs in; `None` where nobody does, or nobody can.
+    pub(super) fn begin(
+        context: Context<'_>,
+        head: &RequestHead,
+        route: &Arc<str>,
+        terms: &Arc<Terms>,
+    ) -> Option<Next> {
+        let place = Place::of(head, route, terms)?;
+        let mut values = head.all(SIGN_IN_WITH_X);
+        let value = values.next()?;
+        if values.next().is_some() {
+            return Some(malformed(route, "more than one SIGN-IN-WITH-X header; send one"));
+        }
+        let json = match header::decode(value) {
+            Ok(json) => json,
+            Err(error) => return Some(malformed(route, &format!("SIGN-IN-WITH-X {error}"))),
+        };
+        let sign_in = match SignIn::from_json(&json) {
+            Ok(sign_in) => sign_in,
+            Err(error) => return Some(malformed(route, &format!("SIGN-IN-WITH-X: {error}"))),
+        };
+        let chains = chains(terms.offers.iter().map(|offer| &offer.requirement.network));
+        let checked = match Site::of(&head.url()) {
+            Some(site) => sign_in.check(&site, &chains, context.now),
+            None => Err(Refusal::Uri),
+        };
+        let (route, terms) = (Arc::clone(route), Arc::clone(terms));
+        Some(match checked {
+            Ok(SignedIn { payer, network, nonce, until }) => {
+                let (network, nonce) = (network.to_string(), PaymentKey::of_nonce(&payer.to_string(), &nonce));
+                let visit = Self { head: head.clone(), route, terms, payer, network, nonce, until };
+                visit.recall(context, place)
+            }
+            Err(refusal) => turn_away(context, head, &route, &terms, refusal),
+        })
+    }
+
+    fn recall(self, context: Context<'_>, place: Place) -> Next {
+        match place.right_of(&self.payer) {
+            Some(right) if context.config.payers.welcome(&self.payer) => {
+                let ledger = Some((right, Operation::Recall));
+                (Exchange::Recalling(Box::new(self)), Effects { ledger, ..Effects::default() })
+            }
+            _ => Reading::begin(context, &self.head, &self.route, &self.terms),
+        }
+    }
+
+    /// The ledger has said whether the payer has a right to come in.
+    pub(super) fn on_recalled(self: Box<Self>, context: Context<'_>, answer: Answer) -> Next {
+        if answer != Answer::Granted {
+            return Reading::begin(context, &self.head, &self.route, &self.terms);
+        }
+        let ledger = Some((self.nonce, Operation::NoteOnce { expires: self.until }));
+        (Exchange::Admitting(self), Effects { ledger, ..Effects::default() })
+    }
+
+    /// The ledger has said whether the nonce is new.
+    pub(super) fn on_nonce(self, context: Context<'_>, answer: Answer) -> Next {
+        match answer {
+            Answer::Granted => self.admit(context),
+            Answer::Spent => turn_away(context, &self.head, &self.route, &self.terms, Refusal::Nonce),
+            _ => {
+                let reply = Reply::overloaded("too many sign in at a time");
+                over(&self.route, Outcome::Overloaded, "the nonce cannot be remembered", reply)
+            }
+        }
+    }
+
+    fn admit(self, context: Context<'_>) -> Next {
+        let set = vec![("x-x402-payer", self.payer.to_string()), ("x-x402-network", self.network)];
+        let edits = RequestEdits { remove: self.head.unwanted(context.config, Some(&self.terms)), set };
+        let record = Record { visitor: Some(self.payer), ..Record::new(&self.route, Outcome::SignedIn, "") };
+        (Exchange::Visiting, Effects { record: Some(record), stream: Stream::Forward(edits), ..Effects::default() })
+    }
+
+    /// What was paid for is for the payer alone, each time.
+    pub(super) fn on_response(head: &UpstreamHead) -> Next {
+        Effects { stream: Stream::Deliver(private(head.forbids_sharing())), ..Effects::default() }.and_over()
+    }
+}
+
+/// Goes on with a payment that came as well, or else says why the sign-in is none.
+fn turn_away(context: Context<'_>, head: &RequestHead, route: &Arc<str>, terms: &Arc<Terms>, refusal: Refusal) -> Next {
+    let pays = [PAYMENT_SIGNATURE, X_PAYMENT].into_iter().any(|name| head.all(name).next().is_some());
+    let asked = Asked { job: None, price: None, supported: context.supported, draw: context.draw, head };
+    match terms.quote(asked) {
+        Ok(quoted) if !pays && !quoted.offers.is_empty() => {
+            let error = refusal.to_string();
+            let reply = Reply::payment_required(context, &error, &quoted, &head.url());
+            over(route, Outcome::Refused, &error, reply)
+        }
+        _ => Reading::begin(context, head, route, terms),
+    }
+}
+
+fn malformed(route: &Arc<str>, error: &str) -> Next {
+    over(route, Outcome::Malformed, error, Reply::error(400, error))
+}
+
+fn over(route: &Arc<str>, outcome: Outcome, reason: &str, reply: Reply) -> Next {
+    let record = Record::new(route, outcome, reason);
+    Effects { record: Some(record), ..Effects::reply(reply) }.and_over()
+}

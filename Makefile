@@ -68,9 +68,9 @@ build: rust-target node_modules/.stamp ## Build the filter: target/wasm32-unknow
 build-provoke-panic: rust-target # A filter that panics where a request asks for it, for tests
 	@cargo build --quiet --release --locked --target $(TARGET) --target-dir $(PANICKING) --features provoke-panic $(REMAP)
 
-size: build ## Print the size of the filter, which must not exceed 1 MB
+size: build ## Print the size of the filter, which must not exceed 1 MiB, the size of a ConfigMap
 	@bytes=$$(wc -c < $(WASM)); echo "$(WASM): $$bytes bytes"; \
-		test $$bytes -le 1000000 || (echo "That is more than 1,000,000." && exit 1)
+		test $$bytes -le 1048576 || (echo "That is more than 1,048,576." && exit 1)
 
 demo: setup build ## Watch one request being paid for, end to end, on a local chain
 	@node stage/demo.mjs

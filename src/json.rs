@@ -88,8 +88,11 @@ pub fn canonical(value: &RawValue) -> Result<String, JsonError> {
 /// # Errors
 /// Those of [`canonical`], and where the value is no object.
 pub fn canonical_fields(value: &RawValue) -> Result<BTreeMap<String, String>, JsonError> {
-    let Named(fields) = part::<Named<&RawValue>>(value)?;
-    fields.into_iter().map(|(name, value)| Ok((name, without_zeros(canonical(value)?)))).collect()
+    let mut fields = BTreeMap::new();
+    for (name, value) in part::<Named<&RawValue>>(value)?.0 {
+        fields.insert(name, without_zeros(canonical(value)?));
+    }
+    Ok(fields)
 }
 
 fn without_zeros(value: String) -> String {

@@ -184,3 +184,97 @@ fn where_there_is_no_room_for_a_name_nothing_is_sold() {
     stage.forced = Some(("claim", Answer::Failed));
     assert_eq!(stage.start(&paid("/weather", &payments[0])).status(), 503);
 }
+
+/// The key that signs offers and receipts.
+const KEY: &str = "0x1111111111111111111111111111111111111111111111111111111111111111";
+
+fn signing(more: &Value) -> Value {
+    let mut config = base_config();
+    config["offer_receipt"] = json!({ "key": KEY });
+    for (name, value) in more.as_object().unwrap() {
+        config["offer_receipt"][name] = value.clone();
+    }
+    config
+}
+
+fn receipt(request: &Request) -> Value {
+    decode(request.receipt_header("payment-response").unwrap())
+}
+
+#[test]
+fn offers_are_signed_entry_by_entry() {
+    let mut config = signing(&json!({}));
+    config["defaults"]["accepts"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({"scheme": "exact", "network": "base", "asset": "USDC"}));
+    let mut stage = Stage::new(&config);
+    let terms = decode(stage.start(&head("GET", "/weather?a=b", &[])).reply_header("payment-required").unwrap());
+    let offers = terms["extensions"]["offer-receipt"]["info"]["offers"].as_array().unwrap();
+    assert_eq!(offers.len(), 2);
+    for (index, (offer, entry)) in offers.iter().zip(terms["accepts"].as_array().unwrap()).enumerate() {
+        assert_eq!((&offer["format"], &offer["acceptIndex"]), (&json!("eip712"), &json!(index)));
+        let payload = &offer["payload"];
+        for field in ["scheme", "network", "asset", "payTo", "amount"] {
+            assert_eq!(payload[field], entry[field], "{field}");
+        }
+        assert_eq!(payload["resourceUrl"], terms["resource"]["url"]);
+        assert_eq!(payload["validUntil"], common::NOW + entry["maxTimeoutSeconds"].as_u64().unwrap());
+        assert_eq!(offer["signature"].as_str().unwrap().len(), 132);
+    }
+    assert_ne!(offers[0]["signature"], offers[1]["signature"]);
+    let mut silent = Stage::new(&signing(&json!({"offers": false})));
+    assert!(self::terms(&mut silent).get("extensions").is_none());
+}
+
+#[test]
+fn a_receipt_is_signed_for_what_was_paid_and_served_alone() {
+    for (more, named) in [(json!({}), false), (json!({"transaction": true, "offers": false}), true)] {
+        let mut stage = Stage::new(&signing(&more));
+        let wallet = Wallet::new(1);
+        let payment = wallet.pay(&terms(&mut stage)["accepts"][0], 1);
+        let request = stage.play(&paid("/weather", &payment), [valid(), upstream(200), settled()]);
+        let receipt = receipt(&request);
+        let payload = &receipt["extensions"]["offer-receipt"]["info"]["receipt"]["payload"];
+        let transaction = if named { common::TRANSACTION } else { "" };
+        assert_eq!(
+            payload,
+            &json!({
+                "version": 1, "network": "eip155:84532", "resourceUrl": "http://api.example.com/weather",
+                "payer": wallet.address().to_string(), "issuedAt": common::NOW, "transaction": transaction,
+            })
+        );
+    }
+    for (settle, events) in [
+        ("before", vec![settled(), upstream(500)]),
+        ("concurrent", vec![settled(), upstream(500)]),
+        ("after", vec![valid(), upstream(200), common::refused("invalid_exact_evm_insufficient_balance")]),
+    ] {
+        let mut config = signing(&json!({}));
+        config["defaults"]["settle"] = settle.into();
+        let mut stage = Stage::new(&config);
+        let payment = Wallet::new(1).pay(&terms(&mut stage)["accepts"][0], 1);
+        let request = stage.play(&paid("/weather", &payment), events);
+        let header = request.receipt_header("payment-response").or_else(|| request.reply_header("payment-response"));
+        assert!(decode(header.unwrap()).get("extensions").is_none(), "{settle}");
+    }
+}
+
+#[test]
+fn receipts_of_version_1_name_the_network_as_version_2_does() {
+    let mut stage = Stage::new(&signing(&json!({})));
+    let mut payment = Wallet::new(1).pay(&terms(&mut stage)["accepts"][0], 1);
+    payment["x402Version"] = 1.into();
+    (payment["scheme"], payment["network"]) = ("exact".into(), "base-sepolia".into());
+    let request = stage.play(
+        &head("GET", "/weather", &[("x-payment", &common::encode(&payment))]),
+        [
+            valid(),
+            upstream(200),
+            common::answers(&json!({"success": true, "transaction": common::TRANSACTION, "network": "base-sepolia"})),
+        ],
+    );
+    let receipt = decode(request.receipt_header("x-payment-response").unwrap());
+    assert_eq!(receipt["network"], "base-sepolia");
+    assert_eq!(receipt["extensions"]["offer-receipt"]["info"]["receipt"]["payload"]["network"], "eip155:84532");
+}

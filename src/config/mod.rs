@@ -22,6 +22,7 @@ use crate::price::{Rates, Tariff};
 use crate::route::RouteTable;
 use crate::x402::Requirement;
 use crate::x402::extensions::{self, Identifier};
+use crate::x402::offer_receipt::Issuer;
 use crate::x402::payment::Payer;
 
 /// Everything the filter was told, checked.
@@ -52,6 +53,8 @@ pub struct Config {
     pub payers: Payers,
     /// Origins whose scripts may pay.
     pub origins: Vec<Origin>,
+    /// Signs what is asked and what was delivered, where there is a key to.
+    pub issuer: Option<Issuer>,
     /// Whether the filter lists what is for sale.
     pub is_discoverable: bool,
     /// What browsers get with a 402, unless they get what programs get.

@@ -47,8 +47,24 @@ pub(super) struct Config {
     /// Whose scripts may pay from other origins.
     #[serde(default, deserialize_with = "optional_object")]
     pub cors: Option<Cors>,
+    /// Signs what is asked and what was delivered.
+    #[serde(default, deserialize_with = "optional_object")]
+    pub offer_receipt: Option<OfferReceipt>,
     /// Whether GET /.well-known/x402 lists what is for sale, where no route takes that path (default true).
     pub discovery: Option<bool>,
+}
+
+#[derive(Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub(super) struct OfferReceipt {
+    /// The key to sign with: 0x and 64 hexadecimal digits. Never logged. It should hold no money.
+    pub key: String,
+    /// Whether the entries of each 402 are signed, and not receipts alone (default true).
+    pub offers: Option<bool>,
+    /// Whether receipts name the transaction (default false).
+    #[serde(default)]
+    pub transaction: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]

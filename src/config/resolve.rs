@@ -17,6 +17,7 @@ use super::{
 #[cfg(feature = "page")]
 use super::{OwnPage, PageConfig};
 use crate::evm::Address;
+use crate::evm::signature::SecretKey;
 use crate::json::{self, JsonError, Named, Object};
 use crate::ledger::Ledger;
 use crate::money::{Amount, Dollars};
@@ -28,6 +29,7 @@ use crate::scheme::MIN_LIFETIME_SECONDS;
 use crate::svm::{Memo, Pubkey, TokenProgram};
 use crate::time::parse_duration;
 use crate::x402::extensions::Bazaar;
+use crate::x402::offer_receipt::Issuer;
 use crate::x402::requirement::{Evm, Foreign, PaymentFlow, Rail, Scheme, Svm, TransferMethod, domain_separator};
 use crate::x402::sign_in::chains;
 use crate::x402::{NetworkId, Requirement};
@@ -106,6 +108,7 @@ pub(super) fn config(raw: raw::Config) -> Result<Config> {
     Ok(Config {
         payers,
         origins: raw.cors.as_ref().map_or(Ok(Vec::new()), origins)?,
+        issuer: raw.offer_receipt.as_ref().map(issuer).transpose()?,
         is_discoverable: raw.discovery.unwrap_or(true),
         #[cfg(feature = "page")]
         page: page(raw.page)?,
@@ -230,14 +233,15 @@ fn is_field_value(text: &str) -> bool {
 
 fn payers(raw: &raw::Payers) -> Result<Payers> {
     let read = |list: &str, accounts: &[String]| {
-        let account = |(index, text): (usize, &String)| {
+        let mut read = BTreeSet::new();
+        for (index, text) in accounts.iter().enumerate() {
             let path = format!("payers.{list}[{index}]");
-            if let Ok(account) = text.parse::<Pubkey>() {
-                return Ok(account.to_string());
-            }
-            text.parse::<Address>().map(|address| address.to_string()).map_err(at(path, text))
-        };
-        accounts.iter().enumerate().map(account).collect::<Result<BTreeSet<String>>>()
+            read.insert(match text.parse::<Pubkey>() {
+                Ok(account) => account.to_string(),
+                Err(_) => text.parse::<Address>().map_err(at(path, text))?.to_string(),
+            });
+        }
+        Ok(read)
     };
     let allow = raw.allow.as_ref().map(|accounts| read("allow", accounts)).transpose()?;
     Ok(Payers { allow, deny: read("deny", &raw.deny)? })
@@ -264,6 +268,17 @@ fn page(raw: &raw::Page) -> Result<()> {
     match (&raw.html, &raw.csp, raw.enabled) {
         (None, None, None | Some(false)) => Ok(()),
         _ => refuse("page", "is not part of this build of the filter"),
+    }
+}
+
+fn issuer(raw: &raw::OfferReceipt) -> Result<Issuer> {
+    let mut secret = [0; 32];
+    let digits = raw.key.strip_prefix("0x").unwrap_or_default();
+    let key = hex::decode_to_slice(digits, &mut secret).ok().and_then(|()| SecretKey::from_bytes(&secret));
+    match key {
+        Some(key) => Ok(Issuer::new(key, raw.offers.unwrap_or(true), raw.transaction)),
+        // The message does not show what may be a key but for a digit.
+        None => refuse("offer_receipt.key", "is not the key of an account: 0x and 64 hexadecimal digits"),
     }
 }
 

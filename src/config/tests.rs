@@ -1058,3 +1058,79 @@ fn entries_that_the_facilitator_judges_are_refused_where_they_are_wrong() {
     assert!(config.payers.welcome(&Payer::Foreign("another".to_owned())));
     assert!(!config.payers.welcome(&Payer::Unknown));
 }
+
+#[test]
+fn extensions_are_refused_where_they_are_wrong() {
+    let route = "routes[0].extensions";
+    let sign_in = |lasts: &str| json!({"sign_in_with_x": {"lasts": lasts}});
+    let bazaar = |bazaar: Value| json!({ "bazaar": bazaar });
+    for (extensions, path, message) in [
+        (json!({"payment_identifier": "maybe"}), "payment_identifier", "unknown variant"),
+        (json!({"unknown": {}}), "unknown", "unknown field"),
+        (sign_in("0s"), "sign_in_with_x.lasts", "\"0s\" is not of whole seconds"),
+        (sign_in("1.5s"), "sign_in_with_x.lasts", "is not of whole seconds"),
+        (sign_in("1h"), "sign_in_with_x.lasts", "is not of whole seconds"),
+        (sign_in("2592001s"), "sign_in_with_x.lasts", "to 30 days"),
+        (json!({"sign_in_with_x": {}}), "sign_in_with_x", "missing field `lasts`"),
+        (json!({"sign_in_with_x": {"lasts": "60s", "statement": ""}}), "sign_in_with_x.statement", "is not one line"),
+        (
+            json!({"sign_in_with_x": {"lasts": "60s", "statement": "a\nb"}}),
+            "sign_in_with_x.statement",
+            "is not one line",
+        ),
+        (
+            json!({"sign_in_with_x": {"lasts": "60s", "statement": "a".repeat(513)}}),
+            "sign_in_with_x.statement",
+            "1 to 512 bytes",
+        ),
+        (bazaar(json!({"body": {}})), "bazaar.body", "does not go with GET"),
+        (bazaar(json!({"method": "OPTIONS"})), "bazaar.method", "is none of GET, HEAD, DELETE"),
+        (bazaar(json!({"method": "POST", "query": {}, "body": {}})), "bazaar.query", "stands beside body"),
+        (bazaar(json!({"method": "POST", "body_type": "xml"})), "bazaar.body_type", "is none of json, form-data, text"),
+    ] {
+        let error = refused(&with("/routes/0/extensions", extensions.clone()));
+        assert_refused(&error, &format!("{route}.{path}"), message, &extensions.to_string());
+    }
+    let mut metered = with("/routes/0/extensions", sign_in("60s"));
+    set(&mut metered, "/routes/0/price", json!({"usage": "openai", "models": {"*": {"input": "$1", "output": "$1"}}}));
+    set(&mut metered, "/routes/0/settle", json!("after"));
+    assert_refused(&refused(&metered), &format!("{route}.sign_in_with_x"), "is for a fixed price", "by the token");
+    let mut asked = with("/routes/0/extensions", sign_in("60s"));
+    set(&mut asked, "/routes/0/price", json!({"from": {"cluster": "prices", "url": "http://prices"}}));
+    assert!(refused(&asked).path.starts_with("routes[0]"), "{}", refused(&asked));
+    let mut upto = with("/routes/0/extensions", sign_in("60s"));
+    set(&mut upto, "/routes/0/settle", json!("after"));
+    set(&mut upto, "/routes/0/accepts", json!([{"scheme": "upto", "network": "base-sepolia", "asset": "USDC"}]));
+    assert_refused(&refused(&upto), &format!("{route}.sign_in_with_x"), "does not go with scheme upto", "upto");
+    let mut opaque = with_entry(&opaque_entry());
+    set(&mut opaque, "/routes/1/extensions", sign_in("60s"));
+    assert_refused(&refused(&opaque), "routes[1].extensions.sign_in_with_x", "whose accounts can sign in", "hedera");
+    let config = read(&with("/routes/0/extensions", sign_in("2592000s")));
+    let sign_in = terms(&config, 0).extensions.sign_in.clone();
+    assert_eq!(sign_in, Some(SignInTerms { seconds: 2_592_000, statement: None }));
+    let free = with("/routes/2/extensions", json!({}));
+    assert_refused(&refused(&free), "routes[2]", "is free, and says how to pay", "free");
+}
+
+#[test]
+fn a_signing_key_is_read_and_never_shown() {
+    let key = format!("0x{}", "11".repeat(32));
+    let config = read(&with("/offer_receipt", json!({ "key": key })));
+    let issuer = config.issuer.as_ref().unwrap();
+    assert_eq!(issuer.address().to_string(), "0x19E7E376E7C213B7E7e7e46cc70A5dD086DAff2A");
+    assert!(issuer.signs_offers && !issuer.names_transactions);
+    assert!(!format!("{config:?}").contains("1111111111"));
+    for wrong in [
+        key.trim_start_matches("0x"),
+        key.strip_suffix("11").unwrap(),
+        &format!("{key}11"),
+        &format!("0x{}", "zz".repeat(32)),
+        &format!("0x{}", "00".repeat(32)),
+        &format!("0x{}", "ff".repeat(32)),
+        "",
+    ] {
+        let error = refused(&with("/offer_receipt", json!({ "key": wrong })));
+        assert_refused(&error, "offer_receipt.key", "is not the key of an account", wrong);
+        assert!(wrong.is_empty() || !error.to_string().contains(wrong), "{error}");
+    }
+}

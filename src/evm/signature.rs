@@ -1,6 +1,6 @@
 //! ECDSA signatures over secp256k1, with the rules of Ethereum's tokens.
 
-use k256::ecdsa::{self, RecoveryId, VerifyingKey};
+use k256::ecdsa::{self, RecoveryId, SigningKey, VerifyingKey};
 
 use super::{Address, keccak256};
 
@@ -76,11 +76,46 @@ impl Signature {
     pub fn recover(&self, digest: &[u8; 32]) -> Result<Address, SignatureError> {
         let key = VerifyingKey::recover_from_prehash(digest, &self.rs, self.recovery_id)
             .map_err(|_| SignatureError::Unrecoverable)?;
-        let point = key.to_sec1_point(false);
-        let [_tag, coordinates @ ..] = point.as_bytes() else {
-            return Err(SignatureError::Unrecoverable);
-        };
-        keccak256(coordinates).last_chunk::<20>().copied().map(Address::from_bytes).ok_or(SignatureError::Unrecoverable)
+        address_of(&key).ok_or(SignatureError::Unrecoverable)
+    }
+}
+
+fn address_of(key: &VerifyingKey) -> Option<Address> {
+    let point = key.to_sec1_point(false);
+    let [_tag, coordinates @ ..] = point.as_bytes() else { return None };
+    keccak256(coordinates).last_chunk::<20>().copied().map(Address::from_bytes)
+}
+
+/// A key to sign with, and its account. Never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretKey {
+    key: SigningKey,
+    address: Address,
+}
+
+impl SecretKey {
+    /// The key of 32 bytes; `None` for zero and what is not below the group's order.
+    pub fn from_bytes(bytes: &[u8; 32]) -> Option<Self> {
+        let key = SigningKey::from_slice(bytes).ok()?;
+        let address = address_of(key.verifying_key())?;
+        Some(Self { key, address })
+    }
+
+    /// The account whose key it is.
+    pub const fn address(&self) -> Address {
+        self.address
+    }
+
+    /// The signature of `digest`: `r ‖ s ‖ v`, the same each time (RFC 6979), with `s` in the lower half.
+    pub fn sign(&self, digest: &[u8; 32]) -> [u8; Signature::LENGTH] {
+        let (rs, recovery_id) = self.key.sign_prehash_recoverable(digest);
+        let mut bytes = [0; Signature::LENGTH];
+        for (to, from) in
+            bytes.iter_mut().zip(rs.to_bytes().into_iter().chain([recovery_id.to_byte().saturating_add(27)]))
+        {
+            *to = from;
+        }
+        bytes
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use super::payment::private;
+use super::reply::EXPOSED;
 use super::{
     Context, Effects, Exchange, Next, Outcome, Payment, Pursuit, Reply, ResponseEdits, Stream, Tail, Then, UpstreamHead,
 };
@@ -229,7 +231,7 @@ impl Payment {
     fn charge(self, context: Context<'_>, then: Then, charge: Amount) -> Next {
         let payment = Self { charge: Some(charge), ..self };
         match then {
-            Then::Close | Then::Bill if charge == Amount::ZERO => payment.on_nothing_to_settle(then),
+            Then::Close | Then::Bill if charge == Amount::ZERO => payment.on_nothing_to_settle(context, then),
             Then::Close | Then::Bill => {
                 let pursuit = Pursuit::new(context, &payment);
                 payment.ask_to_settle(context, then, pursuit)
@@ -241,9 +243,11 @@ impl Payment {
         }
     }
 
-    fn on_nothing_to_settle(self, then: Then) -> Next {
-        let tail = Stream::Finish(Tail::receipt(&self, None));
-        let stream = if then == Then::Close { tail } else { Stream::Hold };
+    fn on_nothing_to_settle(self, context: Context<'_>, then: Then) -> Next {
+        let stream = match then {
+            Then::Close => Stream::Finish(Tail::receipt(context, &self, None)),
+            _ => Stream::Hold,
+        };
         self.finish(None, Outcome::Served, "", None, stream)
     }
 
@@ -291,8 +295,9 @@ impl Payment {
 
     /// What a response gets that is paid for later: it is as private as one that is paid for already.
     fn privacy(&self, keeps_cache_control: bool) -> ResponseEdits {
-        let mut edits = self.receipt(None, keeps_cache_control);
-        edits.set.retain(|(name, _)| *name != self.version.receipt_header());
+        let mut edits = private(keeps_cache_control);
+        let (name, value) = EXPOSED;
+        edits.add.push((name, value.to_owned()));
         // Its length is not known: a line about the payment comes behind it.
         edits.remove.push("content-length");
         edits

@@ -16,6 +16,7 @@ use crate::money::Amount;
 use crate::price::request::Job;
 use crate::scheme::Judgement;
 use crate::time::UnixTime;
+use crate::x402::offer_receipt::OFFER_RECEIPT;
 use crate::x402::payment::Payer;
 use crate::x402::requirement::TransferMethod;
 use crate::x402::terms::{EntryV1, Resource};
@@ -244,7 +245,7 @@ impl Payment {
     pub(super) fn on_paid_response(self, transaction: TransactionId, head: &UpstreamHead) -> Next {
         let keeps_cache_control = head.forbids_sharing();
         if head.is_error() {
-            let stream = Stream::Deliver(self.receipt(Some(transaction), keeps_cache_control));
+            let stream = Stream::Deliver(self.receipt(&self.receipt_of(Ok(Some(transaction))), keeps_cache_control));
             let outcome = Outcome::SettledUpstreamFailed;
             return self.finish(Some(Operation::Release), outcome, "", Some(transaction), stream);
         }
@@ -279,17 +280,28 @@ impl Payment {
     }
 
     /// What the response gets beside what the upstream said.
-    pub(super) fn receipt(&self, transaction: Option<TransactionId>, keeps_cache_control: bool) -> ResponseEdits {
+    pub(super) fn receipt(&self, receipt: &Receipt<'_>, keeps_cache_control: bool) -> ResponseEdits {
         let mut edits = private(keeps_cache_control);
-        edits.set.insert(0, (self.version.receipt_header(), self.receipt_of(Ok(transaction)).to_header()));
+        edits.set.insert(0, (self.version.receipt_header(), receipt.to_header()));
         let (name, value) = EXPOSED;
         ResponseEdits { add: vec![(name, value.to_owned())], ..edits }
     }
 
-    /// What a client gets to keep.
+    /// What a client gets to keep of a settlement.
     pub(super) fn receipt_of<'a>(&'a self, result: Result<Option<TransactionId>, &'a str>) -> Receipt<'a> {
         let network = self.offer.requirement.network_in(self.version);
-        Receipt { payer: &self.payer, network, charge: self.charge, result }
+        Receipt { payer: &self.payer, network, charge: self.charge, result, extensions: None }
+    }
+
+    /// What a client gets to keep that was served, signed where there is a key to.
+    pub(super) fn receipt_of_service(&self, context: Context<'_>, transaction: Option<TransactionId>) -> Receipt<'_> {
+        let issuer = context.config.issuer.as_ref().filter(|_| self.payer != Payer::Unknown);
+        let network = &self.offer.requirement.network;
+        let signed = issuer.map(|issuer| {
+            let receipt = issuer.receipt(&self.url, network, &self.payer.to_string(), transaction, context.now);
+            format!(r#"{{"{OFFER_RECEIPT}":{receipt}}}"#)
+        });
+        Receipt { extensions: signed, ..self.receipt_of(Ok(transaction)) }
     }
 
     pub(super) fn ask_ledger(self, operation: Operation, then: impl FnOnce(Self) -> Exchange) -> Next {

@@ -12,6 +12,7 @@ use crate::json::to_text;
 use crate::page::{self, PageData, Way};
 use crate::x402::extensions::Identifier;
 use crate::x402::header::PAYMENT_REQUIRED;
+use crate::x402::offer_receipt::OFFER_RECEIPT;
 use crate::x402::sign_in::SIGN_IN_WITH_X;
 use crate::x402::terms::{self, Resource};
 use crate::x402::{Receipt, Requirement, Version, reason};
@@ -151,9 +152,16 @@ impl Reply {
 /// The JSON of all that the terms of a request declare: an object; `None` where it would be empty.
 fn declared<'a>(context: Context<'_>, terms: &'a Terms, url: &str) -> Option<Cow<'a, str>> {
     let fixed = terms.extensions.declared.as_deref();
-    let own = visit::challenge(context, terms, url).map(|json| format!(r#""{SIGN_IN_WITH_X}":{json}"#));
-    let Some(own) = own else { return fixed.map(Cow::Borrowed) };
-    Some(match fixed.and_then(|json| json.strip_suffix('}')) {
+    let accepts = || terms.offers.iter().map(|offer| &offer.requirement).collect::<Vec<_>>();
+    let issuer = context.config.issuer.as_ref().filter(|issuer| issuer.signs_offers);
+    let own = [
+        (SIGN_IN_WITH_X, visit::challenge(context, terms, url)),
+        (OFFER_RECEIPT, issuer.map(|issuer| issuer.offers(url, &accepts(), context.now))),
+    ];
+    let own = own.into_iter().filter_map(|(name, json)| Some(format!(r#""{name}":{}"#, json?)));
+    let own = own.collect::<Vec<_>>().join(",");
+    Some(match fixed.map(|json| json.strip_suffix('}').unwrap_or(json)) {
+        _ if own.is_empty() => return fixed.map(Cow::Borrowed),
         Some(fixed) => format!("{fixed},{own}}}").into(),
         None => format!("{{{own}}}").into(),
     })

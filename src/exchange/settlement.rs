@@ -375,12 +375,13 @@ impl Payment {
                 return self.finish(operation, Outcome::Abandoned, "", Some(transaction), Stream::Hold);
             }
             Then::Close => {
-                let tail = Tail::receipt(&self, Some(transaction));
+                let tail = Tail::receipt(context, &self, Some(transaction));
                 return self.finish(None, Outcome::Served, "", Some(transaction), Stream::Finish(tail));
             }
             Then::Bill => return self.finish(None, Outcome::Billed, "", Some(transaction), Stream::Hold),
             Then::DeliverError { keeps_cache_control } => {
-                let stream = Stream::Deliver(self.receipt(Some(transaction), keeps_cache_control));
+                let stream =
+                    Stream::Deliver(self.receipt(&self.receipt_of(Ok(Some(transaction))), keeps_cache_control));
                 let outcome = Outcome::SettledUpstreamFailed;
                 return self.finish(Some(Operation::Keep { transaction }), outcome, "", Some(transaction), stream);
             }
@@ -412,7 +413,7 @@ impl Payment {
                 None => self.out_of_order(),
             },
             (Answer::Granted, Then::Deliver { keeps_cache_control }) => {
-                let edits = self.receipt(transaction, keeps_cache_control);
+                let edits = self.receipt(&self.receipt_of_service(context, transaction), keeps_cache_control);
                 let right = transaction.and_then(|_| self.right(context.now));
                 let (over, effects) = self.finish(None, Outcome::Served, "", transaction, Stream::Deliver(edits));
                 (over, Effects { ledger: right, ..effects })
@@ -457,8 +458,8 @@ impl Then {
 
 impl Tail {
     /// The receipt of a stream, in a trailer and in a comment.
-    pub(super) fn receipt(payment: &Payment, transaction: Option<TransactionId>) -> Self {
-        let receipt = payment.receipt_of(Ok(transaction));
+    pub(super) fn receipt(context: Context<'_>, payment: &Payment, transaction: Option<TransactionId>) -> Self {
+        let receipt = payment.receipt_of_service(context, transaction);
         Self {
             comment: format!(": payment-response {}\n\n", receipt.to_json()),
             trailers: vec![(payment.version.receipt_header(), receipt.to_header())],

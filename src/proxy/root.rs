@@ -125,8 +125,8 @@ impl Root {
         let Some(Configured { config, .. }) = &self.configured else { return };
         let offers = config.routes.iter().filter_map(|route| route.terms.as_ref()).flat_map(|terms| &terms.offers);
         let excluded = offers.map(|offer| &offer.requirement).filter(|one| self.shared.supported.excludes(one));
-        let left_out: BTreeSet<String> =
-            excluded.map(|one| format!("scheme {} on {}", one.scheme.as_str(), one.network)).collect();
+        let mut left_out = BTreeSet::new();
+        left_out.extend(excluded.map(|one| format!("scheme {} on {}", one.scheme.as_str(), one.network)));
         for entry in left_out.difference(&self.left_out) {
             host::log(
                 LogLevel::Warn,

@@ -6,6 +6,7 @@
 pub mod extensions;
 pub mod header;
 pub mod network;
+pub mod offer_receipt;
 pub mod payment;
 pub mod reason;
 pub mod receipt;

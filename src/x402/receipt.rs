@@ -1,6 +1,7 @@
 //! What the client gets to keep: the result of a settlement.
 
 use serde::Serialize;
+use serde_json::value::RawValue;
 
 use super::payment::Payer;
 use super::{TransactionId, header};
@@ -17,6 +18,8 @@ pub struct Receipt<'a> {
     pub charge: Option<Amount>,
     /// The transaction that moved the money, `None` where there was none to move, or why it did not move.
     pub result: Result<Option<TransactionId>, &'a str>,
+    /// The JSON of extensions' parts in it: an object.
+    pub extensions: Option<String>,
 }
 
 impl Receipt<'_> {
@@ -39,6 +42,8 @@ impl Receipt<'_> {
             network: &'a str,
             #[serde(skip_serializing_if = "Option::is_none")]
             amount: Option<Amount>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            extensions: Option<&'a RawValue>,
         }
         let wire = Wire {
             success: self.result.is_ok(),
@@ -47,6 +52,7 @@ impl Receipt<'_> {
             transaction: self.result.ok().flatten().map(|hash| hash.to_string()).unwrap_or_default(),
             network: self.network,
             amount: self.charge,
+            extensions: self.extensions.as_deref().and_then(|json| serde_json::from_str(json).ok()),
         };
         crate::json::to_text(&wire)
     }

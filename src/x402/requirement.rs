@@ -182,7 +182,8 @@ impl Foreign {
     #[must_use]
     pub fn supplied_with(&self, extra: &BTreeMap<String, String>) -> Self {
         let is_new = |(name, _): &(&String, &String)| !self.extra.contains_key(*name);
-        let supplied = extra.iter().filter(is_new).map(|(name, value)| (name.clone(), value.clone())).collect();
+        let mut supplied = BTreeMap::new();
+        supplied.extend(extra.iter().filter(is_new).map(|(name, value)| (name.clone(), value.clone())));
         Self { supplied, ..self.clone() }
     }
 

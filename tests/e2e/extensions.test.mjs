@@ -8,8 +8,20 @@ import {
   isPaymentIdentifierRequired,
   validatePaymentIdentifier,
 } from "@x402/extensions/payment-identifier";
+import {
+  decodeSignedOffers,
+  extractOffersFromPaymentRequired,
+  extractReceiptFromResponse,
+  findAcceptsObjectFromSignedOffer,
+  verifyOfferSignatureEIP712,
+  verifyReceiptMatchesOffer,
+  verifyReceiptSignatureEIP712,
+} from "@x402/extensions/offer-receipt";
+import { registerExactEvmScheme } from "@x402/evm/exact/client";
+import { wrapFetchWithPayment, x402Client } from "@x402/fetch";
+import { generatePrivateKey, privateKeyToAccount } from "viem/accounts";
 import { declareEip2612GasSponsoringExtension, declareErc20ApprovalGasSponsoringExtension } from "@x402/extensions";
-import { ask, assertServed, assertTerms, DEFAULTS, eventually, NETWORK, openGate, openRooms, pay, pluginOf, signPayment, since } from "./support.mjs";
+import { ask, assertServed, assertTerms, DEFAULTS, eventually, NETWORK, openGate, openRooms, pay, payerAccount, pluginOf, signPayment, since } from "./support.mjs";
 
 const rooms = await openRooms();
 const [usdc] = DEFAULTS.accepts;
@@ -142,5 +154,35 @@ test("HEAD and OPTIONS tell that a payment is due, without a body", async () => 
     assert.equal(answer.status, 402);
     assert.equal(answer.terms.accepts.length, 1);
     assert.equal(answer.bytes.length, 0, answer.text);
+  }
+});
+
+test("offer-receipt: what is asked and what was delivered is signed, as the official package checks it", async () => {
+  const key = generatePrivateKey();
+  const seller = privateKeyToAccount(key).address;
+  const accepts = [usdc, { ...usdc, network: "base" }];
+  const priced = [
+    { match: { path: "/weather" }, price: "$0.001", accepts },
+    { match: { path: "/upfront" }, price: "$0.001", settle: "before" },
+  ];
+  const signing = await openGate(rooms, { plugin: pluginOf({ routes: priced, offer_receipt: { key, transaction: true } }) });
+  for (const target of ["/weather?city=Paris", "/upfront"]) {
+    const url = `${signing.url}${target}`;
+    const { terms } = await ask(signing, target);
+    const offers = extractOffersFromPaymentRequired(terms);
+    assert.equal(offers.length, terms.accepts.length);
+    for (const [index, offer] of offers.entries()) {
+      assert.equal((await verifyOfferSignatureEIP712(offer)).signer, seller);
+      assert.equal(offer.payload.resourceUrl, url);
+      assert.deepEqual(findAcceptsObjectFromSignedOffer(offer, terms.accepts), terms.accepts[index]);
+    }
+    const client = registerExactEvmScheme(new x402Client(), { signer: payerAccount });
+    const response = await wrapFetchWithPayment(fetch, client)(url);
+    assert.equal(response.status, 200);
+    const receipt = extractReceiptFromResponse(response);
+    assert.equal((await verifyReceiptSignatureEIP712(receipt)).signer, seller);
+    assert.ok(verifyReceiptMatchesOffer(receipt, decodeSignedOffers(offers)[0], [payerAccount.address]));
+    const { transaction } = JSON.parse(Buffer.from(response.headers.get("payment-response"), "base64"));
+    assert.equal(receipt.payload.transaction, transaction);
   }
 });

@@ -1096,8 +1096,8 @@ fn extensions_are_refused_where_they_are_wrong() {
     set(&mut metered, "/routes/0/settle", json!("after"));
     assert_refused(&refused(&metered), &format!("{route}.sign_in_with_x"), "is for a fixed price", "by the token");
     let mut asked = with("/routes/0/extensions", sign_in("60s"));
-    set(&mut asked, "/routes/0/price", json!({"from": {"cluster": "prices", "url": "http://prices"}}));
-    assert!(refused(&asked).path.starts_with("routes[0]"), "{}", refused(&asked));
+    set(&mut asked, "/routes/0/price", json!({"quote": {"cluster": "prices", "url": "http://prices"}}));
+    assert_refused(&refused(&asked), &format!("{route}.sign_in_with_x"), "is for a fixed price", "asked for");
     let mut upto = with("/routes/0/extensions", sign_in("60s"));
     set(&mut upto, "/routes/0/settle", json!("after"));
     set(&mut upto, "/routes/0/accepts", json!([{"scheme": "upto", "network": "base-sepolia", "asset": "USDC"}]));

@@ -4,6 +4,8 @@
 //! Source: `specs/extensions/extension-offer-and-receipt.md` of the x402 repository (format `eip712`), and the package
 //! `@x402/extensions` 2.27.0, which reads what is written here.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::fmt;
 
 use serde::Serialize;
@@ -11,7 +13,7 @@ use serde::Serialize;
 use super::extensions::DRAFT;
 use super::{NetworkId, Requirement, TransactionId};
 use crate::evm::eip712::{self, Word, word_from_u64};
-use crate::evm::signature::SecretKey;
+use crate::evm::signature::{SecretKey, Signature};
 use crate::evm::{Address, keccak256};
 use crate::json::to_text;
 use crate::time::UnixTime;
@@ -85,8 +87,29 @@ impl Issuer {
         self.key.address()
     }
 
+    /// A signature by this key. The last ones are remembered: one takes far longer than all else about a 402, and within
+    /// a minute an offer is the same.
+    fn sign(&self, digest: &Word) -> [u8; Signature::LENGTH] {
+        const REMEMBERED: usize = 64;
+        type Signatures = VecDeque<(Address, Word, [u8; Signature::LENGTH])>;
+        thread_local! {
+            static LAST: RefCell<Signatures> = const { RefCell::new(VecDeque::new()) };
+        }
+        LAST.with(|last| {
+            let Ok(mut last) = last.try_borrow_mut() else { return self.key.sign(digest) };
+            let is_it = |(signer, signed, _): &&(Address, Word, _)| *signer == self.address() && signed == digest;
+            if let Some((_, _, signature)) = last.iter().find(is_it) {
+                return *signature;
+            }
+            let signature = self.key.sign(digest);
+            last.truncate(REMEMBERED.saturating_sub(1));
+            last.push_front((self.address(), *digest, signature));
+            signature
+        })
+    }
+
     /// The declaration of [`OFFER_RECEIPT`] in the terms, as JSON: each entry of `accepts`, signed, for the time that a
-    /// client has to pay.
+    /// client has to pay, and until the minute is full.
     pub fn offers(&self, url: &str, accepts: &[&Requirement], now: UnixTime) -> String {
         let offers: Vec<_> = (0_u64..)
             .zip(accepts)
@@ -164,7 +187,7 @@ struct Artefact<T> {
 impl<T> Artefact<T> {
     fn signed<const N: usize>(self, issuer: &Issuer, under: &Signed, fields: fn(&T) -> [Word; N]) -> Self {
         let struct_hash = eip712::struct_hash(&under.r#type, &fields(&self.payload));
-        let signature = issuer.key.sign(&eip712::digest(&under.domain, &struct_hash));
+        let signature = issuer.sign(&eip712::digest(&under.domain, &struct_hash));
         Self { signature: format!("0x{}", hex::encode(signature)), ..self }
     }
 }
@@ -192,7 +215,7 @@ impl<'a> Offer<'a> {
             asset: accepted.asset().into_owned(),
             pay_to: accepted.pay_to().into_owned(),
             amount: accepted.amount.to_string(),
-            valid_until: now.plus(accepted.max_timeout_seconds).as_secs(),
+            valid_until: full_minute(now.plus(accepted.max_timeout_seconds)),
         }
     }
 
@@ -235,6 +258,12 @@ impl Receipt<'_> {
             text(&self.transaction),
         ]
     }
+}
+
+/// The end of the minute that a time is in, in seconds.
+fn full_minute(time: UnixTime) -> u64 {
+    let seconds = time.as_secs();
+    seconds.checked_next_multiple_of(60).unwrap_or(seconds)
 }
 
 /// The JSON Schema of a payload, all of whose fields but one must be there.
@@ -300,6 +329,30 @@ mod tests {
             offer.signed(&issuer, &issuer.offers, Offer::struct_fields).signature,
             "0x0a64f6bf5f01c77a877cb579e9c0ae339bedba654d9b1c4b1c0ad25510066a1f1f177021e121121d20f07f4a73c229ea80ba1823416e06e547a96da1444140d61c"
         );
+    }
+
+    #[test]
+    fn what_was_signed_before_is_signed_the_same_by_each_key() {
+        let digests = [[1; 32], [2; 32]];
+        let other = Issuer::new(SecretKey::from_bytes(&[0x22; 32]).unwrap(), true, false);
+        for _ in 0..2 {
+            for digest in &digests {
+                for issuer in [&issuer(false), &other] {
+                    let signature = Signature::from_bytes(&issuer.sign(digest)).unwrap();
+                    assert_eq!(signature.recover(digest), Ok(issuer.address()));
+                }
+            }
+        }
+        for byte in 0..=255 {
+            other.sign(&[byte; 32]);
+        }
+        assert_eq!(other.sign(&[1; 32]), other.key.sign(&[1; 32]));
+    }
+
+    #[test]
+    fn offers_hold_until_the_minute_is_full() {
+        assert_eq!([59, 60, 61].map(|seconds| full_minute(UnixTime::from_secs(seconds))), [60, 60, 120]);
+        assert_eq!(full_minute(UnixTime::from_secs(u64::MAX)), u64::MAX);
     }
 
     #[test]

@@ -43,6 +43,12 @@ impl UnixTime {
     /// `None` where the text is no such time.
     pub fn from_rfc3339(text: &str) -> Option<Self> {
         let time = humantime::parse_rfc3339(text).ok()?;
+        // It takes some more than RFC 3339 behind the seconds.
+        let is_fraction = |digits: &str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+        let fraction = text.get("2026-01-02T03:04:05".len()..)?.strip_suffix('Z')?;
+        if !fraction.is_empty() && !fraction.strip_prefix('.').is_some_and(is_fraction) {
+            return None;
+        }
         Some(Self(time.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs()))
     }
 }
@@ -77,9 +83,16 @@ mod tests {
         for text in ["2026-01-02T03:04:05.000Z", "2026-01-02T03:04:05Z", "2026-01-02T03:04:05.999Z"] {
             assert_eq!(UnixTime::from_rfc3339(text), Some(time), "{text}");
         }
-        for wrong in
-            ["", "1767323045", "2026-01-02", "2026-01-02T03:04:05", "2026-02-30T00:00:00Z", "1969-12-31T23:59:59Z"]
-        {
+        for wrong in [
+            "",
+            "2026-01-02T03:04:05ZZ",
+            "2026-01-02T03:04:05.Z",
+            "1767323045",
+            "2026-01-02",
+            "2026-01-02T03:04:05",
+            "2026-02-30T00:00:00Z",
+            "1969-12-31T23:59:59Z",
+        ] {
             assert_eq!(UnixTime::from_rfc3339(wrong), None, "{wrong}");
         }
         for late in [253_402_300_800, u64::MAX] {

@@ -20,6 +20,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "facilitator" => answers(),
         "chain" => node_answers(),
         "signature" => signatures(),
+        "sign_in" => sign_ins(),
         "texts" => texts(),
         "ledger" => noise("ledger", 24, 300),
         "exchange" => noise("exchange", 48, 300),
@@ -54,13 +55,15 @@ fn configs() -> Vec<Vec<u8>> {
             ],
         },
         "routes": [
-            {"name": "a", "match": {"hosts": ["api.example.com", "*.example.com", "[::1]"], "methods": ["GET", "post"], "path": "/a/{b}/{*rest}"}, "price": "$0.001", "description": "d", "mime_type": "text/plain"},
+            {"name": "a", "match": {"hosts": ["api.example.com", "*.example.com", "[::1]"], "methods": ["GET", "post"], "path": "/a/{b}/{*rest}"}, "price": "$0.001", "description": "d", "mime_type": "text/plain",
+             "extensions": {"payment_identifier": "optional", "sign_in_with_x": {"lasts": "60s", "statement": "s"}, "bazaar": {"method": "GET"}}},
             {"match": {"path": "/b"}, "price": {"amount": "1000"}, "pay_to": USDC, "settle": "concurrent", "max_timeout_seconds": 10,
              "accepts": [{"scheme": "exact", "network": "base", "asset": {"address": USDC, "decimals": 18, "eip712": {"name": "é", "version": "1"}, "transfer_method": "eip3009", "usd_pegged": true}, "pay_to": PAY_TO}]},
             {"match": {"path": "/c"}, "price": "$1.50", "accepts": [{"scheme": "exact", "network": "eip155:1", "asset": {"address": USDC, "decimals": 2, "eip712": {"name": "N", "version": "1"}, "usd_pegged": true}}]},
             {"match": {"path": "/healthz"}, "free": true},
         ],
         "unmatched": "deny", "keep_headers": ["X-Original-Url"], "ledger": {"max_claims": 10},
+        "offer_receipt": {"key": "0x1111111111111111111111111111111111111111111111111111111111111111", "offers": false},
     });
     let smallest = json!({"facilitator": {"cluster": "f", "url": "http://f"}, "routes": []});
     let texts = [base_config(), full, smallest].map(|config| config.to_string().into_bytes());
@@ -204,6 +207,24 @@ fn node_answers() -> Vec<Vec<u8>> {
     inputs.sort();
     inputs.dedup();
     inputs
+}
+
+fn sign_ins() -> Vec<Vec<u8>> {
+    let plain = json!({
+        "domain": "api.example.com", "address": "0x19E7E376E7C213B7E7e7e46cc70A5dD086DAff2A",
+        "uri": "https://api.example.com/weather?q=1", "version": "1", "chainId": "eip155:84532", "type": "eip191",
+        "nonce": "0123456789abcdef", "issuedAt": "2026-01-02T03:04:05.000Z", "signature": "0x",
+    });
+    let mut full = plain.clone();
+    full["statement"] = "Read on.".into();
+    full["expirationTime"] = "2026-01-02T03:09:05.000Z".into();
+    full["notBefore"] = "2026-01-02T03:04:05Z".into();
+    full["requestId"] = "1".into();
+    full["resources"] = json!(["https://api.example.com/weather?q=1", "b"]);
+    let mut late = full.clone();
+    late["issuedAt"] = "2026-01-02T02:59:05.999Z".into();
+    let all = [plain, full, late].map(|one| one.to_string());
+    all.iter().flat_map(|one| [0_u8, 1].map(|byte| [&[byte][..], one.as_bytes()].concat())).collect()
 }
 
 fn signatures() -> Vec<Vec<u8>> {

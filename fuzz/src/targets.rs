@@ -12,6 +12,7 @@ mod ledger;
 mod pairs;
 mod payment;
 mod route;
+mod sign_in;
 mod signature;
 mod texts;
 
@@ -63,6 +64,7 @@ pub const ALL: &[Target] = &[
         max_length: 1024,
         mutations: 4_000,
     },
+    Target { name: "sign_in", what: "sign-ins", run: sign_in::run, max_length: 1024, mutations: 4_000 },
     Target { name: "texts", what: "numbers, hex, ids, patterns", run: texts::run, max_length: 256, mutations: 50_000 },
     Target {
         name: "ledger",

@@ -5,8 +5,8 @@
 //! the payment's own validity has ended: from then on the token itself refuses the payment. One that may hold money waits
 //! a day longer for its client (`page.rs`).
 //!
-//! Beside them, on pages of their own, stand notes about payers who come back without paying again: so many of those as
-//! may, they take no payment's place.
+//! Beside them, on pages of their own, stand notes about payers who come back without paying again: however many come, they
+//! take no payment's place, and what they sign takes the place of nobody's right to come.
 
 mod page;
 
@@ -96,7 +96,7 @@ impl PaymentKey {
     fn page(self, operation: Operation) -> u32 {
         let [a, b, c, d, ..] = self.0;
         let page = u32::from_be_bytes([a, b, c, d]).checked_rem(PAGES).unwrap_or(0);
-        if operation.is_of_visitors() { page.saturating_add(PAGES) } else { page }
+        page.saturating_add(operation.first_page())
     }
 }
 
@@ -254,9 +254,13 @@ impl Operation {
         matches!(self, Self::Claim { .. } | Self::Resume { .. } | Self::Look)
     }
 
-    /// Whether it concerns a note and no payment.
-    const fn is_of_visitors(self) -> bool {
-        matches!(self, Self::Note { .. } | Self::Recall | Self::NoteOnce { .. })
+    /// The first of the pages that it concerns: payments, what is noted, and what is noted once have their own.
+    const fn first_page(self) -> u32 {
+        match self {
+            Self::Note { .. } | Self::Recall => PAGES,
+            Self::NoteOnce { .. } => PAGES.saturating_mul(2),
+            _ => 0,
+        }
     }
 }
 
@@ -301,7 +305,7 @@ pub struct Ledger {
     claims_per_page: usize,
 }
 
-/// Pages of payments, and behind them as many of notes. The same for every size of ledger, so that a configuration with another size finds the claims
+/// Pages of payments, and of each kind of notes. The same for every size of ledger, so that a configuration with another size finds the claims
 /// of the one before it.
 const PAGES: u32 = 4096;
 

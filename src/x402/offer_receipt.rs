@@ -71,7 +71,11 @@ struct Signed {
 /// Shows whose signatures it makes, and never the key.
 impl fmt::Debug for Issuer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Issuer").field("address", &self.address()).finish_non_exhaustive()
+        f.debug_struct("Issuer")
+            .field("address", &self.address())
+            .field("signs_offers", &self.signs_offers)
+            .field("names_transactions", &self.names_transactions)
+            .finish_non_exhaustive()
     }
 }
 

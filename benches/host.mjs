@@ -10,7 +10,8 @@ const BUFFERS = { callout: 4, configuration: 7 };
 const MAPS = { request: 0, response: 2, callout: 6 };
 const pairsOf = (object) => Object.entries(object).map(([name, value]) => [Buffer.from(name), Buffer.from(String(value))]);
 
-function encodePairs(pairs) {
+/** A list of headers as the ABI has it. */
+export function encodePairs(pairs) {
   const sizes = Buffer.alloc(4 + pairs.length * 8);
   sizes.writeUInt32LE(pairs.length, 0);
   pairs.forEach(([name, value], index) => {

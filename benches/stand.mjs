@@ -169,7 +169,7 @@ export const startFacilitatorStub = () =>
 export const routesTo = (cluster) => [directly({ prefix: "/direct" }, ANSWER), { match: { prefix: "/" }, route: { cluster } }];
 
 /** The payment filter, as an operator would write it. */
-export const paymentFilter = (configuration) => ({
+export const paymentFilter = (configuration, module = WASM) => ({
   name: "x402",
   typed_config: {
     "@type": "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm",
@@ -178,7 +178,7 @@ export const paymentFilter = (configuration) => ({
       root_id: "x402",
       failure_policy: "FAIL_RELOAD",
       allow_on_headers_stop_iteration: true,
-      vm_config: { vm_id: "x402", runtime: "envoy.wasm.runtime.v8", code: { local: { filename: WASM } } },
+      vm_config: { vm_id: "x402", runtime: "envoy.wasm.runtime.v8", code: { local: { filename: module } } },
       configuration: { "@type": "type.googleapis.com/google.protobuf.StringValue", value: JSON.stringify(configuration) },
     },
   },
@@ -203,6 +203,10 @@ export function startGate({ name, upstream, facilitator, verify = "remote", rout
     clusters: { upstream: upstream.port, facilitator: facilitator.port },
   });
 }
+
+/** Envoy with a filter that does nothing, or gives the same answer to all; see `ceiling.mjs`. */
+export const startIdle = ({ name, upstream, module }) =>
+  startEnvoy({ name, filters: [paymentFilter({}, module)], routes: routesTo("upstream"), clusters: { upstream: upstream.port } });
 
 /** Envoy that asks another service about each request (`ext_authz`). */
 export const startAuthorizing = ({ name, upstream, service }) =>

@@ -76,7 +76,13 @@ fn head(path: &str, payment: Option<&str>) -> RequestHead {
 
 impl Stage {
     fn context(&self) -> Context<'_> {
-        Context { config: &self.config, now: UnixTime::from_secs(NOW), supported: &self.supported, draw: 1, seed: [0; 32] }
+        Context {
+            config: &self.config,
+            now: UnixTime::from_secs(NOW),
+            supported: &self.supported,
+            draw: 1,
+            seed: [0; 32],
+        }
     }
 
     /// Plays a request to its end: facilitator and upstream say yes. The status that the client sees.

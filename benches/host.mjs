@@ -151,7 +151,6 @@ export function loadModule(path, plugin, seconds) {
       }
       if (!replied) exports.proxy_on_response_body(id, 96, 1);
       exports.proxy_on_log(id);
-      exports.proxy_on_done(id);
       exports.proxy_on_delete(id);
       return replied || 200;
     },

@@ -161,7 +161,7 @@ export const startFacilitatorStub = () =>
     routes: [
       directly({ path: "/verify" }, { isValid: true, payer: PAYER }),
       directly({ path: "/settle" }, { success: true, transaction: `0x${"5b".repeat(32)}`, network: "eip155:84532", payer: PAYER }),
-      directly({ path: "/supported" }, { kinds: [{ x402Version: 2, scheme: "exact", network: "eip155:*" }], extensions: [], signers: {} }),
+      directly({ path: "/supported" }, { kinds: ["eip155:84532", "eip155:*"].map((network) => ({ x402Version: 2, scheme: "exact", network })), extensions: [], signers: {} }),
     ],
   });
 

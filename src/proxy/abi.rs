@@ -294,11 +294,6 @@ pub extern "C" fn proxy_on_log(id: u32) {
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn proxy_on_done(_: u32) -> u32 {
-    1
-}
-
-#[unsafe(no_mangle)]
 pub extern "C" fn proxy_on_delete(id: u32) {
     host::enter();
     let is_root = with_contexts(|contexts| {

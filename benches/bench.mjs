@@ -173,6 +173,9 @@ function report() {
   const added = median(l.localAfter.runs.map((paid, round) => (paid.p50_us - l.proxied.runs[round].p50_us - l.callout.runs[round].p50_us) / 1000));
   const recovery = median(c.forged.runs.map((forged, round) => forged.cpu_us - c.misdirected.runs[round].cpu_us));
 
+  /** What a callout more takes of Envoy. */
+  const callout = middle(c.after, ({ cpu_us: us }) => us) - middle(c.localAfter, ({ cpu_us: us }) => us);
+
   // No gate in Envoy serves more than Envoy does that only proxies, and none that recovers a signer more than that leaves.
   const ceilings = {
     express: ratio(c.proxied, c.expressAfter),
@@ -188,7 +191,7 @@ function report() {
     atLeast("paid (verify, serve, settle), beside Express", 4.5, ratio(c.after, c.expressAfter), ceilings.express),
     atLeast("paid with `verify: local`, beside Express", 6, ratio(c.localAfter, c.expressAfter), ceilings.express),
     atLeast("paid, beside x402-axum behind its own proxy hop", 2, ratio(c.after, c.axumAfter), ceilings.axum),
-    ["latency that a paid call adds, without its callouts (p50)", "≤ 0.3 ms", `${added.toFixed(3)} ms`, added <= 0.3],
+    ["latency that a paid call adds, without its callouts (p50)", "≤ 0.3 ms", `${added.toFixed(3)} ms`, added <= 0.3, `${((recovery + callout) / 1000).toFixed(2)} ms`],
     ["EIP-712 and signer recovery in V8", "≤ 110 µs", `${recovery.toFixed(0)} µs`, recovery <= 110],
   ].map(([what, wanted, measured, isMet, ceiling]) => [what, wanted, measured, isMet ? "yes" : "**no**", (!isMet && ceiling) || ""]);
 
@@ -219,7 +222,8 @@ How they are figured: ratios compare what a whole core would serve, within a rou
 one callout, less a request through plain Envoy, less a call of the stub by the load generator, one at a time. Recovery is the processor
 time of a payment signed by somebody else, less that of one to a wrong recipient, which is refused before its signature is looked at. A ceiling is measured in the same
 run: for free requests a filter that does nothing, for unpaid ones a filter that reads the headers and gives a 402 made in advance, for paid ones Envoy that does
-nothing but proxy, with no payment and no callout, and for refused payments Envoy that does nothing but answer and recover a signer.
+nothing but proxy, with no payment and no callout, and for refused payments Envoy that does nothing but answer and recover a signer. For the latency it is the recovery and Envoy's own part in a callout,
+by which a payment with two takes more of its processor than one with one.
 
 What keeps it from the targets that are not met:
 
@@ -230,6 +234,8 @@ What keeps it from the targets that are not met:
 - **Callouts.** A payment by \`verify: local\` takes one, and one by \`verify: remote\` two, at some 150 µs of Envoy's own each, beside the hop to the upstream,
   which Express does not have. x402-axum is native code that checks no signature and remembers no payment; Envoy that does nothing but proxy is not
   much faster than that, which is the ceiling there.
+- **Latency.** What a paid call adds is all processor time: recovery and callout are the ceiling in the table, which is above the target by itself; the rest is three
+  operations on the ledger, and what is told of the request.
 - **What is told of a request.** Filter state for access logs, stats and a log line are calls of the host, eight to twenty for a payment and three for a 402, whose terms in
   two versions are 2 KB more than a direct response has.
 - **A free request** enters V8 for each callback of a stream, which is what a filter costs that does nothing. The module's own part is 4 µs where nothing else runs

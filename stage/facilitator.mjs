@@ -45,6 +45,7 @@ function signerFor(rpcUrl) {
  * @param {object} options
  * @param {number} options.port on 127.0.0.1
  * @param {string} options.rpcUrl the chain to settle on
+ * @param {{key: string}[]} [options.extensions] of the protocol, that it has
  * @returns {Promise<Facilitator>}
  *
  * @typedef {object} Facilitator
@@ -63,13 +64,14 @@ function signerFor(rpcUrl) {
  * @property {number} at milliseconds since the epoch
  * @property {number | null} ms how long the answer took
  */
-export async function startFacilitator({ port, rpcUrl }) {
+export async function startFacilitator({ port, rpcUrl, extensions = [] }) {
   const signer = signerFor(rpcUrl);
   const facilitator = new x402Facilitator()
     // It says that it settles on Base, too, so that there is something to choose from. Nobody pays there.
     .register([NETWORK, "eip155:8453"], new ExactEvmScheme(signer))
     .register(NETWORK, new UptoEvmScheme(signer))
     .registerV1(NETWORK_V1, new ExactEvmSchemeV1(signer));
+  for (const extension of extensions) facilitator.registerExtension(extension);
   const operations = {
     "POST /verify": (body) => facilitator.verify(body.paymentPayload, body.paymentRequirements),
     "POST /settle": (body) => facilitator.settle(body.paymentPayload, body.paymentRequirements),

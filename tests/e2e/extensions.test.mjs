@@ -20,7 +20,9 @@ import {
 import { registerExactEvmScheme } from "@x402/evm/exact/client";
 import { wrapFetchWithPayment, x402Client } from "@x402/fetch";
 import { generatePrivateKey, privateKeyToAccount } from "viem/accounts";
-import { declareEip2612GasSponsoringExtension, declareErc20ApprovalGasSponsoringExtension } from "@x402/extensions";
+import { toClientEvmSigner } from "@x402/evm";
+import { startFacilitator } from "../../stage/facilitator.mjs";
+import { EIP2612_GAS_SPONSORING, declareEip2612GasSponsoringExtension, declareErc20ApprovalGasSponsoringExtension } from "@x402/extensions";
 import { ask, assertServed, assertTerms, DEFAULTS, eventually, NETWORK, openGate, openRooms, pay, payerAccount, pluginOf, signPayment, since } from "./support.mjs";
 
 const rooms = await openRooms();
@@ -185,4 +187,23 @@ test("offer-receipt: what is asked and what was delivered is signed, as the offi
     const { transaction } = JSON.parse(Buffer.from(response.headers.get("payment-response"), "base64"));
     assert.equal(receipt.payload.transaction, transaction);
   }
+});
+
+test("eip2612GasSponsoring: an account without gas, that has approved nothing, pays by Permit2", async () => {
+  const facilitator = await startFacilitator({ port: rooms.ports.spare3, rpcUrl: rooms.chain.rpcUrl, extensions: [EIP2612_GAS_SPONSORING] });
+  rooms.atEnd(facilitator.stop);
+  const accepts = [{ ...usdc, transfer_method: "permit2" }];
+  const sponsored = await openGate(rooms, {
+    plugin: pluginOf({ routes: [{ match: { path: "/weather" }, price: "$0.001", accepts }] }),
+    facilitator: facilitator.url,
+  });
+  await eventually(async () => (await ask(sponsored, "/weather")).terms?.extensions?.[EIP2612_GAS_SPONSORING.key], "the filter has heard what the facilitator has");
+  const account = privateKeyToAccount(generatePrivateKey());
+  await rooms.chain.mint(account.address, 5_000n);
+  const client = registerExactEvmScheme(new x402Client(), { signer: toClientEvmSigner(account, rooms.chain.client) });
+  const response = await wrapFetchWithPayment(fetch, client)(`${sponsored.url}/weather`);
+  assert.equal(response.status, 200);
+  assert.equal(await rooms.chain.balanceOf(account.address), 4_000n);
+  const [settlement] = facilitator.calls.filter(({ path }) => path === "/settle");
+  assert.equal(settlement.request.paymentPayload.extensions[EIP2612_GAS_SPONSORING.key].info.from, account.address);
 });

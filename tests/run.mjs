@@ -31,7 +31,7 @@ function countCargo(output) {
   return { passed: sum(results.map(r => +r[1])), failed: sum(results.map(r => +r[2])) }
 }
 
-/** Reads the line `fuzz result: 11 passed; 0 failed; …`. */
+/** Reads the line `fuzz result: 12 passed; 0 failed; …`. */
 function countFuzz(output) {
   const [, passed = 0, failed = 0] = output.match(/^fuzz result: (\d+) passed; (\d+) failed/m) ?? []
   return { passed: +passed, failed: +failed }

@@ -338,7 +338,7 @@ fn whoever_may_not_buy_may_not_come_back() {
 #[test]
 fn where_the_ledger_does_not_work_nobody_comes_in_unpaid() {
     for (operation, answer, status) in [
-        ("recall", Answer::Failed, 402),
+        ("recall", Answer::Failed, 503),
         ("note once", Answer::Full, 503),
         ("note once", Answer::Failed, 503),
         ("note once", Answer::NotHeld, 503),

@@ -142,11 +142,18 @@ impl Visit {
 
     /// The ledger has said whether the payer has a right to come in.
     pub(super) fn on_recalled(self: Box<Self>, context: Context<'_>, answer: Answer) -> Next {
-        if answer != Answer::Granted {
-            return Reading::begin(context, &self.head, &self.route, &self.terms);
+        match answer {
+            Answer::Granted => {
+                let ledger = Some((self.nonce, Operation::NoteOnce { expires: self.until }));
+                (Exchange::Admitting(self), Effects { ledger, ..Effects::default() })
+            }
+            Answer::NotHeld => Reading::begin(context, &self.head, &self.route, &self.terms),
+            // Never terms: whoever has paid would pay again.
+            _ => {
+                let reply = Reply::overloaded("nobody can sign in at the moment");
+                over(&self.route, Outcome::Overloaded, "the ledger is out of order", reply)
+            }
         }
-        let ledger = Some((self.nonce, Operation::NoteOnce { expires: self.until }));
-        (Exchange::Admitting(self), Effects { ledger, ..Effects::default() })
     }
 
     /// The ledger has said whether the nonce is new.

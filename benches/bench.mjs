@@ -231,7 +231,7 @@ What keeps it from the targets that are not met:
   field (\`make profile\`), which wasm does by limbs of 32 bits, for it has no product of two 64-bit numbers in full. k256 recovers with
   variable-time arithmetic and does not verify a second time; its precomputed tables are for other operations. So one core cannot refuse more badly signed payments
   than the ceiling in the table, were all else free.
-- **Callouts.** A payment by \`verify: local\` takes one, and one by \`verify: remote\` two, at some 150 µs of Envoy's own each, beside the hop to the upstream,
+- **Callouts.** A payment by \`verify: local\` takes one, and one by \`verify: remote\` two, at some 0.2 ms of Envoy's own each, beside the hop to the upstream,
   which Express does not have. x402-axum is native code that checks no signature and remembers no payment; Envoy that does nothing but proxy is not
   much faster than that, which is the ceiling there.
 - **Latency.** What a paid call adds is all processor time: recovery and callout are the ceiling in the table, which is above the target by itself; the rest is three

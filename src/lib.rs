@@ -17,6 +17,7 @@ pub mod page;
 pub mod price;
 #[cfg(all(feature = "proxy", target_arch = "wasm32"))]
 pub mod proxy;
+mod recent;
 pub mod route;
 pub mod scheme;
 pub mod svm;

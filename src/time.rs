@@ -24,9 +24,7 @@ impl UnixTime {
     pub const fn plus(self, seconds: u64) -> Self {
         Self(self.0.saturating_add(seconds))
     }
-}
 
-impl UnixTime {
     /// The time as RFC 3339 writes it, to the millisecond, as JavaScript does: `2026-01-02T03:04:05.000Z`. Empty for
     /// times beyond the year 9999.
     pub fn to_rfc3339(self) -> String {

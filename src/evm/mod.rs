@@ -5,13 +5,13 @@ pub mod eip712;
 pub mod permit2;
 pub mod signature;
 
-use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sha3::{Digest, Keccak256};
+
+use crate::recent::Recent;
 
 /// The Keccak-256 hash of `bytes`, as Ethereum uses it (not NIST's SHA3-256).
 pub fn keccak256(bytes: &[u8]) -> [u8; 32] {
@@ -64,20 +64,10 @@ impl Address {
     /// The 40 digits with the checksum of EIP-55, in ASCII. A request writes the same few addresses again and again,
     /// and each takes a hash, so the last ones are remembered.
     fn to_checksummed(self) -> Digits {
-        const REMEMBERED: usize = 16;
         thread_local! {
-            static LAST: RefCell<VecDeque<(Address, Digits)>> = const { RefCell::new(VecDeque::new()) };
+            static LAST: Recent<Address, Digits, 16> = const { Recent::new() };
         }
-        LAST.with(|last| {
-            let Ok(mut last) = last.try_borrow_mut() else { return self.hash_into_case() };
-            if let Some((_, digits)) = last.iter().find(|(address, _)| *address == self) {
-                return *digits;
-            }
-            let digits = self.hash_into_case();
-            last.truncate(REMEMBERED.saturating_sub(1));
-            last.push_front((self, digits));
-            digits
-        })
+        LAST.with(|last| last.get_or(self, || self.hash_into_case()))
     }
 
     fn hash_into_case(self) -> Digits {

@@ -18,9 +18,8 @@ const MOST_ROUTES: usize = 1000;
 
 /// Whether the catalogue is asked for.
 pub(super) fn is_asked(head: &RequestHead) -> bool {
-    let path = head.all(":path").next().unwrap_or_default();
     let is_read = matches!(head.text(":method").as_str(), "GET" | "HEAD");
-    is_read && path.split(|byte| *byte == b'?').next() == Some(PATH)
+    is_read && head.path() == PATH
 }
 
 /// The priced routes of the host that is asked, with their terms, as JSON. `resources` are the URLs alone; `items` have the terms in version 2, where

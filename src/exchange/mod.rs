@@ -582,6 +582,11 @@ impl Effects {
         Self { stream: Stream::Reply(reply), ..Self::default() }
     }
 
+    /// The end of a request without a payment that counts.
+    fn end_with(route: &Arc<str>, outcome: Outcome, reason: &str, reply: Reply) -> Next {
+        Self { record: Some(Record::new(route, outcome, reason)), ..Self::reply(reply) }.and_over()
+    }
+
     fn and_over(self) -> Next {
         (Exchange::Over, self)
     }

@@ -181,16 +181,12 @@ impl Reading {
     }
 
     fn overloaded(self, error: &str, reason: &str) -> Next {
-        let outcome = Outcome::Overloaded;
-        let record = Record::new(&self.route, outcome, reason);
-        Effects { record: Some(record), ..Effects::reply(Reply::overloaded(error)) }.and_over()
+        Effects::end_with(&self.route, Outcome::Overloaded, reason, Reply::overloaded(error))
     }
 }
 
-fn refuse(route: &Arc<str>, status: u16, error: &str) -> Next {
-    let outcome = Outcome::Malformed;
-    let record = Record::new(route, outcome, error);
-    Effects { record: Some(record), ..Effects::reply(Reply::error(status, error)) }.and_over()
+pub(super) fn refuse(route: &Arc<str>, status: u16, error: &str) -> Next {
+    Effects::end_with(route, Outcome::Malformed, error, Reply::error(status, error))
 }
 
 fn too_long(route: &Arc<str>, most: usize) -> Next {

@@ -97,6 +97,12 @@ impl RequestHead {
         decide(Target { method: &method, authority: &authority, path: self.all(":path").next().unwrap_or_default() })
     }
 
+    /// The path as it was written, without the query.
+    pub fn path(&self) -> &[u8] {
+        let target = self.all(":path").next().unwrap_or_default();
+        target.split(|byte| *byte == b'?').next().unwrap_or_default()
+    }
+
     /// The URL that the client used, as far as the proxy knows.
     pub fn url(&self) -> String {
         let forwarded = self.text("x-forwarded-proto").to_ascii_lowercase();

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::payment::private;
 use super::quote::Asked;
+use super::receive::refuse;
 use super::{
     Context, Effects, Exchange, Next, Outcome, Payment, Reading, Record, Reply, RequestEdits, RequestHead, Stream,
     UpstreamHead,
@@ -16,6 +17,7 @@ use crate::config::Terms;
 use crate::evm::{Address, keccak256};
 use crate::ledger::{Answer, Operation, PaymentKey};
 use crate::time::UnixTime;
+use crate::x402::NetworkId;
 use crate::x402::header::{self, PAYMENT_SIGNATURE, X_PAYMENT};
 use crate::x402::payment::Payer;
 use crate::x402::sign_in::{Challenge, Refusal, SIGN_IN_WITH_X, SignIn, SignedIn, Site, chains};
@@ -42,14 +44,10 @@ impl Place {
     /// The place that a request is for; `None` where nobody may come back to it.
     pub(super) fn of(head: &RequestHead, route: &str, terms: &Terms) -> Option<Self> {
         terms.extensions.sign_in.as_ref()?;
-        let method = match head.text(":method").as_str() {
-            "HEAD" => "GET".to_owned(),
-            other => other.to_owned(),
-        };
+        let method = head.text(":method");
+        let method = if method == "HEAD" { "GET" } else { &method };
         let authority = head.text(":authority").to_ascii_lowercase();
-        let target = head.all(":path").next().unwrap_or_default();
-        let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
-        let parts = [route.as_bytes(), method.as_bytes(), authority.as_bytes(), path];
+        let parts = [route.as_bytes(), method.as_bytes(), authority.as_bytes(), head.path()];
         // No part has a byte of zero.
         Some(Self(keccak256(&parts.join(&0))))
     }
@@ -78,11 +76,16 @@ impl Payment {
     }
 }
 
+/// The networks whose accounts can come in.
+fn chains_of(terms: &Terms) -> Vec<&NetworkId> {
+    chains(terms.offers.iter().map(|offer| &offer.requirement.network))
+}
+
 /// What a client would have to sign to come in; `None` where nobody can sign in.
 pub(super) fn challenge(context: Context<'_>, terms: &Terms, url: &str) -> Option<String> {
     let sign_in = terms.extensions.sign_in.as_ref()?;
     let site = Site::of(url)?;
-    let chains = chains(terms.offers.iter().map(|offer| &offer.requirement.network));
+    let chains = chains_of(terms);
     if chains.is_empty() {
         return None;
     }
@@ -104,17 +107,17 @@ impl Visit {
         let mut values = head.all(SIGN_IN_WITH_X);
         let value = values.next()?;
         if values.next().is_some() {
-            return Some(malformed(route, "more than one SIGN-IN-WITH-X header; send one"));
+            return Some(refuse(route, 400, "more than one SIGN-IN-WITH-X header; send one"));
         }
         let json = match header::decode(value) {
             Ok(json) => json,
-            Err(error) => return Some(malformed(route, &format!("SIGN-IN-WITH-X {error}"))),
+            Err(error) => return Some(refuse(route, 400, &format!("SIGN-IN-WITH-X {error}"))),
         };
         let sign_in = match SignIn::from_json(&json) {
             Ok(sign_in) => sign_in,
-            Err(error) => return Some(malformed(route, &format!("SIGN-IN-WITH-X: {error}"))),
+            Err(error) => return Some(refuse(route, 400, &format!("SIGN-IN-WITH-X: {error}"))),
         };
-        let chains = chains(terms.offers.iter().map(|offer| &offer.requirement.network));
+        let chains = chains_of(terms);
         let checked = match Site::of(&head.url()) {
             Some(site) => sign_in.check(&site, &chains, context.now),
             None => Err(Refusal::Uri),
@@ -151,7 +154,7 @@ impl Visit {
             // Never terms: whoever has paid would pay again.
             _ => {
                 let reply = Reply::overloaded("nobody can sign in at the moment");
-                over(&self.route, Outcome::Overloaded, "the ledger is out of order", reply)
+                Effects::end_with(&self.route, Outcome::Overloaded, "the ledger is out of order", reply)
             }
         }
     }
@@ -163,7 +166,7 @@ impl Visit {
             Answer::Spent => turn_away(context, &self.head, &self.route, &self.terms, Refusal::Nonce),
             _ => {
                 let reply = Reply::overloaded("too many sign in at a time");
-                over(&self.route, Outcome::Overloaded, "the nonce cannot be remembered", reply)
+                Effects::end_with(&self.route, Outcome::Overloaded, "the nonce cannot be remembered", reply)
             }
         }
     }
@@ -189,17 +192,8 @@ fn turn_away(context: Context<'_>, head: &RequestHead, route: &Arc<str>, terms: 
         Ok(quoted) if !pays && !quoted.offers.is_empty() => {
             let error = refusal.to_string();
             let reply = Reply::payment_required(context, &error, &quoted, &head.url());
-            over(route, Outcome::Refused, &error, reply)
+            Effects::end_with(route, Outcome::Refused, &error, reply)
         }
         _ => Reading::begin(context, head, route, terms),
     }
-}
-
-fn malformed(route: &Arc<str>, error: &str) -> Next {
-    over(route, Outcome::Malformed, error, Reply::error(400, error))
-}
-
-fn over(route: &Arc<str>, outcome: Outcome, reason: &str, reply: Reply) -> Next {
-    let record = Record::new(route, outcome, reason);
-    Effects { record: Some(record), ..Effects::reply(reply) }.and_over()
 }

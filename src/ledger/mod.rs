@@ -305,8 +305,8 @@ pub struct Ledger {
     claims_per_page: usize,
 }
 
-/// Pages of payments, and of each kind of notes. The same for every size of ledger, so that a configuration with another size finds the claims
-/// of the one before it.
+/// Pages of payments, and of each kind of notes. The same for every size of ledger, so that a configuration with another
+/// size finds the claims of the one before it.
 const PAGES: u32 = 4096;
 
 /// Whether a page is one of payments, and not of notes.

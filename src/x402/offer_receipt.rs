@@ -4,8 +4,6 @@
 //! Source: `specs/extensions/extension-offer-and-receipt.md` of the x402 repository (format `eip712`), and the package
 //! `@x402/extensions` 2.27.0, which reads what is written here.
 
-use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::fmt;
 
 use serde::Serialize;
@@ -16,6 +14,7 @@ use crate::evm::eip712::{self, Word, word_from_u64};
 use crate::evm::signature::{SecretKey, Signature};
 use crate::evm::{Address, keccak256};
 use crate::json::to_text;
+use crate::recent::Recent;
 use crate::time::UnixTime;
 
 /// The extension.
@@ -94,22 +93,10 @@ impl Issuer {
     /// A signature by this key. The last ones are remembered: one takes far longer than all else about a 402, and within
     /// a minute an offer is the same.
     fn sign(&self, digest: &Word) -> [u8; Signature::LENGTH] {
-        const REMEMBERED: usize = 64;
-        type Signatures = VecDeque<(Address, Word, [u8; Signature::LENGTH])>;
         thread_local! {
-            static LAST: RefCell<Signatures> = const { RefCell::new(VecDeque::new()) };
+            static LAST: Recent<(Address, Word), [u8; Signature::LENGTH], 64> = const { Recent::new() };
         }
-        LAST.with(|last| {
-            let Ok(mut last) = last.try_borrow_mut() else { return self.key.sign(digest) };
-            let is_it = |(signer, signed, _): &&(Address, Word, _)| *signer == self.address() && signed == digest;
-            if let Some((_, _, signature)) = last.iter().find(is_it) {
-                return *signature;
-            }
-            let signature = self.key.sign(digest);
-            last.truncate(REMEMBERED.saturating_sub(1));
-            last.push_front((self.address(), *digest, signature));
-            signature
-        })
+        LAST.with(|last| last.get_or((self.address(), *digest), || self.key.sign(digest)))
     }
 
     /// The declaration of [`OFFER_RECEIPT`] in the terms, as JSON: each entry of `accepts`, signed, for the time that a

@@ -94,7 +94,8 @@ test("Requests, settlements and revenue are counted with labels", async () => {
 });
 
 test("What is not known is counted as unknown, and earns nothing", async () => {
-  broken.fake.script("/settle", { instead: "close" });
+  // However often it is asked about again.
+  broken.fake.always("/settle", { instead: "close" });
   const payment = await paymentFor(broken, "/upfront/unknown");
   assert.ok([502, 504].includes((await pay(broken, "/upfront/unknown", payment)).status));
   await eventually(async () => (await value("x402_settlements", { result: "unknown" })) >= 1, "the stats");

@@ -266,8 +266,10 @@ impl Path {
 
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        /// Nobody reads on, and whoever sent it should not make the filter write on.
+        const DEEPEST: usize = 32;
         let mut is_root = true;
-        for step in &self.0 {
+        for step in self.0.iter().take(DEEPEST) {
             match step {
                 Step::Object(None) => continue,
                 Step::Object(Some(key)) if key.is_empty() => write!(f, "\"\"")?,
@@ -384,5 +386,13 @@ mod tests {
             assert_eq!(error.path, path, "{json}: {error}");
             assert!(error.message.contains(message), "{json}: {error}");
         }
+    }
+
+    #[test]
+    fn a_path_ends_somewhere() {
+        #[derive(Debug, Deserialize)]
+        struct Open {}
+        let error = from_slice::<Open>(format!("{{\"x\": {}", "[".repeat(24_000)).as_bytes()).unwrap_err();
+        assert_eq!(error.path, format!("x{}", "[0]".repeat(31)));
     }
 }

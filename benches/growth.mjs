@@ -82,7 +82,9 @@ try {
   }
 
   {
-    const gate = await startGate({ name: "soak", upstream, facilitator, routes: [WEATHER], verify: "remote" });
+    // Short enough that the ledger forgets as much as it learns for most of the time.
+    const defaults = { ...DEFAULTS, max_timeout_seconds: 60 };
+    const gate = await startGate({ name: "soak", upstream, facilitator, routes: [WEATHER], verify: "remote", defaults });
     const chunk = Math.min(20_000, SOAK);
     for (let requests = 0; requests < SOAK; ) {
       const { rss_kb: kb, cpu_us: us } = await ask(gate, "unpaid,forged,misdirected,honest", { most: chunk, payments: chunk / 4, seconds: 600, warmup: 0.05 });

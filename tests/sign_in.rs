@@ -118,8 +118,7 @@ fn whoever_has_paid_comes_back_without_paying_until_it_is_over() {
         assert_admitted(&visit);
         let edits = visit.forwarded.clone().unwrap();
         assert_eq!(edits.remove, [HEADER]);
-        let address = wallet.address().to_string();
-        assert_eq!(edits.set, [("x-x402-payer", address), ("x-x402-network", "eip155:84532".to_owned())]);
+        assert_eq!(edits.set, [("x-x402-payer", wallet.address().to_string())]);
         stage.step(&mut visit, upstream(200));
         let edits = visit.delivered.as_ref().unwrap();
         assert_eq!(edits.set, [("cache-control", "private".to_owned())]);
@@ -201,8 +200,59 @@ fn a_message_is_good_for_one_request() {
     endless["expirationTime"] = "2099-01-01T00:00:00Z".into();
     sign(&wallet, &mut endless);
     assert_eq!(stage.start(&signed_in("/weather/a", &endless)).reason(), "invalid_siwx_nonce");
+    // However long it takes from the check to the ledger.
+    let mut late = stage.arrive(&signed_in("/weather/a", &endless));
     stage.now += 1;
+    while stage.turn(&mut late) {}
+    assert_eq!((late.status(), late.reason()), (402, "invalid_siwx_nonce"));
     assert_eq!(stage.start(&signed_in("/weather/a", &endless)).reason(), "invalid_siwx_issued_at_too_old");
+}
+
+#[test]
+fn a_right_ends_with_the_terms_it_was_bought_by() {
+    let changes: [(&str, Value); 3] = [
+        ("/routes/0/price", "$500".into()),
+        ("/defaults/accepts", json!([{"scheme": "exact", "network": "base", "asset": "USDC"}])),
+        ("/defaults/pay_to", Wallet::new(9).address().to_string().into()),
+    ];
+    for (pointer, value) in changes {
+        let (mut stage, wallet) = (stage(), Wallet::new(1));
+        buy(&mut stage, &wallet, "/weather/a", 1);
+        stage.config = common::read_config(&config());
+        assert_admitted(&come_back(&mut stage, &wallet, "/weather/a"));
+        let mut changed = config();
+        *changed.pointer_mut(pointer).unwrap() = value;
+        stage.config = common::read_config(&changed);
+        stage.draw += 1;
+        assert_unpaid(&come_back(&mut stage, &wallet, "/weather/a"));
+    }
+    // It lasts no longer than such rights last now.
+    let (mut stage, wallet) = (stage(), Wallet::new(1));
+    buy(&mut stage, &wallet, "/weather/a", 1);
+    let mut shorter = config();
+    shorter["routes"][0]["extensions"]["sign_in_with_x"]["lasts"] = "100s".into();
+    stage.config = common::read_config(&shorter);
+    stage.now += 99;
+    assert_admitted(&come_back(&mut stage, &wallet, "/weather/a"));
+    stage.now += 1;
+    assert_unpaid(&come_back(&mut stage, &wallet, "/weather/a"));
+}
+
+#[test]
+fn a_visitor_cannot_name_another_host_to_the_upstream() {
+    let (mut stage, wallet) = (stage(), Wallet::new(1));
+    buy(&mut stage, &wallet, "/weather/a", 1);
+    let names = ["forwarded", "x-forwarded-host", "x-host", "x-original-host", "x_forwarded_host"];
+    let terms = terms_at(&mut stage, "/weather/a");
+    let proof = encode(&answer(&wallet, &terms));
+    let payment = encode(&wallet.pay(&terms["accepts"][0], 2));
+    for (name, value) in [(HEADER, proof), ("payment-signature", payment)] {
+        let headers: Vec<(&str, &str)> = names.map(|name| (name, "victim.example")).into_iter().collect();
+        let headers = [headers.as_slice(), &[(name, value.as_str())]].concat();
+        let request = stage.play(&head("GET", "/weather/a", &headers), [valid()]);
+        let removed = request.forwarded.expect("a request that goes on").remove;
+        assert!(names.iter().all(|name| removed.contains(&(*name).to_owned())), "{removed:?}");
+    }
 }
 
 #[test]
@@ -258,6 +308,9 @@ fn what_is_no_sign_in_is_refused_and_a_payment_makes_it_good() {
         assert_eq!((request.status(), outcome(&request)), (400, Outcome::Malformed));
         assert!(request.body()["error"].as_str().unwrap().starts_with(error), "{}", request.body());
     }
+    let long = stage.start(&head("GET", "/weather/a", &[(HEADER, &"A".repeat(8193))]));
+    assert_eq!((long.status(), outcome(&long)), (400, Outcome::Malformed));
+    assert_eq!(long.body()["error"], "SIGN-IN-WITH-X is longer than 8192 bytes");
     let value = encode(&proof);
     let twice = stage.start(&head("GET", "/weather/a", &[(HEADER, &value), (HEADER, &value)]));
     assert_eq!((twice.status(), outcome(&twice)), (400, Outcome::Malformed));
@@ -337,7 +390,7 @@ fn whoever_may_not_buy_may_not_come_back() {
 
 #[test]
 fn where_the_ledger_does_not_work_nobody_comes_in_unpaid() {
-    for (operation, answer, status) in [
+    for (operation, answer_of_ledger, status) in [
         ("recall", Answer::Failed, 503),
         ("note once", Answer::Full, 503),
         ("note once", Answer::Failed, 503),
@@ -345,10 +398,19 @@ fn where_the_ledger_does_not_work_nobody_comes_in_unpaid() {
     ] {
         let (mut stage, wallet) = (stage(), Wallet::new(1));
         buy(&mut stage, &wallet, "/weather/a", 1);
-        stage.forced = Some((operation, answer));
+        stage.forced = Some((operation, answer_of_ledger));
         let visit = come_back(&mut stage, &wallet, "/weather/a");
-        assert_eq!(visit.status(), status, "{operation} {answer:?}");
+        assert_eq!(visit.status(), status, "{operation} {answer_of_ledger:?}");
         assert!(visit.forwarded.is_none());
+        // Whoever has sent a payment as well is served for it.
+        stage.draw += 1;
+        let terms = terms_at(&mut stage, "/weather/a");
+        let payment = encode(&wallet.pay(&terms["accepts"][0], 2));
+        let proof = encode(&answer(&wallet, &terms));
+        let both = head("GET", "/weather/a", &[(HEADER, &proof), ("payment-signature", &payment)]);
+        stage.forced = Some((operation, answer_of_ledger));
+        let request = stage.play(&both, [valid(), upstream(200), settled()]);
+        assert_eq!((outcome(&request), request.settlements.len()), (Outcome::Served, 1), "{}", request.story());
     }
     // What is bought is delivered, though no right to come back can be noted.
     let (mut stage, wallet) = (stage(), Wallet::new(1));
@@ -370,7 +432,26 @@ fn sign_ins_take_no_room_of_payments() {
         come_back(&mut stage, &wallet, "/weather/a");
     }
     assert_eq!((pages_of_payments(&stage), pages_of_rights(&stage)), (1, 1));
-    assert!(stage.store.0.len() > 50);
+    // Nor the room of other payers: what one of them signs fills a few pages.
+    let pages_of_nonces = |stage: &Stage| stage.store.0.range(8192..).count();
+    assert_eq!(pages_of_nonces(&stage), 16);
+    let other = Wallet::new(2);
+    buy(&mut stage, &other, "/weather/a", 2);
+    stage.draw += 1;
+    assert_admitted(&come_back(&mut stage, &other, "/weather/a"));
+    assert_eq!(pages_of_nonces(&stage), 17);
+}
+
+#[test]
+fn nobody_can_tell_whose_rights_share_a_page() {
+    let pages = [7, 8].map(|secret| {
+        let (mut stage, wallet) = (stage(), Wallet::new(1));
+        stage.secret = [secret; 32];
+        buy(&mut stage, &wallet, "/weather/a", 1);
+        assert_admitted(&come_back(&mut stage, &wallet, "/weather/a"));
+        stage.store.0.keys().copied().filter(|page| *page >= 4096).collect::<Vec<_>>()
+    });
+    assert!(pages[0].len() == 2 && pages[0].iter().all(|page| !pages[1].contains(page)), "{pages:?}");
 }
 
 #[test]

@@ -168,6 +168,8 @@ pub struct SignInTerms {
     pub seconds: u64,
     /// What the wallet shows to whoever signs.
     pub statement: Option<Arc<str>>,
+    /// A digest of what a payment has to be, as it is configured: whoever has paid by other terms has no right by these.
+    pub price: [u8; 32],
 }
 
 impl Extensions {

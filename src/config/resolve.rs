@@ -16,8 +16,8 @@ use super::{
 };
 #[cfg(feature = "page")]
 use super::{OwnPage, PageConfig};
-use crate::evm::Address;
 use crate::evm::signature::SecretKey;
+use crate::evm::{Address, keccak256};
 use crate::json::{self, JsonError, Named, Object};
 use crate::ledger::Ledger;
 use crate::money::{Amount, Dollars};
@@ -481,7 +481,15 @@ fn sign_in(path: &str, raw: &raw::SignIn, offers: &[Arc<Offer>]) -> Result<SignI
     if chains(offers.iter().map(|offer| &offer.requirement.network)).is_empty() {
         return refuse(path, "needs an entry on a network of eip155 or solana, whose accounts can sign in");
     }
-    Ok(SignInTerms { seconds, statement: raw.statement.as_deref().map(Arc::from) })
+    if offers.iter().any(|offer| offer.recipient_from.is_some()) {
+        return refuse(
+            path,
+            "does not go with pay_to from metadata: whoever pays themselves would come back to others' goods",
+        );
+    }
+    let requirements: Vec<String> = offers.iter().map(|offer| json::to_text(&offer.requirement)).collect();
+    let price = keccak256(requirements.join("\n").as_bytes());
+    Ok(SignInTerms { seconds, statement: raw.statement.as_deref().map(Arc::from), price })
 }
 
 fn bazaar(path: &str, raw: &raw::Bazaar, matcher: &raw::Match) -> Result<Bazaar> {

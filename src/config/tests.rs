@@ -1102,12 +1102,25 @@ fn extensions_are_refused_where_they_are_wrong() {
     set(&mut upto, "/routes/0/settle", json!("after"));
     set(&mut upto, "/routes/0/accepts", json!([{"scheme": "upto", "network": "base-sepolia", "asset": "USDC"}]));
     assert_refused(&refused(&upto), &format!("{route}.sign_in_with_x"), "does not go with scheme upto", "upto");
+    let mut elsewhere = with("/routes/0/extensions", sign_in("60s"));
+    set(&mut elsewhere, "/routes/0/pay_to", json!({"metadata": {"namespace": "mesh", "key": "seller"}}));
+    assert_refused(
+        &refused(&elsewhere),
+        &format!("{route}.sign_in_with_x"),
+        "does not go with pay_to from metadata",
+        "metadata",
+    );
     let mut opaque = with_entry(&opaque_entry());
     set(&mut opaque, "/routes/1/extensions", sign_in("60s"));
     assert_refused(&refused(&opaque), "routes[1].extensions.sign_in_with_x", "whose accounts can sign in", "hedera");
     let config = read(&with("/routes/0/extensions", sign_in("2592000s")));
-    let sign_in = terms(&config, 0).extensions.sign_in.clone();
-    assert_eq!(sign_in, Some(SignInTerms { seconds: 2_592_000, statement: None }));
+    let sign_in = |config: &Config| terms(config, 0).extensions.sign_in.clone().unwrap();
+    let SignInTerms { seconds, statement, price } = sign_in(&config);
+    assert_eq!((seconds, statement), (2_592_000, None));
+    let mut dearer = with("/routes/0/extensions", json!({"sign_in_with_x": {"lasts": "60s"}}));
+    assert_eq!(sign_in(&read(&dearer)).price, price);
+    set(&mut dearer, "/routes/0/price", "$2".into());
+    assert_ne!(sign_in(&read(&dearer)).price, price);
     let free = with("/routes/2/extensions", json!({}));
     assert_refused(&refused(&free), "routes[2]", "is free, and says how to pay", "free");
 }

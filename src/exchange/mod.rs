@@ -387,8 +387,8 @@ pub struct Context<'a> {
     pub supported: &'a Supported,
     /// A number that draws among several recipients.
     pub draw: u64,
-    /// What nobody else can know or guess.
-    pub seed: [u8; 32],
+    /// Random bytes that no client can know, the same for as long as the ledger lives.
+    pub secret: [u8; 32],
 }
 
 /// The state after a step, and what is to be done.

@@ -216,7 +216,7 @@ impl Payment {
                     since: context.now,
                     transfer: known.transfer,
                     standing,
-                    place: Place::of(head, route, terms),
+                    place: Place::of(context, head, route, terms),
                     signature: match job.as_ref().and_then(|job| job.mark) {
                         Some(mark) if is_metered => {
                             let [a, b, c, d, e, f, g, h, ..] = keccak256(url.as_bytes());

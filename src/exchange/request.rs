@@ -28,7 +28,8 @@ const OVERRIDES: [&str; 16] = [
     "x-script-name",
 ];
 
-/// Headers by which some upstreams let a client override the host, which matters where prices depend on it.
+/// Headers by which some upstreams let a client override the host, which matters where prices depend on it, and rights to
+/// come back.
 const HOST_OVERRIDES: [&str; 4] = ["forwarded", "x-forwarded-host", "x-host", "x-original-host"];
 
 /// The headers of a request in the order they came, pseudo-headers (`:method`, `:authority`, `:path`) among them.
@@ -169,7 +170,7 @@ impl RequestHead {
     pub fn unwanted(&self, config: &Config, terms: Option<&Terms>) -> Vec<String> {
         let is_priced = terms.is_some();
         let has_sign_in = terms.is_some_and(|terms| terms.extensions.sign_in.is_some());
-        let prices_by_host = config.table.prices_by_host();
+        let minds_host = config.table.prices_by_host() || has_sign_in;
         let is_unwanted = |name: &str| {
             // What is unwanted begins with one of these in every spelling, and most headers do not.
             if !(name.starts_with(['x', 'f', 'p']) || has_sign_in && name.starts_with('s')) {
@@ -177,7 +178,7 @@ impl RequestHead {
             }
             let name = name.replace(|letter: char| !letter.is_ascii_alphanumeric(), "-");
             let overrides =
-                OVERRIDES.contains(&name.as_str()) || (prices_by_host && HOST_OVERRIDES.contains(&name.as_str()));
+                OVERRIDES.contains(&name.as_str()) || (minds_host && HOST_OVERRIDES.contains(&name.as_str()));
             name.starts_with(IDENTITY_PREFIX)
                 || (overrides && !config.keeps_header(&name))
                 || (is_priced && [PAYMENT_SIGNATURE, X_PAYMENT].contains(&name.as_str()))

@@ -20,7 +20,7 @@ use crate::time::UnixTime;
 use crate::x402::NetworkId;
 use crate::x402::header::{self, PAYMENT_SIGNATURE, X_PAYMENT};
 use crate::x402::payment::Payer;
-use crate::x402::sign_in::{Challenge, Refusal, SIGN_IN_WITH_X, SignIn, SignedIn, Site, chains};
+use crate::x402::sign_in::{Challenge, MAX_LENGTH, Refusal, SIGN_IN_WITH_X, SignIn, SignedIn, Site, chains};
 
 /// Somebody who has signed in, and whose right to come in is yet to be seen.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -29,27 +29,26 @@ pub struct Visit {
     route: Arc<str>,
     terms: Arc<Terms>,
     payer: Payer,
-    network: String,
     /// The key of the nonce that was signed.
     nonce: PaymentKey,
     /// Until when it is remembered.
     until: UnixTime,
 }
 
-/// What is paid for, as far as a right to come back is one to it.
+/// What is paid for and by which terms, as far as a right to come back is one to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Place([u8; 32]);
 
 impl Place {
     /// The place that a request is for; `None` where nobody may come back to it.
-    pub(super) fn of(head: &RequestHead, route: &str, terms: &Terms) -> Option<Self> {
-        terms.extensions.sign_in.as_ref()?;
+    pub(super) fn of(context: Context<'_>, head: &RequestHead, route: &str, terms: &Terms) -> Option<Self> {
+        let sign_in = terms.extensions.sign_in.as_ref()?;
         let method = head.text(":method");
         let method = if method == "HEAD" { "GET" } else { &method };
         let authority = head.text(":authority").to_ascii_lowercase();
         let parts = [route.as_bytes(), method.as_bytes(), authority.as_bytes(), head.path()];
-        // No part has a byte of zero.
-        Some(Self(keccak256(&parts.join(&0))))
+        // No part has a byte of zero, and what stands before them has one length.
+        Some(Self(keccak256(&[&context.secret[..], &sign_in.price, &parts.join(&0)].concat())))
     }
 
     /// The key of a payer's right to come back to it; `None` where nobody knows who that is.
@@ -89,7 +88,8 @@ pub(super) fn challenge(context: Context<'_>, terms: &Terms, url: &str) -> Optio
     if chains.is_empty() {
         return None;
     }
-    let random = [&context.seed[..], &context.draw.to_be_bytes(), &context.now.as_secs().to_be_bytes(), url.as_bytes()];
+    let random =
+        [&context.secret[..], &context.draw.to_be_bytes(), &context.now.as_secs().to_be_bytes(), url.as_bytes()];
     let nonce = keccak256(&random.concat()).first_chunk().copied()?;
     let statement = sign_in.statement.as_deref();
     Some(Challenge { site: &site, chains: &chains, nonce, issued: context.now, statement }.to_json())
@@ -103,11 +103,14 @@ impl Visit {
         route: &Arc<str>,
         terms: &Arc<Terms>,
     ) -> Option<Next> {
-        let place = Place::of(head, route, terms)?;
+        let place = Place::of(context, head, route, terms)?;
         let mut values = head.all(SIGN_IN_WITH_X);
         let value = values.next()?;
         if values.next().is_some() {
             return Some(refuse(route, 400, "more than one SIGN-IN-WITH-X header; send one"));
+        }
+        if value.len() > MAX_LENGTH {
+            return Some(refuse(route, 400, &format!("SIGN-IN-WITH-X is longer than {MAX_LENGTH} bytes")));
         }
         let json = match header::decode(value) {
             Ok(json) => json,
@@ -124,9 +127,9 @@ impl Visit {
         };
         let (route, terms) = (Arc::clone(route), Arc::clone(terms));
         Some(match checked {
-            Ok(SignedIn { payer, network, nonce, until }) => {
-                let (network, nonce) = (network.to_string(), PaymentKey::of_nonce(&payer.to_string(), &nonce));
-                let visit = Self { head: head.clone(), route, terms, payer, network, nonce, until };
+            Ok(SignedIn { payer, nonce, until }) => {
+                let nonce = PaymentKey::of_nonce(&context.secret, &payer.to_string(), &nonce);
+                let visit = Self { head: head.clone(), route, terms, payer, nonce, until };
                 visit.recall(context, place)
             }
             Err(refusal) => turn_away(context, head, &route, &terms, refusal),
@@ -134,9 +137,10 @@ impl Visit {
     }
 
     fn recall(self, context: Context<'_>, place: Place) -> Next {
-        match place.right_of(&self.payer) {
-            Some(right) if context.config.payers.welcome(&self.payer) => {
-                let ledger = Some((right, Operation::Recall));
+        let lasts = self.terms.extensions.sign_in.as_ref().map(|sign_in| sign_in.seconds);
+        match place.right_of(&self.payer).zip(lasts) {
+            Some((right, seconds)) if context.config.payers.welcome(&self.payer) => {
+                let ledger = Some((right, Operation::Recall { seconds }));
                 (Exchange::Recalling(Box::new(self)), Effects { ledger, ..Effects::default() })
             }
             _ => Reading::begin(context, &self.head, &self.route, &self.terms),
@@ -151,11 +155,7 @@ impl Visit {
                 (Exchange::Admitting(self), Effects { ledger, ..Effects::default() })
             }
             Answer::NotHeld => Reading::begin(context, &self.head, &self.route, &self.terms),
-            // Never terms: whoever has paid would pay again.
-            _ => {
-                let reply = Reply::overloaded("nobody can sign in at the moment");
-                Effects::end_with(&self.route, Outcome::Overloaded, "the ledger is out of order", reply)
-            }
+            _ => self.turn_back(context, "nobody can sign in at the moment", "the ledger is out of order"),
         }
     }
 
@@ -164,15 +164,21 @@ impl Visit {
         match answer {
             Answer::Granted => self.admit(context),
             Answer::Spent => turn_away(context, &self.head, &self.route, &self.terms, Refusal::Nonce),
-            _ => {
-                let reply = Reply::overloaded("too many sign in at a time");
-                Effects::end_with(&self.route, Outcome::Overloaded, "the nonce cannot be remembered", reply)
-            }
+            _ => self.turn_back(context, "too many sign in at a time", "the nonce cannot be remembered"),
         }
     }
 
+    /// Goes on with a payment that came as well, and else asks for patience. Never for a payment: whoever has paid would
+    /// pay again.
+    fn turn_back(self, context: Context<'_>, error: &str, reason: &str) -> Next {
+        if pays(&self.head) {
+            return Reading::begin(context, &self.head, &self.route, &self.terms);
+        }
+        Effects::end_with(&self.route, Outcome::Overloaded, reason, Reply::overloaded(error))
+    }
+
     fn admit(self, context: Context<'_>) -> Next {
-        let set = vec![("x-x402-payer", self.payer.to_string()), ("x-x402-network", self.network)];
+        let set = vec![("x-x402-payer", self.payer.to_string())];
         let edits = RequestEdits { remove: self.head.unwanted(context.config, Some(&self.terms)), set };
         let record = Record { visitor: Some(self.payer), ..Record::new(&self.route, Outcome::SignedIn, "") };
         (Exchange::Visiting, Effects { record: Some(record), stream: Stream::Forward(edits), ..Effects::default() })
@@ -184,12 +190,16 @@ impl Visit {
     }
 }
 
+/// Whether a payment came.
+fn pays(head: &RequestHead) -> bool {
+    [PAYMENT_SIGNATURE, X_PAYMENT].into_iter().any(|name| head.all(name).next().is_some())
+}
+
 /// Goes on with a payment that came as well, or else says why the sign-in is none.
 fn turn_away(context: Context<'_>, head: &RequestHead, route: &Arc<str>, terms: &Arc<Terms>, refusal: Refusal) -> Next {
-    let pays = [PAYMENT_SIGNATURE, X_PAYMENT].into_iter().any(|name| head.all(name).next().is_some());
     let asked = Asked { job: None, price: None, supported: context.supported, draw: context.draw, head };
     match terms.quote(asked) {
-        Ok(quoted) if !pays && !quoted.offers.is_empty() => {
+        Ok(quoted) if !pays(head) && !quoted.offers.is_empty() => {
             let error = refusal.to_string();
             let reply = Reply::payment_required(context, &error, &quoted, &head.url());
             Effects::end_with(route, Outcome::Refused, &error, reply)

@@ -83,14 +83,24 @@ impl PaymentKey {
         Self(keccak256(&[b"x402: a transaction: ", network.as_str().as_bytes(), b" ", name.as_bytes()].concat()))
     }
 
-    /// The key of a payer's right to come back to `place`, a digest of what was paid for.
+    /// The key of a payer's right to come back to `place`, a digest of what was paid for. That has to hold something that
+    /// clients cannot know, or they could choose whose page to fill.
     pub fn of_right(place: &[u8; 32], payer: &str) -> Self {
         Self(keccak256(&[b"x402: a right to come back: ", &place[..], payer.as_bytes()].concat()))
     }
 
-    /// The key of a nonce that a payer has signed in with.
-    pub fn of_nonce(payer: &str, nonce: &str) -> Self {
-        Self(keccak256(&[b"x402: a nonce: ", payer.as_bytes(), b" ", nonce.as_bytes()].concat()))
+    /// The key of a nonce that a payer has signed in with. `secret` is what clients cannot know.
+    ///
+    /// A payer's nonces share a few pages, so that nobody can fill those of all.
+    pub fn of_nonce(secret: &[u8; 32], payer: &str, nonce: &str) -> Self {
+        const PAGES_OF_ONE: u8 = 16;
+        let start = [&b"x402: a nonce: "[..], secret, payer.as_bytes()].concat();
+        let [a, b, c, d, ..] = keccak256(&start);
+        let mut key = keccak256(&[&start, &b" "[..], nonce.as_bytes()].concat());
+        let [e, f, g, h, ..] = &mut key;
+        let own = h.checked_rem(PAGES_OF_ONE).unwrap_or(0);
+        (*e, *f, *g, *h) = (a, b, c, d.wrapping_add(own));
+        Self(key)
     }
 
     fn page(self, operation: Operation) -> u32 {
@@ -239,8 +249,11 @@ pub enum Operation {
         /// Until when.
         expires: UnixTime,
     },
-    /// See whether something is noted.
-    Recall,
+    /// See whether something is noted, and was so at most this many seconds ago.
+    Recall {
+        /// How many.
+        seconds: u64,
+    },
     /// Note something that must be noted once alone. On a key of [`PaymentKey::of_nonce`].
     NoteOnce {
         /// Until when.
@@ -257,7 +270,7 @@ impl Operation {
     /// The first of the pages that it concerns: payments, what is noted, and what is noted once have their own.
     const fn first_page(self) -> u32 {
         match self {
-            Self::Note { .. } | Self::Recall => PAGES,
+            Self::Note { .. } | Self::Recall { .. } => PAGES,
             Self::NoteOnce { .. } => PAGES.saturating_mul(2),
             _ => 0,
         }
@@ -450,7 +463,11 @@ fn next(claim: Option<&Claim>, owner: Owner, operation: Operation, now: UnixTime
             let is_known = claim.is_some_and(|pin| pin.signature == signature && is_of_now(pin));
             Next::Refuse(if is_known { Answer::Granted } else { Answer::Spent })
         }
-        (Operation::Recall, Some(Noted)) if is_noted => Next::Refuse(Answer::Granted),
+        (Operation::Recall { seconds }, Some(Noted))
+            if is_noted && claim.is_some_and(|note| note.since.plus(seconds) > now) =>
+        {
+            Next::Refuse(Answer::Granted)
+        }
         (Operation::NoteOnce { .. }, Some(Noted)) if is_noted => Next::Refuse(Answer::Spent),
         (Operation::Note { expires } | Operation::NoteOnce { expires }, None | Some(Noted)) => {
             Next::Restart { state: Noted, expires, signature: SignatureMark(0) }

@@ -283,12 +283,12 @@ fn an_expired_payment_resumes_what_it_had_begun_and_nothing_else() {
 
 #[test]
 fn notes_stand_until_they_expire_and_take_no_payments_place() {
+    let recall = Operation::Recall { seconds: 1000 };
     let (note, once) = (Operation::Note { expires: at(100) }, Operation::NoteOnce { expires: at(100) });
-    let answers =
-        run(&[(0, A, Operation::Recall), (0, A, note), (99, B, Operation::Recall), (100, B, Operation::Recall)]);
+    let answers = run(&[(0, A, recall), (0, A, note), (99, B, recall), (100, B, recall)]);
     assert_eq!(answers, [Answer::NotHeld, Answer::Granted, Answer::Granted, Answer::NotHeld]);
     let later = Operation::Note { expires: at(200) };
-    assert_eq!(run(&[(0, A, note), (50, B, later), (150, A, Operation::Recall)]), [Answer::Granted; 3]);
+    assert_eq!(run(&[(0, A, note), (50, B, later), (150, A, recall)]), [Answer::Granted; 3]);
     assert_eq!(
         run(&[
             (0, A, once),
@@ -304,9 +304,9 @@ fn notes_stand_until_they_expire_and_take_no_payments_place() {
     let mut perform = |byte, operation, now| ledger.perform(&mut store, PaymentKey([byte; 32]), A, operation, at(now));
     assert_eq!(perform(1, note, 0), Answer::Granted);
     assert_eq!(perform(1, claim(), 0), Answer::Granted);
-    assert_eq!(perform(1, Operation::Recall, 0), Answer::Granted);
+    assert_eq!(perform(1, recall, 0), Answer::Granted);
     assert_eq!(perform(1, Operation::Release, 0), Answer::Granted);
-    assert_eq!(perform(1, Operation::Recall, 0), Answer::Granted);
+    assert_eq!(perform(1, recall, 0), Answer::Granted);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::exchange::{
     ResponseEdits, Stream, Tail, UpstreamHead,
 };
 use crate::facilitator::{CalloutAnswer, Supported};
-use crate::ledger::Owner;
+use crate::ledger::{Answer, Operation, Owner};
 use crate::time::UnixTime;
 
 pub(super) struct Http {
@@ -55,7 +55,7 @@ pub(super) struct Shared {
     /// The host has been found to keep bodies to itself while a head is held.
     pub(super) hides_bodies: Rc<Cell<bool>>,
     /// Drawn by the host when the worker was configured.
-    pub(super) seed: [u8; 32],
+    pub(super) secret: [u8; 32],
 }
 
 /// A body that is being read.
@@ -321,7 +321,7 @@ impl Http {
         let Self { config, shared, owner, .. } = self;
         // Good enough for sharing out: neighbouring requests draw numbers that have nothing in common.
         let draw = (nanoseconds ^ owner.0.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 16;
-        exchange::Context { config, now, supported: &shared.supported, draw, seed: shared.seed }
+        exchange::Context { config, now, supported: &shared.supported, draw, secret: shared.secret }
     }
 
     /// A place where the build that tests the host's handling of crashes panics, if the request asks for it. Any other
@@ -358,6 +358,7 @@ impl Http {
                     let mut perform = |key| self.config.ledger.perform(&mut store, key, self.owner, operation, now);
                     let answer = perform(key);
                     shadow.map(perform);
+                    warn_of_lost_right(operation, answer);
                     Some(Event::Ledger(answer))
                 }
                 None => None,
@@ -624,6 +625,13 @@ fn send(reply: &Reply, admission: &[(&'static str, String)]) -> Result<(), HostE
     let is_new = |name: &str| name == "vary" || reply.headers.iter().all(|(own, _)| own != name);
     let headers: Vec<_> = own.chain(admission.filter(|(name, _)| is_new(name))).collect();
     host::send_reply(reply.status, "x402", &headers, &reply.body)
+}
+
+/// Tells of a payer who cannot come back.
+fn warn_of_lost_right(operation: Operation, answer: Answer) {
+    if let (Operation::Note { .. }, Answer::Full | Answer::Failed) = (operation, answer) {
+        host::log(LogLevel::Warn, "x402: a payer's right to come back has no room; raise ledger.max_claims");
+    }
 }
 
 /// Writes a record to the log, and to the filter state for access logs.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::host::{self, LogLevel};
 use super::http::{Http, Shared, call, callout_answer, now};
-use super::store::{draw_number, settlers, share_settlers};
+use super::store::{draw_number, settlers, share_settlers, shared_secret};
 use crate::config::Config;
 use crate::facilitator::Supported;
 use crate::time::UnixTime;
@@ -43,8 +43,8 @@ impl Root {
     /// Reads the configuration of `size` bytes; `false` where it is refused.
     pub(super) fn configure(&mut self, size: usize) -> bool {
         match configure(size) {
-            Ok((configured, seed)) => {
-                self.shared.seed = seed;
+            Ok((configured, secret)) => {
+                self.shared.secret = secret;
                 let routes = configured.config.routes.len();
                 host::log(LogLevel::Info, &format!("x402: configured, {routes} routes"));
                 self.configured = Some(configured);
@@ -149,6 +149,6 @@ fn configure(size: usize) -> Result<(Configured, [u8; 32]), String> {
     let number = draw_number().ok_or("the host's shared data does not work")?;
     let period = if config.needs_introduction { FIRST_TICK_PERIOD } else { TICK_PERIOD };
     host::set_tick_period(period).map_err(|error| error.to_string())?;
-    let seed = host::random().map_err(|error| error.to_string())?;
-    Ok((Configured { config: Arc::new(config), number }, seed))
+    let secret = shared_secret().ok_or("the host's shared data or random numbers do not work")?;
+    Ok((Configured { config: Arc::new(config), number }, secret))
 }

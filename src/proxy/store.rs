@@ -19,6 +19,8 @@ const WORKERS_KEY: &str = "x402.workers";
 
 const SETTLERS_PREFIX: &str = "x402.settlers.1.";
 
+const SECRET_KEY: &str = "x402.secret.1";
+
 /// Attempts at a value that others write at the same time.
 const ATTEMPTS: u32 = 1024;
 
@@ -75,6 +77,17 @@ pub(super) fn share_settlers(facilitator: &Service, change: impl Fn(&Supported) 
 /// Several plugins of one VM may have several facilitators.
 fn settlers_key(Service { scheme, authority, base_path, .. }: &Service) -> String {
     format!("{SETTLERS_PREFIX}{scheme}://{authority}{base_path}")
+}
+
+/// Random bytes that all workers share for as long as they share the ledger; `None` where the host has none.
+pub(super) fn shared_secret() -> Option<[u8; 32]> {
+    (0..ATTEMPTS).find_map(|_| match host::shared_data(SECRET_KEY).ok()? {
+        Some((bytes, _)) => bytes.try_into().ok(),
+        None => {
+            let secret = host::random().ok()?;
+            host::set_shared_data(SECRET_KEY, &secret, None).ok()?.then_some(secret)
+        }
+    })
 }
 
 /// Draws a number that no other context of this process has.

@@ -279,6 +279,7 @@ pub struct Stage {
     pub now: u64,
     pub supported: Supported,
     pub draw: u64,
+    pub secret: [u8; 32],
     /// What the ledger says to the operation of this name, in place of what it would say.
     pub forced: Option<(&'static str, Answer)>,
     owners: u64,
@@ -332,6 +333,7 @@ impl Stage {
             now: NOW,
             supported: supported(&[FACILITATOR]),
             draw: 0,
+            secret: [7; 32],
             forced: None,
             owners: 0,
         }
@@ -499,7 +501,7 @@ impl Stage {
 
     fn context(&self) -> Context<'_> {
         let (config, now) = (&self.config, UnixTime::from_secs(self.now));
-        Context { config, now, supported: &self.supported, draw: self.draw, seed: [7; 32] }
+        Context { config, now, supported: &self.supported, draw: self.draw, secret: self.secret }
     }
 }
 
@@ -649,7 +651,7 @@ const fn name_of(operation: Operation) -> &'static str {
         Operation::Pin { .. } => "pin",
         Operation::Forget { .. } => "forget",
         Operation::Note { .. } => "note",
-        Operation::Recall => "recall",
+        Operation::Recall { .. } => "recall",
         Operation::NoteOnce { .. } => "note once",
     }
 }

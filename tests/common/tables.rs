@@ -200,7 +200,7 @@ impl Tables {
         assert_eq!(memory.note_store(MemoryStore::default()), EMPTY);
         let fresh = &heads[heads.len() - authorizations.len()..];
         let supported = Supported::default();
-        let context = Context { config: &config, now: at(0), supported: &supported, draw: 0, seed: [0; 32] };
+        let context = Context { config: &config, now: at(0), supported: &supported, draw: 0, secret: [0; 32] };
         let claims = fresh.iter().map(|head| Exchange::start(context, head).1.ledger.expect("a payment is claimed"));
         let claims = claims.collect();
         Self { config, supported, heads, authorizations, claims, perform, memory: Mutex::new(memory) }
@@ -211,7 +211,7 @@ impl Tables {
     }
 
     fn context(&self, now: u32) -> Context<'_> {
-        Context { config: &self.config, now: at(now), supported: &self.supported, draw: 0, seed: [0; 32] }
+        Context { config: &self.config, now: at(now), supported: &self.supported, draw: 0, secret: [0; 32] }
     }
 
     /// Takes in the head of a request: numbers of an exchange and of a deed.

@@ -63,7 +63,7 @@ for (const [name, clientOf] of Object.entries(BOTH)) {
       assert.equal(seen.length, 3);
       for (const one of seen.slice(1)) {
         assert.deepEqual(headerSeen(one, "x-x402-payer"), [payerAccount.address]);
-        assert.deepEqual(headerSeen(one, "x-x402-network"), [NETWORK]);
+        assert.deepEqual(headerSeen(one, "x-x402-network"), []);
         assert.deepEqual(headerSeen(one, HEADER), []);
       }
     });

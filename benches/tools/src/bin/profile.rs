@@ -81,7 +81,7 @@ impl Stage {
             now: UnixTime::from_secs(NOW),
             supported: &self.supported,
             draw: 1,
-            seed: [0; 32],
+            secret: [0; 32],
         }
     }
 

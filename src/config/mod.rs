@@ -24,6 +24,7 @@ use crate::x402::Requirement;
 use crate::x402::extensions::{self, Identifier};
 use crate::x402::offer_receipt::Issuer;
 use crate::x402::payment::Payer;
+use crate::x402::terms::Prepared;
 
 /// Everything the filter was told, checked.
 #[derive(Debug)]
@@ -145,6 +146,8 @@ pub struct Terms {
     pub free_for: Arc<[Principal]>,
     /// Extensions of the protocol.
     pub extensions: Extensions,
+    /// What a 402 says, as far as it is the same for every request.
+    pub prepared: Option<Arc<Prepared>>,
 }
 
 /// Extensions of the protocol, on a route.
@@ -197,6 +200,27 @@ impl Extensions {
 }
 
 impl Terms {
+    /// The same with what a 402 says made in advance.
+    #[must_use]
+    pub fn prepared(self) -> Self {
+        let accepts = self.requirements();
+        let words = [self.description.as_str(), &self.mime_type];
+        let extensions = self.extensions.declared.as_deref();
+        let prepared = Prepared::new(words, &accepts, self.requirements_of_v1(&accepts), extensions).map(Arc::new);
+        Self { prepared, ..self }
+    }
+
+    /// The entries of `accepts`.
+    pub fn requirements(&self) -> Vec<&Requirement> {
+        self.offers.iter().map(|offer| &offer.requirement).collect()
+    }
+
+    /// Those of `accepts` that clients of version 1 may be told of: it knows no extensions, so they cannot give what one
+    /// demands.
+    pub fn requirements_of_v1<'a>(&self, accepts: &'a [&'a Requirement]) -> &'a [&'a Requirement] {
+        if self.extensions.identifier == Some(Identifier::Required) { &[] } else { accepts }
+    }
+
     /// Whether a caller whose certificate is for `name` need not pay.
     pub fn is_free_for(&self, name: &str) -> bool {
         self.free_for.iter().any(|principal| match principal {

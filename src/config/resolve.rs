@@ -450,7 +450,9 @@ fn terms(
         settlement_overrides,
         free_for,
         extensions,
-    })
+        prepared: None,
+    }
+    .prepared())
 }
 
 fn extensions(path: &str, route: &raw::Route, offers: &[Arc<Offer>]) -> Result<Extensions> {

@@ -70,6 +70,7 @@ impl Terms {
                 [] => extensions.clone(),
                 sponsoring => extensions.clone().sponsored_by(sponsoring),
             },
+            prepared: None,
         }))
     }
 

@@ -10,7 +10,6 @@ use crate::facilitator::Unknown;
 use crate::json::to_text;
 #[cfg(feature = "page")]
 use crate::page::{self, PageData, Way};
-use crate::x402::extensions::Identifier;
 use crate::x402::header::PAYMENT_REQUIRED;
 use crate::x402::offer_receipt::OFFER_RECEIPT;
 use crate::x402::sign_in::SIGN_IN_WITH_X;
@@ -88,16 +87,18 @@ impl Reply {
 
     /// The terms of a route, and why the request was not served.
     pub(super) fn payment_required(context: Context<'_>, error: &str, terms: &Terms, url: &str) -> Self {
-        let resource = Resource { url, description: &terms.description, mime_type: &terms.mime_type };
-        let accepts: Vec<&Requirement> = terms.offers.iter().map(|offer| &offer.requirement).collect();
+        let extensions = declared(context, terms, url);
+        let (header, body) = match (&terms.prepared, &extensions) {
+            (Some(prepared), None | Some(Cow::Borrowed(_))) if error == reason::PAYMENT_REQUIRED => prepared.fill(url),
+            _ => {
+                let resource = Resource { url, description: &terms.description, mime_type: &terms.mime_type };
+                let accepts = terms.requirements();
+                let header = terms::to_header(error, resource, &accepts, extensions.as_deref());
+                (header, terms::to_v1_body(error, resource, terms.requirements_of_v1(&accepts)))
+            }
+        };
         let status = if error == reason::PERMIT2_ALLOWANCE_REQUIRED { 412 } else { 402 };
-        // Version 1 knows no extensions, so its clients cannot give what one demands.
-        let is_for_v1 = terms.extensions.identifier != Some(Identifier::Required);
-        let accepts_v1 = if is_for_v1 { accepts.as_slice() } else { &[] };
-        Self::json(status, terms::to_v1_body(error, resource, accepts_v1)).with(
-            PAYMENT_REQUIRED,
-            terms::to_header(error, resource, &accepts, declared(context, terms, url).as_deref()),
-        )
+        Self::json(status, body).with(PAYMENT_REQUIRED, header)
     }
 
     /// The head alone.
@@ -152,11 +153,10 @@ impl Reply {
 /// The JSON of all that the terms of a request declare: an object; `None` where it would be empty.
 fn declared<'a>(context: Context<'_>, terms: &'a Terms, url: &str) -> Option<Cow<'a, str>> {
     let fixed = terms.extensions.declared.as_deref();
-    let accepts = || terms.offers.iter().map(|offer| &offer.requirement).collect::<Vec<_>>();
     let issuer = context.config.issuer.as_ref().filter(|issuer| issuer.signs_offers);
     let own = [
         (SIGN_IN_WITH_X, visit::challenge(context, terms, url)),
-        (OFFER_RECEIPT, issuer.map(|issuer| issuer.offers(url, &accepts(), context.now))),
+        (OFFER_RECEIPT, issuer.map(|issuer| issuer.offers(url, &terms.requirements(), context.now))),
     ];
     let own = own.into_iter().filter_map(|(name, json)| Some(format!(r#""{name}":{}"#, json?)));
     let own = own.collect::<Vec<_>>().join(",");

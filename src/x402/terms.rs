@@ -59,6 +59,41 @@ pub fn to_v1_body(error: &str, resource: Resource<'_>, accepts: &[&Requirement])
     to_text(&Wire { x402_version: Version::V1.number(), error, accepts })
 }
 
+/// What a 402 says to a request that brought no payment, made once for a route: all but the URL.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Prepared {
+    /// JSON of version 2 with a gap for the URL, which it names once.
+    v2: [String; 2],
+    /// The same of version 1, which names it in each entry.
+    v1: Vec<String>,
+}
+
+impl Prepared {
+    /// The terms with these words for what is sold. `accepts_v1` are the entries for version 1.
+    /// `None` where the operator's words are as odd as what marks the gap.
+    pub fn new(
+        [description, mime_type]: [&str; 2],
+        accepts: &[&Requirement],
+        accepts_v1: &[&Requirement],
+        extensions: Option<&str>,
+    ) -> Option<Self> {
+        const GAP: &str = "\0";
+        let resource = Resource { url: GAP, description, mime_type };
+        let gap = to_text(&GAP);
+        let split = |json: String| json.split(&gap).map(str::to_owned).collect::<Vec<_>>();
+        let v2 = split(to_json(reason::PAYMENT_REQUIRED, resource, accepts, extensions));
+        let v1 = split(to_v1_body(reason::PAYMENT_REQUIRED, resource, accepts_v1));
+        Some(Self { v2: v2.try_into().ok()?, v1 })
+    }
+
+    /// The same as [`to_header`] and [`to_v1_body`] write for this URL.
+    pub fn fill(&self, url: &str) -> (String, String) {
+        let url = to_text(&url);
+        let [before, behind] = &self.v2;
+        (header::encode(&[before, url.as_str(), behind].concat()), self.v1.join(&url))
+    }
+}
+
 /// An entry of `accepts` in version 1, which says what is paid for in each.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -91,5 +126,46 @@ impl<'a> EntryV1<'a> {
             asset: evm.asset,
             extra: requirement.extra(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Terms};
+
+    /// The terms of a route that takes three assets, one of them in version 2 alone.
+    fn with_terms(description: &str, act: impl FnOnce(&Terms)) {
+        let config = serde_json::json!({
+            "facilitator": {"cluster": "f", "url": "http://f"},
+            "defaults": {"pay_to": "0x1111111111111111111111111111111111111111"},
+            "routes": [{"match": {"path": "/"}, "price": "$1", "description": description, "mime_type": "text/plain",
+                "extensions": {"payment_identifier": "optional"}, "accepts": [
+                {"scheme": "exact", "network": "base", "asset": "USDC"},
+                {"scheme": "exact", "network": "base", "asset": "USDC", "transfer_method": "permit2"},
+                {"scheme": "exact", "network": "polygon", "asset": "USDC"}]}],
+        });
+        act(Config::from_json(config.to_string().as_bytes()).unwrap().routes[0].terms.as_ref().unwrap());
+    }
+
+    #[test]
+    fn what_is_made_in_advance_is_what_would_be_written() {
+        for description in ["", "Weather data", "\"http://\" \\ \u{e4} \n", "\\u0000", "\"\\u0000\""] {
+            with_terms(description, |terms| {
+                let prepared = terms.prepared.as_ref().unwrap();
+                assert_eq!(prepared.v1.len(), 3, "version 1 names the URL in two entries");
+                let accepts = terms.requirements();
+                let extensions = terms.extensions.declared.as_deref();
+                for url in
+                    ["http://a/", "", "\"", "https://a/?\\u0000=\u{0}&\u{e4}\u{1f600}\n", "http://a/{}\",\"error\":\""]
+                {
+                    let resource = Resource { url, description, mime_type: "text/plain" };
+                    let (header, body) = prepared.fill(url);
+                    assert_eq!(header, to_header(reason::PAYMENT_REQUIRED, resource, &accepts, extensions));
+                    assert_eq!(body, to_v1_body(reason::PAYMENT_REQUIRED, resource, &accepts));
+                }
+            });
+        }
+        with_terms("\0", |terms| assert_eq!(terms.prepared, None));
     }
 }

@@ -249,4 +249,7 @@ test("Access logs reach the payer, the amount and the transaction", async () => 
   assert.equal(entry.network, NETWORK);
   assert.equal(entry.amount, "2000");
   assert.equal(entry.transaction, client.exchanges[1].receipt.transaction);
+  assert.deepEqual([entry.route, entry.outcome], ["any", "served"]);
+  const unpaid = gate.envoy.accessLog().find(({ path, status }) => path === "/any/logged" && status === 402);
+  assert.deepEqual([unpaid.route, unpaid.outcome, unpaid.payer], ["any", "unpaid", null]);
 });

@@ -14,7 +14,7 @@ use crate::x402::header::PAYMENT_REQUIRED;
 use crate::x402::offer_receipt::OFFER_RECEIPT;
 use crate::x402::sign_in::SIGN_IN_WITH_X;
 use crate::x402::terms::{self, Resource};
-use crate::x402::{Receipt, Requirement, Version, reason};
+use crate::x402::{Receipt, Version, reason};
 
 /// Lets scripts of other origins read the headers of a payment.
 pub(super) const EXPOSED: (&str, &str) =
@@ -113,7 +113,7 @@ impl Reply {
         let error = reason::PAYMENT_REQUIRED;
         let ways: Vec<Way<'_>> =
             terms.offers.iter().map(|offer| Way::new(&offer.requirement, offer.dollar_decimals)).collect();
-        let accepts: Vec<&Requirement> = ways.iter().map(|way| way.requirement).collect();
+        let accepts: Vec<_> = ways.iter().map(|way| way.requirement).collect();
         let extensions = terms.extensions.declared.as_deref();
         let json = terms::to_json(error, Resource { url, description, mime_type }, &accepts, extensions);
         let data = PageData { terms: &json, ways: &ways, description, url, method, error };

@@ -17,6 +17,7 @@ const HEADER = "sign-in-with-x";
 const rooms = await openRooms();
 const signIn = (lasts) => ({ extensions: { sign_in_with_x: { lasts, statement: "Read on without paying again" } } });
 const gate = await openGate(rooms, {
+  concurrency: 2,
   plugin: pluginOf({
     routes: [
       { name: "articles", match: { path: "/articles/{*rest}" }, price: "$0.001", ...signIn("3600s") },
@@ -81,6 +82,9 @@ test("a message is taken once, by all workers together", async () => {
     assert.equal(refused.status, 402);
     assert.equal(JSON.parse(Buffer.from(refused.headers.get("payment-required"), "base64")).error, "invalid_siwx_nonce");
   }
+  const stats = await (await fetch(`http://127.0.0.1:${gate.envoy.adminPort}/stats?filter=worker_[01].downstream_cx_total`)).text();
+  const connections = [...stats.matchAll(/worker_\d.downstream_cx_total: (\d+)/g)].map(([, count]) => Number(count));
+  assert.ok(connections.length === 2 && connections.every((count) => count >= 2), stats);
 });
 
 test("a right is the payer's, to what was paid for", async () => {

@@ -30,23 +30,65 @@ pub struct JsonError {
 /// [`JsonError`] for anything else than one object of that shape. It must not hold one of the fields of `T` twice.
 pub fn from_slice<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, JsonError> {
     read(json).map_err(|error| {
-        let (line, column) = (error.line(), error.column());
-        let mut message = error.to_string();
-        let mut path = path_at(json, line, column);
-        if message.starts_with("missing field") {
-            path.leave_key();
-        }
-        // serde_json has gone into a list before it says that it wanted none.
-        if message.starts_with("invalid type: sequence") && message.contains(TEXT_OR_OBJECT) {
-            path.0.pop();
-        }
-        if let (true, Some(alone)) =
-            (error.is_data(), message.strip_suffix(&format!(" at line {line} column {column}")))
-        {
-            message = alone.to_owned();
-        }
+        let (path, message) = explain(json, &error);
         JsonError { path: shorten(path.to_string()), message: shorten(message) }
     })
+}
+
+/// The same for a text that may hold secrets: the error shows no value, and only the keys that `shows` agrees to, given the
+/// key of the object that each stands in (empty for the outermost).
+///
+/// # Errors
+/// Those of [`from_slice`].
+pub(crate) fn from_slice_discreetly<'a, T: Deserialize<'a>>(
+    json: &'a [u8],
+    shows: fn(&str, &str) -> bool,
+) -> Result<T, JsonError> {
+    read(json).map_err(|error| {
+        let (mut path, message) = explain(json, &error);
+        let is_last_shown = path.hide(shows);
+        let message = if error.is_data() { without_values(&message, is_last_shown) } else { message };
+        JsonError { path: shorten(path.to_string()), message: shorten(message) }
+    })
+}
+
+/// Where an error stands, and what it says.
+fn explain(json: &[u8], error: &serde_json::Error) -> (Path, String) {
+    let (line, column) = (error.line(), error.column());
+    let mut message = error.to_string();
+    let mut path = path_at(json, line, column);
+    if message.starts_with("missing field") {
+        path.leave_key();
+    }
+    // serde_json has gone into a list before it says that it wanted none.
+    if message.starts_with("invalid type: sequence") && message.contains(TEXT_OR_OBJECT) {
+        path.0.pop();
+    }
+    if let (true, Some(alone)) = (error.is_data(), message.strip_suffix(&format!(" at line {line} column {column}"))) {
+        message = alone.to_owned();
+    }
+    (path, message)
+}
+
+/// What serde says of a value, without the value: it quotes what it found, and names what it expected behind that.
+/// `is_key_shown` is for the key that it may speak of.
+fn without_values(message: &str, is_key_shown: bool) -> String {
+    const EXPECTED: &str = ", expected ";
+    let expected = message.rfind(EXPECTED).and_then(|at| message.get(at..)).unwrap_or_default();
+    for kind in ["invalid type", "invalid value"] {
+        if let Some(found) = message.strip_prefix(kind) {
+            let end = found.find(['"', '`']).or_else(|| found.rfind(EXPECTED)).unwrap_or(found.len());
+            let found = found.get(..end).unwrap_or_default().trim_end();
+            return format!("{kind}{found}{expected}");
+        }
+    }
+    match message.split('`').next().unwrap_or_default().trim_end() {
+        "unknown variant" => format!("unknown variant{expected}"),
+        "unknown field" if !is_key_shown => format!("unknown field (not shown: its name may be a secret){expected}"),
+        // The path names it, where that may be shown.
+        "duplicate field" => "duplicate field".to_owned(),
+        _ => message.to_owned(),
+    }
 }
 
 /// What a visitor expects that takes texts and objects.
@@ -249,6 +291,23 @@ impl Path {
         }
     }
 
+    /// Hides the keys that `shows` does not agree to, given the key around each. Whether the last key is shown.
+    fn hide(&mut self, shows: fn(&str, &str) -> bool) -> bool {
+        let mut around = String::new();
+        let mut is_last_shown = true;
+        for step in &mut self.0 {
+            if let Step::Object(Some(key)) = step {
+                is_last_shown = shows(&around, key);
+                around.clone_from(key);
+                if !is_last_shown {
+                    key.clear();
+                    key.push('…');
+                }
+            }
+        }
+        is_last_shown
+    }
+
     fn on_comma(&mut self) {
         match self.0.last_mut() {
             Some(Step::Object(key)) => *key = None,
@@ -385,6 +444,30 @@ mod tests {
             let error = from_slice::<Outer>(json.as_bytes()).unwrap_err();
             assert_eq!(error.path, path, "{json}: {error}");
             assert!(error.message.contains(message), "{json}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_error_that_has_to_be_discreet_shows_no_value() {
+        let shows = |around: &str, key: &str| around.is_empty() && key.len() < 6;
+        for (json, path, message) in [
+            (r#"{"name": 7}"#, "name", "invalid type: integer, expected a string"),
+            (r#"{"name": "a", "inner": "`s`, expected x"}"#, "inner", "invalid type: string, expected a sequence"),
+            (r#"{"name": "a", "inner": [{"count": 300}]}"#, "inner[0].…", "invalid value: integer, expected u8"),
+            (r#"{"name": "a", "inner": [true]}"#, "inner[0]", "invalid type: boolean, expected struct Inner"),
+            (r#"{"name": "a", "othr": 1}"#, "othr", "unknown field `othr`, expected `name` or `inner`"),
+            (
+                r#"{"name": "a", "`s`, expected x": 1}"#,
+                "…",
+                "unknown field (not shown: its name may be a secret), expected `name` or `inner`",
+            ),
+            (r#"{"name": "a", "name": "b"}"#, "name", "duplicate field"),
+            (r#"{"name": s"#, "name", "expected value at line 1 column 10"),
+            (r#"{"secret"#, "…", "EOF while parsing a string at line 1 column 8"),
+        ] {
+            let error = from_slice_discreetly::<Outer>(json.as_bytes(), shows).unwrap_err();
+            assert_eq!(error.path, path, "{json}: {error}");
+            assert!(error.message.starts_with(message), "{json}: {error}");
         }
     }
 

@@ -2101,3 +2101,35 @@ fn outcomes_name_their_route() {
     let record = Stage::new(&config).start(&head("GET", "/dear", &[])).record.unwrap();
     assert_eq!((&*record.route, record.outcome.as_str()), ("1", "unpaid"));
 }
+
+#[test]
+fn nothing_that_a_client_or_a_facilitator_says_forges_a_line_of_a_log() {
+    const EVIL: &str = "a\r\n[info] x402: outcome=\"served\"\u{1b}[2K\u{85}\u{2028}\u{202e}\u{200b}\u{0}";
+    let mut stage = Stage::new(&base_config());
+    let payment = |stage: &mut Stage, nonce| {
+        let terms = decode(stage.start(&head("GET", "/weather", &[])).reply_header("payment-required").unwrap());
+        Wallet::new(1).pay(&terms["accepts"][0], nonce)
+    };
+    let mut unknown_key = payment(&mut stage, 1);
+    unknown_key["payload"][EVIL] = 1.into();
+    let mut wrong_type = payment(&mut stage, 2);
+    wrong_type["payload"]["signature"] = json!({ EVIL: EVIL });
+    let mut wrong_value = payment(&mut stage, 3);
+    wrong_value["payload"]["authorization"]["nonce"] = EVIL.into();
+    let good = payment(&mut stage, 4);
+    let mut requests: Vec<_> =
+        [unknown_key, wrong_type, wrong_value].iter().map(|payment| stage.start(&paid("/weather", payment))).collect();
+    requests.push(stage.play(&paid("/weather", &good), [invalid(EVIL)]));
+    requests.push(stage.start(&paid("/weather", &json!({ EVIL: EVIL }))));
+    for request in requests {
+        let record = request.record.as_ref().unwrap();
+        assert!(!record.reason.is_empty());
+        for (name, text) in record.facts() {
+            let is_plain =
+                |letter: char| !letter.is_control() && !matches!(letter, '\u{2028}' | '\u{202e}' | '\u{200b}');
+            assert!(text.chars().all(is_plain), "{name}: {:?}", text.as_str());
+        }
+        let headers = &request.reply.as_ref().unwrap().headers;
+        assert!(headers.iter().all(|(_, value)| !value.contains(char::is_control)), "{headers:?}");
+    }
+}

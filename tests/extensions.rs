@@ -16,7 +16,7 @@ use common::{Request, Stage, Wallet, base_config, decode, head, invalid, paid, s
 use serde_json::{Value, json};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
-use x402_proxy_wasm::exchange::{Event, Outcome};
+use x402_proxy_wasm::exchange::{Event, Outcome, RequestHead, ShownUrl};
 use x402_proxy_wasm::facilitator::{CalloutAnswer, Supported};
 use x402_proxy_wasm::ledger::{Answer, Ledger};
 
@@ -191,6 +191,7 @@ const KEY: &str = "0x11111111111111111111111111111111111111111111111111111111111
 fn signing(more: &Value) -> Value {
     let mut config = base_config();
     config["offer_receipt"] = json!({ "key": KEY });
+    config["origins"] = json!(["http://api.example.com"]);
     for (name, value) in more.as_object().unwrap() {
         config["offer_receipt"][name] = value.clone();
     }
@@ -278,4 +279,89 @@ fn receipts_of_version_1_name_the_network_as_version_2_does() {
     let receipt = decode(request.receipt_header("x-payment-response").unwrap());
     assert_eq!(receipt["network"], "base-sepolia");
     assert_eq!(receipt["extensions"]["offer-receipt"]["info"]["receipt"]["payload"]["network"], "eip155:84532");
+}
+
+/// What a client asks, under a name of its choice.
+fn asked_as(scheme: &str, authority: &str, path: &str, more: &[(&str, &str)]) -> RequestHead {
+    let pseudo = [(":method", "GET"), (":scheme", scheme), (":authority", authority), (":path", path)];
+    let all = pseudo.iter().chain(more);
+    RequestHead::new(all.map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec())))
+}
+
+#[test]
+fn a_seller_signs_for_its_own_hosts_alone() {
+    const HTTPS: (&str, &str) = ("x-forwarded-proto", "https");
+    let two = json!(["https://api.example.com", "https://shop.example.org:8443"]);
+    for (origins, hosts, authority, more, url, is_signed) in [
+        // Whoever asks names the host, and nobody vouches for it.
+        (json!([]), json!([]), "bank.example", &[][..], "http://bank.example/weather?a=b", false),
+        (json!([]), json!([]), "api.example.com", &[HTTPS], "https://api.example.com/weather?a=b", false),
+        // The route names its hosts.
+        (
+            json!([]),
+            json!(["api.example.com"]),
+            "API.example.com.",
+            &[HTTPS],
+            "https://api.example.com/weather?a=b",
+            true,
+        ),
+        (
+            json!([]),
+            json!(["api.example.com"]),
+            "api.example.com:8443",
+            &[],
+            "http://api.example.com:8443/weather?a=b",
+            true,
+        ),
+        (json!([]), json!(["*.example.com"]), "a.b.example.com:80", &[], "http://a.b.example.com/weather?a=b", true),
+        // The operator names origins.
+        (two.clone(), json!([]), "bank.example", &[], "https://api.example.com/weather?a=b", true),
+        (two.clone(), json!([]), "api.example.com", &[], "https://api.example.com/weather?a=b", true),
+        (two.clone(), json!([]), "shop.example.org:8443", &[HTTPS], "https://shop.example.org:8443/weather?a=b", true),
+        (two.clone(), json!([]), "Api.example.com:443", &[HTTPS], "https://api.example.com/weather?a=b", true),
+        (
+            two.clone(),
+            json!(["*.example.org"]),
+            "a.example.org",
+            &[HTTPS],
+            "https://shop.example.org:8443/weather?a=b",
+            true,
+        ),
+        (two, json!(["elsewhere.example"]), "elsewhere.example", &[HTTPS], "https://api.example.com/weather?a=b", true),
+    ] {
+        let mut config = signing(&json!({}));
+        config["origins"] = origins;
+        config["routes"][0]["match"]["hosts"] = hosts;
+        let mut stage = Stage::new(&config);
+        let what = format!("{authority}: {}, {}", config["origins"], config["routes"][0]["match"]["hosts"]);
+        let request = stage.start(&asked_as("http", authority, "/weather?a=b", more));
+        let terms = decode(request.reply_header("payment-required").unwrap());
+        assert_eq!(terms["resource"]["url"], url, "{what}");
+        assert_eq!(request.body()["accepts"][0]["resource"], url, "{what}");
+        let offers = &terms["extensions"]["offer-receipt"]["info"]["offers"];
+        assert_eq!(offers.is_array(), is_signed, "{what}");
+        assert!(!is_signed || offers[0]["payload"]["resourceUrl"] == url, "{what}");
+        let payment = common::encode(&Wallet::new(1).pay(&terms["accepts"][0], 1));
+        let paying = [more, &[("payment-signature", payment.as_str())]].concat();
+        let request =
+            stage.play(&asked_as("http", authority, "/weather?a=b", &paying), [valid(), upstream(200), settled()]);
+        let receipt = receipt(&request);
+        assert_eq!(receipt["success"], true, "{what}");
+        let signed = &receipt["extensions"]["offer-receipt"]["info"]["receipt"]["payload"]["resourceUrl"];
+        assert_eq!(*signed, if is_signed { json!(url) } else { Value::Null }, "{what}");
+    }
+}
+
+#[test]
+fn a_path_that_would_go_on_in_the_host_is_not_vouched_for() {
+    let mut config = signing(&json!({}));
+    config["routes"] = json!([{"match": {"path": "/{*rest}"}, "price": "$1"}]);
+    let config = common::read_config(&config);
+    let terms = config.routes[0].terms.as_ref().unwrap();
+    for (path, is_vouched) in
+        [("/a", true), ("//a", true), ("", false), ("@bank.example/", false), (".bank.example/", false)]
+    {
+        let url = ShownUrl::of(&config, &asked_as("http", "api.example.com", path, &[]), terms);
+        assert_eq!(url.is_vouched, is_vouched, "{path}");
+    }
 }

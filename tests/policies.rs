@@ -274,6 +274,85 @@ fn agents_find_what_is_for_sale() {
 }
 
 #[test]
+fn the_catalogue_names_the_operators_own_origins() {
+    let ask = |stage: &mut Stage, authority: &str| {
+        let pseudo =
+            [(":method", "GET"), (":scheme", "http"), (":authority", authority), (":path", "/.well-known/x402")];
+        let head = RequestHead::new(pseudo.map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec())));
+        stage.start(&head).body()
+    };
+    let routes = json!([
+        {"match": {"path": "/\"any\""}, "price": "$0.001"},
+        {"match": {"hosts": ["a.example", "*.example"], "path": "/a"}, "price": "$0.001"},
+        {"match": {"hosts": ["*.b.example"], "path": "/b"}, "price": "$0.001"},
+        {"match": {"hosts": ["a.example"], "path": "/first"}, "price": "$0.001"},
+    ]);
+    let mut plain = stage(|config| config["routes"] = routes.clone());
+    for (authority, resources) in [
+        ("a.example", json!(["http://a.example/\"any\"", "http://a.example/a", "http://a.example/first"])),
+        (
+            "X.b.example:8080",
+            json!(["http://x.b.example:8080/\"any\"", "http://x.b.example:8080/a", "http://x.b.example:8080/b"]),
+        ),
+        ("bank", json!(["http://bank/\"any\""])),
+        ("b\"ank", json!([])),
+        ("", json!([])),
+    ] {
+        let body = ask(&mut plain, authority);
+        assert_eq!(body["resources"], resources, "{authority}");
+        let named: Vec<&Value> = body["items"].as_array().unwrap().iter().map(|item| &item["resource"]).collect();
+        assert_eq!(json!(named), resources, "{authority}");
+    }
+    let mut vouched = stage(|config| {
+        config["routes"] = routes.clone();
+        config["origins"] = json!(["https://api.example.com", "https://a.example"]);
+    });
+    assert_eq!(ask(&mut vouched, "bank")["resources"], json!(["https://api.example.com/\"any\""]));
+    let own = json!(["https://api.example.com/\"any\"", "https://a.example/a", "https://a.example/first"]);
+    assert_eq!(ask(&mut vouched, "a.example")["resources"], own);
+}
+
+#[test]
+fn the_catalogue_has_an_end() {
+    let entry = |number: usize| {
+        json!({"scheme": "exact", "network": format!("eip155:{}", number + 1), "asset": {
+        "address": USDC, "decimals": 6, "eip712": {"name": "USDC", "version": "2"}, "usd_pegged": true}})
+    };
+    let entries: Vec<Value> = (0..8).map(entry).collect();
+    let routes = |hosts: fn(usize) -> Value| -> Value {
+        let route = |number| json!({"match": {"hosts": hosts(number), "path": format!("/{number}")}, "price": "$1", "accepts": entries});
+        (0..1000).map(route).collect()
+    };
+    let mut full = stage(|config| config["routes"] = routes(|_| json!([])));
+    let request = full.start(&head("GET", "/.well-known/x402", &[]));
+    let text = &request.reply.as_ref().unwrap().body;
+    assert!((200_000..=256 * 1024 + 200).contains(&text.len()), "{}", text.len());
+    let body = request.body();
+    assert_eq!(body["truncated"], true);
+    let listed = body["items"].as_array().unwrap().len();
+    assert_eq!(body["resources"].as_array().unwrap().len(), listed);
+    let warnings = &full.config.warnings;
+    // How many fit depends a little on the length of the host.
+    let [warning] = warnings.as_slice() else { panic!("{warnings:?}") };
+    let left_out: usize = warning.split(' ').find_map(|word| word.parse().ok()).unwrap();
+    assert!(left_out.abs_diff(1000 - listed) <= 2, "{warning}, {listed} listed");
+    // What a client writes is no way to more.
+    let long = format!("{}.example.com", "a.".repeat(20_000));
+    let pseudo = [(":method", "GET"), (":authority", &long), (":path", "/.well-known/x402")];
+    let head_of_long =
+        RequestHead::new(pseudo.map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec())));
+    assert_eq!(full.start(&head_of_long).body()["resources"], json!([]));
+    // Each host has its own.
+    let mut shared = stage(|config| config["routes"] = routes(|number| json!([format!("h{}.example", number % 20)])));
+    assert_eq!(shared.config.warnings, [""; 0]);
+    let pseudo = [(":method", "GET"), (":authority", "h7.example"), (":path", "/.well-known/x402")];
+    let head_of_one =
+        RequestHead::new(pseudo.map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec())));
+    let body = shared.start(&head_of_one).body();
+    assert_eq!((body["items"].as_array().unwrap().len(), body.get("truncated")), (50, None));
+}
+
+#[test]
 fn the_catalogue_leaves_the_operators_own_alone() {
     let silent = stage(|config| config["discovery"] = false.into()).start(&head("GET", "/.well-known/x402", &[]));
     assert!(silent.forwarded.is_some());

@@ -2,29 +2,33 @@
 //!
 //! A configuration is taken as a whole or refused as a whole, and a refusal names the path of what is wrong.
 
+mod catalogue;
 pub mod networks;
 mod protobuf;
 mod raw;
 mod resolve;
 #[cfg(feature = "schema")]
 pub mod schema;
+mod secret;
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::evm::Address;
+use crate::evm::{Address, keccak256};
 use crate::json::{self, JsonError};
 use crate::ledger::Ledger;
 use crate::price::{Rates, Tariff};
-use crate::route::RouteTable;
+use crate::route::{HostPattern, RouteTable, host_of};
 use crate::x402::Requirement;
 use crate::x402::extensions::{self, Identifier};
 use crate::x402::offer_receipt::Issuer;
 use crate::x402::payment::Payer;
 use crate::x402::terms::Prepared;
+pub use catalogue::Catalogue;
 
 /// Everything the filter was told, checked.
 #[derive(Debug)]
@@ -52,17 +56,23 @@ pub struct Config {
     pub metadata: Vec<MetadataKey>,
     /// Whose payments are taken. Accounts are written as [`Payer`] writes them.
     pub payers: Payers,
-    /// Origins whose scripts may pay.
+    /// Where clients find what is for sale. What is shown and signed names one of these, where there are any.
     pub origins: Vec<Origin>,
+    /// Origins whose scripts may pay.
+    pub cors_origins: Vec<CorsOrigin>,
     /// Signs what is asked and what was delivered, where there is a key to.
     pub issuer: Option<Issuer>,
     /// Whether the filter lists what is for sale.
     pub is_discoverable: bool,
+    /// What it lists.
+    pub catalogue: Catalogue,
     /// What browsers get with a 402, unless they get what programs get.
     #[cfg(feature = "page")]
     pub page: Option<PageConfig>,
     /// Whether a route is free for callers of some names, which the proxy has to tell.
     pub needs_principals: bool,
+    /// What the operator should know of a configuration that is right, and may not be what was meant.
+    pub warnings: Vec<String>,
 }
 
 /// Who verifies and settles.
@@ -93,7 +103,7 @@ impl Rpc {
 }
 
 /// How a service is called over HTTP.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Service {
     /// The proxy's cluster that the calls go to.
     pub cluster: String,
@@ -113,6 +123,32 @@ impl Service {
     /// The time that one call may take in whole seconds, rounded up.
     pub const fn timeout_seconds(&self) -> u64 {
         self.timeout.as_secs().saturating_add(1)
+    }
+
+    /// A digest of whom it calls and in whose name: cluster, URL and headers. What a service has said holds for those who
+    /// ask the same one in the same name, and for nobody else of the same process.
+    pub fn identity(&self) -> [u8; 32] {
+        let Self { cluster, scheme, authority, base_path, timeout: _, headers } = self;
+        let headers = headers.iter().flat_map(|(name, value)| [name, value]);
+        let mut fields = Vec::new();
+        for field in [cluster, scheme, authority, base_path].into_iter().chain(headers) {
+            // Each behind its length, so that no two lists of fields are one text.
+            fields.extend_from_slice(&u64::try_from(field.len()).unwrap_or(u64::MAX).to_be_bytes());
+            fields.extend_from_slice(field.as_bytes());
+        }
+        keccak256(&fields)
+    }
+}
+
+/// Shows whom it calls, and nothing that may be a key: those stand in headers, and in paths of URLs.
+impl fmt::Debug for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { cluster, scheme, authority, base_path: _, timeout, headers: _ } = self;
+        f.debug_struct("Service")
+            .field("cluster", cluster)
+            .field("url", &format_args!("{scheme}://{authority}"))
+            .field("timeout", timeout)
+            .finish_non_exhaustive()
     }
 }
 
@@ -146,6 +182,8 @@ pub struct Terms {
     pub free_for: Arc<[Principal]>,
     /// Extensions of the protocol.
     pub extensions: Extensions,
+    /// At which origin clients are told that it is.
+    pub shown_at: ShownAt,
     /// What a 402 says, as far as it is the same for every request.
     pub prepared: Option<Arc<Prepared>>,
 }
@@ -248,9 +286,57 @@ pub struct OwnPage {
     pub csp: Option<String>,
 }
 
+/// Where something is for sale: `https://api.example.com`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Origin {
+    /// `http` or `https`.
+    scheme: String,
+    /// Host in lower case, and port unless it is the scheme's own.
+    authority: String,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", self.scheme, self.authority)
+    }
+}
+
+impl Origin {
+    /// Reads an origin as it is configured; `None` where it is none, or says more.
+    fn parse(text: &str) -> Option<Self> {
+        let (scheme, authority) = text.split_once("://")?;
+        let is_host = |name: &String| matches!(HostPattern::parse(name), Ok(HostPattern::Exact(_)));
+        host_of(authority).filter(is_host)?;
+        Self::of_request(scheme, authority).filter(|_| matches!(scheme, "http" | "https"))
+    }
+
+    /// The origin that a request names; `None` where its authority is none.
+    pub fn of_request(scheme: &str, authority: &str) -> Option<Self> {
+        let host = host_of(authority)?;
+        let port = authority.rsplit_once(':').map_or("", |(_, port)| port);
+        let usual = if scheme == "https" { 443 } else { 80 };
+        let authority = match port.parse::<u16>() {
+            Ok(port) if port != usual => format!("{host}:{port}"),
+            _ => host,
+        };
+        Some(Self { scheme: scheme.to_owned(), authority })
+    }
+}
+
+/// At which origin clients are told that a route is, whatever they wrote themselves.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ShownAt {
+    /// This one, unless they used another of the configured ones.
+    Origin(Origin),
+    /// The one they used: the route is for hosts that it names, and so it is one of those.
+    RouteHost,
+    /// The one they used, whatever that is. Nobody vouches for it.
+    Client,
+}
+
 /// An origin whose scripts may pay.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
+pub enum CorsOrigin {
     /// All of them.
     Any,
     /// Scheme, host and port, as browsers write it.
@@ -372,9 +458,9 @@ pub enum Unmatched {
 impl Config {
     /// Whether scripts of an origin may pay here.
     pub fn admits_origin(&self, origin: &str) -> bool {
-        self.origins.iter().any(|admitted| match admitted {
-            Origin::Any => true,
-            Origin::Exact(exact) => exact == origin,
+        self.cors_origins.iter().any(|admitted| match admitted {
+            CorsOrigin::Any => true,
+            CorsOrigin::Exact(exact) => exact == origin,
         })
     }
 
@@ -389,7 +475,7 @@ impl Config {
     /// The first [`JsonError`] found, of shape or of meaning.
     pub fn from_host(bytes: &[u8]) -> Result<Self, JsonError> {
         let starts_as_json = bytes.trim_ascii_start().first().is_none_or(|byte| *byte == b'{');
-        match (json::from_slice(bytes), protobuf::struct_to_json(bytes)) {
+        match (json::from_slice_discreetly(bytes, secret::shows_key), protobuf::struct_to_json(bytes)) {
             (Ok(raw), _) => resolve::config(raw),
             (Err(_), Some(json)) => Self::from_json(json.as_bytes()),
             (Err(error), None) if starts_as_json => Err(error),
@@ -405,7 +491,7 @@ impl Config {
     /// # Errors
     /// The first [`JsonError`] found, of shape or of meaning.
     pub fn from_json(json: &[u8]) -> Result<Self, JsonError> {
-        resolve::config(json::from_slice(json)?)
+        resolve::config(json::from_slice_discreetly(json, secret::shows_key)?)
     }
 }
 

@@ -9,6 +9,7 @@ use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
+use super::secret::Secret;
 use crate::json::{self, Named, Object};
 
 #[derive(Debug, Deserialize)]
@@ -44,6 +45,10 @@ pub(super) struct Config {
     /// What browsers get with a 402.
     #[serde(default, deserialize_with = "json::object")]
     pub page: Page,
+    /// Where clients find what is for sale, such as https://api.example.com, however they wrote it. What is shown and signed
+    /// names one of these.
+    #[serde(default)]
+    pub origins: Vec<String>,
     /// Whose scripts may pay from other origins.
     #[serde(default, deserialize_with = "optional_object")]
     pub cors: Option<Cors>,
@@ -59,7 +64,7 @@ pub(super) struct Config {
 #[serde(deny_unknown_fields)]
 pub(super) struct OfferReceipt {
     /// The key to sign with: 0x and 64 hexadecimal digits. Never logged. It should hold no money.
-    pub key: String,
+    pub key: Secret,
     /// Whether the entries of each 402 are signed, and not receipts alone (default true).
     pub offers: Option<bool>,
     /// Whether receipts name the transaction (default false).
@@ -113,7 +118,7 @@ pub(super) struct Facilitator {
     /// The proxy's cluster that the calls go to.
     pub cluster: String,
     /// Scheme, authority and base path of the calls. Redirects are never followed.
-    pub url: String,
+    pub url: Secret,
     /// How long one call may take, in decimal seconds with s (default 10s).
     pub timeout: Option<String>,
     /// remote (default): POST /verify before a request is served. local: the check in the filter and /settle decide.
@@ -121,7 +126,7 @@ pub(super) struct Facilitator {
     pub verify: super::Verify,
     /// Added to each call. Values are never logged.
     #[serde(default)]
-    pub headers: Named<String>,
+    pub headers: Named<Secret>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -131,12 +136,12 @@ pub(super) struct Rpc {
     /// The proxy's cluster that the calls go to.
     pub cluster: String,
     /// Scheme, authority and path of the calls: JSON-RPC, batches included.
-    pub url: String,
+    pub url: Secret,
     /// How long one call may take (default 5s).
     pub timeout: Option<String>,
     /// Added to each call. Values are never logged.
     #[serde(default)]
-    pub headers: Named<String>,
+    pub headers: Named<Secret>,
     /// Blocks that must hold or follow a transfer before it counts; 1 (default) is its own block.
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub confirmations: Option<u64>,
@@ -399,12 +404,12 @@ pub(super) struct Quote {
     /// The proxy's cluster that the calls go to.
     pub cluster: String,
     /// Scheme, authority and path of the calls.
-    pub url: String,
+    pub url: Secret,
     /// How long one call may take (default 2s).
     pub timeout: Option<String>,
     /// Added to each call. Values are never logged.
     #[serde(default)]
-    pub headers: Named<String>,
+    pub headers: Named<Secret>,
 }
 
 #[derive(Debug, Clone, Deserialize)]

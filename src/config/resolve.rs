@@ -10,9 +10,10 @@ use ruint::aliases::U256;
 
 use super::networks::{KnownAsset, NETWORKS, SOLANA, SolanaNetwork, V1_NAMES};
 use super::raw::{self, TextOr};
+use super::secret::{Secret, Shown, header_path, named};
 use super::{
-    Config, Extensions, Facilitator, MetadataKey, Offer, Origin, Payers, Principal, Recipient, Route, Rpc, Service,
-    Settle, SignInTerms, Terms,
+    Catalogue, Config, CorsOrigin, Extensions, Facilitator, MetadataKey, Offer, Origin, Payers, Principal, Recipient,
+    Route, Rpc, Service, Settle, ShownAt, SignInTerms, Terms,
 };
 #[cfg(feature = "page")]
 use super::{OwnPage, PageConfig};
@@ -61,15 +62,20 @@ pub(super) fn config(raw: raw::Config) -> Result<Config> {
     let mut networks = Networks::new(raw.networks)?;
     networks.add_rpc(raw.rpc.0)?;
     let defaults = &raw.defaults;
+    let origins = origins(&raw.origins)?;
     let mut labels = BTreeSet::new();
     let mut routes = Vec::with_capacity(raw.routes.len());
     let mut matchers = Vec::with_capacity(raw.routes.len());
     for (index, Object(raw_route)) in raw.routes.into_iter().enumerate() {
         let path = format!("routes[{index}]");
         let matcher = matcher(&path, &raw_route.matcher)?;
-        let route = route(&path, index, raw_route, defaults, &networks)?;
+        let shown_at = shown_at(&matcher, &origins);
+        let route = route(&path, index, raw_route, shown_at, defaults, &networks)?;
         if !labels.insert(route.label.clone()) {
-            return refuse(format!("{path}.name"), format_args!("{:?} is the name of another route", route.label));
+            return refuse(
+                format!("{path}.name"),
+                format_args!("{} is the name of another route", Shown(&route.label)),
+            );
         }
         matchers.push((matcher, if route.terms.is_some() { Access::Priced } else { Access::Free }));
         routes.push(route);
@@ -105,11 +111,22 @@ pub(super) fn config(raw: raw::Config) -> Result<Config> {
     page(&raw.page)?;
     let needs_principals =
         routes.iter().filter_map(|route| route.terms.as_ref()).any(|terms| !terms.free_for.is_empty());
+    let issuer = raw.offer_receipt.as_ref().map(issuer).transpose()?;
+    let is_discoverable = raw.discovery.unwrap_or(true);
+    let catalogue = match is_discoverable {
+        true => Catalogue::new(routes.iter().zip(matchers.iter().map(|(matcher, _)| matcher))),
+        false => Catalogue::default(),
+    };
+    let unsigned = issuer.as_ref().and_then(|_| warn_of_unsigned(&routes));
+    let warnings = unsigned.into_iter().chain(catalogue.warnings(&origins)).collect();
     Ok(Config {
         payers,
-        origins: raw.cors.as_ref().map_or(Ok(Vec::new()), origins)?,
-        issuer: raw.offer_receipt.as_ref().map(issuer).transpose()?,
-        is_discoverable: raw.discovery.unwrap_or(true),
+        origins,
+        cors_origins: raw.cors.as_ref().map_or(Ok(Vec::new()), cors_origins)?,
+        issuer,
+        is_discoverable,
+        catalogue,
+        warnings,
         #[cfg(feature = "page")]
         page: page(raw.page)?,
         needs_principals,
@@ -131,8 +148,8 @@ fn refuse<T>(path: impl Into<String>, message: impl Display) -> Result<T> {
 }
 
 /// Puts a path to an error that speaks of `value`.
-fn at<E: Display>(path: impl Into<String>, value: impl std::fmt::Debug) -> impl FnOnce(E) -> JsonError {
-    move |error| JsonError { path: path.into(), message: format!("{value:?} {error}") }
+fn at<E: Display>(path: impl Into<String>, value: &str) -> impl FnOnce(E) -> JsonError {
+    move |error| JsonError { path: path.into(), message: format!("{} {error}", Shown(value)) }
 }
 
 fn facilitator(raw: raw::Facilitator) -> Result<Facilitator> {
@@ -145,14 +162,13 @@ fn facilitator(raw: raw::Facilitator) -> Result<Facilitator> {
 fn service(
     path: &str,
     cluster: String,
-    url: &str,
+    Secret(url): &Secret,
     timeout: Duration,
-    headers: Vec<(String, String)>,
+    headers: Vec<(String, Secret)>,
 ) -> Result<Service> {
     if cluster.is_empty() {
         return refuse(format!("{path}.cluster"), "is empty; name the cluster that the calls go to");
     }
-    // A password in a URL must not get into a log.
     if url.contains('@') {
         return refuse(
             format!("{path}.url"),
@@ -161,7 +177,13 @@ fn service(
     }
     let uri: Option<Uri> = url.parse().ok();
     let Some((scheme, authority, base_path)) = uri.as_ref().and_then(parts_of) else {
-        return refuse(format!("{path}.url"), format_args!("{url:?} is not an http or https URL without query"));
+        // A URL may hold a key wherever it is wrong, so the message does not show it.
+        return refuse(
+            format!("{path}.url"),
+            format_args!(
+                "is not an http or https URL without query; what a query would hold belongs in {path}.headers"
+            ),
+        );
     };
     Ok(Service { cluster, scheme, authority, base_path, timeout, headers: callout_headers(path, headers)? })
 }
@@ -172,7 +194,7 @@ fn read_timeout(path: &str, text: Option<&str>, default: Duration) -> Result<Dur
         Some(timeout) if timeout >= Duration::from_millis(1) && timeout <= MAX_TIMEOUT => Ok(timeout),
         _ => refuse(
             format!("{path}.timeout"),
-            format_args!("{text:?} is not a duration such as \"10s\" or \"0.5s\", from 0.001s to 600s"),
+            format_args!("{} is not a duration such as \"10s\" or \"0.5s\", from 0.001s to 600s", Shown(text)),
         ),
     }
 }
@@ -185,28 +207,34 @@ fn parts_of(uri: &Uri) -> Option<(String, String, String)> {
     uri.query().is_none().then(|| (scheme.to_owned(), authority, path))
 }
 
-fn callout_headers(service: &str, raw: Vec<(String, String)>) -> Result<Vec<(String, String)>> {
+fn callout_headers(service: &str, raw: Vec<(String, Secret)>) -> Result<Vec<(String, String)>> {
     let mut headers: Vec<(String, String)> = Vec::with_capacity(raw.len());
-    for header in raw {
-        let path = format!("{service}.headers.{}", header.0);
-        let header = callout_header(&path, header)?;
+    for (name, value) in raw {
+        let path = header_path(service, &name);
+        let header = callout_header(&path, &name, value)?;
         if headers.iter().any(|(name, _)| *name == header.0) {
-            return refuse(path, "stands there twice");
+            return refuse(path, "holds the same name twice");
         }
         headers.push(header);
     }
     Ok(headers)
 }
 
-fn callout_header(path: &str, (name, value): (String, String)) -> Result<(String, String)> {
+/// Reads a header. Neither its value nor its name is shown: somebody may have swapped the two.
+fn callout_header(path: &str, name: &str, Secret(value): Secret) -> Result<(String, String)> {
     const RESERVED: [&str; 7] =
         ["host", "content-type", "content-length", "transfer-encoding", "connection", "te", "upgrade"];
-    let lower = token(path, &name)?.to_ascii_lowercase();
+    if !is_token(name) {
+        return refuse(
+            path,
+            "holds a name that no header has; a name is of letters, digits and !#$%&'*+-.^_`|~, and stands before the colon",
+        );
+    }
+    let lower = name.to_ascii_lowercase();
     if RESERVED.contains(&lower.as_str()) {
         return refuse(path, "is set by the filter or the proxy");
     }
     if !is_field_value(&value) {
-        // The value may be a secret, so the message does not show it.
         return refuse(path, "holds a character that no header value may have");
     }
     Ok((lower, value))
@@ -219,11 +247,16 @@ fn kept_headers(raw: &[String]) -> Result<Vec<String>> {
 
 /// Checks the name of a header or a method (a token of RFC 9110, section 5.6.2).
 fn token<'a>(path: &str, text: &'a str) -> Result<&'a str> {
-    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    if text.is_empty() || !text.bytes().all(is_token) {
-        return refuse(path, format_args!("{text:?} is not a name: letters, digits and !#$%&'*+-.^_`|~"));
+    if is_token(text) {
+        Ok(text)
+    } else {
+        refuse(path, format_args!("{} is not a name: letters, digits and !#$%&'*+-.^_`|~", Shown(text)))
     }
-    Ok(text)
+}
+
+fn is_token(text: &str) -> bool {
+    let is_of_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !text.is_empty() && text.bytes().all(is_of_token)
 }
 
 /// Whether a text can stand in a header (RFC 9110, section 5.5).
@@ -273,7 +306,8 @@ fn page(raw: &raw::Page) -> Result<()> {
 
 fn issuer(raw: &raw::OfferReceipt) -> Result<Issuer> {
     let mut secret = [0; 32];
-    let digits = raw.key.strip_prefix("0x").unwrap_or_default();
+    let Secret(key) = &raw.key;
+    let digits = key.strip_prefix("0x").unwrap_or_default();
     let key = hex::decode_to_slice(digits, &mut secret).ok().and_then(|()| SecretKey::from_bytes(&secret));
     match key {
         Some(key) => Ok(Issuer::new(key, raw.offers.unwrap_or(true), raw.transaction)),
@@ -282,18 +316,53 @@ fn issuer(raw: &raw::OfferReceipt) -> Result<Issuer> {
     }
 }
 
-fn origins(raw: &raw::Cors) -> Result<Vec<Origin>> {
+fn origins(raw: &[String]) -> Result<Vec<Origin>> {
+    let origin = |(index, text): (usize, &String)| match Origin::parse(text) {
+        Some(origin) => Ok(origin),
+        None => refuse(
+            format!("origins[{index}]"),
+            format_args!(
+                "{} is not an origin such as \"https://api.example.com\": scheme and host, and no more",
+                Shown(text)
+            ),
+        ),
+    };
+    raw.iter().enumerate().map(origin).collect()
+}
+
+/// At which origin a route is shown.
+fn shown_at(matcher: &Matcher, origins: &[Origin]) -> ShownAt {
+    let admitted = origins.iter().find(|origin| matcher.takes_host(&origin.authority));
+    match admitted.or(origins.first()) {
+        Some(origin) => ShownAt::Origin(origin.clone()),
+        None if matcher.hosts.is_empty() => ShownAt::Client,
+        None => ShownAt::RouteHost,
+    }
+}
+
+/// Tells of routes for which nothing can be signed, if there are any.
+fn warn_of_unsigned(routes: &[Route]) -> Option<String> {
+    let is_unsigned = |route: &&Route| route.terms.as_ref().is_some_and(|terms| terms.shown_at == ShownAt::Client);
+    let first = routes.iter().find(is_unsigned)?;
+    let count = routes.iter().filter(is_unsigned).count();
+    Some(format!(
+        "offer_receipt signs nothing for {count} routes (the first is {}), of which nobody knows the host: set origins, or match.hosts",
+        first.label
+    ))
+}
+
+fn cors_origins(raw: &raw::Cors) -> Result<Vec<CorsOrigin>> {
     let origin = |(index, text): (usize, &String)| {
         let is_origin = |uri: &Uri| {
             parts_of(uri)
                 .is_some_and(|(scheme, authority, _)| *text == format!("{scheme}://{authority}").to_ascii_lowercase())
         };
         match text.parse::<Uri>() {
-            _ if text == "*" => Ok(Origin::Any),
-            Ok(uri) if is_origin(&uri) => Ok(Origin::Exact(text.clone())),
+            _ if text == "*" => Ok(CorsOrigin::Any),
+            Ok(uri) if is_origin(&uri) => Ok(CorsOrigin::Exact(text.clone())),
             _ => refuse(
                 format!("cors.origins[{index}]"),
-                format_args!("{text:?} is not an origin such as \"https://app.example.com\", nor \"*\""),
+                format_args!("{} is not an origin such as \"https://app.example.com\", nor \"*\"", Shown(text)),
             ),
         }
     };
@@ -308,7 +377,8 @@ fn principals(path: &str, raw: &raw::FreeFor) -> Result<Arc<[Principal]>> {
         _ => refuse(
             format!("{path}.principals[{index}]"),
             format_args!(
-                "{text:?} is neither a name nor a name that ends with /*, such as spiffe://cluster.local/ns/shop/*"
+                "{} is neither a name nor a name that ends with /*, such as spiffe://cluster.local/ns/shop/*",
+                Shown(text)
             ),
         ),
     };
@@ -338,16 +408,26 @@ fn matcher(path: &str, raw: &raw::Match) -> Result<Matcher> {
     })
 }
 
-fn route(path: &str, index: usize, raw: raw::Route, defaults: &raw::Defaults, networks: &Networks) -> Result<Route> {
+fn route(
+    path: &str,
+    index: usize,
+    raw: raw::Route,
+    shown_at: ShownAt,
+    defaults: &raw::Defaults,
+    networks: &Networks,
+) -> Result<Route> {
     let label = match &raw.name {
         None => index.to_string(),
         Some(name) if is_label(name) => name.clone(),
         Some(name) => {
-            return refuse(format!("{path}.name"), format_args!("{name:?} is not of letters, digits, _ and - alone"));
+            return refuse(
+                format!("{path}.name"),
+                format_args!("{} is not of letters, digits, _ and - alone", Shown(name)),
+            );
         }
     };
     let terms = match (&raw.price, raw.free) {
-        (Some(price), false) => Some(Arc::new(terms(path, &raw, price, defaults, networks)?)),
+        (Some(price), false) => Some(Arc::new(terms(path, &raw, price, shown_at, defaults, networks)?)),
         (None, true) if asks_something(&raw) => {
             return refuse(
                 path,
@@ -378,6 +458,7 @@ fn terms(
     path: &str,
     raw: &raw::Route,
     price: &TextOr<raw::Price>,
+    shown_at: ShownAt,
     defaults: &raw::Defaults,
     networks: &Networks,
 ) -> Result<Terms> {
@@ -421,7 +502,7 @@ fn terms(
     if !mime_type.is_empty() && (!mime_type.contains('/') || !is_field_value(&mime_type)) {
         return refuse(
             format!("{path}.mime_type"),
-            format_args!("{mime_type:?} is not a media type such as \"application/json\""),
+            format_args!("{} is not a media type such as \"application/json\"", Shown(&mime_type)),
         );
     }
     let tariff = inherited.tariff()?.map(Arc::new);
@@ -450,6 +531,7 @@ fn terms(
         settlement_overrides,
         free_for,
         extensions,
+        shown_at,
         prepared: None,
     }
     .prepared())
@@ -467,7 +549,7 @@ fn sign_in(path: &str, raw: &raw::SignIn, offers: &[Arc<Offer>]) -> Result<SignI
     let Some(seconds @ 1..) = lasts.map(|lasts| lasts.as_secs()) else {
         return refuse(
             format!("{path}.lasts"),
-            format_args!("{:?} is not of whole seconds such as \"3600s\", from 1s to 30 days", raw.lasts),
+            format_args!("{} is not of whole seconds such as \"3600s\", from 1s to 30 days", Shown(&raw.lasts)),
         );
     };
     let is_line = |text: &str| (1..=MAX_STATEMENT_BYTES).contains(&text.len()) && !text.chars().any(char::is_control);
@@ -510,14 +592,17 @@ fn bazaar(path: &str, raw: &raw::Bazaar, matcher: &raw::Match) -> Result<Bazaar>
     // What takes a body, and says nothing of it, takes any.
     let has_body = has_body || (!has_query && WITH_BODY.contains(&method.as_str()));
     if !known.contains(&method.as_str()) && !has_body {
-        return refuse(format!("{path}.method"), format_args!("{method:?} is none of {}", known.join(", ")));
+        return refuse(format!("{path}.method"), format_args!("{} is none of {}", Shown(&method), known.join(", ")));
     }
     if raw.body.is_some() && !WITH_BODY.contains(&method.as_str()) {
         return refuse(format!("{path}.body"), format_args!("does not go with {method}"));
     }
     let body_type = raw.body_type.clone().unwrap_or_else(|| "json".to_owned());
     if !["json", "form-data", "text"].contains(&body_type.as_str()) {
-        return refuse(format!("{path}.body_type"), format_args!("{body_type:?} is none of json, form-data, text"));
+        return refuse(
+            format!("{path}.body_type"),
+            format_args!("{} is none of json, form-data, text", Shown(&body_type)),
+        );
     }
     let json = |object: &Option<raw::Extra>| object.as_ref().map(raw::Extra::to_json);
     let (input, input_schema) = if has_body { (&raw.body, &raw.body_schema) } else { (&raw.query, &raw.query_schema) };
@@ -631,12 +716,16 @@ impl Inherited<'_> {
             return refuse(
                 format!("{path}.{key}"),
                 format_args!(
-                    "{word:?} is none that the filter checks ({checked}); where the facilitator does, give extra: what clients need beside, or {{}}"
+                    "{} is none that the filter checks ({checked}); where the facilitator does, give extra: what clients need beside, or {{}}",
+                    Shown(word)
                 ),
             );
         }
         if entry.scheme.is_empty() || !entry.scheme.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return refuse(format!("{path}.scheme"), format_args!("{:?} is not the name of a scheme", entry.scheme));
+            return refuse(
+                format!("{path}.scheme"),
+                format_args!("{} is not the name of a scheme", Shown(&entry.scheme)),
+            );
         }
         let alien = [
             ("contract_wallets", entry.contract_wallets),
@@ -648,7 +737,7 @@ impl Inherited<'_> {
                 format!("{path}.{key}"),
                 format_args!(
                     "is for entries that the filter checks itself, and it knows no scheme {} on {network}",
-                    entry.scheme
+                    named(&entry.scheme)
                 ),
             );
         }
@@ -662,7 +751,7 @@ impl Inherited<'_> {
                 _ => {
                     return refuse(
                         asset_path,
-                        format_args!("{symbol:?} is not known on {network}; give {{address, decimals}}"),
+                        format_args!("{} is not known on {network}; give {{address, decimals}}", Shown(symbol)),
                     );
                 }
             },
@@ -752,7 +841,10 @@ impl Inherited<'_> {
             TextOr::Text(name) => {
                 return refuse(
                     format!("{path}.usage"),
-                    format_args!("{name:?} is neither openai nor anthropic; give JSON pointers for anything else"),
+                    format_args!(
+                        "{} is neither openai nor anthropic; give JSON pointers for anything else",
+                        Shown(name)
+                    ),
                 );
             }
             TextOr::Object(raw) => Shape::Pointers(Box::new(pointers(&format!("{path}.usage"), raw)?)),
@@ -802,7 +894,7 @@ impl Inherited<'_> {
             _ => return refuse(format!("{path}.models"), "is missing: say what a million tokens of each model cost"),
         };
         let rate = |name: &str, rate: &raw::Rate| {
-            let path = format!("{path}.models.{name}");
+            let path = format!("{path}.models.{}", named(name));
             let units = |key: &str, value: &TextOr<raw::Units>| asset.rate(&format!("{path}.{key}"), value);
             let input = units("input", &rate.input)?;
             let or_input = |key: &str, value: &Option<TextOr<raw::Units>>| {
@@ -870,7 +962,7 @@ impl Inherited<'_> {
         let Some(recipient) = &entry.pay_to else {
             return refuse(
                 format!("{path}.pay_to"),
-                format_args!("is missing: the accounts of {} are not those of other entries", entry.network),
+                format_args!("is missing: the accounts of {} are not those of other entries", named(&entry.network)),
             );
         };
         let path = format!("{path}.pay_to");
@@ -919,7 +1011,7 @@ fn name(path: &str, text: &str) -> Result<String> {
     if is_name {
         Ok(text.to_owned())
     } else {
-        refuse(path, format_args!("{text:?} is not of 1 to {LONGEST} printable characters"))
+        refuse(path, format_args!("{} is not of 1 to {LONGEST} printable characters", Shown(text)))
     }
 }
 
@@ -957,7 +1049,10 @@ fn recipient_address(path: &str, text: &str) -> Result<Address> {
 fn pointers(path: &str, raw: &raw::Pointers) -> Result<Pointers> {
     let check = |key: &str, pointer: &String| match pointer.strip_prefix('/') {
         Some(_) => Ok(pointer.clone()),
-        None => refuse(format!("{path}.{key}"), format_args!("{pointer:?} is not a JSON pointer such as /usage/total")),
+        None => refuse(
+            format!("{path}.{key}"),
+            format_args!("{} is not a JSON pointer such as /usage/total", Shown(pointer)),
+        ),
     };
     let optional =
         |key: &str, pointer: &Option<String>| pointer.as_ref().map(|pointer| check(key, pointer)).transpose();
@@ -1015,7 +1110,7 @@ impl Networks {
     }
 
     fn add(&mut self, name: String, raw: raw::Network) -> Result<()> {
-        let path = format!("networks.{name}");
+        let path = format!("networks.{}", named(&name));
         let position = self.0.iter().position(|network| network.name.as_deref() == Some(&name));
         let known = position.map(|position| self.0.swap_remove(position));
         let Some(chain_id) = raw.chain_id.or(known.as_ref().map(|network| network.chain_id)) else {
@@ -1024,7 +1119,7 @@ impl Networks {
         let mut assets = known.filter(|known| known.chain_id == chain_id).map_or_else(Vec::new, |known| known.assets);
         for (symbol, Object(asset)) in raw.assets.0 {
             assets.retain(|token| token.asset.label != symbol);
-            assets.push(Token::from_raw(&format!("{path}.assets.{symbol}"), &asset, &symbol)?);
+            assets.push(Token::from_raw(&format!("{path}.assets.{}", named(&symbol)), &asset, &symbol)?);
         }
         self.0.push(Network { name: Some(name), chain_id, assets, rpc: None });
         Ok(())
@@ -1032,7 +1127,7 @@ impl Networks {
 
     fn add_rpc(&mut self, raw: Vec<(String, Object<raw::Rpc>)>) -> Result<()> {
         for (name, Object(raw)) in raw {
-            let path = format!("rpc.{name}");
+            let path = format!("rpc.{}", named(&name));
             let chain_id = self.find(&path, &name)?.chain_id;
             let timeout = read_timeout(&path, raw.timeout.as_deref(), DEFAULT_RPC_TIMEOUT)?;
             let service = service(&path, raw.cluster, &raw.url, timeout, raw.headers.0)?;
@@ -1074,7 +1169,7 @@ impl Networks {
             let known = list(names.chain(SOLANA.iter().map(|known| known.name)));
             return refuse(
                 path,
-                format_args!("{text:?} is neither a CAIP-2 id (eip155:<chain id>, …) nor one of {known}"),
+                format_args!("{} is neither a CAIP-2 id (eip155:<chain id>, …) nor one of {known}", Shown(text)),
             );
         };
         let known = self.0.iter().find(|network| network.chain_id == chain_id).cloned();
@@ -1100,7 +1195,8 @@ impl Network {
             return refuse(
                 path,
                 format_args!(
-                    "{symbol:?} is not known on eip155:{chain_id} (known there: {known}); give {{address, decimals, eip712}}"
+                    "{} is not known on eip155:{chain_id} (known there: {known}); give {{address, decimals, eip712}}",
+                    Shown(symbol)
                 ),
             );
         };
@@ -1135,7 +1231,7 @@ impl Asset {
                 path,
                 format_args!(
                     "is in dollars, and {} is not pegged to the dollar; give {{amount: \"…\"}} in atomic units, or mark the asset usd_pegged",
-                    self.label
+                    named(&self.label)
                 ),
             );
         }
@@ -1143,7 +1239,7 @@ impl Asset {
         let digits = u32::from(self.decimals).saturating_add(finer);
         let units = dollars.to_decimal().to_units(digits).map_err(|error| JsonError {
             path: path.to_owned(),
-            message: format!("{text:?} {error} of {} ({} decimals)", self.label, self.decimals),
+            message: format!("{} {error} of {} ({} decimals)", Shown(text), named(&self.label), self.decimals),
         })?;
         Ok(Amount::from(units))
     }
@@ -1158,7 +1254,7 @@ impl Asset {
         let amount = Amount::parse(units).map_err(at(&path, units))?.to_integer();
         let scale = U256::from(10).checked_pow(U256::from(RATE_SCALE_DIGITS));
         let scaled = scale.and_then(|scale| amount.checked_mul(scale));
-        scaled.ok_or_else(|| JsonError { path, message: format!("{units:?} is too large") })
+        scaled.ok_or_else(|| JsonError { path, message: format!("{} is too large", Shown(units)) })
     }
 }
 
@@ -1194,5 +1290,5 @@ impl Token {
 }
 
 fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    names.collect::<Vec<_>>().join(", ")
+    names.map(named).collect::<Vec<_>>().join(", ")
 }

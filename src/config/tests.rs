@@ -385,26 +385,37 @@ fn assert_refused(error: &JsonError, path: &str, message: &str, what: &str) {
 fn unknown_keys_are_refused_by_their_own_path() {
     for pointer in [
         "/price",
-        "/facilitator/token",
         "/rpc/base-sepolia/confirm",
         "/networks/anvil/name",
-        "/networks/anvil/assets/TUSD/symbol",
         "/networks/anvil/assets/TUSD/eip712/chainId",
         "/defaults/price",
         "/defaults/accepts/0/amount",
         "/routes/0/prise",
         "/routes/0/match/pth",
-        "/routes/1/price/value",
         "/routes/1/accepts/1/assets",
         "/routes/1/accepts/1/asset/name",
-        "/routes/1/accepts/1/asset/eip712/salt",
-        "/ledger/size",
     ] {
         let path = path_of(pointer);
         let key = pointer.rsplit('/').next().unwrap();
         for value in [json!(1), json!({"a": [1]}), json!("x"), Value::Null] {
             let error = refused(&with(pointer, value));
             assert_refused(&error, &path, &format!("unknown field `{key}`, expected "), pointer);
+        }
+    }
+    // A key that is not even nearly a known one may be a secret in the wrong place.
+    for pointer in [
+        "/hunter2",
+        "/facilitator/token",
+        "/networks/anvil/assets/TUSD/symbol",
+        "/routes/1/price/value",
+        "/routes/1/accepts/1/asset/eip712/salt",
+        "/ledger/size",
+    ] {
+        let (parent, _) = pointer.rsplit_once('/').unwrap();
+        let path = if parent.is_empty() { "…".to_owned() } else { format!("{}.…", path_of(parent)) };
+        for value in [json!(1), json!({"a": [1]}), json!("x"), Value::Null] {
+            let error = refused(&with(pointer, value));
+            assert_refused(&error, &path, "unknown field (not shown: its name may be a secret), expected ", pointer);
         }
     }
 }
@@ -532,14 +543,14 @@ fn numbers_where_money_and_text_belong_are_refused() {
 #[test]
 fn unknown_words_are_refused_with_the_known_ones() {
     for (pointer, message) in [
-        ("/facilitator/verify", "unknown variant `maybe`, expected `remote` or `local`"),
-        ("/defaults/settle", "unknown variant `maybe`, expected one of `after`, `before`, `concurrent`"),
-        ("/routes/1/settle", "unknown variant `maybe`, expected one of `after`, `before`, `concurrent`"),
+        ("/facilitator/verify", "unknown variant, expected `remote` or `local`"),
+        ("/defaults/settle", "unknown variant, expected one of `after`, `before`, `concurrent`"),
+        ("/routes/1/settle", "unknown variant, expected one of `after`, `before`, `concurrent`"),
         ("/defaults/accepts/0/scheme", "\"maybe\" is none that the filter checks (exact, upto)"),
         ("/routes/1/accepts/1/scheme", "\"maybe\" is none that the filter checks (exact, upto)"),
-        ("/networks/anvil/assets/TUSD/transfer_method", "unknown variant `maybe`, expected `eip3009`"),
-        ("/routes/1/accepts/1/asset/transfer_method", "unknown variant `maybe`, expected `eip3009`"),
-        ("/unmatched", "unknown variant `maybe`, expected `free` or `deny`"),
+        ("/networks/anvil/assets/TUSD/transfer_method", "unknown variant, expected `eip3009`"),
+        ("/routes/1/accepts/1/asset/transfer_method", "unknown variant, expected `eip3009`"),
+        ("/unmatched", "unknown variant, expected `free` or `deny`"),
     ] {
         assert_refused(&refused(&with(pointer, json!("maybe"))), &path_of(pointer), message, pointer);
     }
@@ -580,8 +591,8 @@ fn bad_values_are_refused_with_what_would_be_right() {
     let long = "x".repeat(2049);
     let cases = [
         ("/facilitator/cluster", json!(""), "is empty; name the cluster"),
-        ("/facilitator/url", json!(""), "\"\""),
-        ("/facilitator/url", json!("facilitator:4021/x y"), "\"facilitator:4021/x y\""),
+        ("/facilitator/url", json!(""), "what a query would hold belongs in facilitator.headers"),
+        ("/facilitator/url", json!("facilitator:4021/x y"), "is not an http or https URL without query"),
         ("/facilitator/url", json!("/verify"), "is not an http or https URL without query"),
         ("/facilitator/url", json!("facilitator"), "is not an http or https URL without query"),
         ("/facilitator/url", json!("ftp://facilitator"), "is not an http or https URL without query"),
@@ -601,9 +612,6 @@ fn bad_values_are_refused_with_what_would_be_right() {
         ("/facilitator/timeout", json!("0s"), "from 0.001s to 600s"),
         ("/facilitator/timeout", json!("0.0009s"), "from 0.001s to 600s"),
         ("/facilitator/timeout", json!("600.001s"), "from 0.001s to 600s"),
-        ("/facilitator/headers/X Key", json!("x"), "\"X Key\" is not a name"),
-        ("/facilitator/headers/", json!("x"), "\"\" is not a name"),
-        ("/facilitator/headers/:path", json!("x"), "\":path\" is not a name"),
         ("/facilitator/headers/Host", json!("x"), "is set by the filter or the proxy"),
         ("/facilitator/headers/content-length", json!("1"), "is set by the filter or the proxy"),
         ("/facilitator/headers/X-Api-Key", json!("a\nb"), "holds a character that no header value may have"),
@@ -688,6 +696,10 @@ fn bad_values_are_refused_with_what_would_be_right() {
 #[test]
 fn an_error_stands_where_the_value_does() {
     for (pointer, value, path, message) in [
+        ("/facilitator/headers/X Key", json!("x"), "facilitator.headers", "holds a name that no header has"),
+        ("/facilitator/headers/", json!("x"), "facilitator.headers", "holds a name that no header has"),
+        ("/facilitator/headers/:path", json!("x"), "facilitator.headers", "holds a name that no header has"),
+        ("/facilitator/headers/X-Mine", json!("a\nb"), "facilitator.headers", "holds a character that no header"),
         (
             "/routes/1/price",
             json!({"amount": "1e3"}),
@@ -1066,7 +1078,7 @@ fn extensions_are_refused_where_they_are_wrong() {
     let bazaar = |bazaar: Value| json!({ "bazaar": bazaar });
     for (extensions, path, message) in [
         (json!({"payment_identifier": "maybe"}), "payment_identifier", "unknown variant"),
-        (json!({"unknown": {}}), "unknown", "unknown field"),
+        (json!({"unknown": {}}), "…", "unknown field"),
         (sign_in("0s"), "sign_in_with_x.lasts", "\"0s\" is not of whole seconds"),
         (sign_in("1.5s"), "sign_in_with_x.lasts", "is not of whole seconds"),
         (sign_in("1h"), "sign_in_with_x.lasts", "is not of whole seconds"),
@@ -1145,5 +1157,103 @@ fn a_signing_key_is_read_and_never_shown() {
         let error = refused(&with("/offer_receipt", json!({ "key": wrong })));
         assert_refused(&error, "offer_receipt.key", "is not the key of an account", wrong);
         assert!(wrong.is_empty() || !error.to_string().contains(wrong), "{error}");
+    }
+}
+
+#[test]
+fn an_origin_is_a_scheme_and_a_host() {
+    let config =
+        read(&with("/origins", json!(["https://api.example.com", "http://A.example:8080", "https://b.example:443"])));
+    let shown: Vec<String> = config.origins.iter().map(ToString::to_string).collect();
+    assert_eq!(shown, ["https://api.example.com", "http://a.example:8080", "https://b.example"]);
+    for wrong in [
+        "",
+        "api.example.com",
+        "https://",
+        "https:///",
+        "https://api.example.com/",
+        "https://api.example.com/a",
+        "https://api.example.com?key=hunter2",
+        "https://api.example.com#a",
+        "https://user:hunter2@api.example.com",
+        "https://*.example.com",
+        "ftp://api.example.com",
+        "HTTPS://api.example.com",
+        "https://api.example.com:x",
+        "https://a b",
+    ] {
+        let error = refused(&with("/origins", json!(["https://a.example", wrong])));
+        assert_refused(&error, "origins[1]", "is not an origin such as \"https://api.example.com\"", wrong);
+        assert!(!error.to_string().contains("hunter2"), "{error}");
+    }
+    for wrong in [json!("https://a.example"), json!({"https://a.example": 1}), json!([7])] {
+        assert!(refused(&with("/origins", wrong)).path.starts_with("origins"));
+    }
+}
+
+#[test]
+fn a_route_is_shown_at_an_origin_of_its_own_hosts() {
+    let shown_at = |origins: Value| {
+        let config = read(&with("/origins", origins));
+        [0, 1].map(|route| terms(&config, route).shown_at.clone())
+    };
+    assert_eq!(shown_at(json!([])), [ShownAt::RouteHost, ShownAt::Client]);
+    let origin = |text: &str| ShownAt::Origin(Origin::parse(text).unwrap());
+    let first = "https://first.example";
+    assert_eq!(shown_at(json!([first])), [origin(first), origin(first)]);
+    for own in ["https://api.example.com:8443", "https://a.example.org"] {
+        assert_eq!(shown_at(json!([first, own])), [origin(own), origin(first)]);
+    }
+}
+
+#[test]
+fn it_is_told_where_nothing_can_be_signed() {
+    let key = json!({"key": format!("0x{}", "11".repeat(32))});
+    assert_eq!(read(&whole()).warnings, [""; 0]);
+    let signing = with("/offer_receipt", key);
+    let warnings = read(&signing).warnings;
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(
+        warnings[0].contains("1 routes (the first is tokens)") && warnings[0].contains("set origins"),
+        "{warnings:?}"
+    );
+    let mut vouched = signing;
+    vouched["origins"] = json!(["https://api.example.com"]);
+    assert_eq!(read(&vouched).warnings, [""; 0]);
+}
+
+#[test]
+fn a_service_is_known_by_whom_it_calls_and_in_whose_name() {
+    let config = read(&whole());
+    let service = &config.facilitator.service;
+    let mut seen = vec![service.identity()];
+    let changes: [fn(&mut Service); 8] = [
+        |one| one.cluster = "other".to_owned(),
+        |one| one.scheme = "http".to_owned(),
+        |one| one.authority = "facilitator.example".to_owned(),
+        |one| one.base_path = String::new(),
+        |one| one.headers[0].1 = "another".to_owned(),
+        |one| one.headers.clear(),
+        // The same letters, shared out among the fields in another way.
+        |one| (one.cluster, one.scheme) = ("facilitatorh".to_owned(), "ttps".to_owned()),
+        |one| (one.authority, one.base_path) = ("facilitator.example:8443/v2".to_owned(), String::new()),
+    ];
+    for change in changes {
+        let mut other = Service::clone(service);
+        change(&mut other);
+        assert!(!seen.contains(&other.identity()), "{other:?}");
+        seen.push(other.identity());
+    }
+    let slower = Service { timeout: Duration::from_secs(1), ..Service::clone(service) };
+    assert_eq!(slower.identity(), service.identity());
+}
+
+#[test]
+fn a_service_is_shown_without_what_may_be_a_key() {
+    let config = read(&whole());
+    let shown = format!("{config:?}");
+    assert!(shown.contains("https://node.example") && shown.contains("https://facilitator.example:8443"), "{shown}");
+    for secret in ["secret", "v1/key", "/v2"] {
+        assert!(!shown.contains(secret), "{secret}");
     }
 }

@@ -5,6 +5,7 @@
 //! reply or a second delivery cannot be written down.
 
 mod catalogue;
+mod log_text;
 mod meter;
 mod payment;
 mod quote;
@@ -12,6 +13,7 @@ mod receive;
 mod reply;
 mod request;
 mod settlement;
+mod shown_url;
 mod visit;
 
 use std::sync::Arc;
@@ -23,12 +25,14 @@ use crate::route::Decision;
 use crate::time::UnixTime;
 use crate::x402::TransactionId;
 use crate::x402::payment::Payer;
+pub use log_text::LogText;
 pub use meter::Meter;
 pub use payment::Payment;
 pub use receive::Reading;
 pub use reply::Reply;
 pub use request::RequestHead;
 pub use settlement::{Awaits, Pursuit, Recovery};
+pub use shown_url::ShownUrl;
 pub use visit::Visit;
 
 /// What may happen to a request after its head came.
@@ -187,7 +191,7 @@ pub struct Record {
     /// What became of it.
     pub outcome: Outcome,
     /// More of why, where there is more: an official error string, mostly.
-    pub reason: String,
+    pub reason: LogText,
     /// Who has signed in.
     pub visitor: Option<Payer>,
     /// The payment, where one came that could be read.
@@ -197,7 +201,30 @@ pub struct Record {
 impl Record {
     /// A record without a payment.
     fn new(route: &Arc<str>, outcome: Outcome, reason: &str) -> Self {
-        Self { route: Arc::clone(route), outcome, reason: reason.to_owned(), visitor: None, payment: None }
+        Self { route: Arc::clone(route), outcome, reason: LogText::new(reason), visitor: None, payment: None }
+    }
+
+    /// What is known, by name: all that a log or the filter state gets of it.
+    pub fn facts(&self) -> Vec<(&'static str, LogText)> {
+        let visitor = self.visitor.as_ref().map(|visitor| ("payer", visitor.to_string()));
+        let payment = self.payment.iter().flat_map(|payment| {
+            let PaymentRecord { payer, pay_to: _, scheme, network, amount, asset, transaction } = payment;
+            let transaction = transaction.map(|transaction| ("transaction", transaction.to_string()));
+            let known = [
+                ("payer", payer.to_string()),
+                ("scheme", scheme.clone()),
+                ("network", network.clone()),
+                ("amount", amount.clone()),
+                ("asset", asset.clone()),
+            ];
+            known.into_iter().chain(transaction)
+        });
+        let mut facts = vec![("route", LogText::new(&self.route)), ("outcome", LogText::new(self.outcome.as_str()))];
+        if !self.reason.is_empty() {
+            facts.push(("reason", self.reason.clone()));
+        }
+        facts.extend(visitor.into_iter().chain(payment).map(|(name, value)| (name, LogText::new(&value))));
+        facts
     }
 }
 

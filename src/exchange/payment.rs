@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::reply::EXPOSED;
 use super::visit::Place;
 use super::{
-    Call, Context, Effects, Exchange, Next, Outcome, PaymentRecord, Record, Reply, RequestEdits, ResponseEdits, Stream,
-    Then, UpstreamHead,
+    Call, Context, Effects, Exchange, Next, Outcome, PaymentRecord, Record, Reply, RequestEdits, ResponseEdits,
+    ShownUrl, Stream, Then, UpstreamHead,
 };
 use crate::chain::Transfer;
 use crate::config::{Offer, Settle, Terms, Verify};
@@ -59,7 +59,7 @@ pub struct Payment {
     /// The payment as the facilitator gets it.
     pub(super) json: String,
     /// The URL that is paid for.
-    pub(super) url: String,
+    pub(super) url: ShownUrl,
     /// Headers that the upstream must not see.
     pub(super) unwanted: Vec<String>,
     /// How often its settlement was looked into when nobody waited for it.
@@ -295,7 +295,7 @@ impl Payment {
 
     /// What a client gets to keep that was served, signed where there is a key to.
     pub(super) fn receipt_of_service(&self, context: Context<'_>, transaction: Option<TransactionId>) -> Receipt<'_> {
-        let issuer = context.config.issuer.as_ref().filter(|_| self.payer != Payer::Unknown);
+        let issuer = context.config.issuer.as_ref().filter(|_| self.payer != Payer::Unknown && self.url.is_vouched);
         let network = &self.offer.requirement.network;
         let signed = issuer.map(|issuer| {
             let receipt = issuer.receipt(&self.url, network, &self.payer.to_string(), transaction, context.now);

@@ -55,6 +55,7 @@ impl Terms {
             settlement_overrides,
             free_for,
             extensions,
+            shown_at,
             ..
         } = &**self;
         Ok(Arc::new(Self {
@@ -70,6 +71,7 @@ impl Terms {
                 [] => extensions.clone(),
                 sponsoring => extensions.clone().sponsored_by(sponsoring),
             },
+            shown_at: shown_at.clone(),
             prepared: None,
         }))
     }
@@ -87,7 +89,7 @@ impl Terms {
 
 impl Offer {
     /// Whether it is the same for every request.
-    pub(super) fn is_fixed(&self) -> bool {
+    pub(crate) fn is_fixed(&self) -> bool {
         self.requirement.scheme == Scheme::Exact && self.rates.is_none() && self.recipients.len() == 1
     }
 

@@ -6,7 +6,8 @@ use super::payment::Standing;
 use super::quote::{Asked, Price};
 use super::visit::Place;
 use super::{
-    Body, Call, Context, Effects, Exchange, Next, Outcome, Payment, PaymentRecord, Record, Reply, RequestHead, Stream,
+    Body, Call, Context, Effects, Exchange, Next, Outcome, Payment, PaymentRecord, Record, Reply, RequestHead,
+    ShownUrl, Stream,
 };
 use crate::chain::Transfer;
 use crate::config::{Offer, Terms};
@@ -201,7 +202,7 @@ impl Payment {
         terms: &Arc<Terms>,
         job: Option<Job>,
     ) -> Next {
-        let url = head.url();
+        let url = ShownUrl::of(context.config, head, terms);
         match read(context, head, terms) {
             Ok(Read { version, json, offer, standing, known, identifier }) => {
                 let is_metered = offer.requirement.scheme == Scheme::Upto;
@@ -219,7 +220,7 @@ impl Payment {
                     place: Place::of(context, head, route, terms),
                     signature: match job.as_ref().and_then(|job| job.mark) {
                         Some(mark) if is_metered => {
-                            let [a, b, c, d, e, f, g, h, ..] = keccak256(url.as_bytes());
+                            let [a, b, c, d, e, f, g, h, ..] = keccak256(head.url().as_bytes());
                             let place = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
                             known.signature.for_request(mark ^ place)
                         }
@@ -258,7 +259,7 @@ impl Payment {
 
 /// The terms, for programs or for people.
 #[cfg_attr(not(feature = "page"), allow(unused_variables, reason = "a page would ask who is there"))]
-fn unpaid(context: Context<'_>, head: &RequestHead, terms: &Terms, url: &str) -> Reply {
+fn unpaid(context: Context<'_>, head: &RequestHead, terms: &Terms, url: &ShownUrl) -> Reply {
     let reply = Reply::payment_required(context, reason::PAYMENT_REQUIRED, terms, url);
     // Who asks just what would be has it from the head. (Of an answer to HEAD the proxy sends nothing else.)
     if head.text(":method") == "OPTIONS" {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{Context, RequestHead, UpstreamHead, visit};
+use super::{Context, RequestHead, ShownUrl, UpstreamHead, visit};
 #[cfg(feature = "page")]
 use crate::config::OwnPage;
 use crate::config::Terms;
@@ -86,7 +86,7 @@ impl Reply {
     }
 
     /// The terms of a route, and why the request was not served.
-    pub(super) fn payment_required(context: Context<'_>, error: &str, terms: &Terms, url: &str) -> Self {
+    pub(super) fn payment_required(context: Context<'_>, error: &str, terms: &Terms, url: &ShownUrl) -> Self {
         let extensions = declared(context, terms, url);
         let (header, body) = match (&terms.prepared, &extensions) {
             (Some(prepared), None | Some(Cow::Borrowed(_))) if error == reason::PAYMENT_REQUIRED => prepared.fill(url),
@@ -151,9 +151,9 @@ impl Reply {
 }
 
 /// The JSON of all that the terms of a request declare: an object; `None` where it would be empty.
-fn declared<'a>(context: Context<'_>, terms: &'a Terms, url: &str) -> Option<Cow<'a, str>> {
+fn declared<'a>(context: Context<'_>, terms: &'a Terms, url: &ShownUrl) -> Option<Cow<'a, str>> {
     let fixed = terms.extensions.declared.as_deref();
-    let issuer = context.config.issuer.as_ref().filter(|issuer| issuer.signs_offers);
+    let issuer = context.config.issuer.as_ref().filter(|issuer| issuer.signs_offers && url.is_vouched);
     let own = [
         (SIGN_IN_WITH_X, visit::challenge(context, terms, url)),
         (OFFER_RECEIPT, issuer.map(|issuer| issuer.offers(url, &terms.requirements(), context.now))),

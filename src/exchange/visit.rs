@@ -10,8 +10,8 @@ use super::payment::private;
 use super::quote::Asked;
 use super::receive::refuse;
 use super::{
-    Context, Effects, Exchange, Next, Outcome, Payment, Reading, Record, Reply, RequestEdits, RequestHead, Stream,
-    UpstreamHead,
+    Context, Effects, Exchange, Next, Outcome, Payment, Reading, Record, Reply, RequestEdits, RequestHead, ShownUrl,
+    Stream, UpstreamHead,
 };
 use crate::config::Terms;
 use crate::evm::{Address, keccak256};
@@ -121,7 +121,7 @@ impl Visit {
             Err(error) => return Some(refuse(route, 400, &format!("SIGN-IN-WITH-X: {error}"))),
         };
         let chains = chains_of(terms);
-        let checked = match Site::of(&head.url()) {
+        let checked = match Site::of(&ShownUrl::of(context.config, head, terms)) {
             Some(site) => sign_in.check(&site, &chains, context.now),
             None => Err(Refusal::Uri),
         };
@@ -201,7 +201,8 @@ fn turn_away(context: Context<'_>, head: &RequestHead, route: &Arc<str>, terms: 
     match terms.quote(asked) {
         Ok(quoted) if !pays(head) && !quoted.offers.is_empty() => {
             let error = refusal.to_string();
-            let reply = Reply::payment_required(context, &error, &quoted, &head.url());
+            let url = ShownUrl::of(context.config, head, terms);
+            let reply = Reply::payment_required(context, &error, &quoted, &url);
             Effects::end_with(route, Outcome::Refused, &error, reply)
         }
         _ => Reading::begin(context, head, route, terms),

@@ -20,7 +20,7 @@ const MOST_ANSWERS: usize = 1024;
 
 impl Question {
     pub(super) fn new(service: &Service, body: &str) -> Self {
-        Self(keccak256(&[&service.cluster, &service.authority, &service.base_path, body].map(str::as_bytes).join(&0)))
+        Self(keccak256(&[&service.identity(), body.as_bytes()].concat()))
     }
 }
 

@@ -643,25 +643,13 @@ fn report(record: &Record) {
         _ => LogLevel::Info,
     };
     let is_logged = host::logs(level);
-    let mut line = format!("x402: route={} outcome={}", record.route, record.outcome.as_str());
-    let mut facts = vec![("route", record.route.to_string()), ("outcome", record.outcome.as_str().to_owned())];
-    if !record.reason.is_empty() {
-        facts.push(("reason", record.reason.clone()));
-    }
-    facts.extend(record.visitor.iter().map(|visitor| ("payer", visitor.to_string())));
-    if let Some(payment) = &record.payment {
-        facts.extend([
-            ("payer", payment.payer.to_string()),
-            ("scheme", payment.scheme.to_owned()),
-            ("network", payment.network.clone()),
-            ("amount", payment.amount.clone()),
-            ("asset", payment.asset.to_string()),
-        ]);
-        facts.extend(payment.transaction.map(|hash| ("transaction", hash.to_string())));
-    }
-    for (name, value) in facts {
-        if is_logged && !matches!(name, "route" | "outcome") {
-            line.push_str(&format!(" {name}={value:?}"));
+    let mut line = "x402:".to_owned();
+    for (name, value) in record.facts() {
+        if is_logged {
+            line.push_str(&match name {
+                "route" | "outcome" => format!(" {name}={value}"),
+                _ => format!(" {name}={:?}", value.as_str()),
+            });
         }
         // Access logs that lack a field are no reason to fail a request.
         let _ = host::set_property(&format!("x402_{name}"), &value);

@@ -47,6 +47,9 @@ impl Root {
                 self.shared.secret = secret;
                 let routes = configured.config.routes.len();
                 host::log(LogLevel::Info, &format!("x402: configured, {routes} routes"));
+                for warning in &configured.config.warnings {
+                    host::log(LogLevel::Warn, &format!("x402: {warning}"));
+                }
                 self.configured = Some(configured);
                 true
             }

@@ -7,16 +7,12 @@ use std::collections::BTreeMap;
 
 use super::host::{self, MetricKind};
 use crate::exchange::{Outcome, Record, SettlementRecord, SettlementResult};
+use crate::x402::reason;
 
 thread_local! {
     /// The numbers of stats by their names.
     static KNOWN: RefCell<BTreeMap<String, u32>> = const { RefCell::new(BTreeMap::new()) };
-    /// The reasons that are counted by name.
-    static REASONS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
-
-/// Reasons that are counted by name: facilitators may give any, and a stat is never forgotten.
-const MOST_REASONS: usize = 64;
 
 /// The questions whose answers are timed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +30,7 @@ pub(super) fn count_request(record: &Record) {
     let (route, outcome) = (&record.route, record.outcome.as_str());
     add(MetricKind::Counter, format!("x402.requests.route.{route}.outcome.{outcome}"), 1);
     if matches!(record.outcome, Outcome::Refused | Outcome::Malformed | Outcome::Spent) {
-        let reason = reason(&record.reason);
+        let reason = reason::label(&record.reason);
         add(MetricKind::Counter, format!("x402.refusals.route.{route}.reason.{reason}"), 1);
     }
 }
@@ -79,22 +75,6 @@ pub(super) fn change_unknown(by: i64) {
 /// A value that a network writes in its own way, as a label: without the dots that part one from the next.
 fn label(value: &str) -> Cow<'_, str> {
     if value.contains('.') { value.replace('.', "_").into() } else { value.into() }
-}
-
-/// A reason as a label: a name, or a few plain words of them; longer prose is not one.
-fn reason(text: &str) -> String {
-    let name = text.split(':').next().unwrap_or_default().to_ascii_lowercase().replace(' ', "_");
-    let is_name = |name: &str| {
-        (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-    };
-    let is_counted = |reasons: &RefCell<Vec<String>>| {
-        let mut reasons = reasons.borrow_mut();
-        if reasons.len() < MOST_REASONS && !reasons.contains(&name) {
-            reasons.push(name.clone());
-        }
-        reasons.contains(&name)
-    };
-    if is_name(&name) && REASONS.with(is_counted) { name } else { "other".to_owned() }
 }
 
 fn add(kind: MetricKind, name: String, by: i64) {

@@ -17,7 +17,7 @@ const KEY_PREFIX: &str = "x402.claims.3.";
 
 const WORKERS_KEY: &str = "x402.workers";
 
-const SETTLERS_PREFIX: &str = "x402.settlers.1.";
+const SETTLERS_PREFIX: &str = "x402.settlers.2.";
 
 const SECRET_KEY: &str = "x402.secret.1";
 
@@ -74,9 +74,9 @@ pub(super) fn share_settlers(facilitator: &Service, change: impl Fn(&Supported) 
     })
 }
 
-/// Several plugins of one VM may have several facilitators.
-fn settlers_key(Service { scheme, authority, base_path, .. }: &Service) -> String {
-    format!("{SETTLERS_PREFIX}{scheme}://{authority}{base_path}")
+/// Several plugins of one VM may have several facilitators, or accounts with one, and must not hear of each other's.
+fn settlers_key(facilitator: &Service) -> String {
+    format!("{SETTLERS_PREFIX}{}", hex::encode(facilitator.identity()))
 }
 
 /// Random bytes that all workers share for as long as they share the ledger; `None` where the host has none.

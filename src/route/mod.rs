@@ -244,7 +244,7 @@ fn takes_method(matcher: &Matcher, access: Access, method: &str) -> bool {
 }
 
 /// The host in lower case, without port and final dot; `None` where the authority is not one.
-fn host_of(authority: &str) -> Option<String> {
+pub(crate) fn host_of(authority: &str) -> Option<String> {
     let host = authority.rsplit('@').next().unwrap_or(authority);
     let (name, port) = match host.rfind(']') {
         Some(end) => host

@@ -1,0 +1,331 @@
+//! What must not be shown: keys and whatever may hold one, and what of a configuration an error may repeat.
+//!
+//! An error names the path of what is wrong and says what would be right. What stands there it repeats only where that
+//! cannot be a secret, for a secret may have been pasted anywhere.
+
+use std::fmt;
+
+use serde::de::{Error, Visitor};
+use serde::{Deserialize, Deserializer};
+
+/// A text that nobody is shown: a key, the value of a header, a URL that may hold either.
+#[derive(Clone)]
+pub(super) struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct SecretVisitor;
+
+        impl Visitor<'_> for SecretVisitor {
+            type Value = Secret;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Secret, E> {
+                Ok(Secret(text.to_owned()))
+            }
+        }
+
+        deserializer.deserialize_str(SecretVisitor)
+    }
+}
+
+/// Every key that a configuration knows, but for names of the operator's choice. A test holds it against the schema.
+pub(super) const KEYS: [&str; 99] = [
+    "accepts",
+    "address",
+    "allow",
+    "amount",
+    "asset",
+    "assets",
+    "bazaar",
+    "body",
+    "body_schema",
+    "body_type",
+    "bytes_per_token",
+    "cache_write",
+    "cached_input",
+    "cached_input_tokens",
+    "chain_id",
+    "choices",
+    "cluster",
+    "confirm",
+    "confirmations",
+    "contract_wallets",
+    "cors",
+    "csp",
+    "decimals",
+    "defaults",
+    "deny",
+    "description",
+    "discovery",
+    "eip712",
+    "enabled",
+    "exclusive",
+    "extensions",
+    "extra",
+    "facilitator",
+    "free",
+    "free_for",
+    "headers",
+    "hosts",
+    "html",
+    "input",
+    "input_tokens",
+    "keep_headers",
+    "key",
+    "lasts",
+    "ledger",
+    "log_range",
+    "match",
+    "max_body_bytes",
+    "max_claims",
+    "max_output_tokens",
+    "max_timeout_seconds",
+    "metadata",
+    "method",
+    "methods",
+    "mime_type",
+    "minimum",
+    "missing_usage",
+    "model",
+    "models",
+    "name",
+    "namespace",
+    "network",
+    "networks",
+    "offer_receipt",
+    "offers",
+    "origins",
+    "output",
+    "output_schema",
+    "output_tokens",
+    "page",
+    "path",
+    "path_params",
+    "path_params_schema",
+    "pay_to",
+    "payers",
+    "payment_identifier",
+    "price",
+    "principals",
+    "query",
+    "query_schema",
+    "quote",
+    "routes",
+    "rpc",
+    "scheme",
+    "settle",
+    "settlement_overrides",
+    "sign_in_with_x",
+    "split",
+    "statement",
+    "timeout",
+    "to",
+    "transaction",
+    "transfer_method",
+    "unmatched",
+    "url",
+    "usage",
+    "usd_pegged",
+    "verify",
+    "version",
+    "weight",
+];
+
+/// Headers by which services are commonly told who calls, and which therefore are no secret themselves. Any other name may
+/// be one that stands in the place of its value.
+const HEADERS: [&str; 26] = [
+    "accept",
+    "api-key",
+    "api-token",
+    "apikey",
+    "authorization",
+    "cf-access-client-id",
+    "cf-access-client-secret",
+    "content-length",
+    "content-type",
+    "cookie",
+    "host",
+    "proxy-authorization",
+    "te",
+    "transfer-encoding",
+    "user-agent",
+    "x-access-token",
+    "x-api-key",
+    "x-api-token",
+    "x-auth",
+    "x-auth-key",
+    "x-auth-token",
+    "x-client-id",
+    "x-client-secret",
+    "x-goog-api-key",
+    "x-key",
+    "x-token",
+];
+
+/// Objects whose keys are names of the operator's choice.
+const NAMED: [&str; 4] = ["assets", "models", "networks", "rpc"];
+
+/// Whether an error may repeat a key of a configuration, given the key of the object around it.
+pub(super) fn shows_key(around: &str, key: &str) -> bool {
+    match around {
+        "headers" => is_known_header(key),
+        _ if NAMED.contains(&around) => is_harmless(key),
+        _ => KEYS.iter().any(|known| is_near(known, key)),
+    }
+}
+
+/// Where a header stands, as far as its name may be shown.
+pub(super) fn header_path(service: &str, name: &str) -> String {
+    if is_known_header(name) { format!("{service}.headers.{name}") } else { format!("{service}.headers") }
+}
+
+fn is_known_header(name: &str) -> bool {
+    HEADERS.iter().any(|known| known.eq_ignore_ascii_case(name))
+}
+
+/// A name of the operator's choice, as a part of a path.
+pub(super) fn named(name: &str) -> &str {
+    if is_harmless(name) { name } else { "…" }
+}
+
+/// A text of the configuration as an error repeats it: in quotes, if at all.
+pub(super) struct Shown<'a>(pub &'a str);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if is_harmless(self.0) { write!(f, "{:?}", self.0) } else { f.write_str("what stands there") }
+    }
+}
+
+/// Whether a text is too short and too plain for a secret.
+fn is_harmless(text: &str) -> bool {
+    const LONGEST: usize = 48;
+    /// Letters and digits in a row, beyond which they may be a key.
+    const LONGEST_WORD: usize = 24;
+    const LONGEST_MIXED: usize = 11;
+    const SIGNS: [&str; 9] = ["basic ", "bearer", "key", "passw", "secret", "sk-", "sk_", "token", "://"];
+    let is_key = |word: &str| {
+        let is_mixed =
+            word.bytes().any(|byte| byte.is_ascii_digit()) && word.bytes().any(|byte| byte.is_ascii_alphabetic());
+        word.len() > if is_mixed { LONGEST_MIXED } else { LONGEST_WORD }
+    };
+    let lower = text.to_ascii_lowercase();
+    text.len() <= LONGEST
+        && text.bytes().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'@' | b'=' | b'?' | b'%' | b'&'))
+        && !SIGNS.iter().any(|sign| lower.contains(sign))
+        && !text.split(|letter: char| !letter.is_ascii_alphanumeric()).any(is_key)
+}
+
+/// Whether a key is a known one, or was meant to be: at most one letter in three is wrong, and no more than two.
+fn is_near(known: &str, key: &str) -> bool {
+    const MOST: usize = 2;
+    let most = known.len().checked_div(3).unwrap_or_default().min(MOST);
+    key.len() <= known.len().saturating_add(most) && known.len() <= key.len().saturating_add(most) && {
+        distance(known.as_bytes(), key.to_ascii_lowercase().as_bytes()) <= most
+    }
+}
+
+/// Letters to be put in, left out or changed, to make one text of the other (Levenshtein).
+fn distance(one: &[u8], other: &[u8]) -> usize {
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (index, letter) in one.iter().enumerate() {
+        let mut next = vec![index.saturating_add(1)];
+        for (column, (second, above)) in other.iter().zip(row.windows(2)).enumerate() {
+            let [diagonal, above] = above else { continue };
+            let left = next.get(column).copied().unwrap_or_default();
+            let changed = diagonal.saturating_add(usize::from(letter != second));
+            next.push(changed.min(above.saturating_add(1)).min(left.saturating_add(1)));
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn the_known_keys_are_those_of_the_schema() {
+        fn collect(value: &Value, keys: &mut BTreeSet<String>) {
+            match value {
+                Value::Object(object) => {
+                    let properties = object.get("properties").and_then(Value::as_object);
+                    keys.extend(properties.into_iter().flat_map(|properties| properties.keys().cloned()));
+                    object.values().for_each(|value| collect(value, keys));
+                }
+                Value::Array(list) => list.iter().for_each(|value| collect(value, keys)),
+                _ => {}
+            }
+        }
+        let mut keys = BTreeSet::new();
+        collect(&serde_json::from_str(include_str!("../../envoy/plugin.schema.json")).unwrap(), &mut keys);
+        assert_eq!(KEYS.map(str::to_owned).to_vec(), Vec::from_iter(keys));
+    }
+
+    #[test]
+    fn a_key_is_shown_that_is_known_or_nearly() {
+        for (around, key, is_shown) in [
+            ("", "routes", true),
+            ("routes", "prise", true),
+            ("match", "pth", true),
+            ("facilitator", "uri", true),
+            ("eip712", "chainId", true),
+            ("facilitator", "hunter", false),
+            ("facilitator", "sk-live-0123456789", false),
+            ("", "", false),
+            ("headers", "X-Api-Key", true),
+            ("headers", "routes", false),
+            ("headers", "0123", false),
+            ("models", "gpt-4o-mini", true),
+            ("rpc", "eip155:84532", true),
+            ("rpc", "https://node.example/v2/0123", false),
+            ("models", "0123456789abcdef", false),
+        ] {
+            assert_eq!(shows_key(around, key), is_shown, "{around}.{key}");
+        }
+    }
+
+    #[test]
+    fn what_may_be_a_secret_is_not_repeated() {
+        for (text, is_shown) in [
+            ("$0.0000001", true),
+            ("10 seconds", true),
+            ("base-sepollia", true),
+            ("/a//b", true),
+            ("", true),
+            ("0x0123456789abcdef0123456789abcdef01234567", false),
+            ("Bearer x", false),
+            ("my secret", false),
+            ("https://a.example", false),
+            ("a\nb", false),
+            ("abcdefghijklmnopqrstuvwxyz", false),
+            ("a1b2c3d4e5f6", false),
+        ] {
+            assert_eq!(Shown(text).to_string() == format!("{text:?}"), is_shown, "{text}");
+        }
+        assert_eq!(format!("{:?}", Secret("x".to_owned())), "Secret(…)");
+    }
+
+    #[test]
+    fn what_is_near_is_counted_in_letters() {
+        for (one, other, expected) in [("", "", 0), ("a", "", 1), ("kitten", "sitting", 3), ("price", "prise", 1)] {
+            assert_eq!(distance(one.as_bytes(), other.as_bytes()), expected);
+            assert_eq!(distance(other.as_bytes(), one.as_bytes()), expected);
+        }
+    }
+}

@@ -84,7 +84,7 @@ fn without_values(message: &str, is_key_shown: bool) -> String {
     }
     match message.split('`').next().unwrap_or_default().trim_end() {
         "unknown variant" => format!("unknown variant{expected}"),
-        "unknown field" if !is_key_shown => format!("unknown field (not shown: its name may be a secret){expected}"),
+        "unknown field" if !is_key_shown => format!("unknown field (not shown: it may be a key){expected}"),
         // The path names it, where that may be shown.
         "duplicate field" => "duplicate field".to_owned(),
         _ => message.to_owned(),
@@ -459,7 +459,7 @@ mod tests {
             (
                 r#"{"name": "a", "`s`, expected x": 1}"#,
                 "…",
-                "unknown field (not shown: its name may be a secret), expected `name` or `inner`",
+                "unknown field (not shown: it may be a key), expected `name` or `inner`",
             ),
             (r#"{"name": "a", "name": "b"}"#, "name", "duplicate field"),
             (r#"{"name": s"#, "name", "expected value at line 1 column 10"),

@@ -321,7 +321,7 @@ fn the_catalogue_has_an_end() {
     let entries: Vec<Value> = (0..8).map(entry).collect();
     let routes = |hosts: fn(usize) -> Value| -> Value {
         let route = |number| json!({"match": {"hosts": hosts(number), "path": format!("/{number}")}, "price": "$1", "accepts": entries});
-        (0..1000).map(route).collect()
+        (0..200).map(route).collect()
     };
     let mut full = stage(|config| config["routes"] = routes(|_| json!([])));
     let request = full.start(&head("GET", "/.well-known/x402", &[]));
@@ -335,7 +335,7 @@ fn the_catalogue_has_an_end() {
     // How many fit depends a little on the length of the host.
     let [warning] = warnings.as_slice() else { panic!("{warnings:?}") };
     let left_out: usize = warning.split(' ').find_map(|word| word.parse().ok()).unwrap();
-    assert!(left_out.abs_diff(1000 - listed) <= 2, "{warning}, {listed} listed");
+    assert!(left_out.abs_diff(200 - listed) <= 2, "{warning}, {listed} listed");
     // What a client writes is no way to more.
     let long = format!("{}.example.com", "a.".repeat(20_000));
     let pseudo = [(":method", "GET"), (":authority", &long), (":path", "/.well-known/x402")];
@@ -343,7 +343,7 @@ fn the_catalogue_has_an_end() {
         RequestHead::new(pseudo.map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec())));
     assert_eq!(full.start(&head_of_long).body()["resources"], json!([]));
     // Each host has its own.
-    let mut shared = stage(|config| config["routes"] = routes(|number| json!([format!("h{}.example", number % 20)])));
+    let mut shared = stage(|config| config["routes"] = routes(|number| json!([format!("h{}.example", number % 4)])));
     assert_eq!(shared.config.warnings, [""; 0]);
     let pseudo = [(":method", "GET"), (":authority", "h7.example"), (":path", "/.well-known/x402")];
     let head_of_one =

@@ -1,8 +1,6 @@
 //! What is for sale, for agents that look around: made when the configuration is loaded. A request puts the pieces of its
 //! host together, and nothing else.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -25,18 +23,8 @@ const LONGEST_HOST: usize = 255;
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Catalogue {
     items: Vec<Item>,
-    any_host: Listed,
-    exact_hosts: BTreeMap<String, Listed>,
-    hosts_below: BTreeMap<String, Listed>,
-}
-
-/// Items of a host, by their index.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Listed {
-    indices: Vec<usize>,
-    bytes: usize,
-    /// Routes that found no room.
-    left_out: usize,
+    /// Routes for which there is no room at all.
+    unprepared: usize,
 }
 
 /// A route for sale, as JSON that lacks the URL's origin.
@@ -47,6 +35,7 @@ struct Item {
     /// The same with all that follows in the object.
     object: String,
     shown_at: ShownAt,
+    hosts: Vec<HostPattern>,
 }
 
 const OBJECT: &str = r#"{"resource":""#;
@@ -85,7 +74,16 @@ impl Item {
             extensions: bazaar.and_then(|json| RawValue::from_string(format!(r#"{{"{BAZAAR}":{json}}}"#)).ok()),
         });
         let behind = |json: String, start: &str| json.strip_prefix(start).map(str::to_owned).unwrap_or_default();
-        Self { url: behind(to_text(&path), "\""), object: behind(object, OBJECT), shown_at: terms.shown_at.clone() }
+        Self {
+            url: behind(to_text(&path), "\""),
+            object: behind(object, OBJECT),
+            shown_at: terms.shown_at.clone(),
+            hosts: matcher.hosts.clone(),
+        }
+    }
+
+    fn is_at(&self, host: &str) -> bool {
+        self.hosts.is_empty() || self.hosts.iter().any(|pattern| pattern.takes(host))
     }
 
     /// Bytes that it takes beside the origins, which stand there twice.
@@ -94,40 +92,18 @@ impl Item {
     }
 }
 
-impl Listed {
-    /// Takes an item in, where there is room.
-    fn push(&mut self, index: usize, bytes: usize) {
-        let all = self.bytes.saturating_add(bytes);
-        if all > MOST_BYTES {
-            self.left_out = self.left_out.saturating_add(1);
-        } else {
-            self.bytes = all;
-            self.indices.push(index);
-        }
-    }
-}
-
 impl Catalogue {
     /// The catalogue of these routes.
     pub(super) fn new<'a>(routes: impl Iterator<Item = (&'a Route, &'a Matcher)>) -> Self {
         let mut catalogue = Self::default();
-        let mut prepared = 0_usize;
+        let mut bytes = 0_usize;
         for (terms, matcher) in routes.filter_map(|(route, matcher)| Some((route.terms.as_deref()?, matcher))) {
-            let (item, index) = (Item::new(terms, matcher), catalogue.items.len());
-            let all = prepared.saturating_add(item.len());
-            let bytes = if all > MOST_PREPARED_BYTES { usize::MAX } else { item.len() };
-            if matcher.hosts.is_empty() {
-                catalogue.any_host.push(index, bytes);
-            }
-            for host in &matcher.hosts {
-                let listed = match host {
-                    HostPattern::Exact(name) => catalogue.exact_hosts.entry(name.clone()).or_default(),
-                    HostPattern::Below(suffix) => catalogue.hosts_below.entry(suffix.clone()).or_default(),
-                };
-                listed.push(index, bytes);
-            }
-            if bytes != usize::MAX {
-                prepared = all;
+            let item = Item::new(terms, matcher);
+            let all = bytes.saturating_add(item.len());
+            if all > MOST_PREPARED_BYTES {
+                catalogue.unprepared = catalogue.unprepared.saturating_add(1);
+            } else {
+                bytes = all;
                 catalogue.items.push(item);
             }
         }
@@ -135,14 +111,22 @@ impl Catalogue {
     }
 
     /// What the operator should know of it, where it lacks something.
-    pub(super) fn warnings(&self, origins: &[Origin]) -> Option<String> {
-        let below = self.hosts_below.keys().map(|suffix| format!("host{suffix}"));
-        let hosts = self.exact_hosts.keys().cloned().chain(below).chain(["host".to_owned()]);
-        let full =
-            hosts.filter(|host| self.listed(host).any(|listed| listed.left_out > 0) || self.is_nearly_full(host));
-        let most = full.map(|host| self.list("https", &host, origins).1).max().filter(|left_out| *left_out > 0)?;
+    pub(super) fn warning(&self, origins: &[Origin]) -> Option<String> {
+        /// Enough of them to find out that one has too much.
+        const MOST_HOSTS: usize = 1000;
+        let bytes = self.items.iter().map(|item| item.len().saturating_add(LONGEST_HOST.saturating_mul(2)));
+        let is_small = self.unprepared == 0 && bytes.fold(0_usize, usize::saturating_add) <= MOST_BYTES;
+        if is_small {
+            return None;
+        }
+        let hosts = self.items.iter().flat_map(|item| &item.hosts).map(|host| match host {
+            HostPattern::Exact(name) => name.clone(),
+            HostPattern::Below(suffix) => format!("host{suffix}"),
+        });
+        let hosts = hosts.take(MOST_HOSTS).chain(["host".to_owned()]);
+        let most = hosts.map(|host| self.list("https", &host, origins).1).max().filter(|left_out| *left_out > 0)?;
         Some(format!(
-            "GET /.well-known/x402 leaves out {most} routes of a host that has more than fit: it lists at most {MOST_BYTES} bytes, and says truncated"
+            "GET /.well-known/x402 leaves out {most} routes: it lists at most {MOST_BYTES} bytes of a host, and {MOST_PREPARED_BYTES} of all, and then says truncated"
         ))
     }
 
@@ -158,14 +142,9 @@ impl Catalogue {
         let used = Origin::of_request(scheme, authority);
         let is_own = used.as_ref().is_some_and(|used| origins.contains(used));
         let as_asked = used.filter(|_| !host.is_empty()).map(|origin| origin.to_string()).unwrap_or_default();
-        let listed: Vec<&Listed> = if host.is_empty() { Vec::new() } else { self.listed(&host).collect() };
-        let mut indices = BTreeSet::new();
-        for index in listed.iter().flat_map(|listed| &listed.indices) {
-            indices.insert(*index);
-        }
-        let mut left_out = listed.iter().fold(0_usize, |sum, listed| sum.saturating_add(listed.left_out));
+        let mut left_out = self.unprepared;
         let (mut resources, mut items) = (String::new(), String::new());
-        for item in indices.into_iter().filter_map(|index| self.items.get(index)) {
+        for item in self.items.iter().filter(|item| !host.is_empty() && item.is_at(&host)) {
             let usual = match &item.shown_at {
                 ShownAt::Origin(usual) if !is_own => Some(usual.to_string()),
                 _ => None,
@@ -190,21 +169,5 @@ impl Catalogue {
             r#"{{"version":1,"x402Version":{x402_version},"resources":[{resources}],"items":[{items}]{truncated}}}"#
         );
         (json, left_out)
-    }
-
-    /// Whether there may be no room for all of a host's items, with their origins.
-    fn is_nearly_full(&self, host: &str) -> bool {
-        let bytes = self.listed(host).map(|listed| {
-            let origins = listed.indices.len().saturating_mul(LONGEST_HOST.saturating_mul(2));
-            listed.bytes.saturating_add(origins)
-        });
-        bytes.fold(0_usize, usize::saturating_add) > MOST_BYTES
-    }
-
-    /// The lists that a host is in.
-    fn listed<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a Listed> {
-        let suffixes = host.match_indices('.').filter_map(|(at, _)| host.get(at..));
-        let below = suffixes.filter_map(|suffix| self.hosts_below.get(suffix));
-        self.exact_hosts.get(host).into_iter().chain(below).chain([&self.any_host])
     }
 }

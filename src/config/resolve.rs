@@ -118,7 +118,7 @@ pub(super) fn config(raw: raw::Config) -> Result<Config> {
         false => Catalogue::default(),
     };
     let unsigned = issuer.as_ref().and_then(|_| warn_of_unsigned(&routes));
-    let warnings = unsigned.into_iter().chain(catalogue.warnings(&origins)).collect();
+    let warnings = unsigned.into_iter().chain(catalogue.warning(&origins)).collect();
     Ok(Config {
         payers,
         origins,

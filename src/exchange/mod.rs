@@ -206,24 +206,24 @@ impl Record {
 
     /// What is known, by name: all that a log or the filter state gets of it.
     pub fn facts(&self) -> Vec<(&'static str, LogText)> {
-        let visitor = self.visitor.as_ref().map(|visitor| ("payer", visitor.to_string()));
-        let payment = self.payment.iter().flat_map(|payment| {
-            let PaymentRecord { payer, pay_to: _, scheme, network, amount, asset, transaction } = payment;
-            let transaction = transaction.map(|transaction| ("transaction", transaction.to_string()));
-            let known = [
-                ("payer", payer.to_string()),
-                ("scheme", scheme.clone()),
-                ("network", network.clone()),
-                ("amount", amount.clone()),
-                ("asset", asset.clone()),
-            ];
-            known.into_iter().chain(transaction)
-        });
         let mut facts = vec![("route", LogText::new(&self.route)), ("outcome", LogText::new(self.outcome.as_str()))];
+        let mut add = |name, text: &str| facts.push((name, LogText::new(text)));
         if !self.reason.is_empty() {
-            facts.push(("reason", self.reason.clone()));
+            add("reason", &self.reason);
         }
-        facts.extend(visitor.into_iter().chain(payment).map(|(name, value)| (name, LogText::new(&value))));
+        if let Some(visitor) = &self.visitor {
+            add("payer", &visitor.to_string());
+        }
+        if let Some(payment) = &self.payment {
+            add("payer", &payment.payer.to_string());
+            add("scheme", &payment.scheme);
+            add("network", &payment.network);
+            add("amount", &payment.amount);
+            add("asset", &payment.asset);
+            if let Some(transaction) = payment.transaction {
+                add("transaction", &transaction.to_string());
+            }
+        }
         facts
     }
 }

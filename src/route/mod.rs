@@ -59,17 +59,21 @@ impl HostPattern {
             (true, true) => Ok(Self::Below(format!(".{name}"))),
         }
     }
+
+    /// Whether it is for this host, in lower case and without port.
+    pub(crate) fn takes(&self, host: &str) -> bool {
+        match self {
+            Self::Exact(name) => name == host,
+            Self::Below(suffix) => host.ends_with(suffix),
+        }
+    }
 }
 
 impl Matcher {
     /// Whether it is for requests to this authority, among others perhaps.
     pub fn takes_host(&self, authority: &str) -> bool {
         let Some(host) = host_of(authority) else { return false };
-        let takes = |pattern: &HostPattern| match pattern {
-            HostPattern::Exact(name) => *name == host,
-            HostPattern::Below(suffix) => host.ends_with(suffix),
-        };
-        self.hosts.is_empty() || self.hosts.iter().any(takes)
+        self.hosts.is_empty() || self.hosts.iter().any(|pattern| pattern.takes(&host))
     }
 }
 

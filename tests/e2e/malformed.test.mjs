@@ -3,6 +3,8 @@
  * next request finds the filter alive: a crash would take down all requests of the worker.
  */
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { afterEach, test } from "node:test";
 import {
   ask,
@@ -11,6 +13,7 @@ import {
   assertServed,
   assertTerms,
   encoded,
+  eventually,
   openGate,
   openRooms,
   pay,
@@ -22,6 +25,15 @@ import {
 
 const rooms = await openRooms();
 const gate = await openGate(rooms);
+// One that logs as lines of text, in which whoever writes a line break writes a line.
+const textLog = join(rooms.run.path, "text-access.log");
+const lines = await openGate(rooms, {
+  edit: ({ static_resources: { listeners } }) => {
+    const [file] = listeners[0].filter_chains[0].filters[0].typed_config.access_log;
+    const inline_string = "%RESPONSE_CODE% %FILTER_STATE(wasm.x402_outcome:PLAIN)% reason=%FILTER_STATE(wasm.x402_reason:PLAIN)%\n";
+    file.typed_config = { "@type": file.typed_config["@type"], path: textLog, log_format: { text_format_source: { inline_string } } };
+  },
+});
 
 const withHeader = (value) => ask(gate, "/weather", { headers: { "payment-signature": value } });
 
@@ -302,4 +314,26 @@ test("Many connections that send nonsense at once leave the filter as it was", a
   const answers = await Promise.all(Array.from({ length: 60 }, (_, i) => withHeader(values[i % values.length])));
   for (const answer of answers) assertNoTerms(answer, 400);
   assertServed(await pay(gate, "/weather", await paymentFor(gate, "/weather")));
+});
+
+test("What a client writes into its payment forges no line of a log", async () => {
+  const honest = await paymentFor(lines, "/weather");
+  const forged = "a\r\n200 served reason=\u001b[2K\u0085\u2028\u202e\u200b\u007f";
+  for (const change of [
+    (payment) => (payment.payload[forged] = 1),
+    (payment) => (payment.payload.authorization[forged] = { [forged]: 1 }),
+    (payment) => (payment.payload.signature = [forged]),
+  ]) {
+    const payment = structuredClone(honest);
+    change(payment);
+    assert.equal((await pay(lines, "/weather", payment)).status, 400);
+  }
+  const seen = () => readFileSync(textLog, "utf8").split("\n").filter((line) => line.startsWith("400"));
+  await eventually(() => seen().length === 3, "the access log");
+  const log = readFileSync(textLog, "utf8");
+  assert.doesNotMatch(log, /^200 served/m);
+  assert.doesNotMatch(log, /(?!\n)[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/u);
+  assert.match(log, /^400 malformed reason=PAYMENT-SIGNATURE: .*a\\u\{d\}\\u\{a\}200 served/m);
+  const own = lines.envoy.logs().split("\n").filter((line) => line.includes("outcome=malformed"));
+  assert.equal(own.length, 3);
 });

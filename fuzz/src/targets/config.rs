@@ -10,6 +10,7 @@ use super::texts::units;
 use crate::json::Json;
 
 pub(super) fn run(input: &[u8]) {
+    check_discretion(input);
     let config = match Config::from_host(input) {
         Ok(config) => config,
         Err(error) => {
@@ -17,7 +18,7 @@ pub(super) fn run(input: &[u8]) {
             return;
         }
     };
-    let said = format!("{config:?}");
+    let said = told(&config);
     assert_eq!(read(input).as_ref(), Ok(&said), "the same text says the same again");
     // What came as protobuf has no text to compare with.
     let Some(json) = Json::parse(input) else {
@@ -40,7 +41,38 @@ pub(super) fn run(input: &[u8]) {
 }
 
 fn read(bytes: &[u8]) -> Result<String, String> {
-    Config::from_host(bytes).map(|config| format!("{config:?}")).map_err(|error| error.to_string())
+    Config::from_host(bytes).map(|config| told(&config)).map_err(|error| error.to_string())
+}
+
+/// All that a configuration says, what it shows to nobody included.
+fn told(config: &Config) -> String {
+    let services = [&config.facilitator.service].into_iter().chain(services(config));
+    let hidden: Vec<_> = services.map(|service| (&service.base_path, &service.headers)).collect();
+    format!("{config:?} {hidden:?}")
+}
+
+/// A key that takes the place of a text, or stands in it, is in no error.
+fn check_discretion(input: &[u8]) {
+    const KEY: &str = "s3cr3tMARKER0123456789";
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    let quotes: Vec<usize> = text.match_indices('"').map(|(at, _)| at).collect();
+    // Any will do, as long as the same input has the same ones.
+    let sum = input.iter().fold(7_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(*byte)));
+    let Some(&start) = sum.checked_rem(quotes.len()).and_then(|index| quotes.get(index)) else { return };
+    let Some((before, behind)) = text.split_at_checked(start + 1) else { return };
+    let rest = behind.find('"').and_then(|end| behind.get(end..)).unwrap_or_default();
+    for wrong in [
+        format!("{before}{KEY}{rest}"),
+        format!("{before}{KEY}{behind}"),
+        format!("{before}https://a.example/{KEY}?key={KEY}{rest}"),
+        format!("{before}{KEY}\": \"{KEY}\", \"{behind}"),
+        format!("{before}{KEY}"),
+    ] {
+        if let Err(error) = Config::from_host(wrong.as_bytes()) {
+            let said = error.to_string().to_ascii_lowercase();
+            assert!(!said.contains("s3cr3tmarker"), "a key is repeated: {error}");
+        }
+    }
 }
 
 // ------------------------------------------------------------------------------------------------ what it says

@@ -47,7 +47,7 @@ pub(crate) fn from_slice_discreetly<'a, T: Deserialize<'a>>(
     read(json).map_err(|error| {
         let (mut path, message) = explain(json, &error);
         let is_last_shown = path.hide(shows);
-        let message = if error.is_data() { without_values(&message, is_last_shown) } else { message };
+        let message = if error.is_data() { without_values(message, is_last_shown) } else { message };
         JsonError { path: shorten(path.to_string()), message: shorten(message) }
     })
 }
@@ -70,25 +70,17 @@ fn explain(json: &[u8], error: &serde_json::Error) -> (Path, String) {
     (path, message)
 }
 
-/// What serde says of a value, without the value: it quotes what it found, and names what it expected behind that.
+/// What serde says of a value, without the value: it quotes what it found, and says behind that what it expected.
 /// `is_key_shown` is for the key that it may speak of.
-fn without_values(message: &str, is_key_shown: bool) -> String {
-    const EXPECTED: &str = ", expected ";
-    let expected = message.rfind(EXPECTED).and_then(|at| message.get(at..)).unwrap_or_default();
-    for kind in ["invalid type", "invalid value"] {
-        if let Some(found) = message.strip_prefix(kind) {
-            let end = found.find(['"', '`']).or_else(|| found.rfind(EXPECTED)).unwrap_or(found.len());
-            let found = found.get(..end).unwrap_or_default().trim_end();
-            return format!("{kind}{found}{expected}");
-        }
+fn without_values(message: String, is_key_shown: bool) -> String {
+    let Some((said, _)) = message.split_once(['"', '`']) else { return message };
+    let said = said.trim_end();
+    if said == "missing field" || (said == "unknown field" && is_key_shown) {
+        return message;
     }
-    match message.split('`').next().unwrap_or_default().trim_end() {
-        "unknown variant" => format!("unknown variant{expected}"),
-        "unknown field" if !is_key_shown => format!("unknown field (not shown: it may be a key){expected}"),
-        // The path names it, where that may be shown.
-        "duplicate field" => "duplicate field".to_owned(),
-        _ => message.to_owned(),
-    }
+    let expected = message.rfind(", expected ").and_then(|at| message.get(at..)).unwrap_or_default();
+    let why = if said == "unknown field" { " (not shown: it may be a key)" } else { "" };
+    format!("{said}{why}{expected}")
 }
 
 /// What a visitor expects that takes texts and objects.

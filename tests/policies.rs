@@ -345,7 +345,7 @@ fn the_catalogue_has_an_end() {
     // Each host has its own.
     let mut shared = stage(|config| config["routes"] = routes(|number| json!([format!("h{}.example", number % 4)])));
     assert_eq!(shared.config.warnings, [""; 0]);
-    let pseudo = [(":method", "GET"), (":authority", "h7.example"), (":path", "/.well-known/x402")];
+    let pseudo = [(":method", "GET"), (":authority", "h3.example"), (":path", "/.well-known/x402")];
     let head_of_one =
         RequestHead::new(pseudo.map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec())));
     let body = shared.start(&head_of_one).body();

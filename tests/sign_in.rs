@@ -175,6 +175,18 @@ fn a_sign_in_of_another_host_is_none_here() {
 }
 
 #[test]
+fn a_challenge_names_an_origin_of_the_operators_whatever_host_is_asked() {
+    let mut config = config();
+    config["origins"] = json!(["https://shop.example"]);
+    let (mut stage, wallet) = (Stage::new(&config), Wallet::new(1));
+    buy(&mut stage, &wallet, "/weather/a", 1);
+    let terms = terms_at(&mut stage, "/weather/a");
+    assert_eq!(terms["extensions"][HEADER]["info"]["domain"], "shop.example");
+    let proof = answer(&wallet, &terms);
+    assert_admitted(&stage.start(&signed_in("/weather/a", &proof)));
+}
+
+#[test]
 fn a_message_is_good_for_one_request() {
     let (mut stage, wallet) = (stage(), Wallet::new(1));
     buy(&mut stage, &wallet, "/weather/a", 1);

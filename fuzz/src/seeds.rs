@@ -63,6 +63,7 @@ fn configs() -> Vec<Vec<u8>> {
             {"match": {"path": "/healthz"}, "free": true},
         ],
         "unmatched": "deny", "keep_headers": ["X-Original-Url"], "ledger": {"max_claims": 10},
+        "origins": ["https://api.example.com", "http://b.example:8080"],
         "offer_receipt": {"key": "0x1111111111111111111111111111111111111111111111111111111111111111", "offers": false},
     });
     let smallest = json!({"facilitator": {"cluster": "f", "url": "http://f"}, "routes": []});

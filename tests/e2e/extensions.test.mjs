@@ -195,27 +195,27 @@ test("offer-receipt: a seller signs for its own hosts and origins, and not for a
     { name: "anywhere", match: { path: "/anywhere" }, price: "$0.001" },
     { name: "hosts", match: { hosts: ["*.example.com"], path: "/hosts" }, price: "$0.001" },
   ];
-  const named = (host) => ({ headers: { host } });
+  const as = (host) => ({ host });
   const plugin = (more) => pluginOf({ routes: priced, offer_receipt: { key }, ...more });
   const open = await openGate(rooms, { plugin: plugin() });
   assert.match(open.envoy.logs(), /\[warning\]\[wasm\].*offer_receipt signs nothing for 1 routes \(the first is anywhere\)/);
   const shown = async (gate, target, host) => {
-    const { terms } = await ask(gate, target, named(host));
+    const { terms } = await ask(gate, target, as(host));
     const offers = terms.extensions?.["offer-receipt"] ? extractOffersFromPaymentRequired(terms) : [];
     for (const { payload } of offers) assert.equal(payload.resourceUrl, terms.resource.url);
     return [terms.resource.url, offers.length > 0];
   };
   assert.deepEqual(await shown(open, "/anywhere", "bank.example"), ["http://bank.example/anywhere", false]);
   assert.deepEqual(await shown(open, "/hosts", "API.example.com"), ["http://api.example.com/hosts", true]);
-  const { terms } = await ask(open, "/anywhere", named("bank.example"));
-  const paid = await pay(open, "/anywhere", await signPayment(terms.accepts[0], { resource: terms.resource }), named("bank.example"));
+  const { terms } = await ask(open, "/anywhere", as("bank.example"));
+  const paid = await pay(open, "/anywhere", await signPayment(terms.accepts[0], { resource: terms.resource }), as("bank.example"));
   assertServed(paid);
   assert.equal(paid.receipt.extensions, undefined);
   const vouched = await openGate(rooms, { plugin: plugin({ origins: ["https://api.example.com", "http://shop.example.com:8080"] }) });
   assert.doesNotMatch(vouched.envoy.logs(), /offer_receipt signs nothing/);
   assert.deepEqual(await shown(vouched, "/anywhere", "bank.example"), ["https://api.example.com/anywhere", true]);
   assert.deepEqual(await shown(vouched, "/hosts", "shop.example.com:8080"), ["http://shop.example.com:8080/hosts", true]);
-  const { resources } = (await ask(vouched, "/.well-known/x402", named("bank.example"))).json();
+  const { resources } = (await ask(vouched, "/.well-known/x402", as("bank.example"))).json();
   assert.deepEqual(resources, ["https://api.example.com/anywhere"]);
 });
 

@@ -41,9 +41,9 @@ pub struct Config {
     pub kept_headers: Vec<String>,
     /// The rules of claims on payments.
     pub ledger: Ledger,
-    /// Whether no other ledger takes these payments: then a nonce that is used was used by way of this one, or before the
-    /// payment was first seen.
-    pub ledger_is_exclusive: bool,
+    /// Seconds from the ledger's beginning after which no other ledger takes these payments: a nonce that is used then was used
+    /// by way of this one, or before the payment was first seen. `None` where others take them, too.
+    pub ledger_exclusive_after: Option<u64>,
     /// Whether an entry can be offered only once the facilitator has said what it supports.
     pub needs_introduction: bool,
     /// Whether anything is for sale.

@@ -457,6 +457,13 @@ pub(super) struct Ledger {
     /// Whether no other ledger takes the same payments.
     #[serde(default)]
     pub exclusive: bool,
+    /// For how long after the proxy's start that does not count yet, for a process that it replaces by a hot restart may still
+    /// take payments: whole seconds with s (default 1200s).
+    pub exclusive_after: Option<String>,
+    /// How often a payment that has settled is redeemed at most, after its client broke off what it had bought (default 3, at
+    /// least 1).
+    #[serde(default, deserialize_with = "json::optional_whole_number")]
+    pub max_redemptions: Option<u64>,
 }
 
 #[derive(Debug, Clone, Deserialize)]

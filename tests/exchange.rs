@@ -1186,9 +1186,11 @@ fn a_wrapper_that_cannot_be_taken_apart_is_asked_about_nowhere() {
     for config in [before(), with_contract_wallets(before())] {
         let mut stage = Stage::new(&config);
         let mut payment = long_lived(&mut stage);
-        for (signature, story) in
-            [(&whole, "claim granted, settle granted, settle?"), (&broken, "= refused, reply 402"), (&short, "= refused, reply 402")]
-        {
+        for (signature, story) in [
+            (&whole, "claim granted, settle granted, settle?"),
+            (&broken, "= refused, reply 402"),
+            (&short, "= refused, reply 402"),
+        ] {
             payment["payload"]["signature"] = signature.as_str().into();
             let request = stage.start(&paid("/weather", &payment));
             assert_eq!(request.story(), story, "{signature}");

@@ -433,6 +433,7 @@ impl Known {
                 nonce,
                 valid_before: authorization.valid_before(),
                 since: context.now,
+                searched_to: None,
             }),
         }
     }

@@ -4,8 +4,10 @@
 //! on the logs are searched, until they tell of the nonce or reach the last blocks, which have been searched before. How
 //! many blocks have come since does not matter.
 
-use super::{BLOCK_ID, LAST_ID, Replies, STATE_ID, block_call, logs_call, read_logs, state_call};
-use super::{Block, Fate, Inquiry, Progress, Transfer, Unclear, Void, is_used, quantity};
+use super::{
+    BLOCK_ID, Block, Fate, Inquiry, LAST_ID, Progress, Replies, STATE_ID, Transfer, Unclear, Void, block_call, is_used,
+    logs_call, quantity, read_logs, state_call,
+};
 use crate::config::Rpc;
 use crate::time::UnixTime;
 

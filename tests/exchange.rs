@@ -1177,6 +1177,32 @@ fn shorter_signatures_are_nobodys() {
     }
 }
 
+#[test]
+fn a_wrapper_that_cannot_be_taken_apart_is_asked_about_nowhere() {
+    // The official facilitator answers it with an HTTP 500, which would leave a settlement's outcome unknown.
+    let word = |number: u8| format!("{number:064x}");
+    let magic = "6492".repeat(16);
+    let whole = ["0x", &word(1), &word(96), &word(128), &word(0), &word(2), &"ab".repeat(32), &magic].concat();
+    let broken = ["0x", &word(1), &word(96), &word(255), &word(0), &word(2), &"ab".repeat(32), &magic].concat();
+    let short = ["0x", &"00".repeat(33), &magic].concat();
+    for config in [before(), with_contract_wallets(before())] {
+        let mut stage = Stage::new(&config);
+        let mut payment = long_lived(&mut stage);
+        for (signature, story) in [
+            (&whole, "claim granted, settle granted, settle?"),
+            (&broken, "= refused, reply 402"),
+            (&short, "= refused, reply 402"),
+        ] {
+            payment["payload"]["signature"] = signature.as_str().into();
+            let request = stage.start(&paid("/weather", &payment));
+            assert_eq!(request.story(), story, "{signature}");
+            if story.starts_with('=') {
+                assert_eq!(request.reason(), "invalid_exact_evm_signature");
+            }
+        }
+    }
+}
+
 // ------------------------------------------------------------------------------------------------ binding and replay
 
 #[test]

@@ -81,7 +81,7 @@ pub struct Rpc {
     pub service: Arc<Service>,
     /// Blocks that must hold or follow a transaction before it counts: 1 for its own block. At least 1.
     pub confirmations: u64,
-    /// Blocks before the last one whose logs are searched.
+    /// Blocks before the last one whose logs one question asks for.
     pub log_range: u64,
 }
 
@@ -89,6 +89,11 @@ impl Rpc {
     /// The newest block whose transactions count, given the last one.
     pub const fn newest_confirmed(&self, head: u64) -> u64 {
         head.saturating_sub(self.confirmations.saturating_sub(1))
+    }
+
+    /// The first of the last blocks, whose logs are searched at once.
+    pub const fn first_searched(&self, head: u64) -> u64 {
+        head.saturating_sub(self.log_range)
     }
 }
 

@@ -140,7 +140,7 @@ pub(super) struct Rpc {
     /// Blocks that must hold or follow a transfer before it counts; 1 (default) is its own block.
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub confirmations: Option<u64>,
-    /// Blocks before the last one that are searched for the use of a nonce (default 1800).
+    /// Blocks, beside its first, that one question for logs covers: what the node takes (default 1800).
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub log_range: Option<u64>,
 }

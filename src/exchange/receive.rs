@@ -454,6 +454,7 @@ impl Known {
                 nonce,
                 valid_before: authorization.valid_before(),
                 since: context.now,
+                searched_to: None,
             }),
         }
     }

@@ -8,7 +8,7 @@ use super::{
     Call, Context, Effects, Exchange, Next, Outcome, Payment, PaymentRecord, Reply, SettlementRecord, SettlementResult,
     Stream, Tail, Then, UpstreamHead,
 };
-use crate::chain::{Fate, Inquiry, Progress, Transfer};
+use crate::chain::{Fate, INQUIRY_QUESTIONS, Inquiry, Progress, Transfer, Unclear};
 use crate::config::Rpc;
 use crate::facilitator::{self, CalloutAnswer, Question, Settlement, Unknown};
 use crate::ledger::{Answer, Operation, PaymentKey, Unheard};
@@ -20,9 +20,6 @@ use crate::x402::{TransactionId, Version, reason};
 
 /// Seconds between two questions of one pursuit.
 const PAUSE_SECONDS: u64 = 1;
-
-/// Questions to a node that one inquiry takes at most.
-const INQUIRY_QUESTIONS: u64 = 4;
 
 /// How far the pursuit of a settlement has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -241,7 +238,7 @@ impl Payment {
     }
 
     fn on_chain_answer(
-        self,
+        mut self,
         context: Context<'_>,
         then: Then,
         pursuit: Pursuit,
@@ -255,6 +252,10 @@ impl Payment {
             Progress::Ask(inquiry) => return self.inquire(context, then, pursuit, inquiry),
             Progress::Done(fate) => fate,
         };
+        // The next inquiry, of this request or in the background, goes on from there.
+        if let Fate::Unclear(Unclear::OutOfRange { searched_to }) = fate {
+            self.transfer = self.transfer.map(|transfer| Transfer { searched_to, ..transfer });
+        }
         let may_wait = context.now < pursuit.until;
         match fate {
             Fate::Settled(transaction) => self.on_settled(context, then, transaction.into()),

@@ -5,6 +5,7 @@
 //! official verifier on honest payments, so that no client is turned away by the filter alone.
 
 use crate::evm::eip3009::{Authorization, Timestamp};
+use crate::evm::erc6492::{self, Wrapper};
 use crate::evm::permit2::{EXACT_PROXY, Permit, UPTO_PROXY};
 use crate::evm::signature::Signature;
 use crate::time::UnixTime;
@@ -168,15 +169,22 @@ fn check_permit2(permit: &Permit, requirement: &Requirement, evm: &Evm, now: Uni
 /// # Errors
 /// [`Refusal::Signature`] or [`Refusal::Permit2Signature`].
 pub fn check_signature(payment: &Signed, evm: &Evm) -> Result<Judgement, Refusal> {
+    let refusal = match payment.authorization {
+        Authorized::Eip3009(_) => Refusal::Signature,
+        Authorized::Permit2(_) => Refusal::Permit2Signature,
+    };
+    // Official facilitators answer a wrapper that they cannot take apart with an error of theirs.
+    if erc6492::is_wrapped(&payment.signature) && Wrapper::parse(&payment.signature).is_none() {
+        return Err(refusal);
+    }
     if payment.signature.len() > Signature::LENGTH {
         return Ok(Judgement::FacilitatorDecides);
     }
     let signer = Signature::from_bytes(&payment.signature)
         .and_then(|signature| signature.recover(&payment.authorization.digest(&evm.domain_separator)));
-    match (signer, &payment.authorization) {
-        (Ok(signer), authorization) if signer == authorization.payer() => Ok(Judgement::Valid),
+    match signer {
+        Ok(signer) if signer == payment.authorization.payer() => Ok(Judgement::Valid),
         _ if evm.contract_wallets && payment.signature.len() == Signature::LENGTH => Ok(Judgement::FacilitatorDecides),
-        (_, Authorized::Eip3009(_)) => Err(Refusal::Signature),
-        (_, Authorized::Permit2(_)) => Err(Refusal::Permit2Signature),
+        _ => Err(refusal),
     }
 }

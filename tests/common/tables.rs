@@ -346,7 +346,7 @@ impl Tables {
             let number = if transactions.is_empty() { number } else { head };
             Block { timestamp: NOW + u64::from(number / BLOCKS_A_SECOND), transactions }
         });
-        Node { blocks: blocks.collect(), refuses: Vec::new(), lag: 0 }
+        Node { blocks: blocks.collect(), ..Node::default() }
     }
 
     pub fn deed(&self, deed: u32) -> Deed {

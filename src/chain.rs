@@ -4,6 +4,8 @@
 //! chain can say of a payment that it settled, that it may still settle, or that it never will; and each of the three is
 //! said only where the answers prove it.
 
+pub mod search;
+
 use ruint::aliases::U256;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -17,6 +19,7 @@ use crate::money::Amount;
 use crate::time::UnixTime;
 use crate::x402::reason;
 use crate::x402::requirement::TransferMethod;
+use search::{Moment, Sight, Window};
 
 /// Bytes of a node's answer beyond which it is not read. A block lists its transactions, and some hold thousands.
 pub const MAX_ANSWER_BYTES: usize = 1024 * 1024;
@@ -42,6 +45,8 @@ pub struct Transfer {
     pub valid_before: Timestamp,
     /// When the payment was first seen. A transfer in an older block was not made for it.
     pub since: UnixTime,
+    /// The first block that is yet to be searched for the use of the nonce, where a search came so far.
+    pub searched_to: Option<u64>,
 }
 
 /// What the chain says about a transfer.
@@ -89,8 +94,11 @@ pub enum Unclear {
     #[error("the chain's answer is not understood")]
     Unreadable,
     /// The nonce is used, and the blocks that were searched do not show for what.
-    #[error("the nonce was used in a block before those that were searched (log_range)")]
-    OutOfRange,
+    #[error("the nonce was used, and the blocks that were searched do not show for what (log_range)")]
+    OutOfRange {
+        /// [`Transfer::searched_to`] for the next inquiry.
+        searched_to: Option<u64>,
+    },
     /// The nonce is used, and Permit2 logs no use of one: only the transaction's name would tell for what.
     #[error("the nonce was used, and no transaction is named that would show for what")]
     Unnamed,
@@ -99,7 +107,10 @@ pub enum Unclear {
     NotFinal,
 }
 
-/// How far an inquiry into a transfer has come: up to four questions, one after the other.
+/// Questions to a node that one inquiry takes at most.
+pub const INQUIRY_QUESTIONS: u64 = 4 + search::QUESTIONS;
+
+/// How far an inquiry into a transfer has come: up to [`INQUIRY_QUESTIONS`], one after the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Inquiry {
     /// Which block is the last? What became of the transaction that the facilitator named?
@@ -108,6 +119,10 @@ pub enum Inquiry {
     Nonce(u64),
     /// Given the last block: what did this transaction do?
     Receipt(u64, TransactionHash),
+    /// Given the last block: in which one was the payment first seen?
+    Sight(Sight),
+    /// Given blocks from there on: which transaction used the nonce?
+    Logs(Window),
     /// Given the block of the transfer, and whether enough others confirm it: when was it made?
     Time(TransactionHash, u64, bool),
 }
@@ -129,6 +144,7 @@ const RECEIPT_ID: &str = "2";
 const STATE_ID: &str = "3";
 const LOGS_ID: &str = "4";
 const BLOCK_ID: &str = "5";
+const LAST_ID: &str = "6";
 
 const USED: &str = "AuthorizationUsed(address,bytes32)";
 const CANCELED: &str = "AuthorizationCanceled(address,bytes32)";
@@ -149,10 +165,12 @@ impl Inquiry {
             }
             Self::Receipt(_, hash) => vec![receipt_call(hash)],
             Self::Time(_, block, _) => match transfer.method {
-                TransferMethod::Eip3009 => vec![block_call(block)],
-                TransferMethod::Permit2 => vec![block_call(block), state_call(block, transfer)],
+                TransferMethod::Eip3009 => vec![block_call(BLOCK_ID, block)],
+                TransferMethod::Permit2 => vec![block_call(BLOCK_ID, block), state_call(block, transfer)],
             },
             Self::Nonce(head) => nonce_calls(head, transfer, rpc, now),
+            Self::Sight(sight) => sight.calls(transfer),
+            Self::Logs(window) => window.calls(transfer, rpc),
         };
         format!("[{}]", calls.join(","))
     }
@@ -169,6 +187,8 @@ impl Inquiry {
                 Ok(Progress::Ask(found.when(named).unwrap_or(Self::Nonce(head))))
             }
             Self::Nonce(head) => read_nonce(&replies, head, transfer, rpc),
+            Self::Sight(sight) => sight.step(&replies, transfer, rpc),
+            Self::Logs(window) => window.step(&replies, transfer, rpc),
             Self::Receipt(head, hash) => {
                 let found = look_into(&replies, hash, transfer, rpc, head)?;
                 Ok(match (found.when(Some(hash)), found) {
@@ -178,17 +198,12 @@ impl Inquiry {
                 })
             }
             Self::Time(hash, block, is_confirmed) => {
-                let time = replies.parse::<Block<'_>>(BLOCK_ID)?.ok_or(Unclear::Unreadable)?;
-                if quantity(time.number)? != block {
-                    return Err(Unclear::Unreadable);
-                }
+                let Moment { time, .. } = Moment::read(&replies, BLOCK_ID, block)?;
                 // Permit2 logs no nonces: that this payment's own is used by then tells that the transfer may be its.
                 if transfer.method == TransferMethod::Permit2 && !is_used(replies.text(STATE_ID)?, transfer)? {
                     return Err(Unclear::Unnamed);
                 }
-                let is_earlier =
-                    UnixTime::from_secs(quantity(time.timestamp)?).plus(CLOCK_SLACK_SECONDS) < transfer.since;
-                Ok(Progress::Done(match (is_earlier, is_confirmed) {
+                Ok(Progress::Done(match (time < transfer.earliest(), is_confirmed) {
                     (true, true) => Fate::Void(Void::SettledEarlier),
                     (true, false) => Fate::Unclear(Unclear::NotFinal),
                     (false, true) => Fate::Settled(hash),
@@ -208,8 +223,8 @@ fn receipt_call(hash: TransactionHash) -> String {
     call(RECEIPT_ID, "eth_getTransactionReceipt", &format!(r#""{hash}""#))
 }
 
-fn block_call(block: u64) -> String {
-    call(BLOCK_ID, "eth_getBlockByNumber", &format!(r#""{block:#x}",false"#))
+fn block_call(id: &str, block: u64) -> String {
+    call(id, "eth_getBlockByNumber", &format!(r#""{block:#x}",false"#))
 }
 
 /// Asks whether the nonce is used, as of a block.
@@ -224,63 +239,63 @@ fn state_call(block: u64, transfer: &Transfer) -> String {
     call(STATE_ID, "eth_call", &format!(r#"{{"to":"{contract}","data":"0x{data}"}},"{block:#x}""#))
 }
 
+/// Asks for what the token logged of the nonce, in these blocks.
+fn logs_call(first: u64, last: u64, transfer: &Transfer) -> String {
+    let Transfer { asset, from, nonce, .. } = transfer;
+    let (used, canceled, from) = (topic(USED), topic(CANCELED), word(&from.to_word()));
+    let filter = format!(
+        r#"{{"address":"{asset}","topics":[["{used}","{canceled}"],"{from}","{nonce}"],"fromBlock":"{first:#x}","toBlock":"{last:#x}"}}"#
+    );
+    call(LOGS_ID, "eth_getLogs", &filter)
+}
+
 fn nonce_calls(head: u64, transfer: &Transfer, rpc: &Rpc, now: UnixTime) -> Vec<String> {
-    let Transfer { asset, from, nonce, valid_before, .. } = transfer;
     let confirmed = rpc.newest_confirmed(head);
     let mut calls = vec![state_call(confirmed, transfer)];
     if transfer.method == TransferMethod::Eip3009 {
-        let (used, canceled) = (topic(USED), topic(CANCELED));
-        let (from, first) = (word(&from.to_word()), head.saturating_sub(rpc.log_range));
-        calls.push(call(
-            LOGS_ID,
-            "eth_getLogs",
-            &format!(
-                r#"{{"address":"{asset}","topics":[["{used}","{canceled}"],"{from}","{nonce}"],"fromBlock":"{first:#x}","toBlock":"{head:#x}"}}"#
-            ),
-        ));
+        calls.push(logs_call(rpc.first_searched(head), head, transfer));
     }
     // A block is a long answer, and only one that may be late is worth it.
-    if Timestamp::from(now) >= *valid_before {
-        calls.push(block_call(confirmed));
+    if Timestamp::from(now) >= transfer.valid_before {
+        calls.push(block_call(BLOCK_ID, confirmed));
     }
     calls
 }
 
 fn read_nonce(replies: &Replies<'_>, head: u64, transfer: &Transfer, rpc: &Rpc) -> Result<Progress, Unclear> {
     let is_used = is_used(replies.text(STATE_ID)?, transfer)?;
-    // Permit2 logs no nonces, and what the token logs of the same number is another payment's.
-    let logs: Vec<Log<'_>> = match transfer.method {
-        TransferMethod::Eip3009 => replies.parse(LOGS_ID)?.ok_or(Unclear::Unreadable)?,
-        TransferMethod::Permit2 => Vec::new(),
-    };
-    let mut of_nonce = logs.iter().filter(|log| !log.removed && log.is_from(transfer.asset));
-    if let Some(log) = of_nonce.next() {
-        if log.is(USED, &[transfer.from.to_word(), *transfer.nonce.as_bytes()]) {
-            return Ok(Progress::Ask(Inquiry::Receipt(head, log.transaction_hash.ok_or(Unclear::Unreadable)?.0)));
-        }
-        let is_confirmed = quantity(log.block_number.ok_or(Unclear::Unreadable)?)? <= rpc.newest_confirmed(head);
-        let is_cancel = log.is(CANCELED, &[transfer.from.to_word(), *transfer.nonce.as_bytes()]);
-        return Ok(Progress::Done(match (is_cancel, is_confirmed) {
-            (true, true) => Fate::Void(Void::Cancelled),
-            (true, false) => Fate::Unclear(Unclear::NotFinal),
-            (false, _) => Fate::Unclear(Unclear::Unreadable),
-        }));
+    match transfer.method {
+        TransferMethod::Eip3009 => match read_logs(replies, head, transfer, rpc)? {
+            Some(progress) => return Ok(progress),
+            None if is_used => return Ok(search::begin(head, transfer, rpc)),
+            None => {}
+        },
+        // Permit2 logs no nonces, and what the token logs of the same number is another payment's.
+        TransferMethod::Permit2 if is_used => return Err(Unclear::Unnamed),
+        TransferMethod::Permit2 => {}
     }
-    if is_used {
-        return Err(match transfer.method {
-            TransferMethod::Eip3009 => Unclear::OutOfRange,
-            TransferMethod::Permit2 => Unclear::Unnamed,
-        });
-    }
-    let block: Option<Block<'_>> = if replies.has(BLOCK_ID) { replies.parse(BLOCK_ID)? } else { None };
-    let is_late = match block {
-        Some(block) => {
-            transfer.is_too_late_at(UnixTime::from_secs(quantity(block.timestamp)?))
-                && quantity(block.number)? == rpc.newest_confirmed(head)
-        }
-        None => false,
+    let is_late = match replies.has(BLOCK_ID) {
+        true => transfer.is_too_late_at(Moment::read(replies, BLOCK_ID, rpc.newest_confirmed(head))?.time),
+        false => false,
     };
     Ok(Progress::Done(if is_late { Fate::Void(Void::Expired) } else { Fate::Open }))
+}
+
+/// What follows from the token's logs of the nonce; `None` where they do not tell of it.
+fn read_logs(replies: &Replies<'_>, head: u64, transfer: &Transfer, rpc: &Rpc) -> Result<Option<Progress>, Unclear> {
+    let logs: Vec<Log<'_>> = replies.parse(LOGS_ID)?.ok_or(Unclear::Unreadable)?;
+    let Some(log) = logs.iter().find(|log| !log.removed && log.is_from(transfer.asset)) else { return Ok(None) };
+    let indexed = [transfer.from.to_word(), *transfer.nonce.as_bytes()];
+    if log.is(USED, &indexed) {
+        let hash = log.transaction_hash.ok_or(Unclear::Unreadable)?.0;
+        return Ok(Some(Progress::Ask(Inquiry::Receipt(head, hash))));
+    }
+    let is_confirmed = quantity(log.block_number.ok_or(Unclear::Unreadable)?)? <= rpc.newest_confirmed(head);
+    Ok(Some(Progress::Done(match (log.is(CANCELED, &indexed), is_confirmed) {
+        (true, true) => Fate::Void(Void::Cancelled),
+        (true, false) => Fate::Unclear(Unclear::NotFinal),
+        (false, _) => Fate::Unclear(Unclear::Unreadable),
+    })))
 }
 
 /// What a transaction did about a transfer.
@@ -366,6 +381,11 @@ fn is_used(answer: &str, transfer: &Transfer) -> Result<bool, Unclear> {
 }
 
 impl Transfer {
+    /// A block that was made before that time is older than the first sight of the payment, for certain.
+    const fn earliest(&self) -> UnixTime {
+        UnixTime::from_secs(self.since.as_secs().saturating_sub(CLOCK_SLACK_SECONDS))
+    }
+
     /// Whether a block of that time, and any behind it, refuses the transfer: from `validBefore` on (EIP-3009), or beyond
     /// `deadline` (Permit2).
     fn is_too_late_at(&self, time: UnixTime) -> bool {

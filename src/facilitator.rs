@@ -191,6 +191,9 @@ pub enum Unknown {
     /// The facilitator answered something else than the protocol has it.
     #[error("the facilitator's answer is not understood")]
     Unreadable,
+    /// The facilitator takes no more questions at the moment (HTTP 429).
+    #[error("the facilitator takes no more questions at the moment")]
+    Busy,
     /// The facilitator has sent the transaction, and no block holds it yet.
     #[error("the settlement is pending")]
     Pending,
@@ -368,7 +371,8 @@ fn read<'a, T: Deserialize<'a>>(answer: &'a CalloutAnswer) -> Result<(bool, T), 
         CalloutAnswer::Answered { status: 504, .. } => Err(Unknown::TimedOut),
         CalloutAnswer::Answered { status: 503, .. } => Err(Unknown::Unreachable),
         CalloutAnswer::Answered { status: status @ (200 | 400..500), body } if body.len() <= MAX_ANSWER_BYTES => {
-            json::from_slice(body).map(|wire| (*status == 200, wire)).map_err(|_| Unknown::Unreadable)
+            let unknown = if *status == 429 { Unknown::Busy } else { Unknown::Unreadable };
+            json::from_slice(body).map(|wire| (*status == 200, wire)).map_err(|_| unknown)
         }
         CalloutAnswer::Answered { .. } => Err(Unknown::Unreadable),
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use crate::money::Decimal;
 
 /// Seconds since 1970-01-01T00:00:00Z, as block timestamps count them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct UnixTime(u64);
 
 impl UnixTime {

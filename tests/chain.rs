@@ -21,7 +21,7 @@ use common::{
 use serde_json::{Value, json};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
-use x402_proxy_wasm::chain::{Fate, Inquiry, Progress, Transfer, Unclear};
+use x402_proxy_wasm::chain::{Fate, INQUIRY_QUESTIONS, Inquiry, Progress, Transfer, Unclear, Void};
 use x402_proxy_wasm::exchange::{Call, Event, Outcome, RequestHead};
 use x402_proxy_wasm::facilitator::CalloutAnswer;
 use x402_proxy_wasm::money::Amount;
@@ -396,16 +396,42 @@ fn a_node_that_lags_behind_proves_nothing() {
 }
 
 #[test]
-fn a_use_before_the_range_of_the_search_is_not_taken_for_this_one() {
+fn a_use_before_the_blocks_that_are_searched_first_is_found() {
     let mut scene = Scene::new("before", |config| config["rpc"]["base-sepolia"]["log_range"] = 5.into());
+    scene.node.log_limit = Some(5);
+    scene.node.memory = Some(3);
     scene.play([lost()]);
     scene.settle_on_chain();
-    for _ in 0..6 {
-        scene.node.mine(NOW, vec![]);
+    for seconds in [2, 4, 6, 8, 10, 12] {
+        scene.node.mine(NOW + seconds, vec![]);
     }
-    let again = scene.play([lost()]);
-    assert_eq!(outcome(&again), Outcome::Unknown);
-    assert!(again.reason().ends_with("(log_range)"), "{}", again.reason());
+    let again = scene.play([upstream(200)]);
+    assert_eq!(outcome(&again), Outcome::Served, "{}", again.story());
+}
+
+#[test]
+fn what_one_inquiry_does_not_reach_the_next_in_the_background_does() {
+    let mut scene = Scene::new("before", |config| config["rpc"]["base-sepolia"]["log_range"] = 9.into());
+    scene.node.log_limit = Some(9);
+    scene.node.memory = Some(128);
+    let mut request = scene.play([lost()]);
+    // Four blocks a second, and the transfer comes late.
+    for quarter in 0..4 * 1000 {
+        let is_it = quarter == 4 * 200;
+        let settles = is_it.then(|| scene.authorized().settles(USDC, TRANSACTION));
+        scene.node.mine(NOW + quarter / 4, settles.into_iter().collect());
+    }
+    scene.stage.now = NOW + 1000;
+    let mut attempts = 0;
+    while let Some(recovery) = &request.recovery {
+        scene.stage.now = recovery.due.as_secs().max(scene.stage.now);
+        request = scene.recover(&mut request, [refused("invalid_exact_evm_nonce_already_used")]);
+        attempts += 1;
+        assert!(attempts < 50, "{}", request.story());
+    }
+    assert!(request.story().ends_with("keep granted, = abandoned"), "{}", request.story());
+    assert!(attempts > 1, "one inquiry has its bounds");
+    assert_eq!(outcome(&scene.play([upstream(200)])), Outcome::Served);
 }
 
 // --------------------------------------------------------------------------------------------- the facilitator's hints
@@ -687,6 +713,7 @@ fn transfer_of(scene: &Scene, method: TransferMethod) -> Transfer {
         nonce: text("nonce").parse().unwrap(),
         valid_before: UnixTime::from_secs(NOW + 300).into(),
         since: UnixTime::from_secs(NOW),
+        searched_to: None,
     }
 }
 
@@ -723,4 +750,134 @@ fn a_receipt_that_does_not_show_the_nonce_used_proves_nothing() {
     let receipt = Inquiry::Receipt(1020, TRANSACTION.parse().unwrap());
     let progress = inquire(&scene, receipt, &transfer, &transfer);
     assert_eq!(progress, Progress::Done(Fate::Unclear(Unclear::NotFinal)));
+}
+
+// ------------------------------------------------------------------------------------------- the search in older blocks
+
+/// How a chain makes blocks: the time between one and the next in milliseconds, by its number.
+type Pace = fn(u64) -> u64;
+
+const PACES: [(&str, Pace); 5] = [
+    ("four a second", |_| 250),
+    ("one in two seconds", |_| 2000),
+    ("one in twelve seconds", |_| 12_000),
+    ("on demand", |number| if number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 62 == 0 { 9000 } else { 300 }),
+    ("slow at first", |number| if number < 2000 { 10_000 } else { 500 }),
+];
+
+/// A chain of this pace that lasts from an hour before `NOW` for so many hours, in which the payment settles at a time.
+fn paced(pace: Pace, hours: u64, settled_at: u64, authorized: &Authorized<'_>) -> Node {
+    let mut node = Node::default();
+    let (mut millis, end) = (1000 * (NOW - 3600), NOW + 3600 * (hours - 1));
+    let mut is_settled = false;
+    for number in 0.. {
+        let time = millis / 1000;
+        if time > end {
+            break;
+        }
+        let settles = time >= settled_at && !std::mem::replace(&mut is_settled, time >= settled_at);
+        node.mine(time, settles.then(|| authorized.settles(USDC, TRANSACTION)).into_iter().collect());
+        millis += pace(number);
+    }
+    assert!(is_settled);
+    node
+}
+
+/// Inquires until an inquiry ends otherwise than at its bounds, or gets no further: how it ended, and after how many.
+fn inquire_on(scene: &Scene, transfer: &mut Transfer) -> (Fate, u32) {
+    for inquiries in 1..500 {
+        let mut inquiry = Inquiry::Head(None);
+        let mut questions = 0;
+        let fate = loop {
+            questions += 1;
+            assert!(questions <= INQUIRY_QUESTIONS, "{inquiry:?}");
+            match inquire(scene, inquiry, transfer, transfer) {
+                Progress::Ask(next) => inquiry = next,
+                Progress::Done(fate) => break fate,
+            }
+        };
+        match fate {
+            Fate::Unclear(Unclear::OutOfRange { searched_to }) if searched_to != transfer.searched_to => {
+                assert!(searched_to >= transfer.searched_to, "the search goes on, and does not begin anew");
+                transfer.searched_to = searched_to;
+            }
+            fate => return (fate, inquiries),
+        }
+    }
+    panic!("a search that does not end");
+}
+
+#[test]
+fn a_settlement_is_found_however_many_blocks_have_come_since() {
+    for (what, pace) in PACES {
+        for log_range in [0, 9, 100, 1800] {
+            for (hours, after, memory) in [(2, 3, Some(128)), (5, 0, Some(128)), (5, 200, Some(128)), (5, 200, None)] {
+                if log_range == 0 && after == 200 {
+                    continue;
+                }
+                let case = format!("{what}, log_range {log_range}, {hours} hours, {after} s");
+                let range = usize::try_from(log_range).unwrap();
+                let mut scene =
+                    Scene::new("before", |config| config["rpc"]["base-sepolia"]["log_range"] = log_range.into());
+                let node = paced(pace, hours, NOW + after, &scene.authorized());
+                scene.node = Node { memory, log_limit: Some(range), ..node };
+                let mut transfer = transfer_of(&scene, TransferMethod::Eip3009);
+                let (fate, inquiries) = inquire_on(&scene, &mut transfer);
+                assert_eq!(fate, Fate::Settled(TRANSACTION.parse().unwrap()), "{case}");
+                // With a range as it is by default one request of the client's is enough.
+                if log_range == 1800 {
+                    assert_eq!(inquiries, 1, "{case}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_use_before_the_first_sight_is_void_where_the_state_of_then_or_a_log_shows_it() {
+    for (what, pace) in PACES {
+        for (memory, lacks_logs) in [(None, true), (None, false), (Some(128), true), (Some(128), false)] {
+            let mut scene = Scene::new("before", |_| ());
+            let node = paced(pace, 4, NOW - 3000, &scene.authorized());
+            scene.node = Node { memory, lacks_logs, ..node };
+            let mut transfer = transfer_of(&scene, TransferMethod::Eip3009);
+            let (fate, _) = inquire_on(&scene, &mut transfer);
+            let is_void = fate == Fate::Void(Void::SettledEarlier);
+            let is_open = matches!(fate, Fate::Unclear(Unclear::OutOfRange { .. }));
+            assert!(is_void || is_open, "{what}, {memory:?}, {lacks_logs}: {fate:?}");
+            assert!(is_void || memory.is_some() || lacks_logs, "{what}: shown, and not seen");
+            // A token may write no logs, and a node may lack them: that none are found proves nothing.
+            assert!(!is_void || memory.is_none() || !lacks_logs, "{what}: void without a proof");
+        }
+    }
+}
+
+#[test]
+fn a_settlement_that_no_log_shows_is_never_called_void() {
+    for (what, pace) in PACES {
+        for memory in [None, Some(128)] {
+            for after in [0, 3, 200] {
+                let mut scene = Scene::new("before", |_| ());
+                let node = paced(pace, 4, NOW + after, &scene.authorized());
+                scene.node = Node { memory, lacks_logs: true, ..node };
+                let mut transfer = transfer_of(&scene, TransferMethod::Eip3009);
+                let (fate, _) = inquire_on(&scene, &mut transfer);
+                assert!(matches!(fate, Fate::Unclear(Unclear::OutOfRange { .. })), "{what}, {memory:?}: {fate:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_cancellation_in_older_blocks_is_found() {
+    let mut scene = Scene::new("before", |_| ());
+    let mut node = paced(|_| 2000, 8, NOW + 3, &scene.authorized());
+    for transaction in node.blocks.iter_mut().flat_map(|block| &mut block.transactions) {
+        transaction.logs = vec![scene.authorized().cancelled(USDC)];
+    }
+    scene.node = node;
+    let mut transfer = transfer_of(&scene, TransferMethod::Eip3009);
+    assert_eq!(inquire_on(&scene, &mut transfer), (Fate::Void(Void::Cancelled), 1));
+    scene.node.refuses = vec!["eth_getLogs"];
+    assert_eq!(inquire_on(&scene, &mut transfer).0, Fate::Unclear(Unclear::Refused));
 }

@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 use x402_proxy_wasm::evm::Nonce;
-use x402_proxy_wasm::exchange::{Event, Outcome, RequestHead};
+use x402_proxy_wasm::exchange::{Event, Outcome, Recoveries, RequestEdits, RequestHead, Seen, Shed};
 use x402_proxy_wasm::facilitator::{CalloutAnswer, MAX_ANSWER_BYTES};
 use x402_proxy_wasm::ledger::{Answer, Owner, PaymentKey, Unheard};
 use x402_proxy_wasm::time::UnixTime;
@@ -65,7 +65,7 @@ fn entry(stage: &mut Stage, path: &str) -> Value {
 fn long_lived(stage: &mut Stage) -> Value {
     let wallet = Wallet::new(1);
     let mut payment = wallet.pay(&entry(stage, "/weather"), 1);
-    payment["payload"]["authorization"]["validBefore"] = (NOW + 1_000_000).to_string().into();
+    payment["payload"]["authorization"]["validBefore"] = (NOW + 4_000).to_string().into();
     wallet.sign_payment(&mut payment);
     payment
 }
@@ -185,6 +185,7 @@ fn the_upstream_is_told_who_paid() {
         let edits = request.forwarded.unwrap();
         let mut expected = vec![
             ("x-x402-payer", Wallet::new(1).address().to_string()),
+            ("x-x402-id", request.claim.unwrap().0.to_hex()),
             ("x-x402-network", "eip155:84532".to_owned()),
             ("x-x402-amount", "1000".to_owned()),
         ];
@@ -382,10 +383,10 @@ fn every_answer_of_the_ledger_to_a_claim_is_taken() {
     for (answer, story) in [
         (Answer::Granted, "claim granted, verify?"),
         (
-            Answer::GrantedUnknown(Unheard { named: None, since: UnixTime::from_secs(NOW) }),
+            Answer::GrantedUnknown(Unheard { named: None, since: UnixTime::from_secs(NOW), charge: None }),
             "claim granted unknown, settle?",
         ),
-        (Answer::GrantedSettled(hash), "claim granted settled, forward settled"),
+        (Answer::GrantedSettled(hash, None), "claim granted settled, forward settled"),
         (Answer::InFlight, "claim in flight, = in_flight, reply 409"),
         (Answer::Waiting, "claim waiting, = refused, reply 409"),
         (Answer::Spent, "claim spent, = spent, reply 402"),
@@ -415,10 +416,10 @@ fn settlement_begins_only_where_the_ledger_grants_it() {
         (Answer::Spent, "settle spent, = overloaded, reply 503"),
         (Answer::InFlight, "settle in flight, = overloaded, reply 503"),
         (
-            Answer::GrantedUnknown(Unheard { named: None, since: UnixTime::from_secs(NOW) }),
+            Answer::GrantedUnknown(Unheard { named: None, since: UnixTime::from_secs(NOW), charge: None }),
             "settle granted unknown, = overloaded, reply 503",
         ),
-        (Answer::GrantedSettled(hash), "settle granted settled, = overloaded, reply 503"),
+        (Answer::GrantedSettled(hash, None), "settle granted settled, = overloaded, reply 503"),
     ] {
         for (config, events) in [(after(), vec![valid(), upstream(200)]), (before(), vec![]), (concurrent(), vec![])] {
             let mut stage = Stage::new(&config);
@@ -870,7 +871,8 @@ fn a_request_that_ends_leaves_what_may_have_happened() {
             assert_eq!(stage.left(&request), "in flight");
             continue;
         }
-        assert_eq!(request.trace.last().unwrap(), "release granted");
+        let end = if left == "settled" { "abandon granted, = abandoned" } else { "release granted" };
+        assert_eq!(request.trace.last().unwrap(), end);
         assert_eq!(stage.left(&request), left);
         assert!(request.is_over() && !request.is_answered());
 
@@ -1102,7 +1104,7 @@ fn events_that_no_state_waits_for_change_nothing() {
         stage.step(&mut request, Event::Ledger(Answer::Granted));
         stage.step(
             &mut request,
-            Event::Ledger(Answer::GrantedSettled(TransactionId::Evm(TRANSACTION.parse().unwrap()))),
+            Event::Ledger(Answer::GrantedSettled(TransactionId::Evm(TRANSACTION.parse().unwrap()), None)),
         );
         assert_eq!(request.story(), story);
         assert!(!request.is_over());
@@ -1131,10 +1133,10 @@ fn signatures_of_contract_wallets_are_the_facilitators_to_judge() {
         let request = stage.play(&head, [valid(), upstream(200), settled()]);
         assert_eq!(
             request.story(),
-            "claim granted, verify? | forward | settle granted, settle? | spend granted, = served, deliver with receipt"
+            "claim unproven granted, verify? | claim granted, forward | settle granted, settle? | spend granted, = served, deliver with receipt"
         );
         let refused = Stage::new(&local(after())).play(&head, [invalid("invalid_exact_evm_signature")]);
-        assert_eq!(refused.story(), "claim granted, verify? | release granted, = refused, reply 402");
+        assert_eq!(refused.story(), "claim unproven granted, verify? | release granted, = refused, reply 402");
     }
 }
 
@@ -1151,9 +1153,9 @@ fn a_strangers_65_bytes_count_only_where_contract_wallets_may_pay() {
         (long_lived, after(), "claim granted, forward"),
         (long_lived, with_contract_wallets(after()), "claim granted, forward"),
         (garbage, after(), "= refused, reply 402"),
-        (garbage, with_contract_wallets(after()), "claim granted, verify?"),
+        (garbage, with_contract_wallets(after()), "claim unproven granted, verify?"),
         (strangers, after(), "= refused, reply 402"),
-        (strangers, with_contract_wallets(after()), "claim granted, verify?"),
+        (strangers, with_contract_wallets(after()), "claim unproven granted, verify?"),
     ];
     for (make, config, story) in cases {
         let mut stage = Stage::new(&local(config));
@@ -1171,6 +1173,32 @@ fn shorter_signatures_are_nobodys() {
             let request = stage.start(&head);
             assert_eq!(request.story(), "= refused, reply 402");
             assert_eq!(request.reason(), "invalid_exact_evm_signature");
+        }
+    }
+}
+
+#[test]
+fn a_wrapper_that_cannot_be_taken_apart_is_asked_about_nowhere() {
+    // The official facilitator answers it with an HTTP 500, which would leave a settlement's outcome unknown.
+    let word = |number: u8| format!("{number:064x}");
+    let magic = "6492".repeat(16);
+    let whole = ["0x", &word(1), &word(96), &word(128), &word(0), &word(2), &"ab".repeat(32), &magic].concat();
+    let broken = ["0x", &word(1), &word(96), &word(255), &word(0), &word(2), &"ab".repeat(32), &magic].concat();
+    let short = ["0x", &"00".repeat(33), &magic].concat();
+    for config in [before(), with_contract_wallets(before())] {
+        let mut stage = Stage::new(&config);
+        let mut payment = long_lived(&mut stage);
+        for (signature, story) in [
+            (&whole, "claim unproven granted, verify?"),
+            (&broken, "= refused, reply 402"),
+            (&short, "= refused, reply 402"),
+        ] {
+            payment["payload"]["signature"] = signature.as_str().into();
+            let request = stage.start(&paid("/weather", &payment));
+            assert_eq!(request.story(), story, "{signature}");
+            if story.starts_with('=') {
+                assert_eq!(request.reason(), "invalid_exact_evm_signature");
+            }
         }
     }
 }
@@ -1576,7 +1604,7 @@ fn the_second_entry_can_be_chosen() {
     for (index, network) in [(0, "eip155:10"), (1, "eip155:84532")] {
         let request = stage.start(&paid("/weather", &Wallet::new(1).pay(&terms["accepts"][index], 1)));
         assert_eq!(request.story(), "claim granted, forward");
-        assert_eq!(request.forwarded.unwrap().set[1].1, network);
+        assert_eq!(request.forwarded.unwrap().set[2].1, network);
     }
 }
 
@@ -1696,6 +1724,9 @@ fn payments_that_do_not_meet_their_terms_are_refused_unasked() {
         ("value", "1001".to_owned(), "invalid_exact_evm_payload_authorization_value_mismatch"),
         ("validBefore", (NOW + 5).to_string(), "invalid_exact_evm_payload_authorization_valid_before"),
         ("validBefore", "0".to_owned(), "invalid_exact_evm_payload_authorization_valid_before"),
+        // Longer than an hour and ten minutes, which is what clients sign at most, nobody needs to remember it.
+        ("validBefore", (NOW + 4_201).to_string(), "invalid_exact_evm_payload_authorization_valid_before"),
+        ("validBefore", format!("{}0", u64::MAX), "invalid_exact_evm_payload_authorization_valid_before"),
         ("validAfter", (NOW + 1).to_string(), "invalid_exact_evm_payload_authorization_valid_after"),
         ("from", PAY_TO.to_owned(), "invalid_exact_evm_signature"),
     ] {
@@ -1713,7 +1744,7 @@ fn payments_that_do_not_meet_their_terms_are_refused_unasked() {
     }
     for (field, value) in [
         ("validBefore", (NOW + 6).to_string()),
-        ("validBefore", format!("{}0", u64::MAX)),
+        ("validBefore", (NOW + 4_200).to_string()),
         ("validAfter", NOW.to_string()),
     ] {
         let mut stage = Stage::new(&after());
@@ -2132,4 +2163,172 @@ fn nothing_that_a_client_or_a_facilitator_says_forges_a_line_of_a_log() {
         let headers = &request.reply.as_ref().unwrap().headers;
         assert!(headers.iter().all(|(_, value)| !value.contains(char::is_control)), "{headers:?}");
     }
+}
+
+// --------------------------------------------------------------------------------------------------------- not proven
+
+#[test]
+fn what_only_the_facilitator_can_judge_is_verified_before_anything_else_happens() {
+    for (config, valid_leads_to) in [
+        (after(), "claim granted, forward"),
+        (local(after()), "claim granted, forward"),
+        (before(), "claim granted, settle granted, settle?"),
+        (local(before()), "claim granted, settle granted, settle?"),
+        (concurrent(), "claim granted, settle granted, settle?, forward"),
+    ] {
+        let mut stage = Stage::new(&config);
+        let payment = contract_payment(&mut stage, 66);
+        let request = stage.play(&paid("/weather", &payment), [valid()]);
+        assert_eq!(request.story(), format!("claim unproven granted, verify? | {valid_leads_to}"));
+        for no in [
+            invalid("invalid_exact_evm_signature"),
+            answers_with(500, &json!({"error": "malformed"})),
+            answers_with(400, &json!({"message": "no"})),
+            Event::Callout(CalloutAnswer::Lost),
+            Event::Callout(CalloutAnswer::NotSent),
+            Event::Ended,
+        ] {
+            let mut stage = Stage::new(&config);
+            let request = stage.play(&paid("/weather", &payment), [no.clone()]);
+            assert!(request.forwarded.is_none() && request.recovery.is_none(), "{}", request.story());
+            assert!(request.calls.iter().all(|call| call.path == "/verify"), "{}", request.story());
+            assert_eq!(stage.left(&request), "nothing", "{no:?}");
+            let record = request.record.and_then(|record| record.payment);
+            assert!(record.is_none_or(|payment| !payment.is_proven), "nobody is called its payer");
+        }
+    }
+}
+
+#[test]
+fn a_claim_that_is_not_proven_is_short() {
+    let mut stage = Stage::new(&before());
+    let head = paid("/weather", &contract_payment(&mut stage, 66));
+    let first = stage.start(&head);
+    assert_eq!(stage.start(&head).story(), "claim unproven in flight, = in_flight, reply 409");
+    stage.now += 13;
+    assert_eq!(
+        stage.start(&head).story(),
+        "claim unproven granted, verify?",
+        "the facilitator has not answered in time"
+    );
+    assert_eq!(first.status(), 0);
+    // A payment that is proven does not wait for one that is not.
+    let honest = paid("/weather", &long_lived(&mut stage));
+    assert_eq!(stage.start(&honest).story(), "claim granted, settle granted, settle?");
+}
+
+#[test]
+fn a_payment_that_was_proven_once_need_not_be_again() {
+    let mut stage = Stage::new(&before());
+    let head = paid("/weather", &contract_payment(&mut stage, 66));
+    let first = stage.play(&head, [valid(), Event::Callout(CalloutAnswer::Lost)]);
+    assert_eq!((first.status(), stage.left(&first)), (502, "unknown"));
+    let again = stage.play(&head, [settled(), upstream(500)]);
+    assert_eq!(
+        again.story(),
+        "claim unproven waiting, resume granted unknown, settle? | redeem granted, forward settled | release granted, = settled_upstream_failed, deliver with receipt"
+    );
+    // Another signature for the same nonce is another payment.
+    let other = paid("/weather", &contract_payment(&mut stage, 67));
+    assert_eq!(stage.start(&other).story(), "claim unproven waiting, resume spent, = spent, reply 402");
+    let again = stage.play(&head, [upstream(200)]);
+    assert!(again.story().ends_with("= served, deliver with receipt"), "{}", again.story());
+}
+
+#[test]
+fn what_was_proven_elsewhere_in_the_meantime_is_not_taken_twice() {
+    let mut stage = Stage::new(&before());
+    let head = paid("/weather", &contract_payment(&mut stage, 66));
+    let mut slow = stage.start(&head);
+    stage.now += 13;
+    let quick = stage.play(&head, [valid(), settled(), upstream(200)]);
+    assert!(quick.story().ends_with("= served, deliver with receipt"), "{}", quick.story());
+    stage.step(&mut slow, valid());
+    assert_eq!(slow.trace.last().unwrap(), "claim spent, = spent, reply 402");
+}
+
+#[test]
+fn more_than_the_last_redemption_is_told_apart_from_a_payment_that_is_spent() {
+    let mut config = before();
+    config["ledger"] = json!({"max_redemptions": 1});
+    let (mut stage, mut request, head) = play(&config, vec![settled()]);
+    stage.step(&mut request, Event::Ended);
+    let mut again = stage.start(&head);
+    assert_eq!(again.story(), "claim granted settled, forward settled");
+    stage.step(&mut again, Event::Ended);
+    assert_eq!(again.trace.last().unwrap(), "abandon granted, = abandoned");
+    let last = stage.start(&head);
+    assert_eq!((last.story(), last.reason()), ("claim exhausted, = spent, reply 409".to_owned(), "max_redemptions"));
+    assert_eq!(last.reply_header("payment-required"), None, "the money has moved");
+}
+
+#[test]
+fn a_request_that_the_proxy_has_begun_anew_is_stopped_and_one_that_is_through_passes() {
+    let mut stage = Stage::new(&before());
+    let payment = long_lived(&mut stage);
+    for head in [head("GET", "/weather", &[]), paid("/weather", &payment), head("GET", "/healthz", &[])] {
+        stage.seen = Seen::Before("weather".to_owned());
+        let request = stage.start(&head);
+        assert_eq!(request.story(), "= redirected, reply 502");
+        assert_eq!((&*request.record.as_ref().unwrap().route, request.reason()), ("weather", "internal_redirect"));
+        assert_eq!(request.reply_header("payment-required"), None);
+        stage.seen = Seen::Here;
+        let request = stage.start(&head);
+        assert_eq!((request.story().as_str(), request.forwarded), ("forward", Some(RequestEdits::default())));
+    }
+    // Where the host keeps no notes, the headers tell.
+    stage.seen = Seen::Never;
+    let told = [("x-envoy-original-url", "http://h/weather"), ("x-x402-id", "00")];
+    assert_eq!(stage.start(&head("GET", "/healthz", &told)).story(), "= redirected, reply 502");
+    for alone in [&told[..1], &told[1..]] {
+        assert_eq!(stage.start(&head("GET", "/weather", alone)).status(), 402);
+    }
+    // What is to be noted: that it passes for a route that is not free.
+    let request = stage.play(&paid("/weather", &payment), [settled()]);
+    assert_eq!(request.forwarded.unwrap().passes_for.as_deref(), Some("weather"));
+    assert_eq!(stage.start(&head("GET", "/healthz", &[])).forwarded.unwrap().passes_for, None);
+    let asks = [("origin", "https://app.example"), ("access-control-request-method", "GET")];
+    let preflight = stage.start(&head("OPTIONS", "/weather", &asks));
+    assert_eq!(preflight.forwarded.unwrap().passes_for.as_deref(), Some("weather"));
+}
+
+#[test]
+fn a_young_ledger_is_not_taken_for_the_only_one() {
+    let mut config = before();
+    config["rpc"] = json!({"base-sepolia": {"cluster": "node", "url": "http://node:8545"}});
+    config["ledger"] = json!({"exclusive": true});
+    let used = || refused("invalid_exact_evm_nonce_already_used");
+    for (since, asks) in [(NOW, false), (NOW - 1199, false), (NOW - 1200, true)] {
+        let mut stage = Stage::new(&config);
+        stage.ledger_since = since;
+        let head = paid("/weather", &long_lived(&mut stage));
+        let request = stage.play(&head, [used()]);
+        let last = request.trace.last().unwrap().as_str();
+        assert_eq!(last, if asks { "chain?" } else { "release granted, = refused, reply 402" });
+    }
+    config["ledger"]["exclusive_after"] = "0s".into();
+    let mut stage = Stage::new(&config);
+    stage.ledger_since = NOW;
+    let head = paid("/weather", &long_lived(&mut stage));
+    assert_eq!(stage.play(&head, [used()]).trace.last().unwrap(), "chain?");
+}
+
+#[test]
+fn no_payer_fills_the_queue_of_settlements_to_look_into_and_streams_have_room() {
+    let recovery = |secret: u8, nonce: u8| {
+        let mut stage = Stage::new(&before());
+        let payment = Wallet::new(secret).pay(&entry(&mut stage, "/weather"), nonce);
+        stage.play(&paid("/weather", &payment), [Event::Callout(CalloutAnswer::Lost)]).recovery.unwrap()
+    };
+    let mut queue = Recoveries::default();
+    let (greedy, modest) = (recovery(1, 1), recovery(2, 1));
+    for number in 0..Recoveries::<usize>::MOST_UNDELIVERED_OF_ONE {
+        assert_eq!(queue.remember(number, greedy.clone()), Ok(()));
+    }
+    assert_eq!(queue.remember(0, greedy.clone()), Err(Shed));
+    assert_eq!(queue.remember(0, modest.clone()), Ok(()));
+    let now = UnixTime::from_secs(NOW + 10);
+    let due: Vec<usize> = queue.take_due(now, 3).into_iter().map(|(owner, _)| owner).collect();
+    assert_eq!((due, queue.len()), (vec![0, 1, 2], Recoveries::<usize>::MOST_UNDELIVERED_OF_ONE - 2));
+    assert!(queue.take_due(UnixTime::from_secs(NOW), 3).is_empty(), "nothing is due yet");
 }

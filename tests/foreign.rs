@@ -138,7 +138,7 @@ fn a_full_ledger_takes_down_what_has_settled() {
     config["ledger"] = json!({"max_claims": 1});
     let mut stage = stage(&config);
     let accepted = terms(&mut stage)["accepts"][0].clone();
-    let mut request = stage.start(&paid("/weather", &payment(&accepted, &json!({"a": 1}))));
+    let mut request = stage.play(&paid("/weather", &payment(&accepted, &json!({"a": 1}))), [valid()]);
     // Every page is as full as the one that the payment stands on.
     let full = stage.store.0.values().next().unwrap().clone();
     for page in 0..4096 {
@@ -166,7 +166,7 @@ fn a_number_may_come_back_as_javascript_writes_it() {
     let mut entry = terms(&mut stage)["accepts"][0].clone();
     entry["extra"]["decimals"] = json!(6);
     let request = stage.start(&paid("/weather", &payment(&entry, &json!({"a": 1}))));
-    assert_eq!(request.story(), "claim granted, verify?");
+    assert_eq!(request.story(), "claim unproven granted, verify?");
     entry["extra"]["decimals"] = json!(60);
     assert_eq!(outcome(&stage.start(&paid("/weather", &payment(&entry, &json!({"a": 1}))))), Outcome::Refused);
 }
@@ -182,7 +182,7 @@ fn the_facilitator_judges_and_is_told_what_was_offered() {
         accepted["extra"]["mine"] = json!(1);
         let sent = payment(&accepted, &json!({"z": [1.50], "a": {"signature": "s"}}));
         let mut request = stage.start(&paid("/weather", &sent));
-        assert_eq!(request.story(), "claim granted, verify?");
+        assert_eq!(request.story(), "claim unproven granted, verify?");
         let body: Value = serde_json::from_str(&request.call.as_ref().unwrap().body).unwrap();
         assert_eq!(body["paymentRequirements"], offered);
         assert_eq!(
@@ -248,7 +248,10 @@ fn one_payment_buys_one_response_however_it_is_written() {
     assert_ne!(text, sent.to_string());
     let rewritten = x402_proxy_wasm::x402::header::encode(&text);
     let request = stage.start(&head("GET", "/weather", &[("payment-signature", &rewritten)]));
-    assert_eq!((request.story().as_str(), outcome(&request)), ("claim spent, = spent, reply 402", Outcome::Spent));
+    assert_eq!(
+        (request.story().as_str(), outcome(&request)),
+        ("claim unproven spent, = spent, reply 402", Outcome::Spent)
+    );
 
     // Where the filter cannot see that two payments are one, the transaction tells.
     let same_to_the_facilitator = payment(&accepted, &json!({"a": 1, "b": "X"}));
@@ -263,8 +266,8 @@ fn one_payment_buys_one_response_however_it_is_written() {
 fn a_transaction_outlives_the_payment_that_it_was_made_for() {
     for (settle, events) in [
         ("after", vec![valid(), upstream(200), settled("t")]),
-        ("before", vec![settled("t"), upstream(200)]),
-        ("concurrent", vec![settled("t"), upstream(200)]),
+        ("before", vec![valid(), settled("t"), upstream(200)]),
+        ("concurrent", vec![valid(), settled("t"), upstream(200)]),
     ] {
         let mut stage = stage(&config(settle));
         let sent = payment(&terms(&mut stage)["accepts"][0], &json!({"a": 1}));
@@ -294,11 +297,14 @@ fn a_transaction_is_not_found_out_twice_by_asking_twice() {
         stage.start(&paid("/weather", &sent));
         let pages: Vec<u32> = stage.store.0.keys().copied().collect();
         stage.now += 1000;
-        assert_eq!(outcome(&stage.play(&paid("/weather", &sent), [settled("t"), upstream(200)])), Outcome::Served);
+        assert_eq!(
+            outcome(&stage.play(&paid("/weather", &sent), [valid(), settled("t"), upstream(200)])),
+            Outcome::Served
+        );
         // The ledger forgets the payment, and the facilitator remembers it at the second try.
         stage.now += DAY + 100;
         stage.store.0.retain(|page, _| !pages.contains(page));
-        let mut request = stage.start(&paid("/weather", &sent));
+        let mut request = stage.play(&paid("/weather", &sent), [valid()]);
         stage.step(&mut request, first);
         if request.is_over() {
             request = stage.start(&paid("/weather", &sent));
@@ -316,7 +322,7 @@ fn a_transaction_is_not_found_out_twice_by_asking_twice() {
 fn a_settlement_that_nobody_heard_buys_its_response_once() {
     let mut stage = stage(&config("before"));
     let sent = payment(&terms(&mut stage)["accepts"][0], &json!({"a": 1}));
-    let request = stage.play(&paid("/weather", &sent), [lost()]);
+    let request = stage.play(&paid("/weather", &sent), [valid(), lost()]);
     assert_eq!((request.status(), outcome(&request)), (502, Outcome::Unknown));
     let recovery = request.recovery.clone().unwrap();
     // The background finds out, and pins the transaction to the payment.
@@ -325,26 +331,26 @@ fn a_settlement_that_nobody_heard_buys_its_response_once() {
     stage.step(&mut looking, settled("t"));
     assert_eq!(outcome(&looking), Outcome::Abandoned);
     let request = stage.play(&paid("/weather", &sent), [upstream(200)]);
-    assert_eq!((request.story().contains("claim granted"), outcome(&request)), (true, Outcome::Served));
+    assert_eq!((request.story().contains("resume granted"), outcome(&request)), (true, Outcome::Served));
     assert_eq!(outcome(&stage.start(&paid("/weather", &sent))), Outcome::Spent);
 
     // Where the background did not get to it, the client's own second try does.
     let sent = payment(&terms(&mut stage)["accepts"][0], &json!({"a": 2}));
-    stage.play(&paid("/weather", &sent), [lost()]);
+    stage.play(&paid("/weather", &sent), [valid(), lost()]);
     let request = stage.play(&paid("/weather", &sent), [settled("t2"), upstream(500)]);
     assert_eq!(outcome(&request), Outcome::SettledUpstreamFailed);
     let request = stage.play(&paid("/weather", &sent), [upstream(200)]);
     assert_eq!(outcome(&request), Outcome::Served);
     // A transaction that another payment has can never be redeemed by that.
     let thief = payment(&terms(&mut stage)["accepts"][0], &json!({"a": 3}));
-    stage.play(&paid("/weather", &thief), [lost()]);
+    stage.play(&paid("/weather", &thief), [valid(), lost()]);
     let request = stage.play(&paid("/weather", &thief), [settled("t2")]);
     assert_eq!(outcome(&request), Outcome::Spent);
 }
 
 #[test]
 fn what_was_settled_for_little_buys_nothing_dearer() {
-    for first in [vec![settled("t"), upstream(404)], vec![lost()]] {
+    for first in [vec![valid(), settled("t"), upstream(404)], vec![valid(), lost()]] {
         let mut stage = stage(&config("before"));
         let cheap = terms(&mut stage)["accepts"][0].clone();
         let payload = json!({"a": 1});
@@ -402,7 +408,7 @@ fn an_older_account_of_the_facilitator_is_still_accepted() {
     stage.supported = newer.or_earlier(&stage.supported);
     assert_eq!(terms(&mut stage)["accepts"][0]["extra"]["feePayer"], "0.0.10");
     let request = stage.start(&paid("/weather", &sent));
-    assert_eq!(request.story(), "claim granted, verify?");
+    assert_eq!(request.story(), "claim unproven granted, verify?");
     assert!(request.call.unwrap().body.contains(r#""feePayer":"0.0.9""#));
     assert_eq!(Supported::from_text(&stage.supported.to_text()), stage.supported);
 }
@@ -500,7 +506,7 @@ fn smart_wallets_pay_where_the_facilitator_knows_them() {
     stage.supported.kinds[0].extra = extra;
     let accepted = terms(&mut stage)["accepts"][0].clone();
     let sent = payment(&accepted, &json!({"transaction": base64(&bytes)}));
-    assert_eq!(stage.start(&paid("/weather", &sent)).story(), "claim granted, settle granted, settle?");
+    assert_eq!(stage.start(&paid("/weather", &sent)).story(), "claim unproven granted, verify?");
 }
 
 /// Who pays in the vector.

@@ -8,6 +8,7 @@
 //! | three with one payment | 121,000 to 185,000; with a node 249,000 to 393,000 |
 //! | two payments, one of them sent twice | 26,000 to 50,000 |
 //! | two with one payment, what the chain must confirm, a facilitator that lies | 158,000 to 197,000 |
+//! | two with one payment that only the facilitator can judge, redirects inside the proxy, one redemption | REPLACE |
 #![cfg(not(target_arch = "wasm32"))]
 #![allow(
     clippy::unwrap_used,
@@ -72,6 +73,15 @@ impl Model for Rules {
             Property::always("an error of the upstream costs nothing", |_, world: &World| {
                 world.violation != Some(Violation::SettledAfterError)
             }),
+            Property::always("nothing is done for what nobody has proven", |_, world: &World| {
+                world.violation != Some(Violation::MovedUnproven)
+            }),
+            Property::always("a settled payment is redeemed so often and no more", |_, world: &World| {
+                world.violation != Some(Violation::RedeemedTooOften)
+            }),
+            Property::always("a request that was begun anew gets nothing", |_, world: &World| {
+                world.violation != Some(Violation::ServedAnew)
+            }),
             Property::always("a request is answered once", |_, world: &World| {
                 world.violation != Some(Violation::RepliedTwice)
             }),
@@ -100,6 +110,9 @@ const BASE: Setup = Setup {
     verify_fails: true,
     upstream_fails: true,
     clients_leave: true,
+    is_unproven: false,
+    redirects: false,
+    max_redemptions: 3,
     gives_up: false,
     crashes: 1,
     pursuits: 1,
@@ -193,6 +206,17 @@ fn what_the_chain_must_confirm() {
 }
 
 #[test]
+fn what_only_the_facilitator_can_judge() {
+    for settle in ["after", "before", "concurrent"] {
+        for rpc in [None, Some(1)] {
+            let setup =
+                Setup { settle, rpc, is_unproven: true, redirects: true, max_redemptions: 1, crashes: 1, ..FULL };
+            check(&format!("unproven, {settle}, node {}", rpc.is_some()), setup);
+        }
+    }
+}
+
+#[test]
 #[ignore = "takes long: `make model`"]
 fn three_requests_with_everything() {
     check_modes("three, all", Setup { requests: THREE, ..FULL });
@@ -232,6 +256,25 @@ fn careless(
     tables::perform(ledger, store, key, owner, operation, now)
 }
 
+/// A ledger that takes every payment for one that is proven, and every redemption for the first.
+fn trusting(
+    ledger: &Ledger,
+    store: &mut MemoryStore,
+    key: PaymentKey,
+    owner: Owner,
+    operation: Operation,
+    now: UnixTime,
+) -> Answer {
+    let operation = match operation {
+        Operation::Claim { expires, until, binding, .. } => {
+            Operation::Claim { expires, until, binding, is_proven: true }
+        }
+        Operation::Abandon => Operation::Release,
+        operation => operation,
+    };
+    tables::perform(ledger, store, key, owner, operation, now)
+}
+
 /// A ledger that lets anybody spend.
 fn generous(
     ledger: &Ledger,
@@ -249,10 +292,14 @@ fn generous(
 
 #[test]
 fn broken_ledgers_are_found_out() {
-    for (name, perform) in [("forgetful", forgetful as tables::Perform), ("careless", careless), ("generous", generous)]
-    {
-        let violated = ["after", "before"]
-            .map(|settle| explore(name, Setup { settle, perform, is_idempotent: true, rpc: Some(1), ..FULL }).1);
+    for (name, perform) in [
+        ("forgetful", forgetful as tables::Perform),
+        ("careless", careless),
+        ("generous", generous),
+        ("trusting", trusting),
+    ] {
+        let setup = Setup { perform, is_idempotent: true, rpc: Some(1), max_redemptions: 1, ..FULL };
+        let violated = ["after", "before"].map(|settle| explore(name, Setup { settle, ..setup }).1);
         assert!(violated.iter().any(|violated| !violated.is_empty()), "a {name} ledger goes unnoticed");
     }
 }

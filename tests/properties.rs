@@ -31,7 +31,7 @@ use x402_proxy_wasm::evm::signature::Signature;
 use x402_proxy_wasm::evm::{Address, Nonce, TransactionHash};
 use x402_proxy_wasm::exchange::{Event, Outcome, RequestHead};
 use x402_proxy_wasm::facilitator::{CalloutAnswer, read_settlement, read_verification};
-use x402_proxy_wasm::ledger::{Answer, Ledger, Operation, Owner, PaymentKey, SignatureMark, Unheard};
+use x402_proxy_wasm::ledger::{Answer, Binding, Ledger, Operation, Owner, PaymentKey, Unheard};
 use x402_proxy_wasm::money::{Amount, Decimal, Dollars, MoneyError};
 use x402_proxy_wasm::price::events::Splitter;
 use x402_proxy_wasm::price::request::Job;
@@ -579,10 +579,11 @@ proptest! {
         payment["payload"]["authorization"]["validAfter"] = after.to_string().into();
         payment["payload"]["authorization"]["validBefore"] = before.to_string().into();
         deal.wallet().sign_payment(&mut payment);
-        for now in [now, after, after.saturating_sub(1), before, before.saturating_sub(6), before.saturating_sub(5)] {
+        for now in [now, after, after.saturating_sub(1), before, before.saturating_sub(6), before.saturating_sub(5), before.saturating_sub(4200)] {
             stage.now = now;
             stage.store = MemoryStore::default();
-            let is_time = after <= now && before >= now.saturating_add(6);
+            let longest = now.saturating_add(deal.lifetime.max(3600)).saturating_add(600);
+            let is_time = after <= now && before >= now.saturating_add(6) && before <= longest;
             prop_assert_eq!(is_taken(&mut stage, &payment), is_time, "{} {} {}", after, before, now);
         }
     }
@@ -901,11 +902,18 @@ struct Model {
     expires: u64,
     /// When it was made.
     since: u64,
-    signature: SignatureMark,
+    binding: Binding,
+    /// Whether the payment was proven.
+    is_proven: bool,
     /// Who holds it, and until when.
     holder: Option<(u64, u64)>,
-    /// Whether settlement was asked for.
+    /// Whether settlement was asked for, and of how much.
     asked: bool,
+    charge: Option<Amount>,
+    /// How often it was redeemed after it had settled.
+    redeemed: u8,
+    /// Whether its response is out, and nothing has settled yet.
+    is_open: bool,
     /// When the last who asked went away without an answer.
     forgotten: u64,
     transaction: Option<TransactionId>,
@@ -919,6 +927,7 @@ impl Model {
     fn needed_until(&self) -> u64 {
         let hold = self.holder.map(|(_, until)| until);
         match (self.is_spent, self.transaction, self.asked) {
+            (true, ..) if self.is_open => (self.expires + 60).min(self.since + Self::DAY),
             (true, ..) => self.expires + 60,
             (false, Some(_), _) => hold.unwrap_or(0).max(self.expires) + Self::DAY,
             (false, None, true) => hold.unwrap_or(self.forgotten) + Self::DAY,
@@ -934,13 +943,14 @@ type Models = BTreeMap<u8, Model>;
 fn model_perform(claims: &mut Models, payment: u8, owner: u64, operation: Operation, now: u64) -> Answer {
     let old = claims.get(&payment).copied();
     let held = old.filter(|old| old.holder.is_some_and(|(holder, _)| holder == owner) && !old.is_spent);
-    let (until, signature) = match operation {
-        Operation::Claim { until, signature, .. } | Operation::Resume { until, signature } => {
-            (until.as_secs(), Some(signature))
+    let (until, binding) = match operation {
+        Operation::Claim { until, binding, .. } | Operation::Resume { until, binding } => {
+            (until.as_secs(), Some(binding))
         }
-        Operation::Settle { until } | Operation::Redeem { until, .. } => (until.as_secs(), None),
+        Operation::Settle { until, .. } | Operation::Redeem { until, .. } => (until.as_secs(), None),
         _ => (0, None),
     };
+    let comes_proven = !matches!(operation, Operation::Claim { is_proven: false, .. });
     let holder = Some((owner, until));
     let mut become_granted = |new: Option<Model>| {
         match new {
@@ -951,32 +961,44 @@ fn model_perform(claims: &mut Models, payment: u8, owner: u64, operation: Operat
     };
     match (operation, old, held) {
         (Operation::Claim { .. } | Operation::Resume { .. }, Some(old), _)
-            if old.is_spent || old.asked || old.holder.is_some_and(|(_, until)| until > now) =>
+            if old.is_spent
+                || old.asked
+                || old.holder.is_some_and(|(holder, until)| until > now && holder != owner)
+                    && (old.is_proven || !comes_proven) =>
         {
-            let is_same = signature == Some(old.signature);
+            let is_same = binding == Some(old.binding);
             if !old.is_spent && old.holder.is_some_and(|(_, until)| until > now) {
                 return Answer::InFlight;
             }
             match (old.is_spent, old.transaction, is_same) {
-                (true, ..) | (false, Some(_), false) => Answer::Spent,
+                (true, ..) => Answer::Spent,
+                _ if !comes_proven => Answer::Waiting,
+                (false, Some(_), false) => Answer::Spent,
                 (false, None, false) => Answer::InFlight,
-                (false, transaction, true) => {
+                (false, Some(_), true) if old.redeemed == 3 => Answer::Exhausted,
+                (false, Some(transaction), true) => {
+                    become_granted(Some(Model { holder, redeemed: old.redeemed + 1, ..old }));
+                    Answer::GrantedSettled(transaction, old.charge)
+                }
+                (false, None, true) => {
                     become_granted(Some(Model { holder, ..old }));
-                    transaction.map_or(
-                        Answer::GrantedUnknown(Unheard { named: None, since: UnixTime::from_secs(old.since) }),
-                        Answer::GrantedSettled,
-                    )
+                    let since = UnixTime::from_secs(old.since);
+                    Answer::GrantedUnknown(Unheard { named: None, since, charge: old.charge })
                 }
             }
         }
-        (Operation::Claim { expires, signature, .. }, ..) => {
+        (Operation::Claim { expires, binding, is_proven, .. }, ..) => {
             claims.retain(|other, claim| *other != payment && claim.needed_until() > now);
             let expires = expires.as_secs();
             let new = Model {
                 expires,
                 since: now,
-                signature,
+                binding,
+                is_proven,
                 holder,
+                charge: None,
+                redeemed: 0,
+                is_open: false,
                 asked: false,
                 forgotten: 0,
                 transaction: None,
@@ -986,20 +1008,30 @@ fn model_perform(claims: &mut Models, payment: u8, owner: u64, operation: Operat
             Answer::Granted
         }
         (Operation::Look, Some(old), _) if old.asked && !old.is_spent => Answer::Waiting,
-        (Operation::Settle { .. }, _, Some(old)) if old.transaction.is_none() => {
-            become_granted(Some(Model { holder, asked: true, ..old }))
+        (Operation::Settle { charge, .. }, _, Some(old)) if old.is_proven && old.transaction.is_none() => {
+            become_granted(Some(Model { holder, asked: true, charge, ..old }))
         }
         (Operation::Redeem { transaction, .. }, _, Some(old)) if old.asked && old.transaction.is_none() => {
             become_granted(Some(Model { holder, transaction: Some(transaction), ..old }))
         }
-        (Operation::Open, _, Some(old)) if old.transaction.is_none() => {
-            become_granted(Some(Model { is_spent: true, ..old }))
+        (Operation::Open, _, Some(old)) if old.is_proven && old.transaction.is_none() => {
+            become_granted(Some(Model { is_spent: true, is_open: true, ..old }))
+        }
+        (Operation::Release | Operation::Abandon, Some(Model { is_open: true, holder: Some((holder, _)), .. }), _)
+            if holder == owner =>
+        {
+            become_granted(None)
         }
         (Operation::Spend { .. }, _, Some(old)) if old.asked => become_granted(Some(Model { is_spent: true, ..old })),
         (Operation::Keep { transaction }, _, Some(old)) if old.asked => {
             become_granted(Some(Model { holder: None, transaction: Some(transaction), ..old }))
         }
-        (Operation::Release, _, Some(old)) => become_granted(old.transaction.map(|_| Model { holder: None, ..old })),
+        (Operation::Abandon, _, Some(old)) => become_granted(old.transaction.map(|_| Model { holder: None, ..old })),
+        (Operation::Release, _, Some(old)) => become_granted(old.transaction.map(|_| Model {
+            holder: None,
+            redeemed: old.redeemed.saturating_sub(1),
+            ..old
+        })),
         (Operation::Forget { named: None }, _, Some(old)) if old.asked && old.transaction.is_none() => {
             become_granted(Some(Model { holder: None, forgotten: now, ..old }))
         }
@@ -1030,10 +1062,10 @@ fn neighbours() -> &'static [PaymentKey; 3] {
     })
 }
 
-/// A claim with one of two signatures.
-fn claim(expires: u64, until: u64, signature: u8) -> Operation {
+/// A claim with one of two bindings, of a payment that is proven.
+fn claim(expires: u64, until: u64, binding: u8) -> Operation {
     let (expires, until) = (UnixTime::from_secs(expires), UnixTime::from_secs(until));
-    Operation::Claim { expires, until, signature: SignatureMark::new(&[0; 32], &[signature]) }
+    Operation::Claim { expires, until, binding: Binding::new(&[&[binding]]), is_proven: true }
 }
 
 /// Payments live for this long, the first for the shortest time.
@@ -1044,7 +1076,7 @@ type AnyOperation = (u8, u64, u8, u8, u64, u64);
 
 fn any_operation() -> impl Strategy<Value = AnyOperation> {
     let passes = prop_oneof![30 => Just(0), 20 => 1_u64..10, 10 => 10_u64..60, 1 => 60_u64..100_000];
-    let operation = select(vec![0, 0, 0, 0, 1, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    let operation = select(vec![0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 3, 4, 5, 6, 7, 8, 9, 10, 10, 11]);
     let signature = prop_oneof![4 => Just(0), 1 => Just(1)];
     (0_u8..3, 0_u64..3, operation, signature, 1_u64..40, passes)
 }
@@ -1065,12 +1097,16 @@ proptest! {
             hash[..8].copy_from_slice(&position.to_be_bytes());
             let transaction = TransactionId::from_bytes(hash);
             let expires = LIFETIMES[usize::from(payment)];
-            let Operation::Claim { signature: mark, .. } = claim(0, 0, signature) else { panic!("a claim") };
+            let Operation::Claim { binding: mark, .. } = claim(0, 0, signature) else { panic!("a claim") };
             let operation = match operation {
                 0 if expires > now => claim(expires, now + holds, signature),
+                10 if expires > now => {
+                    Operation::Claim { expires: UnixTime::from_secs(expires), until, binding: mark, is_proven: false }
+                }
                 // A payment whose validity has ended claims nothing new.
-                0 | 7 => Operation::Resume { until, signature: mark },
-                1 => Operation::Settle { until },
+                0 | 7 | 10 => Operation::Resume { until, binding: mark },
+                1 => Operation::Settle { until, charge: (signature == 1).then(|| Amount::from(holds)) },
+                11 => Operation::Abandon,
                 2 => Operation::Redeem { transaction, until },
                 3 => Operation::Spend { transaction },
                 4 => Operation::Release,
@@ -1086,15 +1122,17 @@ proptest! {
             prop_assert_eq!(answer, expected, "{:?} of {} by {} at {} on {:?}", operation, payment, owner, now, before);
 
             let is_taken = matches!(operation, Operation::Claim { .. } | Operation::Resume { .. })
-                && matches!(answer, Answer::Granted | Answer::GrantedUnknown(_) | Answer::GrantedSettled(_));
+                && matches!(answer, Answer::Granted | Answer::GrantedUnknown(_) | Answer::GrantedSettled(..));
             if is_taken {
-                // Never two holders, never after the response was bought, never with another's signature.
+                // Never two holders, never after the response was bought, never with another's binding.
                 let before = before.filter(|before| before.needed_until() > now);
                 let other = before.and_then(|before| before.holder);
-                prop_assert!(other.is_none_or(|(_, until)| until <= now));
+                let comes_proven = !matches!(operation, Operation::Claim { is_proven: false, .. });
+                let gives_way = before.is_some_and(|before| !before.is_proven && comes_proven);
+                prop_assert!(other.is_none_or(|(holder, until)| until <= now || holder == owner) || gives_way);
                 prop_assert!(!spent.contains_key(&payment));
                 let was_asked = before.filter(|before| before.asked);
-                prop_assert!(was_asked.is_none_or(|before| before.signature == mark));
+                prop_assert!(was_asked.is_none_or(|before| before.binding == mark));
                 prop_assert!(was_asked.is_none() || answer != Answer::Granted, "money may have moved");
             }
             if matches!((operation, answer), (Operation::Spend { .. }, Answer::Granted)) {
@@ -1139,7 +1177,7 @@ impl World {
         let mut stage = Stage::new(config);
         let wallet = Wallet::new(1);
         let mut payment = wallet.pay(&entry(&mut stage, "/weather"), 1);
-        payment["payload"]["authorization"]["validBefore"] = (NOW + 1_000_000).to_string().into();
+        payment["payload"]["authorization"]["validBefore"] = (NOW + 4_000).to_string().into();
         wallet.sign_payment(&mut payment);
         let head = paid("/weather", &payment);
         Self { stage, head, kind, requests: [None, None, None], has_settled: false, told_wrong: Vec::new() }
@@ -1303,7 +1341,7 @@ proptest! {
         parts in any::<[u16; 4]>(),
     ) {
         let [input, output] = bounds;
-        let job = Job { model: String::new(), model_index: 0, input, output, streams: false, wants_usage: false, mark: None };
+        let job = Job { model: String::new(), model_index: 0, input, output, streams: false, wants_usage: false, is_read_whole: false };
         let quote = rates.quote(&job).unwrap();
         let part = |of: u64, part: u16| u64::try_from(u128::from(of) * u128::from(part) / u128::from(u16::MAX)).unwrap();
         let used = part(input, parts[0]);

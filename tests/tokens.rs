@@ -13,8 +13,8 @@
 mod common;
 
 use common::{
-    NOW, PAY_TO, Request, Stage, TRANSACTION, USDC, Wallet, base_config, decode, encode, head, invalid, refused,
-    settled, supported, upstream, valid,
+    NOW, PAY_TO, Request, Stage, TRANSACTION, USDC, Wallet, base_config, decode, encode, head, refused, settled,
+    supported, upstream, valid,
 };
 use serde_json::{Value, json};
 #[cfg(target_arch = "wasm32")]
@@ -338,11 +338,15 @@ fn a_charge_of_nothing_settles_nothing() {
     let Event::Upstream(response) = upstream(200) else { panic!("a response") };
     let settlement_overrides = Some(r#"{"amount":"0"}"#.to_owned());
     let request = stage.play(&head, [valid(), Event::Upstream(UpstreamHead { settlement_overrides, ..response })]);
-    assert!(request.story().ends_with("open granted, = served, deliver with receipt"), "{}", request.story());
+    assert!(request.story().ends_with("release granted, = served, deliver with receipt"), "{}", request.story());
     let receipt = decode(request.receipt_header("payment-response").unwrap());
     assert_eq!((&receipt["amount"], &receipt["transaction"]), (&json!("0"), &json!("")));
     assert!(request.delivered.as_ref().unwrap().remove.contains(&"settlement-overrides"));
-    assert_eq!(stage.start(&head).status(), 402, "and the payment has bought its response");
+    assert_eq!(
+        stage.left(&request),
+        "nothing",
+        "what cost nothing takes no place, and the payment is as good as before"
+    );
 }
 
 // --------------------------------------------------------------------------------------------------------- streams
@@ -526,33 +530,46 @@ fn what_is_charged_without_usage_is_the_operators_choice() {
 // ----------------------------------------------------------------------------------------------- unknown settlements
 
 #[test]
-fn an_unknown_settlement_begins_anew_only_if_the_payment_is_still_good() {
+fn an_unknown_settlement_is_asked_for_again_as_it_was_charged() {
     let text = chat(json!({"max_tokens": 500}));
-    let response = json!({"usage": usage(20, 0, 100)}).to_string();
+    let [response, dearer] = [100, 400].map(|output| json!({"usage": usage(20, 0, output)}).to_string());
     let lost = || Event::Callout(CalloutAnswer::Lost);
     let start = |stage: &mut Stage, head: &RequestHead| {
         let request = stage.play(head, [body(&text), valid(), answer("application/json"), weighed(&response), lost()]);
         assert!(request.story().ends_with("forget granted, = unknown, reply 502"), "{}", request.story());
-        assert_eq!(request.recovery, None, "what it cost is not known any more");
+        assert_eq!(asked_to_settle(&request), "1050");
+        request
     };
     let (mut stage, head) = paying("upto", &text);
     start(&mut stage, &head);
-    let again = stage.play(&head, [body(&text), valid(), answer("application/json"), weighed(&response), settled()]);
+    let mut again = stage.play(&head, [body(&text)]);
+    assert_eq!(asked_to_settle(&again), "1050", "nobody verifies what may have settled, and nothing else is charged");
+    for event in [settled(), answer("application/json"), weighed(&dearer)] {
+        stage.step(&mut again, event);
+    }
+    assert_eq!((again.status(), again.reason()), (409, "redeemed_response_costs_more"), "{}", again.story());
+    let again = stage.play(&head, [body(&text), answer("application/json"), weighed(&response)]);
     assert_eq!(outcome(&again), Outcome::Served, "{}", again.story());
 
+    // A refusal may mean that it has settled; and an error of the upstream, or a client that leaves, loses nothing.
     let (mut stage, head) = paying("upto", &text);
     start(&mut stage, &head);
-    let again = stage.play(&head, [body(&text), invalid("permit2_invalid_nonce")]);
+    let again = stage.play(&head, [body(&text), refused("permit2_invalid_nonce")]);
     assert_eq!((again.status(), outcome(&again)), (502, Outcome::Unknown), "{}", again.story());
     assert_eq!(stage.left(&again), "unknown");
-
-    // An error or a client that leaves does not make it forgotten.
     for end in [upstream(500), Event::Ended] {
-        let (mut stage, head) = paying("upto", &text);
-        start(&mut stage, &head);
-        let again = stage.play(&head, [body(&text), valid(), end]);
-        assert_eq!(stage.left(&again), "unknown", "{}", again.story());
+        let again = stage.play(&head, [body(&text), settled(), end]);
+        assert_eq!(stage.left(&again), "settled", "{}", again.story());
     }
+
+    // Nobody has to come again for it to be found out.
+    let (mut stage, head) = paying("upto", &text);
+    let recovery = start(&mut stage, &head).recovery.unwrap();
+    let mut looking = stage.recover(recovery);
+    while stage.turn(&mut looking) {}
+    assert_eq!(asked_to_settle(&looking), "1050");
+    stage.step(&mut looking, settled());
+    assert_eq!(outcome(&looking), Outcome::Abandoned);
 }
 
 // ------------------------------------------------------------------------------------------- who settles, who is paid
@@ -804,8 +821,87 @@ fn a_charge_buys_its_own_response_and_no_dearer_one() {
     assert_eq!(outcome(&first), Outcome::Abandoned);
     let dearer = stage.play(&head, [body(&texts[1])]);
     assert_eq!((dearer.status(), outcome(&dearer)), (402, Outcome::Spent), "{}", dearer.story());
-    let same = stage.play(&head, [body(&texts[0]), upstream(200)]);
+    let same = stage.play(&head, [body(&texts[0]), answer("application/json"), weighed(&used)]);
     assert_eq!(outcome(&same), Outcome::Served, "{}", same.story());
+}
+
+/// A chat whose charge was settled for `used`, and whose client did not wait for the response.
+fn abandoned(text: &str, used: &str) -> (Stage, RequestHead) {
+    let (mut stage, head) = paying("upto", text);
+    let mut first = stage.play(&head, [body(text), valid(), answer("application/json"), weighed(used)]);
+    stage.step(&mut first, Event::Ended);
+    stage.step(&mut first, settled());
+    assert_eq!(outcome(&first), Outcome::Abandoned);
+    (stage, head)
+}
+
+#[test]
+fn the_same_request_gets_no_more_than_was_settled_for_it() {
+    let text = chat(json!({"max_tokens": 900}));
+    let [cheap, dear] = [1, 800].map(|output| json!({"usage": usage(20, 0, output)}).to_string());
+    let (mut stage, head) = abandoned(&text, &cheap);
+    let again = stage.play(&head, [body(&text), answer("application/json"), weighed(&dear)]);
+    assert_eq!((again.status(), again.reason()), (409, "redeemed_response_costs_more"), "{}", again.story());
+    assert!(
+        again.body()["error"].as_str().unwrap().contains("8050 atomic units, and 100 were settled"),
+        "{}",
+        again.body()
+    );
+    assert_eq!(decode(again.reply_header("payment-response").unwrap())["amount"], "100");
+    assert_eq!(again.reply_header("payment-required"), None, "nobody is asked to pay again");
+    // What cannot be weighed is not given either, and is the upstream's fault.
+    for response in [answer("text/event-stream"), answer("application/json")] {
+        let Event::Upstream(response) = response else { panic!("a response") };
+        let response = UpstreamHead { is_encoded: !response.is_event_stream, ..response };
+        let again = stage.play(&head, [body(&text), Event::Upstream(response)]);
+        assert_eq!((again.status(), outcome(&again)), (502, Outcome::SettledUpstreamFailed), "{}", again.story());
+    }
+    // One without usage costs the maximum.
+    let again = stage.play(&head, [body(&text), answer("application/json"), weighed("{}")]);
+    assert_eq!(again.status(), 409, "{}", again.story());
+    let again = stage.play(&head, [body(&text), answer("application/json"), weighed(&cheap)]);
+    assert_eq!(outcome(&again), Outcome::Served, "it keeps its claim to one that fits: {}", again.story());
+    assert_eq!(decode(again.receipt_header("payment-response").unwrap())["amount"], "100");
+    assert_eq!(outcome(&stage.play(&head, [body(&text)])), Outcome::Spent);
+}
+
+#[test]
+fn what_a_charge_is_bound_to_cannot_be_moved_from_one_part_into_another() {
+    let [first, second] = ["one", "two"].map(|prompt| chat(json!({"messages": [{"role": "user", "content": prompt}]})));
+    let used = json!({"usage": usage(20, 0, 1)}).to_string();
+    let (mut stage, _) = abandoned(&first, &used);
+    let terms = quote(&mut stage, &first);
+    let payment = encode(&Wallet::new(1).pay(&terms, 1));
+    let header = [("payment-signature", payment.as_str())];
+    // Another body, another query, another host: another request.
+    for (path, text) in [("/chat", &second), ("/chat?a", &first), ("/chat?", &first)] {
+        let request = stage.play(&post(path, &header), [body(text)]);
+        assert!(request.forwarded.is_none() && request.status() == 402, "{path}: {}", request.story());
+    }
+    let request = stage.play(&post("/chat", &header), [body(&first)]);
+    assert!(request.story().ends_with("forward settled"), "{}", request.story());
+}
+
+#[test]
+fn a_charge_is_good_at_its_own_host_alone_though_both_are_shown_as_one() {
+    let mut json = config("upto");
+    json["origins"] = json!(["https://shop.example"]);
+    let mut stage = Stage::new(&json);
+    let text = chat(json!({}));
+    let payment = encode(&Wallet::new(1).pay(&quote(&mut stage, &text), 1));
+    let at = |host: &str| {
+        let pseudo = [(":method", "POST"), (":scheme", "http"), (":authority", host), (":path", "/chat")];
+        let all = pseudo.into_iter().chain([("payment-signature", payment.as_str())]);
+        RequestHead::new(all.map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec())))
+    };
+    let used = json!({"usage": usage(20, 0, 1)}).to_string();
+    let mut first = stage.play(&at("one.example"), [body(&text), valid(), answer("application/json"), weighed(&used)]);
+    stage.step(&mut first, Event::Ended);
+    stage.step(&mut first, settled());
+    let other = stage.play(&at("two.example"), [body(&text)]);
+    assert_eq!((other.status(), outcome(&other)), (402, Outcome::Spent), "{}", other.story());
+    let same = stage.play(&at("one.example"), [body(&text)]);
+    assert!(same.story().ends_with("forward settled"), "{}", same.story());
 }
 
 #[test]
@@ -843,10 +939,10 @@ fn a_client_that_leaves_before_the_last_word_pays_for_what_it_saw() {
 }
 
 #[test]
-fn whoever_got_nothing_pays_nothing() {
+fn an_upstream_that_fails_before_its_first_event_costs_nothing_and_takes_no_place() {
     let text = chat(json!({"max_tokens": 500, "stream": true}));
     let error = "data: {\"error\":{\"message\":\"overloaded\"}}\n\n";
-    for (pieces, ends) in [(vec![], false), (vec![error], false), (vec![error], true)] {
+    for (pieces, ends) in [(vec![error], false), (vec![error], true), (vec![""], true)] {
         let (mut stage, head) = paying("upto", &text);
         let mut request = stage.play(&head, [body(&text), valid(), answer("text/event-stream")]);
         pieces.iter().for_each(|piece| stage.step(&mut request, chunk(piece, ends)));
@@ -854,7 +950,20 @@ fn whoever_got_nothing_pays_nothing() {
             stage.step(&mut request, Event::Ended);
         }
         assert!(request.calls.iter().all(|call| call.path != "/settle"), "{}", request.story());
+        assert_eq!(stage.left(&request), "nothing", "{}", request.story());
     }
+}
+
+#[test]
+fn whoever_does_not_wait_for_the_first_event_pays_for_the_input() {
+    let text = chat(json!({"max_tokens": 500, "stream": true}));
+    let (mut stage, head) = paying("upto", &text);
+    let mut request = stage.play(&head, [body(&text), valid(), answer("text/event-stream")]);
+    stage.step(&mut request, Event::Ended);
+    let input = text.len() * 25;
+    assert_eq!(asked_to_settle(&request), input.div_ceil(10).to_string(), "{}", request.story());
+    stage.step(&mut request, refused("insufficient_funds"));
+    assert_eq!(stage.left(&request), "spent", "what was opened was bought, whatever became of the money");
 }
 
 #[test]
@@ -943,9 +1052,8 @@ fn what_may_have_settled_before_is_not_refused_for_good() {
     let lost = Event::Callout(CalloutAnswer::Lost);
     let first = stage.play(&head, [body(&text), valid(), answer("application/json"), weighed(&used), lost.clone()]);
     assert_eq!(outcome(&first), Outcome::Unknown);
-    // The first transaction finds its block while the upstream works again.
     for said in [refused("permit2_invalid_nonce"), Event::Callout(CalloutAnswer::NotSent), lost] {
-        let again = stage.play(&head, [body(&text), valid(), answer("application/json"), weighed(&used), said]);
+        let again = stage.play(&head, [body(&text), said]);
         assert_eq!(outcome(&again), Outcome::Unknown, "{}", again.story());
         assert_eq!(again.reply_header("payment-required"), None, "he may have paid");
     }

@@ -21,6 +21,7 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 use x402_proxy_wasm::config::networks::{NETWORKS, V1_NAMES};
 use x402_proxy_wasm::evm::eip712::{self, Domain, Word};
 use x402_proxy_wasm::evm::eip3009::Authorization;
+use x402_proxy_wasm::evm::erc6492::{Wrapper, is_wrapped};
 use x402_proxy_wasm::evm::signature::{Signature, SignatureError};
 use x402_proxy_wasm::evm::{Address, HexError, keccak256};
 use x402_proxy_wasm::exchange::{Event, RequestHead, UpstreamHead};
@@ -47,6 +48,7 @@ fn vectors(file: &str) -> Value {
     let text = files![
         "address",
         "eip712",
+        "erc6492",
         "wycheproof-secp256k1",
         "wire/v1-exact",
         "wire/v2-bad-header",
@@ -205,6 +207,28 @@ fn malformed_signatures_are_never_the_payers() {
         };
         assert_eq!(found, expected, "{of}: {wrong}");
         assert_ne!(found, Ok(address(&transfer["signer"])), "{of}: {wrong}");
+    }
+}
+
+#[test]
+fn wrapped_signatures_are_taken_apart_as_viem_does() {
+    let vectors = vectors("erc6492");
+    let [good, bad, unwrapped] = ["good", "bad", "unwrapped"].map(|kind| list(&vectors[kind]));
+    assert!(good.len() >= 15 && bad.len() >= 20 && unwrapped.len() >= 5);
+    for vector in good {
+        let (what, signature, parsed) = (text(&vector["what"]), bytes(&vector["signature"]), &vector["parsed"]);
+        let wrapper = Wrapper::parse(&signature).unwrap_or_else(|| panic!("{what}"));
+        assert!(is_wrapped(&signature), "{what}");
+        assert_eq!(wrapper.factory, address(&parsed["address"]), "{what}");
+        assert_eq!(wrapper.calldata, bytes(&parsed["data"]), "{what}");
+        assert_eq!(wrapper.signature, bytes(&parsed["signature"]), "{what}");
+    }
+    for (vectors, ends_with_magic) in [(bad, true), (unwrapped, false)] {
+        for vector in vectors {
+            let (what, signature) = (text(&vector["what"]), bytes(&vector["signature"]));
+            assert_eq!(is_wrapped(&signature), ends_with_magic, "{what}");
+            assert_eq!(Wrapper::parse(&signature), None, "{what}");
+        }
     }
 }
 
@@ -452,9 +476,10 @@ fn recorded_payments_meet_their_terms() {
         let end = exact_payment.authorization.valid_before().to_unix_time().as_secs();
         let evm = offer.requirement.evm().unwrap();
         let check = |now| scheme::check(&exact_payment, &offer.requirement, evm, UnixTime::from_secs(now));
-        for now in [0, end - 300, end - 6] {
+        for now in [end - 4200, end - 300, end - 6] {
             assert_eq!(check(now), Ok(Judgement::Valid), "{name} at {now}");
         }
+        assert!(check(end - 4201).is_err(), "{name}");
         assert!(check(end - 5).is_err(), "{name}");
     }
 }

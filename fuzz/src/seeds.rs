@@ -161,7 +161,14 @@ fn node_answers() -> Vec<Vec<u8>> {
         node
     };
     let other = |logs| crate::common::node::Transaction { hash: TRANSACTION.to_owned(), has_failed: false, logs };
+    let old = || {
+        let mut node = Node::new(4, NOW - 100);
+        node.mine(NOW - 90, vec![authorized.settles(USDC, TRANSACTION)]);
+        node.mine(NOW + 60, Vec::new());
+        node
+    };
     let nodes = [
+        old(),
         empty(),
         Node::new(6, NOW + 400),
         with(authorized.settles(USDC, TRANSACTION)),
@@ -195,6 +202,14 @@ fn node_answers() -> Vec<Vec<u8>> {
         ),
         (3, json!([receipt])),
     ];
+    let state = ask(3, "eth_call", json!([{"to": USDC, "data": format!("0xe94a0102{from}{nonce}")}, "0x3ec"]));
+    let block = |id, number: &str| ask(id, "eth_getBlockByNumber", json!([number, false]));
+    let logs = json!([{"address": USDC, "topics": topics, "fromBlock": "0x3e8", "toBlock": "0x3ec"}]);
+    let sight = json!([block(6, "0x3ed"), block(5, "0x3ec"), state]);
+    let older = [34, 98, 131, 163].map(|question| (question, sight.clone()));
+    let older =
+        older.into_iter().chain([37, 69].map(|question| (question, json!([ask(4, "eth_getLogs", logs.clone())]))));
+    let questions = questions.into_iter().chain(older).collect::<Vec<_>>();
     let mut inputs = Vec::new();
     for node in &nodes {
         for (question, batch) in &questions {

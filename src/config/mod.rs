@@ -45,9 +45,9 @@ pub struct Config {
     pub kept_headers: Vec<String>,
     /// The rules of claims on payments.
     pub ledger: Ledger,
-    /// Whether no other ledger takes these payments: then a nonce that is used was used by way of this one, or before the
-    /// payment was first seen.
-    pub ledger_is_exclusive: bool,
+    /// Seconds from the ledger's beginning after which no other ledger takes these payments: a nonce that is used then was used
+    /// by way of this one, or before the payment was first seen. `None` where others take them, too.
+    pub ledger_exclusive_after: Option<u64>,
     /// Whether an entry can be offered only once the facilitator has said what it supports.
     pub needs_introduction: bool,
     /// Whether anything is for sale.
@@ -91,7 +91,7 @@ pub struct Rpc {
     pub service: Arc<Service>,
     /// Blocks that must hold or follow a transaction before it counts: 1 for its own block. At least 1.
     pub confirmations: u64,
-    /// Blocks before the last one whose logs are searched.
+    /// Blocks before the last one whose logs one question asks for.
     pub log_range: u64,
 }
 
@@ -99,6 +99,11 @@ impl Rpc {
     /// The newest block whose transactions count, given the last one.
     pub const fn newest_confirmed(&self, head: u64) -> u64 {
         head.saturating_sub(self.confirmations.saturating_sub(1))
+    }
+
+    /// The first of the last blocks, whose logs are searched at once.
+    pub const fn first_searched(&self, head: u64) -> u64 {
+        head.saturating_sub(self.log_range)
     }
 }
 

@@ -145,7 +145,7 @@ pub(super) struct Rpc {
     /// Blocks that must hold or follow a transfer before it counts; 1 (default) is its own block.
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub confirmations: Option<u64>,
-    /// Blocks before the last one that are searched for the use of a nonce (default 1800).
+    /// Blocks, beside its first, that one question for logs covers: what the node takes (default 1800).
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub log_range: Option<u64>,
 }
@@ -462,6 +462,13 @@ pub(super) struct Ledger {
     /// Whether no other ledger takes the same payments.
     #[serde(default)]
     pub exclusive: bool,
+    /// For how long after the proxy's start that does not count yet, for a process that it replaces by a hot restart may still
+    /// take payments: whole seconds with s (default 1200s).
+    pub exclusive_after: Option<String>,
+    /// How often a payment that has settled is redeemed at most, after its client broke off what it had bought (default 3, at
+    /// least 1).
+    #[serde(default, deserialize_with = "json::optional_whole_number")]
+    pub max_redemptions: Option<u64>,
 }
 
 #[derive(Debug, Clone, Deserialize)]

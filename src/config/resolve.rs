@@ -37,6 +37,9 @@ use crate::x402::{NetworkId, Requirement};
 
 type Result<T> = std::result::Result<T, JsonError>;
 
+/// An Envoy that was replaced by a hot restart goes on for a quarter of an hour (`--parent-shutdown-time-s`), and what it asked
+/// for last may settle a little later.
+const DEFAULT_EXCLUSIVE_AFTER_SECONDS: u64 = 1200;
 /// A facilitator waits for a block.
 const DEFAULT_FACILITATOR_TIMEOUT: Duration = Duration::from_secs(10);
 /// A node only looks things up.
@@ -139,7 +142,7 @@ pub(super) fn config(raw: raw::Config) -> Result<Config> {
         unmatched: raw.unmatched,
         kept_headers: kept_headers(&raw.keep_headers)?,
         ledger: ledger(&raw.ledger)?,
-        ledger_is_exclusive: raw.ledger.exclusive,
+        ledger_exclusive_after: exclusive_after(&raw.ledger)?,
     })
 }
 
@@ -387,8 +390,27 @@ fn principals(path: &str, raw: &raw::FreeFor) -> Result<Arc<[Principal]>> {
 
 fn ledger(raw: &raw::Ledger) -> Result<Ledger> {
     match raw.max_claims.map_or(Ok(DEFAULT_MAX_CLAIMS), u32::try_from) {
-        Ok(claims @ 1..) => Ok(Ledger::with_room_for(claims)),
+        Ok(claims @ 1..) => Ok(Ledger::with_room_for(claims).with_max_redemptions(max_redemptions(raw)?)),
         _ => refuse("ledger.max_claims", "is not between 1 and 4294967295"),
+    }
+}
+
+fn max_redemptions(raw: &raw::Ledger) -> Result<u8> {
+    match raw.max_redemptions.map_or(Ok(Ledger::DEFAULT_MAX_REDEMPTIONS), u8::try_from) {
+        Ok(redemptions @ 1..) => Ok(redemptions),
+        _ => refuse("ledger.max_redemptions", "is not between 1 and 255"),
+    }
+}
+
+fn exclusive_after(raw: &raw::Ledger) -> Result<Option<u64>> {
+    const PATH: &str = "ledger.exclusive_after";
+    match (&raw.exclusive_after, raw.exclusive) {
+        (None, is_exclusive) => Ok(is_exclusive.then_some(DEFAULT_EXCLUSIVE_AFTER_SECONDS)),
+        (Some(_), false) => refuse(PATH, "is of use with exclusive: true alone"),
+        (Some(text), true) => match parse_duration(text).filter(|duration| duration.subsec_nanos() == 0) {
+            Some(duration) => Ok(Some(duration.as_secs())),
+            None => refuse(PATH, format_args!("{text:?} is not of whole seconds such as \"1200s\"")),
+        },
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod eip3009;
 pub mod eip712;
+pub mod erc6492;
 pub mod permit2;
 pub mod signature;
 

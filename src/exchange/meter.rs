@@ -15,8 +15,8 @@ use crate::price::events::{Event, Splitter};
 use crate::price::usage::{Report, Usage};
 use crate::price::{MissingUsage, Shape, Tariff};
 use crate::time::UnixTime;
-use crate::x402::reason;
 use crate::x402::requirement::Scheme;
+use crate::x402::{TransactionId, reason};
 
 /// Counts what a stream of events has used so far. It keeps no more of it than the event that is not complete.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -25,6 +25,8 @@ pub struct Meter {
     report: Report,
     /// Events with something in them.
     events: u64,
+    /// Whether the upstream has said in an event that it failed.
+    has_failed: bool,
     /// Whether an event was too long to be read, which may have told the usage.
     has_overlong: bool,
     /// Whether the usage that was told is that of the whole response, and not of what there was of it by then.
@@ -45,6 +47,7 @@ impl Meter {
             splitter: Splitter::default(),
             report: Report::default(),
             events: 0,
+            has_failed: false,
             has_overlong: false,
             is_final: false,
             hides_usage: payment.hides_usage,
@@ -55,6 +58,11 @@ impl Meter {
     /// When the stream has to end, so that it can still be paid for.
     pub(super) const fn closes_at(&self) -> UnixTime {
         self.closes_at
+    }
+
+    /// Whether nothing came that could be worth anything.
+    const fn is_empty(&self) -> bool {
+        self.events == 0 && !self.has_overlong
     }
 
     /// Takes in a piece of the stream; gives what goes to the client in its place, where that is not the same.
@@ -86,6 +94,7 @@ impl Meter {
         };
         let is_error = document.field("error").is_some()
             || document.field("type").and_then(Document::as_text).is_some_and(|kind| kind == "error");
+        self.has_failed |= is_error;
         if is_error {
             return false;
         }
@@ -110,49 +119,111 @@ fn is_last_word(shape: &Shape, document: &Document) -> bool {
     }
 }
 
+/// What the head of a response tells of its cost.
+enum CostByHead {
+    /// So much.
+    Known(Amount),
+    /// Its body tells, of which so many bytes are read.
+    InBody {
+        /// How many.
+        most: usize,
+    },
+    /// The events that it streams tell.
+    InEvents,
+    /// Nothing tells, for this reason.
+    Nowhere(&'static str),
+}
+
 impl Payment {
     /// The upstream has answered a request of scheme `upto` without an error.
     pub(super) fn on_response_to_meter(self, context: Context<'_>, head: &UpstreamHead) -> Next {
-        let keeps_cache_control = head.forbids_sharing();
-        let then = Then::Deliver { keeps_cache_control };
-        match self.override_of(head) {
-            Some(Ok(charge)) => return self.charge(context, then, charge),
-            Some(Err(())) => return self.unbillable("the upstream's Settlement-Overrides cannot be read"),
-            None => {}
-        }
-        let Some(tariff) = self.terms.tariff.clone() else {
-            let maximum = self.offer.requirement.amount;
-            return self.charge(context, then, maximum);
-        };
-        if !head.has_body {
-            let charge = self.cost(Usage::default());
-            return self.charge(context, then, charge);
-        }
-        if head.is_encoded {
-            return self.unbillable("the upstream's response is compressed, though it was asked not to be");
-        }
-        if head.is_event_stream {
-            let meter = Box::new(Meter::new(&self, context));
-            if context.now >= meter.closes_at() {
-                let operation = self.release();
-                return self.refuse(context, Some(operation), Outcome::Refused, reason::PERMIT2_DEADLINE);
+        let then = Then::Deliver { keeps_cache_control: head.forbids_sharing() };
+        match self.cost_by_head(head) {
+            CostByHead::Known(charge) => self.charge(context, then, charge),
+            CostByHead::InBody { most } => self.weigh(then, None, most),
+            CostByHead::InEvents => {
+                let meter = Box::new(Meter::new(&self, context));
+                if context.now >= meter.closes_at() {
+                    let release = Some(Operation::Release);
+                    return self.refuse(context, release, Outcome::Refused, reason::PERMIT2_DEADLINE);
+                }
+                // From the first byte on, the payment has bought its response.
+                self.ask_ledger(Operation::Open, |payment| Exchange::Opening(payment, meter, then))
             }
-            // From the first byte on, the payment has bought its response.
-            return self.ask_ledger(Operation::Open, |payment| Exchange::Opening(payment, meter, then));
+            CostByHead::Nowhere(reason) => self.unbillable(None, reason),
         }
-        let stream = Stream::Read { most: tariff.max_body_bytes };
-        (Exchange::Weighing(self, then), Effects { stream, ..Effects::default() })
     }
 
-    /// The whole body is there, or too long to be read.
-    pub(super) fn on_weighed(self, context: Context<'_>, then: Then, body: Option<&[u8]>) -> Next {
+    /// The upstream has answered without an error once more, for a payment that was charged for its answer to an earlier
+    /// try. The same request may cost more the second time, and then the payment has not paid for it.
+    pub(super) fn on_response_to_redeem(self, then: Then, transaction: TransactionId, head: &UpstreamHead) -> Next {
+        match self.cost_by_head(head) {
+            CostByHead::Known(cost) => self.redeem(then, transaction, cost),
+            CostByHead::InBody { most } => self.weigh(then, Some(transaction), most),
+            CostByHead::InEvents => {
+                self.unbillable(Some(transaction), "the upstream streams a response that was charged as a whole before")
+            }
+            CostByHead::Nowhere(reason) => self.unbillable(Some(transaction), reason),
+        }
+    }
+
+    /// What the head of a response tells of its cost.
+    fn cost_by_head(&self, head: &UpstreamHead) -> CostByHead {
+        match self.override_of(head) {
+            Some(Ok(charge)) => return CostByHead::Known(charge),
+            Some(Err(())) => return CostByHead::Nowhere("the upstream's Settlement-Overrides cannot be read"),
+            None => {}
+        }
+        match &self.terms.tariff {
+            None => CostByHead::Known(self.offer.requirement.amount),
+            Some(_) if !head.has_body => CostByHead::Known(self.cost(Usage::default())),
+            Some(_) if head.is_encoded => {
+                CostByHead::Nowhere("the upstream's response is compressed, though it was asked not to be")
+            }
+            Some(_) if head.is_event_stream => CostByHead::InEvents,
+            Some(tariff) => CostByHead::InBody { most: tariff.max_body_bytes },
+        }
+    }
+
+    fn weigh(self, then: Then, transaction: Option<TransactionId>, most: usize) -> Next {
+        let stream = Stream::Read { most };
+        (Exchange::Weighing(self, then, transaction), Effects { stream, ..Effects::default() })
+    }
+
+    /// The whole body is there, or too long to be read. `transaction` is what the payment was settled by before.
+    pub(super) fn on_weighed(
+        self,
+        context: Context<'_>,
+        then: Then,
+        transaction: Option<TransactionId>,
+        body: Option<&[u8]>,
+    ) -> Next {
         let mut report = Report::default();
         if let (Some(tariff), Some(Ok(document))) = (&self.terms.tariff, body.map(Document::read)) {
             report.take_in(&tariff.shape, &document);
         }
         // A response that is no stream has no events to count.
-        let charge = report.usage().map_or(self.offer.requirement.amount, |usage| self.cost(usage));
-        self.charge(context, then, charge)
+        let cost = report.usage().map_or(self.offer.requirement.amount, |usage| self.cost(usage));
+        match transaction {
+            None => self.charge(context, then, cost),
+            Some(transaction) => self.redeem(then, transaction, cost),
+        }
+    }
+
+    /// Delivers a response that costs no more than was settled for it; any other is not given, and the payment keeps its
+    /// claim to one that fits.
+    fn redeem(self, then: Then, transaction: TransactionId, cost: Amount) -> Next {
+        let settled = self.charge.unwrap_or(self.offer.requirement.amount);
+        if cost <= settled {
+            return self.spend(then, transaction);
+        }
+        let error = format!(
+            "this response costs {cost} atomic units, and {settled} were settled for the one that was not delivered; send the same payment again for one that costs no more"
+        );
+        let receipt = self.receipt_of(Ok(Some(transaction)));
+        let reply = Reply::error(409, &error).with_receipt(self.version, &receipt);
+        let (operation, stream) = (Some(Operation::Abandon), Stream::Reply(reply));
+        self.finish(operation, Outcome::Refused, "redeemed_response_costs_more", Some(transaction), stream)
     }
 
     /// The ledger has it that the payment buys a stream.
@@ -206,8 +277,9 @@ impl Payment {
         let is_whole = meter.is_final || then == Then::Close;
         let charge = match (meter.report.usage(), tariff.missing_usage) {
             (Some(usage), _) if is_whole => self.cost(usage),
-            // Whoever got nothing pays nothing.
-            (None, _) if meter.events == 0 && !meter.has_overlong => Amount::ZERO,
+            // An upstream that fails, or ends a stream before it has begun, has earned nothing; a client that does not wait
+            // for the first event has had it read its input.
+            (None, _) if meter.is_empty() && (meter.has_failed || then == Then::Close) => Amount::ZERO,
             (usage, MissingUsage::Count) if !meter.has_overlong => {
                 let input = self.job.as_ref().map_or(0, |job| job.input);
                 let told = usage.unwrap_or(Usage { input, ..Usage::default() });
@@ -236,8 +308,10 @@ impl Payment {
                 let pursuit = Pursuit::new(context, &payment);
                 payment.ask_to_settle(context, then, pursuit)
             }
-            _ if charge == Amount::ZERO => {
-                payment.ask_ledger(Operation::Open, |payment| Exchange::Recording(payment, then, None))
+            Then::Deliver { keeps_cache_control } if charge == Amount::ZERO => {
+                let edits = payment.receipt(&payment.receipt_of_service(context, None), keeps_cache_control);
+                // Nothing was paid, so the payment is as good as before, and takes no place.
+                payment.finish(Some(Operation::Release), Outcome::Served, "", None, Stream::Deliver(edits))
             }
             _ => payment.begin_settlement(context, then),
         }
@@ -248,13 +322,17 @@ impl Payment {
             Then::Close => Stream::Finish(Tail::receipt(context, &self, None)),
             _ => Stream::Hold,
         };
-        self.finish(None, Outcome::Served, "", None, stream)
+        self.finish(Some(Operation::Release), Outcome::Served, "", None, stream)
     }
 
     /// The response cannot be priced. Nobody is billed blindly, and nothing is given away.
-    fn unbillable(self, reason: &str) -> Next {
-        let operation = self.release();
-        self.end(Some(operation), Outcome::UpstreamFailed, reason, Reply::error(502, reason))
+    fn unbillable(self, transaction: Option<TransactionId>, reason: &str) -> Next {
+        let outcome = match transaction {
+            None => Outcome::UpstreamFailed,
+            Some(_) => Outcome::SettledUpstreamFailed,
+        };
+        let stream = Stream::Reply(Reply::error(502, reason));
+        self.finish(Some(Operation::Release), outcome, reason, transaction, stream)
     }
 
     /// What the upstream itself says of the charge, if it may.
@@ -290,7 +368,7 @@ impl Payment {
     /// Whether what it has been charged is good for the very same request alone. Then it may come again; where nobody can
     /// tell whether a request is the same, it has bought what it was charged for, delivered or not.
     pub(super) fn is_bound(&self) -> bool {
-        !self.is_metered() || self.job.as_ref().is_some_and(|job| job.mark.is_some())
+        !self.is_metered() || self.job.as_ref().is_some_and(|job| job.is_read_whole)
     }
 
     /// What a response gets that is paid for later: it is as private as one that is paid for already.

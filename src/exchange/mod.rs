@@ -10,6 +10,7 @@ mod meter;
 mod payment;
 mod quote;
 mod receive;
+mod recoveries;
 mod reply;
 mod request;
 mod settlement;
@@ -29,6 +30,7 @@ pub use log_text::LogText;
 pub use meter::Meter;
 pub use payment::Payment;
 pub use receive::Reading;
+pub use recoveries::{Recoveries, Shed};
 pub use reply::Reply;
 pub use request::RequestHead;
 pub use settlement::{Awaits, Pursuit, Recovery};
@@ -163,9 +165,24 @@ pub struct Tail {
     pub trailers: Vec<(&'static str, String)>,
 }
 
+/// What the filter has done about a request before it is shown its head.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub enum Seen {
+    /// Nothing.
+    #[default]
+    Never,
+    /// Another instance of the filter in the same chain has just let it through, for a route that is not free.
+    Here,
+    /// The filter has let it through for this route, and the proxy has begun it anew by itself: an internal redirect.
+    Before(String),
+}
+
 /// Changes to the head of a request.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RequestEdits {
+    /// The route that is not free for which the request goes on: to be noted where no client can write, so that the request is
+    /// [`Seen`] should it come by again.
+    pub passes_for: Option<Arc<str>>,
     /// Headers to remove.
     pub remove: Vec<String>,
     /// Headers to set.
@@ -215,7 +232,8 @@ impl Record {
             add("payer", &visitor.to_string());
         }
         if let Some(payment) = &self.payment {
-            add("payer", &payment.payer.to_string());
+            // Whoever is named by a payment that nobody has proven has not paid, and may know nothing of it.
+            add(if payment.is_proven { "payer" } else { "unproven_from" }, &payment.payer.to_string());
             add("scheme", &payment.scheme);
             add("network", &payment.network);
             add("amount", &payment.amount);
@@ -262,8 +280,11 @@ impl SettlementResult {
 /// A payment, for logs and for the upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PaymentRecord {
-    /// Who paid.
+    /// Who paid, or is said to pay.
     pub payer: Payer,
+    /// Whether the payment was proven: its signature was checked, or the facilitator has verified it. Nobody is called the
+    /// payer of one that was not.
+    pub is_proven: bool,
     /// Who is paid.
     pub pay_to: String,
     /// `exact`, `upto`, …
@@ -307,6 +328,8 @@ pub enum Outcome {
     Abandoned,
     /// The client left in the middle of a stream, and has paid for what it got.
     Billed,
+    /// The proxy has begun the request anew after the filter let it through, and it was stopped.
+    Redirected,
     /// The money has moved, and the response is on its way.
     Served,
 }
@@ -328,6 +351,7 @@ impl Outcome {
             Self::SettledUpstreamFailed => "settled_upstream_failed",
             Self::Abandoned => "abandoned",
             Self::Billed => "billed",
+            Self::Redirected => "redirected",
             Self::Served => "served",
         }
     }
@@ -352,6 +376,8 @@ pub enum Exchange {
     Pricing(Box<Reading>),
     /// The claim is asked for.
     Claiming(Payment),
+    /// The claim is asked for that the same payment has left behind.
+    Resuming(Payment),
     /// The payment is this request's, and has a name, whose claim is asked for.
     Naming(Payment, Answer),
     /// `/verify` is asked.
@@ -363,13 +389,14 @@ pub enum Exchange {
     /// The facilitator is asked to settle, and where need be the chain whether it did.
     Settling(Payment, Then, Pursuit),
     /// The money has moved, and the ledger is told.
-    Recording(Payment, Then, Option<TransactionId>),
+    Recording(Payment, Then, TransactionId),
     /// The facilitator names the transaction that has moved the money, and the ledger is asked whether that is news.
     Pinning(Payment, Then, TransactionId),
     /// The money has moved, and the upstream has the request.
     Redeeming(Payment, TransactionId),
-    /// The response's body is awaited, which tells what was used.
-    Weighing(Payment, Then),
+    /// The response's body is awaited, which tells what was used. Where an earlier try has settled the payment, by this
+    /// transaction.
+    Weighing(Payment, Then, Option<TransactionId>),
     /// The ledger is told that the payment buys a stream.
     Opening(Payment, Box<Meter>, Then),
     /// The response streams, and is counted.
@@ -416,6 +443,16 @@ pub struct Context<'a> {
     pub draw: u64,
     /// Random bytes that no client can know, the same for as long as the ledger lives.
     pub secret: [u8; 32],
+    /// When the ledger began: what was before, it does not know, nor what an earlier process of the same proxy does while that
+    /// one ends.
+    pub ledger_since: UnixTime,
+}
+
+impl Context<'_> {
+    /// Whether a payment that was first seen then can have been used by way of this ledger alone.
+    fn is_exclusive_since(&self, seen: UnixTime) -> bool {
+        self.config.ledger_exclusive_after.is_some_and(|seconds| seen >= self.ledger_since.plus(seconds))
+    }
 }
 
 /// The state after a step, and what is to be done.
@@ -423,8 +460,16 @@ pub type Next = (Exchange, Effects);
 
 impl Exchange {
     /// Takes a request in.
-    pub fn start(context: Context<'_>, head: &RequestHead) -> Next {
+    pub fn start(context: Context<'_>, head: &RequestHead, seen: Seen) -> Next {
         let config = context.config;
+        match seen {
+            Seen::Here => {
+                return Effects { stream: Stream::Forward(RequestEdits::default()), ..Effects::default() }.and_over();
+            }
+            Seen::Before(route) => return redirected(&route),
+            Seen::Never if head.is_redirected() => return redirected(UNKNOWN_ROUTE),
+            Seen::Never => {}
+        }
         match head.with_target(|target| config.table.decide(target)) {
             Decision::Ambiguous => Effects::reply(Reply::error(400, AMBIGUOUS_PATH)).and_over(),
             Decision::Unmatched if config.is_discoverable && catalogue::is_asked(head) => {
@@ -437,9 +482,10 @@ impl Exchange {
             Decision::Priced(_) if head.is_preflight() && config.admits_origin(&head.text("origin")) => {
                 Effects::reply(Reply::leave(head)).and_over()
             }
-            Decision::Priced(_) if head.is_preflight() => {
-                let (_, effects) = pass(config, head);
-                (Self::Preflight, effects)
+            Decision::Priced(index) if head.is_preflight() => {
+                let passes_for = config.routes.get(index).map(|route| Arc::clone(&route.label));
+                let edits = RequestEdits { passes_for, remove: head.unwanted(config, None), set: Vec::new() };
+                (Self::Preflight, Effects { stream: Stream::Forward(edits), ..Effects::default() })
             }
             Decision::Priced(index) => {
                 match config.routes.get(index).and_then(|route| Some((route, route.terms.as_ref()?))) {
@@ -466,12 +512,13 @@ impl Exchange {
             (Self::Admitting(visit), Event::Ledger(answer)) => visit.on_nonce(context, answer),
             (Self::Visiting, Event::Upstream(head)) => Visit::on_response(&head),
             (Self::Claiming(payment), Event::Ledger(answer)) => payment.on_claim(context, answer),
+            (Self::Resuming(payment), Event::Ledger(answer)) => payment.on_taken(context, answer),
             (Self::Naming(payment, claimed), Event::Ledger(answer)) => payment.on_named(context, claimed, answer),
             (Self::Verifying(payment), Event::Callout(answer)) => payment.on_verification(context, &answer),
             (Self::Serving(payment), Event::Upstream(head)) => payment.on_response(context, &head),
-            (Self::Weighing(payment, then), Event::ResponseBody(body)) => {
+            (Self::Weighing(payment, then, transaction), Event::ResponseBody(body)) => {
                 let body = if let Body::Whole(bytes) = &body { Some(bytes.as_slice()) } else { None };
-                payment.on_weighed(context, then, body)
+                payment.on_weighed(context, then, transaction, body)
             }
             (Self::Opening(payment, meter, then), Event::Ledger(answer)) => payment.on_opened(meter, then, answer),
             (Self::Metering(payment, meter), Event::ResponseChunk { bytes, is_last }) => {
@@ -513,7 +560,7 @@ impl Exchange {
     pub fn recover(context: Context<'_>, recovery: Recovery) -> Next {
         let payment = recovery.payment;
         if payment.is_billed {
-            let unheard = Unheard { named: recovery.named, since: payment.since };
+            let unheard = Unheard { named: recovery.named, since: payment.since, charge: payment.charge };
             return payment.pursue(context, Then::Bill, unheard);
         }
         let until = payment.surely_settled(context);
@@ -542,18 +589,22 @@ impl Exchange {
     /// The request ended before the filter was done with it: its client has gone.
     fn end(self) -> Next {
         let (ledger, shadow) = match self {
+            // Nobody is there any more to get what was paid for, and the log should say so.
+            Self::Redeeming(payment, transaction) | Self::Weighing(payment, _, Some(transaction)) => {
+                return payment.abandon(transaction);
+            }
             // The settlement goes on, and its answer is still worth hearing.
             Self::Settling(payment, then, pursuit) => {
                 let then = if matches!(then, Then::Close | Then::Bill) { Then::Bill } else { Then::Keep };
                 return (Self::Settling(payment, then, pursuit), Effects::default());
             }
             Self::Claiming(payment)
+            | Self::Resuming(payment)
             | Self::Naming(payment, _)
             | Self::Verifying(payment)
             | Self::Serving(payment)
-            | Self::Weighing(payment, _)
-            | Self::BeginningSettlement(payment, _)
-            | Self::Redeeming(payment, _) => (Some((payment.key, payment.release())), payment.name),
+            | Self::Weighing(payment, _, None)
+            | Self::BeginningSettlement(payment, _) => (Some((payment.key, Operation::Release)), payment.name),
             Self::Pinning(payment, _, transaction) => {
                 (Some((payment.key, Operation::Forget { named: Some(transaction) })), payment.name)
             }
@@ -597,10 +648,21 @@ impl Exchange {
 
 const AMBIGUOUS_PATH: &str = "this path can be read in more than one way; send it without encoded separators, dot segments, backslashes or control characters";
 
+/// Of what the log calls the route of a request that came by before, where only its headers tell that it did.
+const UNKNOWN_ROUTE: &str = "-";
+
+/// Stops a request that the proxy has begun anew after it was let through. What it would get now is not what was paid for, and
+/// to ask for a payment would be to ask twice.
+fn redirected(route: &str) -> Next {
+    const REASON: &str = "internal_redirect";
+    let error = "the upstream redirected this request inside the proxy, which does not go with what is paid for";
+    Effects::end_with(&route.into(), Outcome::Redirected, REASON, Reply::error(502, error))
+}
+
 /// Lets a request through that has nothing to pay.
 fn pass(config: &Config, head: &RequestHead) -> Next {
     let remove = head.unwanted(config, None);
-    let edits = RequestEdits { remove, set: Vec::new() };
+    let edits = RequestEdits { passes_for: None, remove, set: Vec::new() };
     Effects { stream: Stream::Forward(edits), ..Effects::default() }.and_over()
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::reply::EXPOSED;
+use super::request::PAYMENT_ID;
 use super::visit::Place;
 use super::{
     Call, Context, Effects, Exchange, Next, Outcome, PaymentRecord, Record, Reply, RequestEdits, ResponseEdits,
@@ -10,15 +11,15 @@ use super::{
 };
 use crate::chain::Transfer;
 use crate::config::{Offer, Settle, Terms, Verify};
+use crate::evm::keccak256;
 use crate::facilitator::{self, CalloutAnswer, Question, Unknown, Verification};
-use crate::ledger::{Answer, Operation, PaymentKey, SignatureMark};
+use crate::ledger::{Answer, Binding, Operation, PaymentKey};
 use crate::money::Amount;
 use crate::price::request::Job;
-use crate::scheme::Judgement;
+use crate::scheme::{Judgement, Refusal};
 use crate::time::UnixTime;
 use crate::x402::offer_receipt::OFFER_RECEIPT;
 use crate::x402::payment::Payer;
-use crate::x402::requirement::TransferMethod;
 use crate::x402::terms::{EntryV1, Resource};
 use crate::x402::{Receipt, Requirement, TransactionId, Version, reason};
 
@@ -40,7 +41,11 @@ pub struct Payment {
     pub(super) offer: Arc<Offer>,
     pub(super) key: PaymentKey,
     pub(super) payer: Payer,
-    /// The key of the name that its payer gave it, where that counts.
+    /// Who says that it is one.
+    pub(super) proof: Proof,
+    /// The name that its client gave it.
+    pub(super) identifier: Option<String>,
+    /// The key of that name, once it counts: a name is its payer's own, so there has to be one.
     pub(super) name: Option<PaymentKey>,
     /// The end of its validity, and so of its place in the ledger.
     pub(super) expires: UnixTime,
@@ -51,7 +56,12 @@ pub struct Payment {
     /// What it moves, from whom to whom, where a chain can be asked about it.
     pub(super) transfer: Option<Transfer>,
     pub(super) standing: Standing,
-    pub(super) signature: SignatureMark,
+    /// What ties a claim to this payment, and once it is bound to this request.
+    pub(super) binding: Binding,
+    /// The body that it is yet to be bound to. To hash one takes long, so that comes when the payment is proven.
+    pub(super) unbound: Option<Arc<[u8]>>,
+    /// The method of the request, and its URL as the client wrote it: [`Self::url`] may be the same for several.
+    pub(super) asked: [String; 2],
     /// What it buys a right to come back to, where it does.
     pub(super) place: Option<Place>,
     /// The version of the protocol that the client speaks, and the facilitator is spoken to in.
@@ -70,12 +80,22 @@ pub struct Payment {
     pub(super) charge: Option<Amount>,
     /// The filter asked for the usage at the end of the stream in the client's stead.
     pub(super) hides_usage: bool,
-    /// An earlier request asked for settlement, and nobody knows what came of it.
-    pub(super) was_unknown: bool,
-    /// The transfer that the facilitator named then.
-    pub(super) earlier: Option<TransactionId>,
     /// It has bought a stream already, and is to be settled whoever waits.
     pub(super) is_billed: bool,
+}
+
+/// Who says that a payment is one, and of whom. What is not proven reaches neither `/settle` nor the upstream, its claim is a
+/// short one, and nobody is called its payer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Proof {
+    /// Nobody yet.
+    None,
+    /// The filter has checked its signature.
+    Signature,
+    /// The facilitator: `/verify` said yes.
+    Facilitator,
+    /// The ledger: the same payment, to the letter, was proven before.
+    Ledger,
 }
 
 /// How a payment stands that meets its terms.
@@ -83,8 +103,9 @@ pub struct Payment {
 pub(super) enum Standing {
     /// It may be settled.
     Good(Judgement),
-    /// It came too late to be settled; all else is in order. It still buys what it has been settled for.
-    Expired,
+    /// It can be settled no more, or for longer than the terms say; all else is in order. It still buys what it has been
+    /// settled for.
+    OutOfTime(Refusal),
     /// It is in order, and was made for terms that are not these.
     ForOtherTerms,
     /// Its payer may buy nothing here. It still buys what it has been settled for.
@@ -92,9 +113,11 @@ pub(super) enum Standing {
 }
 
 impl PaymentRecord {
-    pub(super) fn new(payer: Payer, requirement: &Requirement) -> Self {
+    /// A payment that is said to be by `payer`.
+    pub(super) fn unproven(payer: Payer, requirement: &Requirement) -> Self {
         Self {
             payer,
+            is_proven: false,
             pay_to: requirement.pay_to().into_owned(),
             scheme: requirement.scheme.as_str().to_owned(),
             network: requirement.network.to_string(),
@@ -107,38 +130,79 @@ impl PaymentRecord {
 
 impl Payment {
     pub(super) fn claim(self, context: Context<'_>) -> Next {
-        let (until, signature) = (self.surely_served(context), self.signature);
-        let operation = match self.standing {
-            Standing::Good(_) => Operation::Claim { expires: self.expires, until, signature },
-            Standing::Expired | Standing::Unwelcome => Operation::Resume { until, signature },
-            Standing::ForOtherTerms => Operation::Look,
-        };
-        self.ask_ledger(operation, Exchange::Claiming)
+        let expires = self.expires;
+        match self.standing {
+            Standing::Good(_) if self.is_proven() => {
+                let payment = self.bound();
+                let (until, binding) = (payment.surely_served(context), payment.binding);
+                payment.ask_ledger(Operation::Claim { expires, until, binding, is_proven: true }, Exchange::Claiming)
+            }
+            Standing::Good(_) => {
+                let (until, binding) = (surely_verified(context), self.binding);
+                self.ask_ledger(Operation::Claim { expires, until, binding, is_proven: false }, Exchange::Claiming)
+            }
+            Standing::OutOfTime(_) | Standing::Unwelcome => self.resume(context),
+            Standing::ForOtherTerms => self.ask_ledger(Operation::Look, Exchange::Claiming),
+        }
+    }
+
+    /// Asks for the claim that this very payment has left behind.
+    fn resume(self, context: Context<'_>) -> Next {
+        let payment = self.bound();
+        let (until, binding) = (payment.surely_served(context), payment.binding);
+        payment.ask_ledger(Operation::Resume { until, binding }, Exchange::Resuming)
+    }
+
+    /// The same bound to its request, where what it is charged is good for that alone.
+    fn bound(mut self) -> Self {
+        if let Some(body) = self.unbound.take() {
+            let [method, url] = &self.asked;
+            let parts = [method.as_bytes(), url.as_bytes(), &keccak256(&body)];
+            self.binding = self.binding.and(&parts);
+        }
+        self
     }
 
     pub(super) fn on_claim(self, context: Context<'_>, answer: Answer) -> Next {
-        let is_claimed = matches!(answer, Answer::Granted | Answer::GrantedUnknown(_) | Answer::GrantedSettled(_));
-        match self.name {
-            Some(name) if is_claimed => {
-                let (until, signature) = (self.surely_served(context), self.key.mark());
-                let ledger = Some((name, Operation::Claim { expires: self.expires, until, signature }));
-                (Exchange::Naming(self, answer), Effects { ledger, ..Effects::default() })
-            }
-            _ => self.on_claimed(context, answer),
+        match answer {
+            Answer::Waiting if matches!(self.standing, Standing::Good(_)) && !self.is_proven() => self.resume(context),
+            _ => self.on_taken(context, answer),
         }
+    }
+
+    /// The ledger has said whether the claim is this request's, new or left behind.
+    pub(super) fn on_taken(mut self, context: Context<'_>, answer: Answer) -> Next {
+        if matches!(answer, Answer::GrantedUnknown(_) | Answer::GrantedSettled(..)) && !self.is_proven() {
+            self.proof = Proof::Ledger;
+        }
+        if !is_granted(answer) || !self.is_proven() {
+            return self.on_claimed(context, answer);
+        }
+        let name = self.identifier.as_deref().filter(|_| self.payer != Payer::Unknown);
+        let Some(name) = name.map(|name| PaymentKey::of_identifier(&self.payer.to_string(), name)) else {
+            return self.on_claimed(context, answer);
+        };
+        let (until, binding) = (self.surely_served(context), self.key.binding());
+        let ledger = Some((name, Operation::Claim { expires: self.expires, until, binding, is_proven: true }));
+        let named = Self { name: Some(name), ..self };
+        (Exchange::Naming(named, answer), Effects { ledger, ..Effects::default() })
+    }
+
+    /// Whether anybody says that the payment is one.
+    pub(super) const fn is_proven(&self) -> bool {
+        !matches!(self.proof, Proof::None)
     }
 
     /// The ledger has said whether the payment's name is its own. What a payment that came before has bought under that
     /// name is not sold again.
     pub(super) fn on_named(self, context: Context<'_>, claimed: Answer, answer: Answer) -> Next {
-        let is_own = matches!(answer, Answer::Granted | Answer::GrantedUnknown(_) | Answer::GrantedSettled(_));
         // A payment that may have moved money goes on: it was the first.
-        if is_own || claimed != Answer::Granted {
+        if is_granted(answer) || claimed != Answer::Granted {
             return self.on_claimed(context, claimed);
         }
         let payment = Self { name: None, ..self };
         match answer {
-            Answer::InFlight | Answer::Spent => {
+            Answer::InFlight | Answer::Spent | Answer::Exhausted => {
                 let reply = Reply::error(409, "another payment has come with this payment-identifier");
                 payment.end(Some(Operation::Release), Outcome::Refused, "payment_identifier_conflict", reply)
             }
@@ -157,7 +221,11 @@ impl Payment {
         match answer {
             Answer::Granted => self.on_granted(context),
             Answer::GrantedUnknown(unheard) => self.pursue(context, Then::Forward, unheard),
-            Answer::GrantedSettled(transaction) => self.forward(Some(transaction)),
+            Answer::GrantedSettled(transaction, charge) => Self { charge, ..self }.forward(Some(transaction)),
+            Answer::Exhausted => {
+                let error = "this payment has settled, and its response was fetched as often as it may be for a client that did not wait for it";
+                self.end(None, Outcome::Spent, "max_redemptions", Reply::error(409, error))
+            }
             Answer::InFlight => self.end(None, Outcome::InFlight, "", Reply::in_flight()),
             Answer::Waiting => {
                 let reply = Reply::error(
@@ -172,13 +240,7 @@ impl Payment {
                 self.end(None, Outcome::Overloaded, "the ledger is full", reply)
             }
             Answer::NotHeld => match self.standing {
-                Standing::Expired => {
-                    let reason = match self.offer.requirement.evm().map(|evm| evm.transfer_method) {
-                        Some(TransferMethod::Permit2) => reason::PERMIT2_DEADLINE,
-                        _ => reason::VALID_BEFORE,
-                    };
-                    self.refuse(context, None, Outcome::Refused, reason)
-                }
+                Standing::OutOfTime(refusal) => self.refuse(context, None, Outcome::Refused, &refusal.to_string()),
                 Standing::Unwelcome => {
                     self.end(None, Outcome::Refused, UNWELCOME, Reply::error(403, "this payer may not buy here"))
                 }
@@ -194,28 +256,27 @@ impl Payment {
     fn on_granted(self, context: Context<'_>) -> Next {
         let trusts_the_filter = context.config.facilitator.verify == Verify::Local;
         let is_valid = self.standing == Standing::Good(Judgement::Valid);
-        match self.terms.settle {
-            Settle::Before => self.begin_settlement(context, Then::Forward),
-            Settle::Concurrent => self.begin_settlement(context, Then::Join),
+        match (self.terms.settle, self.proof) {
+            (_, Proof::None) => self.ask_facilitator(context, Question::Verify, Exchange::Verifying),
+            (Settle::Before, _) => self.begin_settlement(context, Then::Forward),
+            (Settle::Concurrent, _) => self.begin_settlement(context, Then::Join),
+            (Settle::After, Proof::Facilitator) => self.forward(None),
             // What leaves before it is settled has to be verified by who can see the payer's money.
-            Settle::After if trusts_the_filter && is_valid && !self.is_metered() => self.forward(None),
-            Settle::After => self.ask_facilitator(context, Question::Verify, Exchange::Verifying),
+            (Settle::After, _) if trusts_the_filter && is_valid && !self.is_metered() => self.forward(None),
+            (Settle::After, _) => self.ask_facilitator(context, Question::Verify, Exchange::Verifying),
         }
     }
 
-    /// What the ledger is told of a request that is over and delivered nothing.
-    pub(super) const fn release(&self) -> Operation {
-        if self.was_unknown { Operation::Forget { named: self.earlier } } else { Operation::Release }
-    }
-
     pub(super) fn on_verification(mut self, context: Context<'_>, answer: &CalloutAnswer) -> Next {
-        let release = Some(self.release());
-        let verification = facilitator::read_verification(answer, &self.payer);
-        self.learn_payer(answer);
-        match verification {
-            // It may have settled, and be refused for that very reason.
-            Verification::Invalid(_) if self.was_unknown => self.end_unknown(release, Unknown::MaybeSettledBefore),
-            Verification::Valid => self.forward(None),
+        let release = Some(Operation::Release);
+        match facilitator::read_verification(answer, &self.payer) {
+            Verification::Valid => {
+                self.learn_payer(answer);
+                let was_proven = self.is_proven();
+                self.proof = Proof::Facilitator;
+                // Only now does it take the place in the ledger that a payment has, if it is still to be had.
+                if was_proven { self.on_granted(context) } else { self.claim(context) }
+            }
             Verification::Invalid(reason) => self.refuse(context, release, Outcome::Refused, &reason),
             Verification::Unknown(unknown) => self.end_unknown(release, unknown),
         }
@@ -232,8 +293,7 @@ impl Payment {
         if head.is_error() {
             let remove = if head.settlement_overrides.is_some() { vec![SETTLEMENT_OVERRIDES] } else { Vec::new() };
             let stream = Stream::Deliver(ResponseEdits { remove, ..ResponseEdits::default() });
-            let release = self.release();
-            return self.finish(Some(release), Outcome::UpstreamFailed, "", None, stream);
+            return self.finish(Some(Operation::Release), Outcome::UpstreamFailed, "", None, stream);
         }
         if self.is_metered() {
             return self.on_response_to_meter(context, head);
@@ -250,9 +310,21 @@ impl Payment {
             return self.finish(Some(Operation::Release), outcome, "", Some(transaction), stream);
         }
         let then = Then::Deliver { keeps_cache_control };
-        self.ask_ledger(Operation::Spend { transaction }, |payment| {
-            Exchange::Recording(payment, then, Some(transaction))
-        })
+        if self.is_metered() {
+            self.on_response_to_redeem(then, transaction, head)
+        } else {
+            self.spend(then, transaction)
+        }
+    }
+
+    /// The client did not wait for what it has paid for. It may come again.
+    pub(super) fn abandon(self, transaction: TransactionId) -> Next {
+        self.finish(Some(Operation::Abandon), Outcome::Abandoned, "", Some(transaction), Stream::Hold)
+    }
+
+    /// The response that was paid for is there.
+    pub(super) fn spend(self, then: Then, transaction: TransactionId) -> Next {
+        self.ask_ledger(Operation::Spend { transaction }, |payment| Exchange::Recording(payment, then, transaction))
     }
 
     pub(super) fn forward(self, transaction: Option<TransactionId>) -> Next {
@@ -269,14 +341,15 @@ impl Payment {
         let requirement = &self.offer.requirement;
         let payer = Some(("x-x402-payer", self.payer.to_string())).filter(|_| self.payer != Payer::Unknown);
         let mut set: Vec<_> = payer.into_iter().collect();
+        set.push((PAYMENT_ID, self.key.to_hex()));
         set.push(("x-x402-network", requirement.network.to_string()));
         set.push(("x-x402-amount", requirement.amount.to_string()));
         set.extend(transaction.map(|hash| ("x-x402-transaction", hash.to_string())));
-        if self.is_metered() && transaction.is_none() && self.terms.tariff.is_some() {
+        if self.is_metered() && self.terms.tariff.is_some() {
             // What is compressed cannot be counted.
             set.push(("accept-encoding", "identity".to_owned()));
         }
-        RequestEdits { remove: self.unwanted.clone(), set }
+        RequestEdits { passes_for: Some(Arc::clone(&self.route)), remove: self.unwanted.clone(), set }
     }
 
     /// What the response gets beside what the upstream said.
@@ -334,7 +407,9 @@ impl Payment {
 
     /// The payment, for logs.
     pub(super) fn record(&self) -> PaymentRecord {
-        let mut record = PaymentRecord::new(self.payer.clone(), &self.offer.requirement);
+        let is_proven = self.is_proven();
+        let mut record =
+            PaymentRecord { is_proven, ..PaymentRecord::unproven(self.payer.clone(), &self.offer.requirement) };
         if let Some(charge) = self.charge {
             record.amount = charge.to_string();
         }
@@ -385,6 +460,17 @@ impl Payment {
     pub(super) fn surely_served(&self, context: Context<'_>) -> UnixTime {
         self.surely_settled(context).plus(self.offer.requirement.max_timeout_seconds)
     }
+}
+
+/// Whether the claim is this request's.
+const fn is_granted(answer: Answer) -> bool {
+    matches!(answer, Answer::Granted | Answer::GrantedUnknown(_) | Answer::GrantedSettled(..))
+}
+
+/// When a request has surely heard whether its payment is one.
+fn surely_verified(context: Context<'_>) -> UnixTime {
+    const SLACK_SECONDS: u64 = 2;
+    context.now.plus(context.config.facilitator.service.timeout_seconds()).plus(SLACK_SECONDS)
 }
 
 /// Keeps a response that was paid for out of shared caches.

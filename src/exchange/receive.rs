@@ -2,18 +2,17 @@
 
 use std::sync::Arc;
 
-use super::payment::Standing;
+use super::payment::{Proof, Standing};
 use super::quote::{Asked, Price};
-use super::visit::Place;
+use super::visit::{self, Place};
 use super::{
     Body, Call, Context, Effects, Exchange, Next, Outcome, Payment, PaymentRecord, Record, Reply, RequestHead,
     ShownUrl, Stream,
 };
 use crate::chain::Transfer;
 use crate::config::{Offer, Terms};
-use crate::evm::keccak256;
 use crate::facilitator::CalloutAnswer;
-use crate::ledger::{PaymentKey, SignatureMark};
+use crate::ledger::{Binding, PaymentKey};
 use crate::price::PriceError;
 use crate::price::request::Job;
 use crate::scheme::{self, Judgement};
@@ -76,6 +75,8 @@ pub struct Reading {
     job: Option<Job>,
     /// The body with the wish for usage, where the filter adds it.
     rewrite: Option<Vec<u8>>,
+    /// The body, where a payment may have to be bound to it.
+    body: Option<Arc<[u8]>>,
 }
 
 impl Reading {
@@ -112,7 +113,14 @@ impl Reading {
     }
 
     fn new(head: &RequestHead, route: &Arc<str>, terms: &Arc<Terms>) -> Self {
-        Self { head: head.clone(), route: Arc::clone(route), terms: Arc::clone(terms), job: None, rewrite: None }
+        Self {
+            head: head.clone(),
+            route: Arc::clone(route),
+            terms: Arc::clone(terms),
+            job: None,
+            rewrite: None,
+            body: None,
+        }
     }
 
     pub(super) fn on_body(mut self, context: Context<'_>, body: Body) -> Next {
@@ -127,7 +135,10 @@ impl Reading {
         };
         match tariff.job(&body) {
             Ok(job) => {
-                self.rewrite = self.wants_usage().then(|| tariff.with_wish_for_usage(&job, &body)).flatten();
+                if self.wants_usage() && visit::pays(&self.head) {
+                    self.rewrite = tariff.with_wish_for_usage(&job, &body);
+                    self.body = Some(body.into());
+                }
                 self.price(context, Some(job))
             }
             Err(error) => refuse(&self.route, 400, &error.to_string()),
@@ -175,8 +186,9 @@ impl Reading {
             let reason = "no entry of this route can be offered: the facilitator has not said that it supports one, or nobody has said who is paid";
             return self.overloaded("no way to pay is open at the moment", reason);
         }
-        let (exchange, effects) = Payment::receive(context, head, route, &quoted, job.clone());
-        let is_upto = matches!(&exchange, Exchange::Claiming(payment) if payment.is_metered());
+        let (exchange, effects) = Payment::receive(context, head, route, &quoted, job.clone(), self.body.clone());
+        let is_upto =
+            matches!(&exchange, Exchange::Claiming(payment) | Exchange::Resuming(payment) if payment.is_metered());
         let rewrite = if is_upto { self.rewrite.take() } else { None };
         (exchange, Effects { rewrite, ..effects })
     }
@@ -201,6 +213,7 @@ impl Payment {
         route: &Arc<str>,
         terms: &Arc<Terms>,
         job: Option<Job>,
+        body: Option<Arc<[u8]>>,
     ) -> Next {
         let url = ShownUrl::of(context.config, head, terms);
         match read(context, head, terms) {
@@ -210,7 +223,9 @@ impl Payment {
                     route: Arc::clone(route),
                     terms: Arc::clone(terms),
                     key: known.key,
-                    name: identifier.map(|id| PaymentKey::of_identifier(&known.payer.to_string(), &id)),
+                    proof: known.proof,
+                    identifier,
+                    name: None,
                     payer: known.payer,
                     expires: known.expires,
                     settles_until: known.settles_until,
@@ -218,14 +233,9 @@ impl Payment {
                     transfer: known.transfer,
                     standing,
                     place: Place::of(context, head, route, terms),
-                    signature: match job.as_ref().and_then(|job| job.mark) {
-                        Some(mark) if is_metered => {
-                            let [a, b, c, d, e, f, g, h, ..] = keccak256(head.url().as_bytes());
-                            let place = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
-                            known.signature.for_request(mark ^ place)
-                        }
-                        _ => known.signature,
-                    },
+                    binding: known.binding,
+                    unbound: body.filter(|_| is_metered),
+                    asked: [head.text(":method"), head.url()],
                     version,
                     json,
                     url,
@@ -233,8 +243,6 @@ impl Payment {
                     recoveries: 0,
                     charge: None,
                     hides_usage: job.as_ref().is_some_and(|job| job.streams && !job.wants_usage),
-                    was_unknown: false,
-                    earlier: None,
                     is_billed: false,
                     job,
                     offer,
@@ -289,8 +297,9 @@ struct Read {
 /// What the filter goes by that deals with a payment, whatever moves the money.
 struct Known {
     payer: Payer,
+    proof: Proof,
     key: PaymentKey,
-    signature: SignatureMark,
+    binding: Binding,
     expires: UnixTime,
     settles_until: UnixTime,
     transfer: Option<Transfer>,
@@ -324,13 +333,13 @@ fn read_v2(context: Context<'_>, json: &[u8], terms: &Terms) -> Result<Read, Rej
             let method = evm.transfer_method;
             let payment = Signed::from_payload(received.payload, method)
                 .map_err(|error| Rejection::Payment(Version::V2, error))?;
-            let standing = if is_for_these {
+            let (standing, proof) = if is_for_these {
                 standing(context, &payment, &offer, evm)?
             } else {
                 for_other_terms(&payment, evm).ok_or(Rejection::NoMatch)?
             };
             let json = payment.to_wire(&received, &offer.requirement);
-            let known = Known::of_evm(context, &payment, &offer, evm);
+            let known = Known::of_evm(context, &payment, proof, &offer, evm);
             Read { version: Version::V2, standing, json, known, identifier: None, offer: Arc::clone(&offer) }
         }
         Rail::Foreign(foreign) => read_foreign(context, &received, &offer, foreign, is_for_these)?,
@@ -349,26 +358,31 @@ fn read_foreign(
     let payload = ForeignPayload::from_payload(received.payload, foreign.svm.is_some())
         .map_err(|error| Rejection::Payment(Version::V2, error))?;
     let requirement = &offer.requirement;
-    let payer = match &payload {
+    let (payer, proof) = match &payload {
         ForeignPayload::Svm(transaction) if is_for_these => {
             let terms = foreign.svm_terms(requirement.amount).ok_or(Rejection::NoMatch)?;
             match transaction.check(&terms) {
-                Ok(checked) => Payer::Foreign(checked.payer.to_string()),
-                Err(refusal) if refusal.may_be_smart_wallet() && foreign.takes_smart_wallets() => Payer::Unknown,
+                Ok(checked) => {
+                    let proof = if checked.facilitator_decides { Proof::None } else { Proof::Signature };
+                    (Payer::Foreign(checked.payer.to_string()), proof)
+                }
+                Err(refusal) if refusal.may_be_smart_wallet() && foreign.takes_smart_wallets() => {
+                    (Payer::Unknown, Proof::None)
+                }
                 Err(refusal) => {
-                    let record = PaymentRecord::new(Payer::Unknown, requirement);
+                    let record = PaymentRecord::unproven(Payer::Unknown, requirement);
                     return Err(Rejection::Refused(Box::new(record), refusal.to_string()));
                 }
             }
         }
-        _ => Payer::Unknown,
+        _ => (Payer::Unknown, Proof::None),
     };
     let standing = match is_for_these {
         false => Standing::ForOtherTerms,
         true if !context.config.payers.welcome(&payer) => Standing::Unwelcome,
         true => Standing::Good(Judgement::FacilitatorDecides),
     };
-    let known = Known::of_foreign(context, &payload, payer, requirement);
+    let known = Known::of_foreign(context, &payload, payer, proof, requirement);
     let json = payload.to_wire(received, requirement);
     Ok(Read { version: Version::V2, offer: Arc::clone(offer), standing, json, known, identifier: None })
 }
@@ -391,28 +405,34 @@ fn read_v1(context: Context<'_>, json: &[u8], terms: &Terms) -> Result<Read, Rej
     let mut first_refusal = None;
     for (offer, evm) in rails() {
         match standing(context, &payment, offer, evm) {
-            Ok(standing) => return Ok(Read::of_v1(context, &payment, offer, evm, standing)),
+            Ok(found) => return Ok(Read::of_v1(context, &payment, offer, evm, found)),
             Err(refusal) => first_refusal = first_refusal.or(Some(refusal)),
         }
     }
     // A payment for other terms may have been settled, when those were the terms here.
     match rails().find_map(|(offer, evm)| Some((offer, evm, for_other_terms(&payment, evm)?))) {
-        Some((offer, evm, standing)) => Ok(Read::of_v1(context, &payment, offer, evm, standing)),
+        Some((offer, evm, found)) => Ok(Read::of_v1(context, &payment, offer, evm, found)),
         None => Err(first_refusal.unwrap_or(Rejection::NoMatch)),
     }
 }
 
 impl Read {
-    fn of_v1(context: Context<'_>, payment: &Signed, offer: &Arc<Offer>, evm: &Evm, standing: Standing) -> Self {
+    fn of_v1(
+        context: Context<'_>,
+        payment: &Signed,
+        offer: &Arc<Offer>,
+        evm: &Evm,
+        (standing, proof): (Standing, Proof),
+    ) -> Self {
         let Requirement { scheme, .. } = &offer.requirement;
         let json = payment.to_wire_v1(scheme.as_str(), offer.requirement.network_in(Version::V1));
-        let known = Known::of_evm(context, payment, offer, evm);
+        let known = Known::of_evm(context, payment, proof, offer, evm);
         Self { version: Version::V1, json, offer: Arc::clone(offer), standing, known, identifier: None }
     }
 }
 
 impl Known {
-    fn of_evm(context: Context<'_>, payment: &Signed, offer: &Offer, evm: &Evm) -> Self {
+    fn of_evm(context: Context<'_>, payment: &Signed, proof: Proof, offer: &Offer, evm: &Evm) -> Self {
         let authorization = &payment.authorization;
         let requirement = &offer.requirement;
         let (payer, nonce) = (authorization.payer(), authorization.nonce());
@@ -421,7 +441,8 @@ impl Known {
         Self {
             payer: Payer::Evm(payer),
             key: PaymentKey::new(&requirement.network, evm.nonces_of(), payer, nonce),
-            signature: SignatureMark::new(&digest, &payment.signature),
+            proof,
+            binding: Binding::new(&[&digest, &payment.signature]),
             expires,
             settles_until: expires,
             transfer: Some(Transfer {
@@ -434,11 +455,18 @@ impl Known {
                 nonce,
                 valid_before: authorization.valid_before(),
                 since: context.now,
+                searched_to: None,
             }),
         }
     }
 
-    fn of_foreign(context: Context<'_>, payload: &ForeignPayload, payer: Payer, requirement: &Requirement) -> Self {
+    fn of_foreign(
+        context: Context<'_>,
+        payload: &ForeignPayload,
+        payer: Payer,
+        proof: Proof,
+        requirement: &Requirement,
+    ) -> Self {
         /// How long it is remembered what a payment has bought of which nobody knows here when it expires.
         const MEMORY_SECONDS: u64 = 24 * 60 * 60;
         let digest = payload.digest();
@@ -446,13 +474,13 @@ impl Known {
             ForeignPayload::Svm(transaction) => (svm::LIFETIME_SECONDS, transaction.encode()),
             ForeignPayload::Opaque(_) => (requirement.max_timeout_seconds, String::new()),
         };
-        // What the payload pays, nobody here may be able to read in it. What was settled under some terms must not be
-        // redeemed under dearer ones.
-        let signature = format!("{signature} {}", requirement.charges());
         Self {
             payer,
             key: PaymentKey::of_digest(&requirement.network, &digest),
-            signature: SignatureMark::new(&digest, signature.as_bytes()),
+            proof,
+            // What the payload pays, nobody here may be able to read in it. What was settled under some terms must not be
+            // redeemed under dearer ones.
+            binding: Binding::new(&[&digest, signature.as_bytes(), requirement.charges().as_bytes()]),
             expires: context.now.plus(MEMORY_SECONDS.max(requirement.max_timeout_seconds)),
             settles_until: context.now.plus(validity),
             transfer: None,
@@ -460,24 +488,33 @@ impl Known {
     }
 }
 
-/// How a payment stands that says to meet an offer.
-fn standing(context: Context<'_>, payment: &Signed, offer: &Offer, evm: &Evm) -> Result<Standing, Rejection> {
+/// How a payment stands that says to meet an offer, and who says that it is one.
+fn standing(context: Context<'_>, payment: &Signed, offer: &Offer, evm: &Evm) -> Result<(Standing, Proof), Rejection> {
     let payer = || Payer::Evm(payment.authorization.payer());
     match scheme::check(payment, &offer.requirement, evm, context.now) {
-        Ok(_) if !context.config.payers.welcome(&payer()) => Ok(Standing::Unwelcome),
-        Ok(judgement) => Ok(Standing::Good(judgement)),
-        Err(refusal) if refusal.is_expiry() => Ok(Standing::Expired),
+        Ok(judgement) if !context.config.payers.welcome(&payer()) => Ok((Standing::Unwelcome, judgement.into())),
+        Ok(judgement) => Ok((Standing::Good(judgement), judgement.into())),
+        Err(refusal) if refusal.is_of_time() => Ok((Standing::OutOfTime(refusal), Proof::None)),
         Err(refusal) => {
-            let record = PaymentRecord::new(payer(), &offer.requirement);
+            let record = PaymentRecord::unproven(payer(), &offer.requirement);
             Err(Rejection::Refused(Box::new(record), refusal.to_string()))
         }
     }
 }
 
 /// A payment in the asset of an offer that is signed, whatever it pays; `None` where it is not.
-fn for_other_terms(payment: &Signed, evm: &Evm) -> Option<Standing> {
-    scheme::check_signature(payment, evm).ok()?;
-    Some(Standing::ForOtherTerms)
+fn for_other_terms(payment: &Signed, evm: &Evm) -> Option<(Standing, Proof)> {
+    let judgement = scheme::check_signature(payment, evm).ok()?;
+    Some((Standing::ForOtherTerms, judgement.into()))
+}
+
+impl From<Judgement> for Proof {
+    fn from(judgement: Judgement) -> Self {
+        match judgement {
+            Judgement::Valid => Self::Signature,
+            Judgement::FacilitatorDecides => Self::None,
+        }
+    }
 }
 
 /// The one payment header that came, and the version of the protocol that it belongs to.

@@ -54,6 +54,11 @@ impl Reply {
         self
     }
 
+    /// The same with what a client gets to keep of a settlement.
+    pub(super) fn with_receipt(self, version: Version, receipt: &Receipt<'_>) -> Self {
+        self.with(version.receipt_header(), receipt.to_header())
+    }
+
     fn retry_later(self) -> Self {
         self.with("retry-after", RETRY_AFTER_SECONDS)
     }
@@ -130,7 +135,7 @@ impl Reply {
 
     /// The facilitator refused to settle. Nothing has moved.
     pub(super) fn settlement_refused(version: Version, receipt: &Receipt<'_>, reason: &str) -> Self {
-        Self::error(402, reason).with(version.receipt_header(), receipt.to_header())
+        Self::error(402, reason).with_receipt(version, receipt)
     }
 
     /// Nobody knows whether the money has moved or would move. Never terms: an honest client would pay again.

@@ -8,6 +8,12 @@ use crate::x402::sign_in::SIGN_IN_WITH_X;
 /// Headers by which the filter tells the upstream about the payment begin with this; clients may not set them.
 pub const IDENTITY_PREFIX: &str = "x-x402-";
 
+/// Tells the upstream the payment's key, the same for every try with one payment.
+pub(super) const PAYMENT_ID: &str = "x-x402-id";
+
+/// By which Envoy says what URL a request had before an internal redirect.
+const ORIGINAL_URL: &str = "x-envoy-original-url";
+
 /// Headers by which some upstreams let a client override the path or the method that the proxy saw.
 const OVERRIDES: [&str; 16] = [
     "x-original-url",
@@ -123,6 +129,19 @@ impl RequestHead {
             return Vec::new();
         }
         vec![("access-control-allow-origin", origin), ("vary", "origin".to_owned())]
+    }
+
+    /// Whether something has come by that only the filter or the proxy says of a request: then it may be one that the filter
+    /// has let through before.
+    pub fn may_be_seen(&self) -> bool {
+        self.0.iter().any(|(name, _)| name.starts_with(IDENTITY_PREFIX) || name == ORIGINAL_URL)
+    }
+
+    /// Whether the headers say that the filter has let it through before, and the proxy has begun it anew. A client that says
+    /// so itself is turned away, and nothing else.
+    pub(super) fn is_redirected(&self) -> bool {
+        let has = |is_it: fn(&str) -> bool| self.0.iter().any(|(name, _)| is_it(name));
+        has(|name| name == ORIGINAL_URL) && has(|name| name == PAYMENT_ID)
     }
 
     /// Whether its body is compressed, or encoded in another way.

@@ -8,21 +8,18 @@ use super::{
     Call, Context, Effects, Exchange, Next, Outcome, Payment, PaymentRecord, Reply, SettlementRecord, SettlementResult,
     Stream, Tail, Then, UpstreamHead,
 };
-use crate::chain::{Fate, Inquiry, Progress, Transfer};
+use crate::chain::{Fate, INQUIRY_QUESTIONS, Inquiry, Progress, Transfer, Unclear};
 use crate::config::Rpc;
 use crate::facilitator::{self, CalloutAnswer, Question, Settlement, Unknown};
 use crate::ledger::{Answer, Operation, PaymentKey, Unheard};
 use crate::scheme::MIN_LIFETIME_SECONDS;
 use crate::time::UnixTime;
 use crate::x402::payment::Payer;
-use crate::x402::requirement::{Rail, Scheme, TransferMethod};
+use crate::x402::requirement::{Rail, TransferMethod};
 use crate::x402::{TransactionId, Version, reason};
 
 /// Seconds between two questions of one pursuit.
 const PAUSE_SECONDS: u64 = 1;
-
-/// Questions to a node that one inquiry takes at most.
-const INQUIRY_QUESTIONS: u64 = 4;
 
 /// How far the pursuit of a settlement has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -66,13 +63,25 @@ pub struct Recovery {
     pub due: UnixTime,
 }
 
+impl Recovery {
+    /// Who pays.
+    pub(super) const fn payer(&self) -> &Payer {
+        &self.payment.payer
+    }
+
+    /// Whether it is the settlement of a stream that was delivered.
+    pub(super) const fn is_of_stream(&self) -> bool {
+        self.payment.is_billed
+    }
+}
+
 impl Pursuit {
     pub(super) fn new(context: Context<'_>, payment: &Payment) -> Self {
         Self {
             awaits: Awaits::Facilitator,
             until: payment.pursued_until(context),
-            named: payment.earlier,
-            may_have_settled: payment.was_unknown,
+            named: None,
+            may_have_settled: false,
             is_promised: false,
             has_asked: false,
             unknown: Unknown::MaybeSettledBefore,
@@ -90,7 +99,7 @@ impl Pursuit {
 
 impl Payment {
     pub(super) fn begin_settlement(self, context: Context<'_>, then: Then) -> Next {
-        let operation = Operation::Settle { until: self.surely_settled(context) };
+        let operation = Operation::Settle { until: self.surely_settled(context), charge: self.charge };
         self.ask_ledger(operation, |payment| Exchange::BeginningSettlement(payment, then))
     }
 
@@ -110,24 +119,15 @@ impl Payment {
 
     /// Finds out what became of a settlement whose answer was not heard. The chain knows best, where it can be asked.
     pub(super) fn pursue(mut self, context: Context<'_>, then: Then, unheard: Unheard) -> Next {
-        let Unheard { named, since } = unheard;
+        let Unheard { named, since, charge } = unheard;
         self.since = since;
+        self.charge = charge;
         self.transfer = self.transfer.map(|transfer| Transfer { since, ..transfer });
         let pursuit = Pursuit { named, may_have_settled: true, ..Pursuit::new(context, &self) };
         match self.offer.rpc {
             Some(_) => self.ask_chain(context, then, pursuit),
-            None => self.ask_again(context, then, pursuit),
+            None => self.ask_to_settle(context, then, pursuit),
         }
-    }
-
-    /// The chain does not know better: the facilitator is asked once more. What a request of scheme `upto` was to be
-    /// charged is forgotten, so that it begins anew if its payment is still good.
-    fn ask_again(self, context: Context<'_>, then: Then, pursuit: Pursuit) -> Next {
-        if self.offer.requirement.scheme != Scheme::Upto || self.charge.is_some() {
-            return self.ask_to_settle(context, then, pursuit);
-        }
-        let payment = Self { was_unknown: true, earlier: pursuit.named, ..self };
-        payment.ask_facilitator(context, Question::Verify, Exchange::Verifying)
     }
 
     /// A callout that the pursuit waits for was answered.
@@ -222,7 +222,7 @@ impl Payment {
             Settlement::Refused(reason)
                 if reason == reason::NONCE_USED
                     && self.offer.rpc.is_some()
-                    && context.config.ledger_is_exclusive
+                    && context.is_exclusive_since(self.since)
                     && !then.is_over() =>
             {
                 self.ask_chain(context, then, Pursuit { unknown: Unknown::MaybeSettledBefore, ..pursuit })
@@ -238,7 +238,7 @@ impl Payment {
     }
 
     fn on_chain_answer(
-        self,
+        mut self,
         context: Context<'_>,
         then: Then,
         pursuit: Pursuit,
@@ -252,6 +252,10 @@ impl Payment {
             Progress::Ask(inquiry) => return self.inquire(context, then, pursuit, inquiry),
             Progress::Done(fate) => fate,
         };
+        // The next inquiry, of this request or in the background, goes on from there.
+        if let Fate::Unclear(Unclear::OutOfRange { searched_to }) = fate {
+            self.transfer = self.transfer.map(|transfer| Transfer { searched_to, ..transfer });
+        }
         let may_wait = context.now < pursuit.until;
         match fate {
             Fate::Settled(transaction) => self.on_settled(context, then, transaction.into()),
@@ -262,7 +266,7 @@ impl Payment {
                 (exchange, Effects { settlement, ..effects })
             }
             // An earlier request asked for the settlement, and it may be asked for again.
-            Fate::Open | Fate::Unclear(_) if !pursuit.has_asked => self.ask_again(context, then, pursuit),
+            Fate::Open | Fate::Unclear(_) if !pursuit.has_asked => self.ask_to_settle(context, then, pursuit),
             Fate::Unconfirmed(_) | Fate::Open | Fate::Unclear(_) => {
                 let (named, is_seen) = match fate {
                     Fate::Unconfirmed(transaction) => (Some(transaction.into()), true),
@@ -287,7 +291,7 @@ impl Payment {
     fn leave_unknown(self, context: Context<'_>, then: Then, pursuit: Pursuit, reason: &str) -> Next {
         // A stream that was delivered is to be settled, whoever waits; a response that was not is still owed for it.
         let is_billed = then.is_over();
-        let recovery = Self { is_billed, ..self.clone() }.recovery(context.now, pursuit.named);
+        let recovery = Self { is_billed, ..self.clone() }.recovery(context.now, pursuit);
         let operation = (!is_billed).then_some(Operation::Forget { named: pursuit.named });
         let reply = Reply::outcome_unknown(pursuit.unknown);
         let settlement = Some(SettlementRecord { payment: self.record(), result: SettlementResult::Unknown });
@@ -297,11 +301,15 @@ impl Payment {
 
     /// When to look into the payment again, if that can still bring anything to light: later and later, until the
     /// facilitator would refuse it, or where the chain can be asked, until that knows.
-    fn recovery(mut self, now: UnixTime, named: Option<TransactionId>) -> Option<Recovery> {
+    fn recovery(mut self, now: UnixTime, pursuit: Pursuit) -> Option<Recovery> {
         const LONGEST_PAUSE_SECONDS: u64 = 60;
         /// What the ledger forgets of itself, nobody needs to know.
         const MOST_ATTEMPTS: u32 = 24 * 60;
-        let pause = 1_u64.checked_shl(self.recoveries).unwrap_or(LONGEST_PAUSE_SECONDS).min(LONGEST_PAUSE_SECONDS);
+        let pause = match pursuit.unknown {
+            // Whoever has too much to do is not helped by more of it.
+            Unknown::Busy => LONGEST_PAUSE_SECONDS,
+            _ => 1_u64.checked_shl(self.recoveries).unwrap_or(LONGEST_PAUSE_SECONDS).min(LONGEST_PAUSE_SECONDS),
+        };
         self.recoveries = self.recoveries.saturating_add(1);
         let due = now.plus(pause);
         let can_settle = due.plus(MIN_LIFETIME_SECONDS) <= self.settles_until;
@@ -309,9 +317,7 @@ impl Payment {
         let chain_will_know = self.offer.rpc.is_some()
             && self.transfer.is_some_and(|transfer| transfer.method == TransferMethod::Eip3009);
         let is_worth_it = self.recoveries <= MOST_ATTEMPTS && (can_settle || chain_will_know);
-        // What a request of scheme `upto` would cost is known only once it is served again.
-        let has_charge = self.offer.requirement.scheme != Scheme::Upto || self.is_billed;
-        (is_worth_it && has_charge).then_some(Recovery { payment: self, named, due })
+        is_worth_it.then_some(Recovery { payment: self, named: pursuit.named, due })
     }
 
     /// The facilitator says that the money has moved. Where nothing but its word ties the transaction to the payment, it
@@ -321,9 +327,9 @@ impl Payment {
             return self.on_settled(context, then, transaction);
         }
         let key = PaymentKey::of_transaction(&self.offer.requirement.network, transaction);
-        let (signature, expires) = (self.signature, self.expires);
+        let (binding, expires) = (self.binding, self.expires);
         let known_since = may_be_known.then_some(self.since);
-        let ledger = Some((key, Operation::Pin { signature, transaction, expires, known_since }));
+        let ledger = Some((key, Operation::Pin { binding, transaction, expires, known_since }));
         (Exchange::Pinning(self, then, transaction), Effects { ledger, ..Effects::default() })
     }
 
@@ -386,7 +392,7 @@ impl Payment {
                 return self.finish(Some(Operation::Keep { transaction }), outcome, "", Some(transaction), stream);
             }
         };
-        self.ask_ledger(operation, |payment| Exchange::Recording(payment, then, Some(transaction)))
+        self.ask_ledger(operation, |payment| Exchange::Recording(payment, then, transaction))
     }
 
     /// The response is there, and the settlement that was asked for beside it is not.
@@ -403,19 +409,17 @@ impl Payment {
         self,
         context: Context<'_>,
         then: Then,
-        transaction: Option<TransactionId>,
+        transaction: TransactionId,
         answer: Answer,
     ) -> Next {
+        let named = Some(transaction);
         match (answer, then) {
-            (Answer::Granted, Then::Forward) => self.forward(transaction),
-            (Answer::Granted, Then::Join) => match transaction {
-                Some(transaction) => (Exchange::Redeeming(self, transaction), Effects::default()),
-                None => self.out_of_order(),
-            },
+            (Answer::Granted, Then::Forward) => self.forward(named),
+            (Answer::Granted, Then::Join) => (Exchange::Redeeming(self, transaction), Effects::default()),
             (Answer::Granted, Then::Deliver { keeps_cache_control }) => {
-                let edits = self.receipt(&self.receipt_of_service(context, transaction), keeps_cache_control);
-                let right = transaction.and_then(|_| self.right(context.now));
-                let (over, effects) = self.finish(None, Outcome::Served, "", transaction, Stream::Deliver(edits));
+                let edits = self.receipt(&self.receipt_of_service(context, named), keeps_cache_control);
+                let right = self.right(context.now);
+                let (over, effects) = self.finish(None, Outcome::Served, "", named, Stream::Deliver(edits));
                 (over, Effects { ledger: right, ..effects })
             }
             // The hold lapsed and another request has the payment now, or the store failed. Nothing was given for it yet,
@@ -423,7 +427,7 @@ impl Payment {
             _ => {
                 let reply = Reply::outcome_unknown(Unknown::Unrecorded);
                 let stream = Stream::Reply(reply);
-                self.finish(None, Outcome::Unknown, &Unknown::Unrecorded.to_string(), transaction, stream)
+                self.finish(None, Outcome::Unknown, &Unknown::Unrecorded.to_string(), named, stream)
             }
         }
     }

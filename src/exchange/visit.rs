@@ -179,7 +179,8 @@ impl Visit {
 
     fn admit(self, context: Context<'_>) -> Next {
         let set = vec![("x-x402-payer", self.payer.to_string())];
-        let edits = RequestEdits { remove: self.head.unwanted(context.config, Some(&self.terms)), set };
+        let remove = self.head.unwanted(context.config, Some(&self.terms));
+        let edits = RequestEdits { passes_for: Some(Arc::clone(&self.route)), remove, set };
         let record = Record { visitor: Some(self.payer), ..Record::new(&self.route, Outcome::SignedIn, "") };
         (Exchange::Visiting, Effects { record: Some(record), stream: Stream::Forward(edits), ..Effects::default() })
     }
@@ -191,7 +192,7 @@ impl Visit {
 }
 
 /// Whether a payment came.
-fn pays(head: &RequestHead) -> bool {
+pub(super) fn pays(head: &RequestHead) -> bool {
     [PAYMENT_SIGNATURE, X_PAYMENT].into_iter().any(|name| head.all(name).next().is_some())
 }
 

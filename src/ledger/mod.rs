@@ -5,12 +5,17 @@
 //! the payment's own validity has ended: from then on the token itself refuses the payment. One that may hold money waits
 //! a day longer for its client (`page.rs`).
 //!
+//! A payment that nobody has proven yet (its signature is for a contract to check, or for a network that only its facilitator
+//! knows) has a claim that lasts as long as the question to the facilitator, and gives way to any other where there is no
+//! room: junk takes nobody's place.
+//!
 //! Beside them, on pages of their own, stand notes about payers who come back without paying again: however many come, they
 //! take no payment's place, and what they sign takes the place of nobody's right to come.
 
 mod page;
 
 use crate::evm::{Address, Nonce, keccak256};
+use crate::money::Amount;
 use crate::time::UnixTime;
 use crate::x402::{NetworkId, TransactionId};
 pub use page::CLAIM_BYTES;
@@ -72,9 +77,14 @@ impl PaymentKey {
         Self(keccak256(&[b"x402: a payment's name: ", payer.as_bytes(), b" ", identifier.as_bytes()].concat()))
     }
 
-    /// The payment as a mark, for what is told of it elsewhere.
-    pub fn mark(&self) -> SignatureMark {
-        SignatureMark::new(&self.0, b"")
+    /// The payment as a binding, for what is told of it elsewhere.
+    pub fn binding(&self) -> Binding {
+        Binding::new(&[&self.0])
+    }
+
+    /// The key in hexadecimal digits: the same for every try with one payment.
+    pub fn to_hex(self) -> String {
+        hex::encode(self.0)
     }
 
     /// The key under which the ledger remembers for which payment a transaction was made.
@@ -110,24 +120,35 @@ impl PaymentKey {
     }
 }
 
-/// Marks what was signed, and the signature that a payment came with.
+/// What a claim was made with: one hash of what was signed, of the signature, and, where the payment is good for one
+/// request alone, of that request.
 ///
 /// Whoever knows payer and nonce, which the chain shows to all, could otherwise collect what a settled payment has yet to
-/// buy: a signature that only the chain can check proves nothing once the nonce is used.
+/// buy: a signature that only the chain can check proves nothing once the nonce is used. All 256 bits are kept, for a client
+/// chooses what goes in, and may look for two requests with one binding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SignatureMark(u64);
+pub struct Binding([u8; 32]);
 
-impl SignatureMark {
-    /// The same for a payment that is good for one request alone: the one with this mark.
-    #[must_use]
-    pub const fn for_request(self, mark: u64) -> Self {
-        Self(self.0 ^ mark)
+impl Binding {
+    /// The binding of nothing.
+    const NONE: Self = Self([0; 32]);
+
+    /// The hash of all fields, each behind its length (8 bytes, most significant first), so that no byte can be moved from
+    /// one into the next.
+    pub fn new(fields: &[&[u8]]) -> Self {
+        let mut bytes = Vec::with_capacity(fields.iter().map(|field| field.len().saturating_add(8)).sum());
+        for field in fields {
+            bytes.extend_from_slice(&u64::try_from(field.len()).unwrap_or(u64::MAX).to_be_bytes());
+            bytes.extend_from_slice(field);
+        }
+        Self(keccak256(&bytes))
     }
 
-    /// The mark of a signature of `digest`: the first bytes of the hash of both.
-    pub fn new(digest: &[u8; 32], signature: &[u8]) -> Self {
-        let [a, b, c, d, e, f, g, h, ..] = keccak256(&[digest, signature].concat());
-        Self(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+    /// The same for a payment that is good for one request alone: the one of these fields.
+    #[must_use]
+    pub fn and(self, fields: &[&[u8]]) -> Self {
+        let all: Vec<&[u8]> = std::iter::once(&self.0[..]).chain(fields.iter().copied()).collect();
+        Self::new(&all)
     }
 }
 
@@ -147,6 +168,9 @@ pub struct Hold {
 /// How a claim stands. A payment without a claim is absent from the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum State {
+    /// A request holds the claim, and asks the facilitator whether the payment is one at all. No money can have moved, and
+    /// the claim gives way to one of a payment that is proven.
+    Unproven(Hold),
     /// A request holds the claim, and has not asked for settlement: no money has moved.
     InFlight(Hold),
     /// A request holds the claim, and has asked for settlement: money may have moved, by this transaction if one was
@@ -163,6 +187,9 @@ pub enum State {
     },
     /// The money has moved, and bought nothing yet.
     Settled(TransactionId),
+    /// The payment has bought a response that is on its way, and is settled when that has ended. Only the request that
+    /// opened it may free the claim again, where nothing was to be paid after all.
+    Opened(Hold),
     /// The money has moved, and bought its response.
     Spent(TransactionId),
     /// No payment at all, but something to be remembered until it expires.
@@ -179,16 +206,18 @@ pub enum Operation {
         expires: UnixTime,
         /// When the request has surely ended.
         until: UnixTime,
-        /// The signature that came. A claim that was left behind is resumed only with the one that made it.
-        signature: SignatureMark,
+        /// What came. A claim that was left behind is resumed only with the binding that made it.
+        binding: Binding,
+        /// Whether the payment is proven: the filter has checked its signature, or `/verify` has said yes.
+        is_proven: bool,
     },
     /// Take the claim, if nobody holds it and settlement was asked for before. For a payment whose validity has ended:
     /// it buys nothing new, but it may have settled, and then it still buys its response.
     Resume {
         /// When the request has surely ended.
         until: UnixTime,
-        /// The signature that came.
-        signature: SignatureMark,
+        /// What came.
+        binding: Binding,
     },
     /// Take the claim, if nobody holds it and the answer to a settlement is not known: to find out in the background
     /// what became of it.
@@ -202,6 +231,8 @@ pub enum Operation {
     Settle {
         /// When the request has surely ended.
         until: UnixTime,
+        /// Atomic units that are to be settled, where that is not the amount that was signed for.
+        charge: Option<Amount>,
     },
     /// The money has moved, and the response is yet to be fetched.
     Redeem {
@@ -223,14 +254,17 @@ pub enum Operation {
         /// The transfer.
         transaction: TransactionId,
     },
-    /// The request is over and delivered nothing. A payment that has settled keeps its claim to a response; any other
-    /// is as if it had never come.
+    /// The request is over and delivered nothing, by no fault of its client. A payment that has settled keeps its claim to a
+    /// response; any other is as if it had never come. Of a response that was opened: it cost nothing.
     Release,
-    /// A transaction has moved the money of the payment that came with this signature, and of no other. On a key of
+    /// The same where the upstream was at work and its client did not wait: of a payment that has settled, this uses up one
+    /// of its redemptions.
+    Abandon,
+    /// A transaction has moved the money of the payment that came with this binding, and of no other. On a key of
     /// [`PaymentKey::of_transaction`].
     Pin {
-        /// The payment's signature.
-        signature: SignatureMark,
+        /// The payment's binding.
+        binding: Binding,
         /// The transaction.
         transaction: TransactionId,
         /// Until when this is remembered, and a day longer.
@@ -285,6 +319,8 @@ pub struct Unheard {
     /// When the ledger first saw the payment. What settled before settled for somebody else: in another proxy, or for a
     /// ledger that is no more.
     pub since: UnixTime,
+    /// Atomic units that were to be settled, where that is not the amount that was signed for.
+    pub charge: Option<Amount>,
 }
 
 /// What the ledger says to an [`Operation`].
@@ -295,14 +331,18 @@ pub enum Answer {
     /// The claim is this request's; an earlier one asked for settlement and did not hear the answer, or no more of it
     /// than the name of a transfer that is not certain yet.
     GrantedUnknown(Unheard),
-    /// The claim is this request's; the payment has settled and bought nothing yet.
-    GrantedSettled(TransactionId),
+    /// The claim is this request's; the payment has settled and bought nothing yet. With the atomic units that were settled,
+    /// where that is not the amount that was signed for.
+    GrantedSettled(TransactionId, Option<Amount>),
     /// Another request holds the claim.
     InFlight,
-    /// To [`Operation::Look`]: the payment has settled, or may have, and bought nothing yet.
+    /// To [`Operation::Look`], and to a [`Operation::Claim`] that is not proven: the payment has settled, or may have, and
+    /// bought nothing yet.
     Waiting,
     /// The payment has bought its response. To [`Operation::NoteOnce`]: it is noted already.
     Spent,
+    /// The payment has settled, and its client has broken off so many redemptions that there are no more.
+    Exhausted,
     /// This request does not hold the claim in a state that allows the operation. To [`Operation::Recall`]: nothing is
     /// noted.
     NotHeld,
@@ -316,6 +356,7 @@ pub enum Answer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ledger {
     claims_per_page: usize,
+    max_redemptions: u8,
 }
 
 /// Pages of payments, and of each kind of notes. The same for every size of ledger, so that a configuration with another
@@ -332,9 +373,19 @@ pub const fn is_of_payments(page: u32) -> bool {
 const ATTEMPTS: u32 = 64;
 
 impl Ledger {
+    /// How often a settled payment is redeemed, unless told otherwise, after its client broke off what it had bought.
+    pub const DEFAULT_MAX_REDEMPTIONS: u8 = 3;
+
     /// A ledger with room for about `claims` claims at a time (at least one a page).
     pub fn with_room_for(claims: u32) -> Self {
-        Self { claims_per_page: usize::try_from(claims.div_ceil(PAGES).max(1)).unwrap_or(usize::MAX) }
+        let claims_per_page = usize::try_from(claims.div_ceil(PAGES).max(1)).unwrap_or(usize::MAX);
+        Self { claims_per_page, max_redemptions: Self::DEFAULT_MAX_REDEMPTIONS }
+    }
+
+    /// The same ledger that redeems a settled payment so often, at least once.
+    #[must_use]
+    pub fn with_max_redemptions(self, max_redemptions: u8) -> Self {
+        Self { max_redemptions: max_redemptions.max(1), ..self }
     }
 
     /// Carries out `operation` on the claim of `key` for the request `owner`.
@@ -365,17 +416,17 @@ impl Ledger {
         let (bytes, version) = stored.map_or((Vec::new(), None), |(bytes, version)| (bytes, Some(version)));
         let mut page = Page::new(bytes).ok_or(StoreFailed)?;
         let claim = page.get(key)?;
-        let answer = match next(claim.as_ref(), owner, operation, now) {
+        let answer = match self.next(claim.as_ref(), owner, operation, now) {
             Next::Refuse(answer) => return Ok(Some(answer)),
             Next::Remove => {
                 page.remove(key);
                 Answer::Granted
             }
             Next::Become(state, answer) => {
-                page.update(&claim.map(|claim| Claim { state, ..claim }).ok_or(StoreFailed)?);
+                page.update(&claim.map(|claim| claim.become_of(operation, state)).ok_or(StoreFailed)?);
                 answer
             }
-            Next::Restart { state, expires, signature } => {
+            Next::Restart { state, expires, binding } => {
                 page.remove(key);
                 page.remove_expired(now)?;
                 // The money behind a pin has moved, so there is as good as no turning it away: each payment that was let
@@ -384,7 +435,9 @@ impl Ledger {
                     Operation::Pin { .. } => self.claims_per_page.saturating_mul(4),
                     _ => self.claims_per_page,
                 };
-                if !page.insert(&Claim { key, expires, since: now, signature, state }, capacity) {
+                let claim = Claim { key, expires, since: now, binding, redemptions: 0, charge: None, state };
+                let has_room = page.insert(&claim, capacity) || page.evict_unproven() && page.insert(&claim, capacity);
+                if !has_room {
                     return Ok(Some(Answer::Full));
                 }
                 Answer::Granted
@@ -400,104 +453,144 @@ impl Ledger {
 /// What an operation makes of a claim.
 enum Next {
     Refuse(Answer),
-    Restart { state: State, expires: UnixTime, signature: SignatureMark },
+    Restart { state: State, expires: UnixTime, binding: Binding },
     Become(State, Answer),
     Remove,
 }
 
-/// The rules of the ledger: what `operation` by `owner` makes of a claim in state `state`, which was made with the
-/// signature beside it.
-fn next(claim: Option<&Claim>, owner: Owner, operation: Operation, now: UnixTime) -> Next {
-    use State::{InFlight, Noted, Redeeming, Settled, Settling, Spent, Unknown};
-    let is_held = |hold: Hold| hold.owner == owner;
-    let is_noted = claim.is_some_and(|note| note.expires > now);
-    match (operation, claim.map(|claim| claim.state)) {
-        (Operation::Claim { expires, until, signature }, _) => {
-            let hold = Hold { owner, until };
-            take_over(claim, hold, signature, now).unwrap_or(Next::Restart {
-                state: InFlight(hold),
-                expires,
-                signature,
-            })
-        }
-        (Operation::Resume { until, signature }, _) => {
-            take_over(claim, Hold { owner, until }, signature, now).unwrap_or(Next::Refuse(Answer::NotHeld))
-        }
-        (Operation::Recover { until }, Some(Unknown { named, .. })) => {
-            let since = claim.map_or(now, |claim| claim.since);
-            Next::Become(Settling(Hold { owner, until }, named), Answer::GrantedUnknown(Unheard { named, since }))
-        }
-        (Operation::Look, Some(Unknown { .. } | Settled(_) | Settling(..) | Redeeming(..))) => {
-            Next::Refuse(Answer::Waiting)
-        }
-        (Operation::Settle { until }, Some(InFlight(hold))) if is_held(hold) => {
-            Next::Become(Settling(Hold { owner, until }, None), Answer::Granted)
-        }
-        (Operation::Settle { until }, Some(Settling(hold, named))) if is_held(hold) => {
-            Next::Become(Settling(Hold { owner, until }, named), Answer::Granted)
-        }
-        (Operation::Redeem { transaction, until }, Some(Settling(hold, _))) if is_held(hold) => {
-            Next::Become(Redeeming(Hold { owner, until }, transaction), Answer::Granted)
-        }
-        (Operation::Open, Some(InFlight(hold) | Settling(hold, _))) if is_held(hold) => {
-            Next::Become(Spent(TransactionId::ZERO), Answer::Granted)
-        }
-        (Operation::Spend { transaction }, Some(Settling(hold, _) | Redeeming(hold, _))) if is_held(hold) => {
-            Next::Become(Spent(transaction), Answer::Granted)
-        }
-        (Operation::Keep { transaction }, Some(Settling(hold, _) | Redeeming(hold, _))) if is_held(hold) => {
-            Next::Become(Settled(transaction), Answer::Granted)
-        }
-        (Operation::Release, Some(InFlight(hold) | Settling(hold, _))) if is_held(hold) => Next::Remove,
-        (Operation::Release, Some(Redeeming(hold, transaction))) if is_held(hold) => {
-            Next::Become(Settled(transaction), Answer::Granted)
-        }
-        (Operation::Forget { named }, Some(Settling(hold, earlier))) if is_held(hold) => {
-            Next::Become(Unknown { since: now, named: named.or(earlier) }, Answer::Granted)
-        }
-        (Operation::Pin { signature, transaction, expires, .. }, None) => {
-            Next::Restart { state: Settled(transaction), expires, signature }
-        }
-        (Operation::Pin { signature, known_since, .. }, Some(_)) => {
-            let is_of_now = |pin: &Claim| known_since.is_some_and(|since| pin.since >= since);
-            let is_known = claim.is_some_and(|pin| pin.signature == signature && is_of_now(pin));
-            Next::Refuse(if is_known { Answer::Granted } else { Answer::Spent })
-        }
-        (Operation::Recall { seconds }, Some(Noted))
-            if is_noted && claim.is_some_and(|note| note.since.plus(seconds) > now) =>
-        {
-            Next::Refuse(Answer::Granted)
-        }
-        (Operation::NoteOnce { .. }, Some(Noted)) if is_noted => Next::Refuse(Answer::Spent),
-        (Operation::Note { expires } | Operation::NoteOnce { expires }, None | Some(Noted)) => {
-            Next::Restart { state: Noted, expires, signature: SignatureMark(0) }
-        }
-        _ => Next::Refuse(Answer::NotHeld),
+impl Claim {
+    /// The claim in its next state, with what the operation that led there adds to it.
+    fn become_of(self, operation: Operation, state: State) -> Self {
+        let redemptions = match (self.state, state, operation) {
+            // Whoever takes up what is owed begins a redemption, and has it back where the upstream failed.
+            (State::Settled(_) | State::Redeeming(..), State::Redeeming(..), _) => self.redemptions.saturating_add(1),
+            (State::Redeeming(..), State::Settled(_), Operation::Release) => self.redemptions.saturating_sub(1),
+            _ => self.redemptions,
+        };
+        let charge = if let Operation::Settle { charge, .. } = operation { charge } else { self.charge };
+        Self { state, redemptions, charge, ..self }
     }
 }
 
-/// What a request that wants the claim finds; `None` where there is nothing but a hold that lapsed before any money
-/// could move, or not even that.
-fn take_over(claim: Option<&Claim>, hold: Hold, signature: SignatureMark, now: UnixTime) -> Option<Next> {
-    let &Claim { state, since, signature: earlier_signature, .. } = claim?;
-    let is_same = signature == earlier_signature;
-    let is_live = |earlier: Hold| earlier.until > now;
-    Some(match state {
-        State::InFlight(earlier) if !is_live(earlier) => return None,
-        State::InFlight(earlier) | State::Settling(earlier, _) | State::Redeeming(earlier, _) if is_live(earlier) => {
-            Next::Refuse(Answer::InFlight)
+impl Ledger {
+    /// The rules of the ledger: what `operation` by `owner` makes of a claim.
+    fn next(&self, claim: Option<&Claim>, owner: Owner, operation: Operation, now: UnixTime) -> Next {
+        use State::{InFlight, Noted, Opened, Redeeming, Settled, Settling, Spent, Unknown, Unproven};
+        let is_held = |hold: Hold| hold.owner == owner;
+        let is_noted = claim.is_some_and(|note| note.expires > now);
+        match (operation, claim.map(|claim| claim.state)) {
+            (Operation::Claim { expires, until, binding, is_proven }, _) => {
+                let hold = Hold { owner, until };
+                let state = if is_proven { InFlight(hold) } else { Unproven(hold) };
+                self.take_over(claim, hold, binding, is_proven, now).unwrap_or(Next::Restart {
+                    state,
+                    expires,
+                    binding,
+                })
+            }
+            (Operation::Resume { until, binding }, _) => {
+                let taken = self.take_over(claim, Hold { owner, until }, binding, true, now);
+                taken.unwrap_or(Next::Refuse(Answer::NotHeld))
+            }
+            (Operation::Recover { until }, Some(Unknown { named, .. })) => {
+                let unheard = claim.map_or(Answer::NotHeld, |claim| claim.unheard(named));
+                Next::Become(Settling(Hold { owner, until }, named), unheard)
+            }
+            (Operation::Look, Some(Unknown { .. } | Settled(_) | Settling(..) | Redeeming(..))) => {
+                Next::Refuse(Answer::Waiting)
+            }
+            (Operation::Settle { until, .. }, Some(InFlight(hold))) if is_held(hold) => {
+                Next::Become(Settling(Hold { owner, until }, None), Answer::Granted)
+            }
+            (Operation::Settle { until, .. }, Some(Settling(hold, named))) if is_held(hold) => {
+                Next::Become(Settling(Hold { owner, until }, named), Answer::Granted)
+            }
+            (Operation::Redeem { transaction, until }, Some(Settling(hold, _))) if is_held(hold) => {
+                Next::Become(Redeeming(Hold { owner, until }, transaction), Answer::Granted)
+            }
+            (Operation::Open, Some(InFlight(hold) | Settling(hold, _))) if is_held(hold) => {
+                Next::Become(Opened(hold), Answer::Granted)
+            }
+            (Operation::Spend { transaction }, Some(Settling(hold, _) | Redeeming(hold, _))) if is_held(hold) => {
+                Next::Become(Spent(transaction), Answer::Granted)
+            }
+            (Operation::Keep { transaction }, Some(Settling(hold, _) | Redeeming(hold, _))) if is_held(hold) => {
+                Next::Become(Settled(transaction), Answer::Granted)
+            }
+            (
+                Operation::Release | Operation::Abandon,
+                Some(Unproven(hold) | InFlight(hold) | Settling(hold, _) | Opened(hold)),
+            ) if is_held(hold) => Next::Remove,
+            (Operation::Release | Operation::Abandon, Some(Redeeming(hold, transaction))) if is_held(hold) => {
+                Next::Become(Settled(transaction), Answer::Granted)
+            }
+            (Operation::Forget { named }, Some(Settling(hold, earlier))) if is_held(hold) => {
+                Next::Become(Unknown { since: now, named: named.or(earlier) }, Answer::Granted)
+            }
+            (Operation::Pin { binding, transaction, expires, .. }, None) => {
+                Next::Restart { state: Settled(transaction), expires, binding }
+            }
+            (Operation::Pin { binding, known_since, .. }, Some(_)) => {
+                let is_of_now = |pin: &Claim| known_since.is_some_and(|since| pin.since >= since);
+                let is_known = claim.is_some_and(|pin| pin.binding == binding && is_of_now(pin));
+                Next::Refuse(if is_known { Answer::Granted } else { Answer::Spent })
+            }
+            (Operation::Recall { seconds }, Some(Noted))
+                if is_noted && claim.is_some_and(|note| note.since.plus(seconds) > now) =>
+            {
+                Next::Refuse(Answer::Granted)
+            }
+            (Operation::NoteOnce { .. }, Some(Noted)) if is_noted => Next::Refuse(Answer::Spent),
+            (Operation::Note { expires } | Operation::NoteOnce { expires }, None | Some(Noted)) => {
+                Next::Restart { state: Noted, expires, binding: Binding::NONE }
+            }
+            _ => Next::Refuse(Answer::NotHeld),
         }
-        State::Spent(_) => Next::Refuse(Answer::Spent),
-        State::Noted => Next::Refuse(Answer::NotHeld),
-        State::Redeeming(_, transaction) | State::Settled(transaction) if is_same => {
-            Next::Become(State::Redeeming(hold, transaction), Answer::GrantedSettled(transaction))
-        }
-        State::Redeeming(..) | State::Settled(_) => Next::Refuse(Answer::Spent),
-        State::Settling(_, named) | State::Unknown { named, .. } if is_same => {
-            Next::Become(State::Settling(hold, named), Answer::GrantedUnknown(Unheard { named, since }))
-        }
-        _ => Next::Refuse(Answer::InFlight),
-    })
+    }
+
+    /// What a request that wants the claim finds; `None` where there is nothing but a hold that counts for nothing: one that
+    /// lapsed before any money could move, the request's own, or one of a payment that is not proven where this one is.
+    fn take_over(
+        &self,
+        claim: Option<&Claim>,
+        hold: Hold,
+        binding: Binding,
+        is_proven: bool,
+        now: UnixTime,
+    ) -> Option<Next> {
+        let claim = claim?;
+        let is_same = binding == claim.binding;
+        let is_live = |earlier: Hold| earlier.until > now;
+        let counts = |earlier: Hold| is_live(earlier) && earlier.owner != hold.owner;
+        Some(match claim.state {
+            State::Unproven(earlier) if is_proven || !counts(earlier) => return None,
+            State::InFlight(earlier) if !counts(earlier) => return None,
+            State::Unproven(earlier)
+            | State::InFlight(earlier)
+            | State::Settling(earlier, _)
+            | State::Redeeming(earlier, _)
+                if is_live(earlier) =>
+            {
+                Next::Refuse(Answer::InFlight)
+            }
+            State::Spent(_) | State::Opened(_) => Next::Refuse(Answer::Spent),
+            State::Noted => Next::Refuse(Answer::NotHeld),
+            // To tell whether it is the same payment takes its whole binding, which nobody has made for one that is not proven.
+            _ if !is_proven => Next::Refuse(Answer::Waiting),
+            State::Redeeming(..) | State::Settled(_) if is_same && claim.redemptions >= self.max_redemptions => {
+                Next::Refuse(Answer::Exhausted)
+            }
+            State::Redeeming(_, transaction) | State::Settled(transaction) if is_same => {
+                let granted = Answer::GrantedSettled(transaction, claim.charge);
+                Next::Become(State::Redeeming(hold, transaction), granted)
+            }
+            State::Redeeming(..) | State::Settled(_) => Next::Refuse(Answer::Spent),
+            State::Settling(_, named) | State::Unknown { named, .. } if is_same => {
+                Next::Become(State::Settling(hold, named), claim.unheard(named))
+            }
+            _ => Next::Refuse(Answer::InFlight),
+        })
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! A page of the ledger: claims, and their bytes in the store.
 
-use super::{Hold, Owner, PaymentKey, SignatureMark, State, StoreFailed};
+use ruint::aliases::U256;
+
+use super::{Answer, Binding, Hold, Owner, PaymentKey, State, StoreFailed, Unheard};
+use crate::money::Amount;
 use crate::time::UnixTime;
 use crate::x402::TransactionId;
 
@@ -17,13 +20,24 @@ pub(super) struct Claim {
     pub(super) expires: UnixTime,
     /// When it was made.
     pub(super) since: UnixTime,
-    /// The signature that the payment came with.
-    pub(super) signature: SignatureMark,
+    /// What the payment came with.
+    pub(super) binding: Binding,
+    /// Redemptions that were begun since the payment settled, but for those that failed by the upstream's fault.
+    pub(super) redemptions: u8,
+    /// Atomic units that are settled, where that is not the amount that was signed for.
+    pub(super) charge: Option<Amount>,
     pub(super) state: State,
 }
 
-/// Bytes of a claim: key, expiry, since, signature, state's tag, owner, until, transaction. Every claim has all of them.
-pub const CLAIM_BYTES: usize = 32 + 8 + 8 + 8 + 1 + 8 + 8 + TransactionId::BYTES;
+/// Bytes of a claim: key, state's tag, expiry, since, binding, redemptions, whether there is a charge, charge, owner, until,
+/// transaction. Every claim has all of them.
+pub const CLAIM_BYTES: usize = 32 + 1 + 8 + 8 + 32 + 1 + 1 + 32 + 8 + 8 + TransactionId::BYTES;
+
+/// Where the state's tag stands in a claim.
+const TAG_AT: usize = 32;
+
+/// The tag of [`State::Unproven`].
+const UNPROVEN: u8 = 8;
 
 /// Seconds that a spent claim outlives its payment's validity, for the chain's clock may lag behind this one.
 const CLOCK_SLACK_SECONDS: u64 = 60;
@@ -73,6 +87,20 @@ impl Page {
         self.keep(|claim| !claim.starts_with(&key.0));
     }
 
+    /// Drops the oldest claim of a payment that is not proven; `false` where there is none.
+    pub(super) fn evict_unproven(&mut self) -> bool {
+        let is_unproven = |claim: &[u8; CLAIM_BYTES]| claim.get(TAG_AT) == Some(&UNPROVEN);
+        let (claims, _) = self.0.as_chunks::<CLAIM_BYTES>();
+        let Some(oldest) = claims.iter().position(is_unproven) else { return false };
+        let mut position = 0_usize;
+        self.keep(|_| {
+            let is_kept = position != oldest;
+            position = position.saturating_add(1);
+            is_kept
+        });
+        true
+    }
+
     /// Drops the claims that are of no more use.
     ///
     /// # Errors
@@ -91,30 +119,31 @@ impl Page {
 
     fn keep(&mut self, mut is_kept: impl FnMut(&[u8; CLAIM_BYTES]) -> bool) {
         let (claims, _) = self.0.as_chunks::<CLAIM_BYTES>();
-        if claims.iter().all(&mut is_kept) {
-            return;
-        }
         let kept: Vec<&[u8; CLAIM_BYTES]> = claims.iter().filter(|claim| is_kept(claim)).collect();
-        self.0 = kept.into_iter().flatten().copied().collect();
+        if kept.len() < claims.len() {
+            self.0 = kept.into_iter().flatten().copied().collect();
+        }
     }
 }
 
 impl Claim {
+    /// What a request is told that takes up a settlement whose answer was not heard.
+    pub(super) const fn unheard(&self, named: Option<TransactionId>) -> Answer {
+        Answer::GrantedUnknown(Unheard { named, since: self.since, charge: self.charge })
+    }
+
     /// A payment that bought its response is remembered until the token itself refuses it, one that is owed a response
     /// a day longer. One that nobody has paid for yet is remembered for a day at most, whatever its validity: it costs
     /// its sender nothing.
     fn needed_until(&self) -> UnixTime {
         match self.state {
-            State::InFlight(hold) => hold.until,
+            State::Unproven(hold) | State::InFlight(hold) => hold.until,
             State::Settling(hold, _) => hold.until.plus(PATIENCE_SECONDS),
             State::Unknown { since, .. } => since.plus(PATIENCE_SECONDS),
             State::Redeeming(hold, _) => self.expires.max(hold.until).plus(PATIENCE_SECONDS),
             State::Settled(_) => self.expires.plus(PATIENCE_SECONDS),
-            // What was not settled when it was spent (a stream, or a charge of nothing) costs its sender nothing to have
-            // here, and is verified anew if it comes again.
-            State::Spent(TransactionId::ZERO) => {
-                self.expires.plus(CLOCK_SLACK_SECONDS).min(self.since.plus(PATIENCE_SECONDS))
-            }
+            // What is not settled yet is verified anew if it comes again.
+            State::Opened(_) => self.expires.plus(CLOCK_SLACK_SECONDS).min(self.since.plus(PATIENCE_SECONDS)),
             State::Spent(_) => self.expires.plus(CLOCK_SLACK_SECONDS),
             State::Noted => self.expires,
         }
@@ -124,6 +153,7 @@ impl Claim {
         const NOBODY: Hold = Hold { owner: Owner(0), until: UnixTime::from_secs(0) };
         const NONE: TransactionId = TransactionId::ZERO;
         let (tag, hold, transaction) = match self.state {
+            State::Unproven(hold) => (UNPROVEN, hold, NONE),
             State::InFlight(hold) => (1, hold, NONE),
             State::Settling(hold, named) => (2, hold, named.unwrap_or(NONE)),
             State::Redeeming(hold, transaction) => (3, hold, transaction),
@@ -131,15 +161,19 @@ impl Claim {
             State::Settled(transaction) => (5, NOBODY, transaction),
             State::Spent(transaction) => (6, NOBODY, transaction),
             State::Noted => (7, NOBODY, NONE),
+            State::Opened(hold) => (9, hold, NONE),
         };
+        let charge = self.charge.map_or([0; 32], |charge| charge.to_integer().to_be_bytes());
         let mut bytes = [0; CLAIM_BYTES];
         let mut rest = bytes.as_mut_slice();
         for part in [
             self.key.0.as_slice(),
+            &[tag],
             &self.expires.as_secs().to_be_bytes(),
             &self.since.as_secs().to_be_bytes(),
-            &self.signature.0.to_be_bytes(),
-            &[tag],
+            &self.binding.0,
+            &[self.redemptions, u8::from(self.charge.is_some())],
+            &charge,
             &hold.owner.0.to_be_bytes(),
             &hold.until.as_secs().to_be_bytes(),
             &transaction.to_bytes(),
@@ -154,16 +188,18 @@ impl Claim {
 
     fn decode(bytes: &[u8; CLAIM_BYTES]) -> Option<Self> {
         let (key, rest) = bytes.split_first_chunk::<32>()?;
+        let ([tag], rest) = rest.split_first_chunk::<1>()?;
         let (expires, rest) = take_u64(rest)?;
         let (since, rest) = take_u64(rest)?;
-        let (signature, rest) = take_u64(rest)?;
-        let ([tag], rest) = rest.split_first_chunk::<1>()?;
+        let (binding, rest) = rest.split_first_chunk::<32>()?;
+        let ([redemptions, has_charge], rest) = rest.split_first_chunk::<2>()?;
+        let (charge, rest) = rest.split_first_chunk::<32>()?;
         let (owner, rest) = take_u64(rest)?;
         let (until, rest) = take_u64(rest)?;
         let transaction = TransactionId::read_bytes(rest.first_chunk()?)?;
         let hold = Hold { owner: Owner(owner), until: UnixTime::from_secs(until) };
         let named = Some(transaction).filter(|transaction| *transaction != TransactionId::ZERO);
-        let state = match tag {
+        let state = match *tag {
             1 => State::InFlight(hold),
             2 => State::Settling(hold, named),
             3 => State::Redeeming(hold, transaction),
@@ -171,13 +207,17 @@ impl Claim {
             5 => State::Settled(transaction),
             6 => State::Spent(transaction),
             7 => State::Noted,
+            UNPROVEN => State::Unproven(hold),
+            9 => State::Opened(hold),
             _ => return None,
         };
         Some(Self {
             key: PaymentKey(*key),
             expires: UnixTime::from_secs(expires),
             since: UnixTime::from_secs(since),
-            signature: SignatureMark(signature),
+            binding: Binding(*binding),
+            redemptions: *redemptions,
+            charge: (*has_charge == 1).then(|| Amount::from(U256::from_be_bytes(*charge))),
             state,
         })
     }
@@ -194,7 +234,16 @@ mod tests {
 
     fn claim(byte: u8, state: State) -> Claim {
         let (expires, since) = (UnixTime::from_secs(100), UnixTime::from_secs(90));
-        Claim { key: PaymentKey([byte; 32]), expires, since, signature: SignatureMark(5), state }
+        let charge = (byte % 2 == 1).then(|| Amount::from(u64::from(byte)));
+        Claim {
+            key: PaymentKey([byte; 32]),
+            expires,
+            since,
+            binding: Binding([5; 32]),
+            redemptions: byte,
+            charge,
+            state,
+        }
     }
 
     #[test]
@@ -203,6 +252,8 @@ mod tests {
         let transaction = TransactionId::from_bytes([9; 32]);
         let states = [
             State::InFlight(hold),
+            State::Unproven(hold),
+            State::Opened(hold),
             State::Settling(hold, None),
             State::Settling(hold, Some(transaction)),
             State::Redeeming(hold, transaction),
@@ -216,7 +267,7 @@ mod tests {
         for (byte, state) in (0..).zip(states) {
             assert!(page.insert(&claim(byte, state), states.len()));
         }
-        assert!(!page.insert(&claim(9, State::Spent(transaction)), states.len()));
+        assert!(!page.insert(&claim(11, State::Spent(transaction)), states.len()));
         let mut page = Page::new(page.as_bytes().to_vec()).unwrap();
         for (byte, state) in (0..).zip(states) {
             assert_eq!(page.get(PaymentKey([byte; 32])), Ok(Some(claim(byte, state))));

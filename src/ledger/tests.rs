@@ -38,7 +38,7 @@ const B: Owner = Owner(2);
 const TX: TransactionId = TransactionId::from_bytes([0xaa; 32]);
 
 /// The answer about a settlement that nobody heard of, for a claim that was made at the beginning.
-const UNHEARD: Answer = Answer::GrantedUnknown(Unheard { named: None, since: UnixTime::from_secs(0) });
+const UNHEARD: Answer = Answer::GrantedUnknown(Unheard { named: None, since: UnixTime::from_secs(0), charge: None });
 
 fn at(seconds: u64) -> UnixTime {
     UnixTime::from_secs(seconds)
@@ -58,19 +58,19 @@ fn run(steps: &[(u64, Owner, Operation)]) -> Vec<Answer> {
 }
 
 fn claim() -> Operation {
-    Operation::Claim { expires: at(1000), until: at(100), signature: SignatureMark(1) }
+    Operation::Claim { expires: at(1000), until: at(100), binding: Binding([1; 32]), is_proven: true }
 }
 
 fn claim_with_another_signature() -> Operation {
-    Operation::Claim { expires: at(1000), until: at(100), signature: SignatureMark(2) }
+    Operation::Claim { expires: at(1000), until: at(100), binding: Binding([2; 32]), is_proven: true }
 }
 
 fn resume() -> Operation {
-    Operation::Resume { until: at(100), signature: SignatureMark(1) }
+    Operation::Resume { until: at(100), binding: Binding([1; 32]) }
 }
 
 fn settle() -> Operation {
-    Operation::Settle { until: at(100) }
+    Operation::Settle { until: at(100), charge: None }
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn a_settled_payment_whose_response_failed_is_redeemed_by_one() {
         (5, B, claim()),
         (6, A, claim()),
     ]);
-    assert_eq!(answers[3..], [Answer::InFlight, Answer::Granted, Answer::GrantedSettled(TX), Answer::InFlight]);
+    assert_eq!(answers[3..], [Answer::InFlight, Answer::Granted, Answer::GrantedSettled(TX, None), Answer::InFlight]);
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn a_hold_lapses_into_what_may_have_happened() {
     assert_eq!(run(&[(0, A, claim()), (1, A, settle()), (100, B, claim())])[2], UNHEARD);
     assert_eq!(
         run(&[(0, A, claim()), (1, A, settle()), (2, A, redeem), (100, B, claim())])[3],
-        Answer::GrantedSettled(TX)
+        Answer::GrantedSettled(TX, None)
     );
 }
 
@@ -241,7 +241,7 @@ fn nobody_resumes_a_claim_with_another_signature() {
     let redeem = Operation::Redeem { transaction: TX, until: at(100) };
     let settled = [(0, A, claim()), (1, A, settle()), (2, A, redeem), (3, A, Operation::Release)];
     let then = |operation| run(&[&settled[..], &[(4, B, operation), (5, A, claim())]].concat())[4..].to_vec();
-    assert_eq!(then(claim_with_another_signature()), [Answer::Spent, Answer::GrantedSettled(TX)]);
+    assert_eq!(then(claim_with_another_signature()), [Answer::Spent, Answer::GrantedSettled(TX, None)]);
     let unknown = [(0, A, claim()), (1, A, settle()), (2, A, Operation::Forget { named: None })];
     let then = |operation| run(&[&unknown[..], &[(4, B, operation), (5, A, claim())]].concat())[3..].to_vec();
     assert_eq!(then(claim_with_another_signature()), [Answer::InFlight, UNHEARD]);
@@ -254,14 +254,17 @@ fn a_lapsed_hold_is_taken_over_with_the_signature_of_the_new_request() {
     let answers = run(&[
         (0, A, claim()),
         (100, B, claim_with_another_signature()),
-        (101, B, Operation::Settle { until: at(200) }),
+        (101, B, Operation::Settle { until: at(200), charge: None }),
         (102, B, Operation::Forget { named: None }),
         (103, A, claim()),
         (104, B, claim_with_another_signature()),
     ]);
     assert_eq!(
         answers[4..],
-        [Answer::InFlight, Answer::GrantedUnknown(Unheard { named: None, since: UnixTime::from_secs(100) })]
+        [
+            Answer::InFlight,
+            Answer::GrantedUnknown(Unheard { named: None, since: UnixTime::from_secs(100), charge: None })
+        ]
     );
 }
 
@@ -278,7 +281,7 @@ fn an_expired_payment_resumes_what_it_had_begun_and_nothing_else() {
     );
     let keep = Operation::Keep { transaction: TX };
     let kept = run(&[(0, A, claim()), (1, A, settle()), (2, A, keep), (3, B, resume())]);
-    assert_eq!(kept[2..], [Answer::Granted, Answer::GrantedSettled(TX)]);
+    assert_eq!(kept[2..], [Answer::Granted, Answer::GrantedSettled(TX, None)]);
 }
 
 #[test]
@@ -324,4 +327,121 @@ fn a_page_that_is_full_of_notes_takes_no_more_until_they_expire() {
         [note(1, 0), note(2, 0), note(2, 9), note(2, 10), note(1, 10)],
         [Answer::Granted, Answer::Full, Answer::Full, Answer::Granted, Answer::Full,]
     );
+}
+
+// -------------------------------------------------------------------------------------------------------- not proven
+
+fn junk() -> Operation {
+    Operation::Claim { expires: at(1000), until: at(13), binding: Binding([9; 32]), is_proven: false }
+}
+
+#[test]
+fn what_is_not_proven_can_never_hold_money() {
+    for operation in [
+        settle(),
+        Operation::Open,
+        Operation::Spend { transaction: TX },
+        Operation::Redeem { transaction: TX, until: at(100) },
+        Operation::Keep { transaction: TX },
+        Operation::Forget { named: None },
+        Operation::Forget { named: Some(TX) },
+    ] {
+        assert_eq!(run(&[(0, A, junk()), (1, A, operation)]), [Answer::Granted, Answer::NotHeld], "{operation:?}");
+    }
+    assert_eq!(run(&[(0, A, junk()), (1, B, Operation::Look)])[1], Answer::NotHeld);
+    assert_eq!(run(&[(0, A, junk()), (1, A, Operation::Release), (2, B, junk())])[1..], [Answer::Granted; 2]);
+}
+
+#[test]
+fn what_is_not_proven_gives_way_to_what_is_and_to_nothing_else() {
+    assert_eq!(run(&[(0, A, junk()), (1, B, junk())])[1], Answer::InFlight);
+    assert_eq!(run(&[(0, A, junk()), (13, B, junk())])[1], Answer::Granted);
+    assert_eq!(run(&[(0, A, junk()), (1, B, claim())])[1], Answer::Granted);
+    // The same request claims again once the payment is proven, and is the only one to hold it then.
+    let answers = run(&[(0, A, junk()), (1, A, claim()), (2, B, junk()), (3, B, claim()), (4, A, settle())]);
+    assert_eq!(answers[1..], [Answer::Granted, Answer::InFlight, Answer::InFlight, Answer::Granted]);
+    // Whoever cannot prove anything hears no more than that there is something to take up.
+    let left = |end: Operation| run(&[(0, A, claim()), (1, A, settle()), (2, A, end), (3, B, junk())])[3];
+    assert_eq!(left(Operation::Forget { named: None }), Answer::Waiting);
+    assert_eq!(left(Operation::Keep { transaction: TX }), Answer::Waiting);
+    assert_eq!(left(Operation::Spend { transaction: TX }), Answer::Spent);
+}
+
+#[test]
+fn junk_takes_nobodys_place() {
+    let (ledger, mut store) = (Ledger::with_room_for(4096), MemoryStore::default());
+    let mut perform = |byte: u8, operation| {
+        // Keys of one page.
+        let mut bytes = [0; 32];
+        bytes[31] = byte;
+        ledger.perform(&mut store, PaymentKey(bytes), Owner(byte.into()), operation, at(1))
+    };
+    for byte in 1..=50 {
+        assert_eq!(perform(byte, junk()), Answer::Granted, "one piece of junk gives way to the next");
+    }
+    assert_eq!(perform(60, claim()), Answer::Granted);
+    assert_eq!(perform(61, junk()), Answer::Full, "a payment does not give way to junk");
+    assert_eq!(perform(62, claim()), Answer::Full);
+    assert_eq!(perform(60, settle()), Answer::Granted);
+}
+
+// ------------------------------------------------------------------------------------------------------- redemptions
+
+#[test]
+fn a_client_that_breaks_off_uses_up_redemptions_and_an_upstream_that_fails_does_not() {
+    let (ledger, mut store) = (Ledger::with_room_for(4096).with_max_redemptions(2), MemoryStore::default());
+    let mut perform = |operation, now| ledger.perform(&mut store, key(1), A, operation, at(now));
+    for operation in [claim(), settle(), Operation::Redeem { transaction: TX, until: at(100) }, Operation::Abandon] {
+        assert_eq!(perform(operation, 1), Answer::Granted);
+    }
+    let granted = Answer::GrantedSettled(TX, None);
+    for _ in 0..5 {
+        assert_eq!(perform(claim(), 2), granted);
+        assert_eq!(perform(Operation::Release, 2), Answer::Granted, "the upstream failed");
+    }
+    assert_eq!(perform(claim(), 3), granted);
+    assert_eq!(perform(Operation::Abandon, 3), Answer::Granted);
+    assert_eq!(perform(claim(), 4), granted);
+    // A worker that crashes meanwhile: nobody knows what the upstream did.
+    assert_eq!(perform(claim(), 200), Answer::Exhausted);
+    assert_eq!(perform(resume(), 200), Answer::Exhausted);
+    assert_eq!(perform(claim_with_another_signature(), 200), Answer::Spent, "to others it is spent, as ever");
+    assert_eq!(Ledger::with_room_for(1).with_max_redemptions(0), Ledger::with_room_for(1).with_max_redemptions(1));
+}
+
+#[test]
+fn what_was_to_be_settled_is_remembered() {
+    let charge = Some(Amount::from(77));
+    let settle = Operation::Settle { until: at(100), charge };
+    let unheard = Answer::GrantedUnknown(Unheard { named: None, since: at(0), charge });
+    let then = |end| run(&[(0, A, claim()), (1, A, settle), (2, A, end), (3, B, claim())])[3];
+    assert_eq!(then(Operation::Forget { named: None }), unheard);
+    assert_eq!(then(Operation::Keep { transaction: TX }), Answer::GrantedSettled(TX, charge));
+}
+
+#[test]
+fn a_stream_that_cost_nothing_frees_its_place() {
+    for end in [Operation::Release, Operation::Abandon] {
+        let answers = run(&[
+            (0, A, claim()),
+            (1, A, Operation::Open),
+            (2, B, end),
+            (3, B, claim()),
+            (4, A, end),
+            (5, B, claim()),
+        ]);
+        assert_eq!(answers[1..], [Answer::Granted, Answer::NotHeld, Answer::Spent, Answer::Granted, Answer::Granted]);
+    }
+}
+
+#[test]
+fn nothing_can_be_moved_from_one_field_of_a_binding_into_the_next() {
+    let binding = |fields: &[&[u8]]| Binding::new(fields);
+    let all =
+        [binding(&[b"ab", b"c"]), binding(&[b"a", b"bc"]), binding(&[b"abc"]), binding(&[b"abc", b""]), binding(&[])];
+    for (index, one) in all.iter().enumerate() {
+        assert!(all.iter().skip(index + 1).all(|other| other != one));
+    }
+    assert_ne!(binding(&[b"a"]).and(&[b"b"]), binding(&[b"a"]).and(&[b"c"]));
+    assert_ne!(binding(&[b"a"]).and(&[]), binding(&[b"a"]));
 }

@@ -303,7 +303,7 @@ mod tests {
             output: 50,
             streams: false,
             wants_usage: false,
-            mark: None,
+            is_read_whole: false,
         };
         assert_eq!(rates().quote(&job), Ok(Amount::from(800)), "the dearest way to read the input");
         let least = Job { input: 0, output: 0, ..job.clone() };

@@ -5,7 +5,6 @@ use serde_json::value::RawValue;
 use super::document::Document;
 use super::{PriceError, Shape, Tariff};
 use crate::config::MetadataKey;
-use crate::evm::keccak256;
 use crate::json::{self, Named};
 
 /// The most that a request can make a model do.
@@ -23,8 +22,8 @@ pub struct Job {
     pub streams: bool,
     /// Whether the client itself asks for the usage at the end of the stream.
     pub wants_usage: bool,
-    /// Marks the body, where it was read: another body has another mark.
-    pub mark: Option<u64>,
+    /// Whether all of the body was read, so that what the request asks for can be told from what another one does.
+    pub is_read_whole: bool,
 }
 
 /// The fields that OpenAI's requests are priced by.
@@ -88,7 +87,7 @@ impl Tariff {
             output: limit.checked_mul(asked.choices).ok_or(PriceError::TooMuch)?,
             streams: asked.streams,
             wants_usage: asked.wants_usage,
-            mark: keccak256(body).first_chunk().map(|first| u64::from_be_bytes(*first)),
+            is_read_whole: true,
         })
     }
 
@@ -130,7 +129,7 @@ impl Tariff {
             output: limit.unwrap_or(self.max_output_tokens).checked_mul(choices).ok_or(PriceError::TooMuch)?,
             streams: false,
             wants_usage: true,
-            mark: None,
+            is_read_whole: false,
         })
     }
 

@@ -11,7 +11,7 @@
 #![allow(missing_docs, reason = "the callbacks are the specification's")]
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::host::{self, Half, LogLevel};
@@ -19,7 +19,7 @@ use super::http::{Http, now};
 use super::root::Root;
 use super::stats;
 use crate::config::Config;
-use crate::exchange::Recovery;
+use crate::exchange::{Recoveries, Recovery};
 use crate::time::UnixTime;
 
 /// What a callback about a head says to the host.
@@ -65,17 +65,14 @@ struct Contexts {
     /// Tokens of questions to the facilitator about itself, and the roots that wait for the answer.
     introductions: Vec<(u32, u32)>,
     /// Settlements that are to be looked into later.
-    recoveries: VecDeque<(Arc<Config>, Recovery)>,
+    recoveries: Recoveries<Arc<Config>>,
     /// Pursuits of settlements without a stream that were begun. They stand among the streams, and take their ids from
     /// the end to which those of the host never come.
     pursuits: u32,
 }
 
-/// Settlements of which a worker remembers that it has to look into them. Beyond that, the client's next try does it.
-const MOST_RECOVERIES: usize = 4096;
-
-/// Settlements that are begun to be looked into in one tick.
-const MOST_PURSUITS_AT_ONCE: usize = 64;
+/// Settlements that are begun to be looked into in one tick, of a second.
+const MOST_PURSUITS_AT_ONCE: usize = 16;
 
 impl Contexts {
     fn root(&mut self, id: u32) -> Option<&mut Root> {
@@ -90,9 +87,10 @@ impl Contexts {
 
     /// Notes a settlement that is to be looked into later.
     fn remember(&mut self, recovery: Option<(Arc<Config>, Recovery)>) {
-        if self.recoveries.len() < MOST_RECOVERIES {
-            stats::change_unknown(recovery.iter().map(|_| 1).sum());
-            self.recoveries.extend(recovery);
+        let Some((config, recovery)) = recovery else { return };
+        match self.recoveries.remember(config, recovery) {
+            Ok(()) => stats::change_unknown(1),
+            Err(_) => stats::count_shed_recovery(),
         }
     }
 
@@ -100,18 +98,14 @@ impl Contexts {
     fn take_due(&mut self, now: UnixTime) -> Vec<(u32, Http, Recovery)> {
         let root = self.roots.iter().find_map(|(_, root)| Some((root.number()?, root.shared())));
         let Some((number, shared)) = root else { return Vec::new() };
-        let mut due = Vec::new();
-        for (config, recovery) in std::mem::take(&mut self.recoveries) {
-            if recovery.due > now || due.len() >= MOST_PURSUITS_AT_ONCE {
-                self.recoveries.push_back((config, recovery));
-                continue;
-            }
+        let due = self.recoveries.take_due(now, MOST_PURSUITS_AT_ONCE).into_iter();
+        due.map(|(config, recovery)| {
             stats::change_unknown(-1);
             self.pursuits = self.pursuits.wrapping_add(1);
             let id = u32::MAX.wrapping_sub(self.pursuits);
-            due.push((id, Http::new(config, shared.clone(), number, id), recovery));
-        }
-        due
+            (id, Http::new(config, shared.clone(), number, id), recovery)
+        })
+        .collect()
     }
 
     /// The stream that waits for this answer.

@@ -161,6 +161,14 @@ unsafe extern "C" {
     fn proxy_define_metric(kind: u32, name: *const u8, length: usize, id: *mut u32) -> u32;
     fn proxy_increment_metric(id: u32, offset: i64) -> u32;
     fn proxy_record_metric(id: u32, value: u64) -> u32;
+    fn proxy_call_foreign_function(
+        name: *const u8,
+        name_length: usize,
+        argument: *const u8,
+        argument_length: usize,
+        data: *mut *mut u8,
+        length: *mut usize,
+    ) -> u32;
     fn proxy_set_property(path: *const u8, path_length: usize, data: *const u8, length: usize) -> u32;
 }
 
@@ -416,6 +424,33 @@ pub(super) fn dispatch(
         )
     };
     check("http_call", status).map(|()| token)
+}
+
+/// How long a property lasts that the filter sets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lifespan {
+    /// As long as the client's request, also where the proxy begins it anew by itself (an internal redirect).
+    Request,
+}
+
+/// Says how long a property lasts, before it is first set; left to itself, Envoy keeps one as long as the stream's filters.
+///
+/// Source: `declare_property` of Envoy, whose argument is an encoded `DeclarePropertyArguments`
+/// (`source/extensions/common/wasm/declare_property.proto`).
+pub(super) fn declare_property(name: &str, lifespan: Lifespan) -> Result<(), HostError> {
+    const FUNCTION: &str = "declare_property";
+    const NAME: u8 = 1 << 3 | 2;
+    const SPAN: u8 = 5 << 3;
+    let span = match lifespan {
+        Lifespan::Request => 1,
+    };
+    let length = u8::try_from(name.len()).unwrap_or(u8::MAX);
+    let argument = [&[NAME, length], name.as_bytes(), &[SPAN, span]].concat();
+    // SAFETY: pointers and lengths are of live texts; the host writes a pointer and a length to the places given.
+    let answer = receive("call_foreign_function", |data, length| unsafe {
+        proxy_call_foreign_function(FUNCTION.as_ptr(), FUNCTION.len(), argument.as_ptr(), argument.len(), data, length)
+    });
+    answer.map(drop)
 }
 
 /// The number of a stat, which is made where there is none of its name.

@@ -1,6 +1,6 @@
 //! One request, or the pursuit of a settlement that outlived one: tells the exchange what happens and does what it says.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::chain::MAX_ANSWER_BYTES;
 use crate::config::{Config, Service};
 use crate::exchange::{
     self, Body, Call, Effects, Event, Exchange, Next, Outcome, Record, Recovery, Reply, RequestEdits, RequestHead,
-    ResponseEdits, Stream, Tail, UpstreamHead,
+    ResponseEdits, Seen, Stream, Tail, UpstreamHead,
 };
 use crate::facilitator::{CalloutAnswer, Supported};
 use crate::ledger::{Answer, Operation, Owner};
@@ -52,10 +52,17 @@ pub(super) struct Shared {
     pub(super) supported: Arc<Supported>,
     /// Answers that may be used again.
     pub(super) answers: Rc<RefCell<Answers>>,
-    /// The host has been found to keep bodies to itself while a head is held.
-    pub(super) hides_bodies: Rc<Cell<bool>>,
-    /// Drawn by the host when the worker was configured.
+    /// What the worker's shared data says of itself.
+    pub(super) memory: Memory,
+}
+
+/// What the shared data says of itself, when the worker was configured.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Memory {
+    /// Random bytes that all who share it know, and nobody else.
     pub(super) secret: [u8; 32],
+    /// When it began.
+    pub(super) since: UnixTime,
 }
 
 /// A body that is being read.
@@ -134,11 +141,7 @@ impl Http {
     pub(super) fn on_request(&mut self, has_body: bool) -> Verdict {
         let next = self.start();
         let verdict = self.run(Half::Request, next);
-        match self.reading {
-            Some(_) if !has_body => self.on_head_alone(Half::Request),
-            Some(_) if self.shared.hides_bodies.get() => self.on_hidden_body(),
-            _ => verdict,
-        }
+        if self.reading.is_some() && !has_body { self.on_head_alone(Half::Request) } else { verdict }
     }
 
     /// There is no body to be read.
@@ -146,13 +149,6 @@ impl Http {
         self.reading = None;
         let next = self.step(body_event(half, Body::Whole(Vec::new())));
         self.run(half, next)
-    }
-
-    /// There is one, and no way to read it.
-    fn on_hidden_body(&mut self) -> Verdict {
-        self.reading = None;
-        let next = self.step(Event::RequestBody(Body::Unreachable));
-        self.run(Half::Request, next)
     }
 
     /// A part of a body is there: `size` bytes of it by now.
@@ -238,9 +234,8 @@ impl Http {
         } else if self.is_body_hidden(context_id) {
             host::log(
                 LogLevel::Critical,
-                "x402: a request's body came, and the host did not show it: prices by tokens need allow_on_headers_stop_iteration: true in the plugin's configuration",
+                "x402: a request's body came, and the host did not show it: prices by tokens need allow_on_headers_stop_iteration: true in the plugin's configuration, and no filter before this one that keeps bodies but not heads",
             );
-            self.shared.hides_bodies.set(true);
             self.reading = None;
             self.on_event(context_id, Event::RequestBody(Body::Unreachable));
         }
@@ -300,8 +295,9 @@ impl Http {
         self.may_panic(|_| "request");
         self.admission = head.admission(&self.config);
         let begun = host::now()?;
-        let next = Exchange::start(self.context_at(begun), &head);
-        if matches!(next.0, Exchange::Claiming(_)) {
+        let seen = if head.may_be_seen() { seen() } else { Seen::Never };
+        let next = Exchange::start(self.context_at(begun), &head, seen);
+        if matches!(next.0, Exchange::Claiming(_) | Exchange::Resuming(_)) {
             stats::time(Timed::Check, host::read_clock()?.saturating_sub(begun));
         }
         Ok(next)
@@ -321,7 +317,8 @@ impl Http {
         let Self { config, shared, owner, .. } = self;
         // Good enough for sharing out: neighbouring requests draw numbers that have nothing in common.
         let draw = (nanoseconds ^ owner.0.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 16;
-        exchange::Context { config, now, supported: &shared.supported, draw, secret: shared.secret }
+        let Memory { secret, since: ledger_since } = shared.memory;
+        exchange::Context { config, now, supported: &shared.supported, draw, secret, ledger_since }
     }
 
     /// A place where the build that tests the host's handling of crashes panics, if the request asks for it. Any other
@@ -445,6 +442,7 @@ impl Http {
             }
             Stream::Forward(edits) => {
                 self.has_forwarded = true;
+                note_passage(&edits);
                 edit_request(&edits)?;
             }
             Stream::Deliver(edits) => {
@@ -498,6 +496,34 @@ pub(super) fn now() -> Result<UnixTime, HostError> {
 fn to_unix_time(nanoseconds: u64) -> UnixTime {
     const NANOSECONDS: u64 = 1_000_000_000;
     UnixTime::from_secs(nanoseconds.checked_div(NANOSECONDS).unwrap_or_default())
+}
+
+/// Under which the filter notes that it has let a request through: for the filters behind it, and for a stream that the proxy
+/// begins anew ([`declare_properties`]).
+const PASSED_HERE: &str = "x402_passed_here";
+const PASSED_BEFORE: &str = "x402_passed_before";
+
+/// Tells the host how long each note lasts. A host that knows no such thing keeps both as long as the first, and then the
+/// headers of a stream that is begun anew have to tell.
+pub(super) fn declare_properties() {
+    let _ = host::declare_property(PASSED_BEFORE, host::Lifespan::Request);
+}
+
+fn note_passage(edits: &RequestEdits) {
+    if let Some(route) = &edits.passes_for {
+        let _ = host::set_property(PASSED_HERE, route);
+        let _ = host::set_property(PASSED_BEFORE, route);
+    }
+}
+
+/// Whether the filter has let this request through before.
+fn seen() -> Seen {
+    let note = |name: &str| host::property(&[name]).ok().flatten().filter(|note| !note.is_empty());
+    match (note(PASSED_HERE), note(PASSED_BEFORE)) {
+        (Some(_), _) => Seen::Here,
+        (None, Some(route)) => Seen::Before(String::from_utf8_lossy(&route).into_owned()),
+        (None, None) => Seen::Never,
+    }
 }
 
 /// The names that the caller's certificate is for, if it showed one that the proxy took.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::host::{self, LogLevel};
-use super::http::{Http, Shared, call, callout_answer, now};
-use super::store::{draw_number, settlers, share_settlers, shared_secret};
+use super::http::{Http, Memory, Shared, call, callout_answer, declare_properties, now};
+use super::store::{draw_number, ledger_since, settlers, share_settlers, shared_secret};
 use crate::config::Config;
 use crate::facilitator::Supported;
 use crate::time::UnixTime;
@@ -43,8 +43,8 @@ impl Root {
     /// Reads the configuration of `size` bytes; `false` where it is refused.
     pub(super) fn configure(&mut self, size: usize) -> bool {
         match configure(size) {
-            Ok((configured, secret)) => {
-                self.shared.secret = secret;
+            Ok((configured, memory)) => {
+                self.shared.memory = memory;
                 let routes = configured.config.routes.len();
                 host::log(LogLevel::Info, &format!("x402: configured, {routes} routes"));
                 for warning in &configured.config.warnings {
@@ -146,12 +146,14 @@ impl Root {
     }
 }
 
-fn configure(size: usize) -> Result<(Configured, [u8; 32]), String> {
+fn configure(size: usize) -> Result<(Configured, Memory), String> {
     let bytes = host::plugin_configuration(size).map_err(|error| error.to_string())?;
     let config = Config::from_host(&bytes).map_err(|error| error.to_string())?;
     let number = draw_number().ok_or("the host's shared data does not work")?;
     let period = if config.needs_introduction { FIRST_TICK_PERIOD } else { TICK_PERIOD };
     host::set_tick_period(period).map_err(|error| error.to_string())?;
     let secret = shared_secret().ok_or("the host's shared data or random numbers do not work")?;
-    Ok((Configured { config: Arc::new(config), number }, secret))
+    let since = now().ok().and_then(ledger_since).ok_or("the host's clock or shared data does not work")?;
+    declare_properties();
+    Ok((Configured { config: Arc::new(config), number }, Memory { secret, since }))
 }

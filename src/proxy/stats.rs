@@ -67,6 +67,11 @@ pub(super) fn change_claims(by: i64) {
     add(MetricKind::Gauge, "x402.ledger_claims".to_owned(), by);
 }
 
+/// A settlement is not looked into in the background, for there is no room.
+pub(super) fn count_shed_recovery() {
+    add(MetricKind::Counter, "x402.recoveries_shed".to_owned(), 1);
+}
+
 /// More or fewer settlements wait to be looked into.
 pub(super) fn change_unknown(by: i64) {
     add(MetricKind::Gauge, "x402.unknown_settlements".to_owned(), by);

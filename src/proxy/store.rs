@@ -4,6 +4,7 @@ use super::{host, stats};
 use crate::config::Service;
 use crate::facilitator::Supported;
 use crate::ledger::{CLAIM_BYTES, Store, StoreFailed, Written, is_of_payments};
+use crate::time::UnixTime;
 
 /// Shared data: one value for each page, seen by all workers that run the same `vm_id`.
 #[derive(Default)]
@@ -13,13 +14,15 @@ pub(super) struct SharedData {
 }
 
 /// Names the form of the pages, so that a later form does not read this one's.
-const KEY_PREFIX: &str = "x402.claims.3.";
+const KEY_PREFIX: &str = "x402.claims.4.";
 
 const WORKERS_KEY: &str = "x402.workers";
 
 const SETTLERS_PREFIX: &str = "x402.settlers.2.";
 
 const SECRET_KEY: &str = "x402.secret.1";
+
+const SINCE_KEY: &str = "x402.ledger_since.1";
 
 /// Attempts at a value that others write at the same time.
 const ATTEMPTS: u32 = 1024;
@@ -87,6 +90,14 @@ pub(super) fn shared_secret() -> Option<[u8; 32]> {
             let secret = host::random().ok()?;
             host::set_shared_data(SECRET_KEY, &secret, None).ok()?.then_some(secret)
         }
+    })
+}
+
+/// When the shared data began, as far as any plugin of this ledger knows; `None` where it does not work.
+pub(super) fn ledger_since(now: UnixTime) -> Option<UnixTime> {
+    (0..ATTEMPTS).find_map(|_| match host::shared_data(SINCE_KEY).ok()? {
+        Some((bytes, _)) => Some(UnixTime::from_secs(u64::from_le_bytes(bytes.try_into().ok()?))),
+        None => host::set_shared_data(SINCE_KEY, &now.as_secs().to_le_bytes(), None).ok()?.then_some(now),
     })
 }
 

@@ -5,6 +5,7 @@
 //! official verifier on honest payments, so that no client is turned away by the filter alone.
 
 use crate::evm::eip3009::{Authorization, Timestamp};
+use crate::evm::erc6492::{self, Wrapper};
 use crate::evm::permit2::{EXACT_PROXY, Permit, UPTO_PROXY};
 use crate::evm::signature::Signature;
 use crate::time::UnixTime;
@@ -16,6 +17,14 @@ use crate::x402::{Requirement, reason};
 /// verifier's figure.
 pub const MIN_LIFETIME_SECONDS: u64 = 6;
 
+/// Seconds that an authorization may live in any case, however short the terms: official clients in Go signed for an hour
+/// whatever the server said, and much that was written by hand does.
+pub const USUAL_LIFETIME_SECONDS: u64 = 3600;
+
+/// Seconds by which it may live longer than that, for clocks differ: the official clients date what they sign back by as
+/// much.
+pub const CLOCK_SLACK_SECONDS: u64 = 600;
+
 /// What the local check found out about a payment that it did not refuse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Judgement {
@@ -26,7 +35,7 @@ pub enum Judgement {
 }
 
 /// Why a payment does not meet a requirement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Refusal {
     /// The money would go to somebody else.
     #[error("{}", reason::RECIPIENT_MISMATCH)]
@@ -37,6 +46,9 @@ pub enum Refusal {
     /// Valid for less time than a settlement needs.
     #[error("{}", reason::VALID_BEFORE)]
     Expired,
+    /// Valid for longer than anybody needs: the ledger would have to remember it for as long.
+    #[error("{}", reason::VALID_BEFORE)]
+    LivesTooLong,
     /// Not valid yet.
     #[error("{}", reason::VALID_AFTER)]
     NotYetValid,
@@ -55,6 +67,9 @@ pub enum Refusal {
     /// Permit2: valid for less time than a settlement needs.
     #[error("{}", reason::PERMIT2_DEADLINE)]
     Permit2Expired,
+    /// Permit2: valid for longer than anybody needs.
+    #[error("{}", reason::PERMIT2_DEADLINE)]
+    Permit2LivesTooLong,
     /// Permit2: not valid yet.
     #[error("{}", reason::PERMIT2_NOT_YET_VALID)]
     Permit2NotYetValid,
@@ -70,15 +85,16 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Whether all but the time is in order: such a payment may have settled before it expired.
-    pub const fn is_expiry(self) -> bool {
-        matches!(self, Self::Expired | Self::Permit2Expired)
+    /// Whether all but the end of the validity is in order: such a payment may have settled before it expired, or when the
+    /// terms gave it longer.
+    pub const fn is_of_time(self) -> bool {
+        matches!(self, Self::Expired | Self::LivesTooLong | Self::Permit2Expired | Self::Permit2LivesTooLong)
     }
 }
 
 /// Checks a payment against the requirement that it says to meet, whose rail is `evm`.
 ///
-/// The cheap checks come first. That a payment has expired is said last, only of one with which all else is in order:
+/// The cheap checks come first. That a payment has expired, or lives too long, is said last, only of one with which all else is in order:
 /// it may have settled before.
 ///
 /// # Errors
@@ -89,13 +105,17 @@ pub fn check(payment: &Signed, requirement: &Requirement, evm: &Evm, now: UnixTi
         Authorized::Permit2(permit) => check_permit2(permit, requirement, evm, now)?,
     }
     let judgement = check_signature(payment, evm)?;
-    if payment.authorization.valid_before() < Timestamp::from(now.plus(MIN_LIFETIME_SECONDS)) {
-        return Err(match payment.authorization {
-            Authorized::Eip3009(_) => Refusal::Expired,
-            Authorized::Permit2(_) => Refusal::Permit2Expired,
-        });
+    let valid_before = payment.authorization.valid_before();
+    let longest = now.plus(requirement.max_timeout_seconds.max(USUAL_LIFETIME_SECONDS)).plus(CLOCK_SLACK_SECONDS);
+    let is_expired = valid_before < Timestamp::from(now.plus(MIN_LIFETIME_SECONDS));
+    let lives_too_long = valid_before > Timestamp::from(longest);
+    match (is_expired, lives_too_long, &payment.authorization) {
+        (false, false, _) => Ok(judgement),
+        (true, _, Authorized::Eip3009(_)) => Err(Refusal::Expired),
+        (true, _, Authorized::Permit2(_)) => Err(Refusal::Permit2Expired),
+        (false, true, Authorized::Eip3009(_)) => Err(Refusal::LivesTooLong),
+        (false, true, Authorized::Permit2(_)) => Err(Refusal::Permit2LivesTooLong),
     }
-    Ok(judgement)
 }
 
 fn check_eip3009(
@@ -149,15 +169,22 @@ fn check_permit2(permit: &Permit, requirement: &Requirement, evm: &Evm, now: Uni
 /// # Errors
 /// [`Refusal::Signature`] or [`Refusal::Permit2Signature`].
 pub fn check_signature(payment: &Signed, evm: &Evm) -> Result<Judgement, Refusal> {
+    let refusal = match payment.authorization {
+        Authorized::Eip3009(_) => Refusal::Signature,
+        Authorized::Permit2(_) => Refusal::Permit2Signature,
+    };
+    // Official facilitators answer a wrapper that they cannot take apart with an error of theirs.
+    if erc6492::is_wrapped(&payment.signature) && Wrapper::parse(&payment.signature).is_none() {
+        return Err(refusal);
+    }
     if payment.signature.len() > Signature::LENGTH {
         return Ok(Judgement::FacilitatorDecides);
     }
     let signer = Signature::from_bytes(&payment.signature)
         .and_then(|signature| signature.recover(&payment.authorization.digest(&evm.domain_separator)));
-    match (signer, &payment.authorization) {
-        (Ok(signer), authorization) if signer == authorization.payer() => Ok(Judgement::Valid),
+    match signer {
+        Ok(signer) if signer == payment.authorization.payer() => Ok(Judgement::Valid),
         _ if evm.contract_wallets && payment.signature.len() == Signature::LENGTH => Ok(Judgement::FacilitatorDecides),
-        (_, Authorized::Eip3009(_)) => Err(Refusal::Signature),
-        (_, Authorized::Permit2(_)) => Err(Refusal::Permit2Signature),
+        _ => Err(refusal),
     }
 }

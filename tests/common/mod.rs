@@ -13,7 +13,7 @@ use x402_proxy_wasm::evm::permit2::{EXACT_PROXY, PERMIT2, Permit, UPTO_PROXY};
 use x402_proxy_wasm::evm::{Address, keccak256};
 use x402_proxy_wasm::exchange::{
     Call, Context, Effects, Event, Exchange, Next, Record, Recovery, Reply, RequestEdits, RequestHead, ResponseEdits,
-    SettlementRecord, Stream, Tail, UpstreamHead,
+    Seen, SettlementRecord, Stream, Tail, UpstreamHead,
 };
 use x402_proxy_wasm::facilitator::{CalloutAnswer, Kind, Supported};
 use x402_proxy_wasm::ledger::{Answer, Operation, Owner, PaymentKey, Store, StoreFailed, Written};
@@ -280,6 +280,10 @@ pub struct Stage {
     pub supported: Supported,
     pub draw: u64,
     pub secret: [u8; 32],
+    /// When the ledger began.
+    pub ledger_since: u64,
+    /// What the filter has done before about the requests that come.
+    pub seen: Seen,
     /// What the ledger says to the operation of this name, in place of what it would say.
     pub forced: Option<(&'static str, Answer)>,
     owners: u64,
@@ -334,6 +338,8 @@ impl Stage {
             supported: supported(&[FACILITATOR]),
             draw: 0,
             secret: [7; 32],
+            ledger_since: 0,
+            seen: Seen::Never,
             forced: None,
             owners: 0,
         }
@@ -364,7 +370,7 @@ impl Stage {
     /// Takes a request in, and does nothing about it yet.
     pub fn arrive(&mut self, head: &RequestHead) -> Request {
         let mut request = self.request();
-        let next = Exchange::start(self.context(), head);
+        let next = Exchange::start(self.context(), head, self.seen.clone());
         request.accept(next);
         request
     }
@@ -456,7 +462,7 @@ impl Stage {
     fn perform(&mut self, request: &mut Request, key: PaymentKey, operation: Operation) -> Answer {
         let name = name_of(operation);
         // The claim of a payment's name comes behind its own.
-        if matches!(name, "claim" | "resume") && request.claim.is_none() {
+        if matches!(name, "claim" | "claim unproven" | "resume") && request.claim.is_none_or(|(own, _)| own == key) {
             request.claim = Some((key, operation));
         }
         let answer = match self.forced {
@@ -472,10 +478,11 @@ impl Stage {
         let said = match answer {
             Answer::Granted => "granted",
             Answer::GrantedUnknown(_) => "granted unknown",
-            Answer::GrantedSettled(_) => "granted settled",
+            Answer::GrantedSettled(..) => "granted settled",
             Answer::InFlight => "in flight",
             Answer::Waiting => "waiting",
             Answer::Spent => "spent",
+            Answer::Exhausted => "exhausted",
             Answer::NotHeld => "not held",
             Answer::Full => "full",
             Answer::Failed => "failed",
@@ -492,16 +499,19 @@ impl Stage {
             Answer::Granted => "nothing",
             Answer::NotHeld if matches!(claim, Operation::Resume { .. }) => "nothing",
             Answer::GrantedUnknown(_) => "unknown",
-            Answer::GrantedSettled(_) => "settled",
+            Answer::GrantedSettled(..) => "settled",
             Answer::InFlight => "in flight",
             Answer::Spent => "spent",
-            Answer::Waiting | Answer::NotHeld | Answer::Full | Answer::Failed => "trouble",
+            Answer::Exhausted => "exhausted",
+            Answer::Waiting => "waiting",
+            Answer::NotHeld | Answer::Full | Answer::Failed => "trouble",
         }
     }
 
     fn context(&self) -> Context<'_> {
         let (config, now) = (&self.config, UnixTime::from_secs(self.now));
-        Context { config, now, supported: &self.supported, draw: self.draw, secret: self.secret }
+        let ledger_since = UnixTime::from_secs(self.ledger_since);
+        Context { config, now, supported: &self.supported, draw: self.draw, secret: self.secret, ledger_since }
     }
 }
 
@@ -638,7 +648,8 @@ fn header_in<'a, N: AsRef<str>>(headers: &'a [(N, String)], name: &str) -> Optio
 
 const fn name_of(operation: Operation) -> &'static str {
     match operation {
-        Operation::Claim { .. } => "claim",
+        Operation::Claim { is_proven: true, .. } => "claim",
+        Operation::Claim { is_proven: false, .. } => "claim unproven",
         Operation::Resume { .. } => "resume",
         Operation::Recover { .. } => "recover",
         Operation::Look => "look",
@@ -648,6 +659,7 @@ const fn name_of(operation: Operation) -> &'static str {
         Operation::Spend { .. } => "spend",
         Operation::Keep { .. } => "keep",
         Operation::Release => "release",
+        Operation::Abandon => "abandon",
         Operation::Pin { .. } => "pin",
         Operation::Forget { .. } => "forget",
         Operation::Note { .. } => "note",

@@ -6,12 +6,19 @@ use x402_proxy_wasm::exchange::{Call, Event};
 use x402_proxy_wasm::facilitator::CalloutAnswer;
 
 /// A chain whose last block is the last of `blocks`, the first being number 1000.
+#[derive(Default)]
 pub struct Node {
     pub blocks: Vec<Block>,
     /// Methods that the node answers with an error.
     pub refuses: Vec<&'static str>,
     /// Blocks by which the node's state lags behind its head.
     pub lag: usize,
+    /// Blocks before the last one whose state the node remembers, where not of all.
+    pub memory: Option<usize>,
+    /// Whether the node has no logs to search, without saying so.
+    pub lacks_logs: bool,
+    /// Blocks behind the first one that a question for logs may name, where not any.
+    pub log_limit: Option<usize>,
 }
 
 /// A block: when it was made, and what happened in it.
@@ -87,7 +94,18 @@ impl Node {
             timestamp: now - 2 * u64::try_from(blocks - 1 - index).unwrap(),
             transactions: Vec::new(),
         });
-        Self { blocks: blocks.collect(), refuses: Vec::new(), lag: 0 }
+        Self { blocks: blocks.collect(), ..Self::default() }
+    }
+
+    /// The number of the last block.
+    pub fn head(&self) -> usize {
+        FIRST + self.blocks.len() - 1
+    }
+
+    /// When a block was made. Those before the first came every two seconds.
+    fn timestamp(&self, block: usize) -> u64 {
+        let before = u64::try_from(FIRST.saturating_sub(block)).unwrap();
+        self.blocks[block.saturating_sub(FIRST)].timestamp - 2 * before
     }
 
     /// Adds a block with these transactions.
@@ -107,16 +125,20 @@ impl Node {
     fn answer_one(&self, question: &Value) -> Value {
         let (id, params) = (&question["id"], &question["params"]);
         let method = question["method"].as_str().unwrap();
+        let refusal = |message| json!({"jsonrpc": "2.0", "id": id, "error": {"code": -32000, "message": message}});
         if self.refuses.contains(&method) {
-            return json!({"jsonrpc": "2.0", "id": id, "error": {"code": -32000, "message": "no"}});
+            return refusal("no");
         }
         let result = match method {
-            "eth_blockNumber" => json!(quantity(FIRST + self.blocks.len() - 1)),
+            "eth_blockNumber" => json!(quantity(self.head())),
             "eth_getTransactionReceipt" => self.receipt(&params[0]),
             "eth_call" => {
                 let block = number(&params[1]);
-                if block > FIRST + self.blocks.len() - 1 - self.lag {
-                    return json!({"jsonrpc": "2.0", "id": id, "error": {"code": -32000, "message": "header not found"}});
+                if block > self.head() - self.lag {
+                    return refusal("header not found");
+                }
+                if self.memory.is_some_and(|memory| block + memory < self.head()) {
+                    return refusal("missing trie node");
                 }
                 let data = params[0]["data"].as_str().unwrap();
                 assert!(data.starts_with("0xe94a0102"), "authorizationState(address,bytes32)");
@@ -131,19 +153,23 @@ impl Node {
             }
             "eth_getLogs" => {
                 let filter = &params[0];
-                let found =
-                    self.logs(number(&filter["fromBlock"]), number(&filter["toBlock"])).filter(|(_, _, log)| {
-                        let is_of_topic = filter["topics"][0].as_array().unwrap().contains(&json!(log.topics[0]));
-                        is_of_topic
-                            && log.address == filter["address"].as_str().unwrap().to_lowercase()
-                            && json!(log.topics[1]) == filter["topics"][1]
-                            && json!(log.topics[2]) == filter["topics"][2]
-                    });
+                let (first, last) = (number(&filter["fromBlock"]), number(&filter["toBlock"]));
+                assert!(first <= last, "a range of blocks");
+                if self.log_limit.is_some_and(|limit| last - first > limit) {
+                    return refusal("block range too large");
+                }
+                let found = self.logs(first, last).filter(|_| !self.lacks_logs).filter(|(_, _, log)| {
+                    let is_of_topic = filter["topics"][0].as_array().unwrap().contains(&json!(log.topics[0]));
+                    is_of_topic
+                        && log.address == filter["address"].as_str().unwrap().to_lowercase()
+                        && json!(log.topics[1]) == filter["topics"][1]
+                        && json!(log.topics[2]) == filter["topics"][2]
+                });
                 found.map(|(block, hash, log)| log_json(block, hash, log)).collect()
             }
             "eth_getBlockByNumber" => {
                 let block = number(&params[0]);
-                json!({"number": quantity(block), "timestamp": format!("{:#x}", self.blocks[block - FIRST].timestamp), "transactions": []})
+                json!({"number": quantity(block), "timestamp": format!("{:#x}", self.timestamp(block)), "transactions": []})
             }
             other => panic!("{other} is asked"),
         };
@@ -167,8 +193,10 @@ impl Node {
     }
 
     fn logs(&self, first: usize, last: usize) -> impl Iterator<Item = (usize, &str, &Log)> {
-        let blocks = self.blocks.iter().enumerate().map(|(index, block)| (FIRST + index, block));
-        blocks.filter(move |(number, _)| (first..=last).contains(number)).flat_map(|(number, block)| {
+        let (skipped, end) = (first.saturating_sub(FIRST), (last + 1).saturating_sub(FIRST));
+        let blocks = self.blocks.iter().enumerate().take(end).skip(skipped);
+        blocks.flat_map(|(index, block)| {
+            let number = FIRST + index;
             let good = block.transactions.iter().filter(|transaction| !transaction.has_failed);
             good.flat_map(move |one| one.logs.iter().map(move |log| (number, one.hash.as_str(), log)))
         })

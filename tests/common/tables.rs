@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use serde_json::Value;
 use x402_proxy_wasm::config::Config;
-use x402_proxy_wasm::exchange::{Call, Context, Effects, Event, Exchange, Next, Recovery, RequestHead, Stream};
+use x402_proxy_wasm::exchange::{Call, Context, Effects, Event, Exchange, Next, Recovery, RequestHead, Seen, Stream};
 use x402_proxy_wasm::facilitator::{CalloutAnswer, Supported};
 use x402_proxy_wasm::ledger::{Answer, Ledger, Operation, Owner, PaymentKey};
 use x402_proxy_wasm::time::UnixTime;
@@ -200,8 +200,17 @@ impl Tables {
         assert_eq!(memory.note_store(MemoryStore::default()), EMPTY);
         let fresh = &heads[heads.len() - authorizations.len()..];
         let supported = Supported::default();
-        let context = Context { config: &config, now: at(0), supported: &supported, draw: 0, secret: [0; 32] };
-        let claims = fresh.iter().map(|head| Exchange::start(context, head).1.ledger.expect("a payment is claimed"));
+        let context = Context {
+            config: &config,
+            now: at(0),
+            supported: &supported,
+            draw: 0,
+            secret: [0; 32],
+            ledger_since: at(0),
+        };
+        let claims = fresh
+            .iter()
+            .map(|head| Exchange::start(context, head, Seen::Never).1.ledger.expect("a payment is claimed"));
         let claims = claims.collect();
         Self { config, supported, heads, authorizations, claims, perform, memory: Mutex::new(memory) }
     }
@@ -211,7 +220,14 @@ impl Tables {
     }
 
     fn context(&self, now: u32) -> Context<'_> {
-        Context { config: &self.config, now: at(now), supported: &self.supported, draw: 0, secret: [0; 32] }
+        Context {
+            config: &self.config,
+            now: at(now),
+            supported: &self.supported,
+            draw: 0,
+            secret: [0; 32],
+            ledger_since: at(0),
+        }
     }
 
     /// Takes in the head of a request: numbers of an exchange and of a deed.
@@ -220,9 +236,17 @@ impl Tables {
         if let Some(known) = memory.starts.get(&(request, now)) {
             return *known;
         }
-        let next = memory.note(Exchange::start(self.context(now), &self.heads[usize::from(request)]));
+        let next = memory.note(Exchange::start(self.context(now), &self.heads[usize::from(request)], Seen::Never));
         memory.starts.insert((request, now), next);
         next
+    }
+
+    /// What becomes of a request that the proxy has begun anew after the filter let it through.
+    pub fn start_again(&self, request: u8, now: u32) -> Deed {
+        let seen = Seen::Before("weather".to_owned());
+        let head = &self.heads[usize::from(request)];
+        let (_, deed) = self.memory().note(Exchange::start(self.context(now), head, seen));
+        self.deed(deed)
     }
 
     /// Looks into a settlement that went unheard.
@@ -322,7 +346,7 @@ impl Tables {
             let number = if transactions.is_empty() { number } else { head };
             Block { timestamp: NOW + u64::from(number / BLOCKS_A_SECOND), transactions }
         });
-        Node { blocks: blocks.collect(), refuses: Vec::new(), lag: 0 }
+        Node { blocks: blocks.collect(), ..Node::default() }
     }
 
     pub fn deed(&self, deed: u32) -> Deed {

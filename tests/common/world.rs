@@ -77,6 +77,12 @@ pub struct Setup {
     pub verify_fails: bool,
     pub upstream_fails: bool,
     pub clients_leave: bool,
+    /// Whether the filter cannot check the signatures of the payments, as those of contract wallets.
+    pub is_unproven: bool,
+    /// Whether the proxy may follow a redirect of the upstream by itself.
+    pub redirects: bool,
+    /// How often a settled payment is redeemed at most.
+    pub max_redemptions: u8,
     /// Whether the proxy may give up on a request and answer it itself.
     pub gives_up: bool,
     /// Crashes of workers, settlements looked into in the background, and replaced blocks, at most.
@@ -156,6 +162,10 @@ struct Fate {
     is_delivered: bool,
     /// The worker crashed between the two.
     is_lost: bool,
+    /// The filter could check its signature, or heard that it is a payment.
+    is_proven: bool,
+    /// How often it was redeemed, but for those that failed by the upstream's fault.
+    redeemed: u8,
 }
 
 /// What must never happen.
@@ -168,6 +178,12 @@ pub enum Violation {
     RefusedThoughPaid,
     SettledAfterError,
     RepliedTwice,
+    /// Something was done for a payment that nobody has proven.
+    MovedUnproven,
+    /// A settled payment was redeemed once too often.
+    RedeemedTooOften,
+    /// A request that was begun anew got more than a word that it was.
+    ServedAnew,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -208,6 +224,8 @@ pub enum Action {
     Respond(u8, u16),
     /// Its client leaves.
     Leave(u8),
+    /// The upstream redirects it, and the proxy begins it anew.
+    Redirect(u8),
     /// The proxy answers in place of the upstream.
     GiveUp(u8),
     /// It is woken.
@@ -274,7 +292,10 @@ impl Rules {
         config["defaults"]["settle"] = setup.settle.into();
         config["defaults"]["max_timeout_seconds"] = PATIENCE.into();
         config["defaults"]["accepts"][0]["confirm"] = setup.confirm.into();
-        config["ledger"] = json!({"max_claims": setup.claims_per_page * 4096});
+        config["ledger"] = json!({
+            "max_claims": setup.claims_per_page * 4096,
+            "max_redemptions": setup.max_redemptions,
+        });
         if let Some(confirmations) = setup.rpc {
             config["rpc"] = json!({"base-sepolia": {
                 "cluster": "node",
@@ -284,7 +305,12 @@ impl Rules {
                 "log_range": 100_000,
             }});
         }
-        let payments: Vec<_> = (0..PAYMENTS).map(|payment| sign(&config, payment)).collect();
+        let mut payments: Vec<_> = (0..PAYMENTS).map(|payment| sign(&config, payment)).collect();
+        if setup.is_unproven {
+            payments
+                .iter_mut()
+                .for_each(|payment| payment["payload"]["signature"] = format!("0x{}", "ab".repeat(66)).into());
+        }
         let of_requests = setup.requests.iter().map(|(payment, _, path)| paid(path, &payments[usize::from(*payment)]));
         let fresh = payments.iter().map(|payment| paid("/weather", payment));
         let heads = of_requests.chain(fresh).collect();
@@ -302,7 +328,7 @@ impl Rules {
             violation: None,
             store: EMPTY,
             chain,
-            fates: [Fate::default(); PAYMENTS],
+            fates: [Fate { is_proven: !self.setup.is_unproven, ..Fate::default() }; PAYMENTS],
             actors: [NOT_YET; ACTORS],
             recoveries: [None; 2],
         }
@@ -357,6 +383,9 @@ impl Rules {
         self.hear(world, actor, |heard| actions.push(Action::Hear(number, heard)));
         if actor.has_client {
             if actor.upstream == Upstream::Working {
+                if self.setup.redirects {
+                    actions.push(Action::Redirect(number));
+                }
                 actions.push(Action::Respond(number, 200));
                 if self.setup.upstream_fails {
                     actions.push(Action::Respond(number, 500));
@@ -555,6 +584,7 @@ impl Rules {
                     self.set_adrift(&mut world, &actor);
                 }
                 world.actors[usize::from(number)].asked = Asked::Nobody;
+                world.fates[usize::from(actor.payment)].is_proven |= heard == Heard::Verified;
                 self.happen(&mut world, number, Happening::Callout((self.setup.mishear)(heard)));
             }
             Action::Respond(number, status) => {
@@ -569,6 +599,13 @@ impl Rules {
             Action::Leave(number) => {
                 self.dismiss(&mut world, number);
                 self.happen(&mut world, number, Happening::Ended);
+            }
+            Action::Redirect(number) => {
+                self.dismiss(&mut world, number);
+                self.happen(&mut world, number, Happening::Ended);
+                let deed = self.tables.start_again(number, self.now(&world));
+                let is_stopped = deed.ledger.is_none() && deed.call.is_none() && deed.stream == Flow::Reply(502, false);
+                self.require(&mut world, is_stopped, Violation::ServedAnew);
             }
             Action::Tick(number) => self.happen(&mut world, number, Happening::Tick),
             Action::Recover(place) => self.recover(&mut world, place),
@@ -656,10 +693,20 @@ impl Rules {
         world.store = store;
         actor.deed = NOTHING;
         actor.hold = 0;
-        let is_granted = matches!(answer, Answer::Granted | Answer::GrantedUnknown(_) | Answer::GrantedSettled(_));
+        let is_granted = matches!(answer, Answer::Granted | Answer::GrantedUnknown(_) | Answer::GrantedSettled(..));
         if let (Some((_, operation)), true) = (deed.ledger, is_granted) {
             actor.hold = held_until(operation);
-            world.fates[usize::from(actor.payment)].is_spent |= matches!(operation, Operation::Spend { .. });
+            let has_failed = actor.upstream == Upstream::Failed;
+            let payment = usize::from(actor.payment);
+            let fate = &mut world.fates[payment];
+            fate.is_spent |= matches!(operation, Operation::Spend { .. });
+            fate.redeemed += u8::from(matches!(answer, Answer::GrantedSettled(..)));
+            let is_given_back = matches!(operation, Operation::Release) && has_failed;
+            fate.redeemed = fate.redeemed.saturating_sub(u8::from(is_given_back));
+            let (is_proven, redeemed) = (fate.is_proven, fate.redeemed);
+            let is_short = matches!(operation, Operation::Claim { is_proven: false, .. } | Operation::Release);
+            self.require(world, is_proven || is_short, Violation::MovedUnproven);
+            self.require(world, redeemed <= self.setup.max_redemptions, Violation::RedeemedTooOften);
         }
         self.carry_out(world, number, deed);
         self.happen(world, number, Happening::Ledger(answer));
@@ -695,6 +742,11 @@ impl Rules {
             self.plan(world, number, recovery);
         }
         let actor = world.actors[usize::from(number)];
+        let is_proven = world.fates[usize::from(actor.payment)].is_proven;
+        let is_more = deed.recovery.is_some() || deed.call.is_some_and(|call| call != Question::Verify);
+        let is_served = deed.stream == Flow::Deliver && actor.upstream == Upstream::Succeeded;
+        let passes = deed.stream == Flow::Forward || is_served;
+        self.require(world, is_proven || !(is_more || passes), Violation::MovedUnproven);
         if !actor.has_client {
             return;
         }
@@ -812,7 +864,10 @@ impl Rules {
         let has_node = self.setup.rpc.is_some();
         match (world.fates[usize::from(payment)].is_spent, has_settled) {
             (true, _) => ending == Ending::Asked,
-            (false, true) => ending == Ending::Served || !has_node && ending == Ending::Stuck,
+            (false, true) => {
+                let is_used_up = world.fates[usize::from(payment)].redeemed >= self.setup.max_redemptions;
+                ending == Ending::Served || (!has_node || is_used_up) && ending == Ending::Stuck
+            }
             (false, false) if is_valid && !has_waited => ending == Ending::Served,
             (false, false) if has_node => {
                 ending != Ending::Stuck && (has_waited || !is_adrift || ending != Ending::Asked)
@@ -958,10 +1013,12 @@ fn ending_of(stream: Flow) -> Option<Ending> {
 /// Until when an operation makes the claim its own.
 fn held_until(operation: Operation) -> u32 {
     match operation {
+        // What is not proven gives way to what is.
+        Operation::Claim { is_proven: false, .. } => 0,
         Operation::Claim { until, .. }
         | Operation::Resume { until, .. }
         | Operation::Recover { until }
-        | Operation::Settle { until }
+        | Operation::Settle { until, .. }
         | Operation::Redeem { until, .. } => (until.as_secs() - NOW) as u32,
         _ => 0,
     }

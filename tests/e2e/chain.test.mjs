@@ -36,6 +36,12 @@ const gate = await openGate(rooms, {
   clusters,
   concurrency,
 });
+const short = await openGate(rooms, {
+  facilitator: "fake",
+  plugin: pluginOf({ facilitator, rpc: { "eip155:84532": { ...node, log_range: 20 } } }),
+  clusters,
+  concurrency,
+});
 const blind = await openGate(rooms, { facilitator: "fake", plugin: pluginOf({ facilitator }), clusters, concurrency });
 const strict = await openGate(rooms, {
   facilitator: "fake",
@@ -178,4 +184,19 @@ test("Where the chain must confirm, a facilitator that lies gets nobody served",
   assert.match(answer.json().error, /not confirmed on the chain yet/);
   assert.deepEqual(await mark.transfers(), []);
   assert.equal(mark.seen().length, 1, "the upstream has worked, and nobody saw its answer");
+});
+
+test("A settlement in an older block than one question searches is found all the same", async () => {
+  const [payment, mark] = [await paymentFor(short, "/any/x"), await since(short)];
+  short.fake.script("/settle", async (body) => {
+    const told = await settlesAndIsNotHeard(body);
+    // 100 blocks, one second apart, as if it had taken as long to ask.
+    await rooms.chain.rpc("anvil_mine", "0x64");
+    return told;
+  });
+  const answer = await pay(short, "/any/x", payment);
+  const [transfer, ...more] = await mark.transfers();
+  assertServed(answer, { transaction: transfer.transaction });
+  assert.deepEqual(more, []);
+  assert.equal(mark.calls("/settle").length, 1);
 });

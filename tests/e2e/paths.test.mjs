@@ -512,7 +512,7 @@ for (const [how, target] of [["free", "/healthz"], ["unmatched", "/other"], ["pr
     assert.deepEqual(seen.headers.filter(([, value]) => value === "/weather/today"), []);
     for (const [name, value] of Object.entries(INNOCENT)) assert.deepEqual(headerSeen(seen, name), [value]);
     const identity = seen.headers.filter(([name]) => /^x[-_]x402[-_]/i.test(name)).map(([name]) => name.toLowerCase());
-    assert.deepEqual(identity.sort(), payment ? ["x-x402-amount", "x-x402-network", "x-x402-payer"] : []);
+    assert.deepEqual(identity.sort(), payment ? ["x-x402-amount", "x-x402-id", "x-x402-network", "x-x402-payer"] : []);
   });
 }
 

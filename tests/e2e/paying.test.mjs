@@ -98,6 +98,7 @@ test("The upstream sees one request, without the payment, and who paid how much"
   const names = seen[0].headers.map(([name]) => name.toLowerCase().replaceAll("_", "-"));
   assert.deepEqual(names.filter((name) => /payment|^x-x402-/.test(name)).sort(), [
     "x-x402-amount",
+    "x-x402-id",
     "x-x402-network",
     "x-x402-payer",
   ]);

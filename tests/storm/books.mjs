@@ -153,12 +153,12 @@ export function openBooks() {
         else settled.set(payment, transfer);
       }
       // The transactions under which Envoy sent a response, by the tag in its path. (Of a response that still waited when
-      // its client left, Envoy logs the status as well, but the filter has named no transaction.)
+      // its client left, Envoy logs the status as well, and the filter says that it was abandoned.)
       const sent = new Map();
-      for (const { path, status, details, transaction } of accessLog) {
+      for (const { path, status, details, transaction, outcome } of accessLog) {
         const tag = tagOf(path ?? "");
         note(tag, `access log: ${status} ${details} ${transaction ?? "-"} (${path})`);
-        if (transaction && status < 400) sent.set(tag, [...(sent.get(tag) ?? []), transaction]);
+        if (transaction && status < 400 && outcome !== "abandoned") sent.set(tag, [...(sent.get(tag) ?? []), transaction]);
       }
       const sums = { settled: settled.size, delivered: 0, recovered: 0, lost: 0, refused: 0, owed: 0, open: 0 };
       const seen = new Map();

@@ -1,6 +1,6 @@
 /**
- * Writes the vectors beside this file: `eip712.json` (typed data, digests and signatures, good and bad) and
- * `address.json` (EIP-55). viem computes them, published figures check them, and every run gives the same bytes.
+ * Writes the vectors beside this file: `eip712.json` (typed data, digests and signatures, good and bad), `erc6492.json`
+ * (wrapped signatures, good and bad) and `address.json` (EIP-55). viem computes them, published figures check them, and every run gives the same bytes.
  *
  *   node tests/vectors/generate.mjs           writes the files
  *   node tests/vectors/generate.mjs --check   fails where a file differs from what would be written
@@ -13,16 +13,21 @@ import { readFileSync, writeFileSync } from "node:fs";
 import {
   compactSignatureToSignature,
   concat,
+  encodeAbiParameters,
   encodePacked,
   getAddress,
   hashDomain,
   hashStruct,
   hashTypedData,
   isAddress,
+  isErc6492Signature,
   keccak256,
   numberToHex,
+  pad,
   parseCompactSignature,
+  parseErc6492Signature,
   recoverAddress,
+  serializeErc6492Signature,
   serializeSignature,
   size,
   slice,
@@ -446,6 +451,84 @@ const addresses = () => {
   };
 };
 
+// ------------------------------------------------------------------------------------------------ ERC-6492
+
+const wrapped = () => {
+  const MAGIC = `0x${"6492".repeat(16)}`;
+  const word = (value) => numberToHex(value, { size: 32 });
+  const factory = pad(FACILITATOR, { size: 32 });
+  const inner = concat([label("r"), label("s"), "0x1b"]);
+  const usual = (parts = {}) =>
+    serializeErc6492Signature({ address: FACILITATOR, data: "0xdeadbeef", signature: inner, ...parts });
+  /** A wrapper by hand: the head's three words, what follows, and the magic. */
+  const made = (offsets, tail = []) => concat([factory, ...offsets.map(word), ...tail, MAGIC]);
+  const good = {
+    usual: usual(),
+    "no calldata": usual({ data: "0x" }),
+    "an empty signature": usual({ signature: "0x" }),
+    "nobody deploys": usual({ address: `0x${"00".repeat(20)}` }),
+    "a wrapper in a wrapper": usual({ signature: usual() }),
+    "1 KB of calldata": usual({ data: `0x${"5a".repeat(1024)}` }),
+    "twelve bytes before the factory that are not zero": concat([`0x${"ff".repeat(12)}`, slice(usual(), 12)]),
+    "the parts in the other order": made([160, 96], [word(4), pad("0xdeadbeef", { dir: "right", size: 32 }), word(2), "0xabcd"]),
+    "both parts in one place": made([96, 96], [word(2), "0xabcd"]),
+    "parts that overlap": made([96, 128], [word(40), word(3), "0xabcdef00abcdef00"]),
+    "a part without padding": made([96, 130], [word(2), "0xabcd", word(1), "0xef"]),
+    "bytes that nothing points to": made([160, 224], ["0x" + "11".repeat(64), word(1), pad("0xaa", { dir: "right", size: 32 }), word(0)]),
+    "a part that ends with the magic": made([96, 128], [word(0), word(32)]),
+    "a part that lies in the head": made([32, 96], [word(0)].concat(`0x${"22".repeat(32)}`)),
+    "a head, and its own words as lengths": concat([word(0), word(0), word(0), MAGIC]),
+  };
+  const bad = {
+    "the magic alone": MAGIC,
+    "65 bytes with the magic": concat([slice(inner, 0, 33), MAGIC]),
+    "one byte less than a head": concat([`0x${"00".repeat(63)}`, MAGIC]),
+    "the magic for an offset": concat([factory, word(96), MAGIC]),
+    "a plain signature with the magic": concat([inner, MAGIC]),
+    "an offset to the end": made([96, 192], [word(0), word(0)]),
+    "an offset beyond the end": made([96, 193], [word(0), word(0)]),
+    "no room for a length": made([96, 161], [word(0), word(0)]),
+    "a length one too long": made([96, 128], [word(0), word(33)]),
+    "a calldata one too long": made([96, 96], [word(33)]),
+    "an offset of 2^31": made([96, 2n ** 31n], [word(0)]),
+    "an offset of 2^32": made([96, 2n ** 32n + 96n], [word(0)]),
+    "an offset of 2^64": made([96, 2n ** 64n + 96n], [word(0)]),
+    "an offset of 2^256 - 1": made([96, MAX], [word(0)]),
+    "a length of 2^32": made([96, 96], [word(2n ** 32n)]),
+    "a length of 2^32 - 1": made([96, 96], [word(2n ** 32n - 1n)]),
+    "a length of 2^53": made([96, 96], [word(2n ** 53n)]),
+    "a length of 2^256 - 1": made([96, 96], [word(MAX)]),
+    "the first half of one": concat([slice(usual(), 0, 128), MAGIC]),
+    "other types": concat([encodeAbiParameters([{ type: "bytes" }, { type: "bytes" }], ["0xdeadbeef", inner]), MAGIC]),
+  };
+  const unwrapped = {
+    "a plain signature": inner,
+    "no bytes": "0x",
+    "half the magic": slice(MAGIC, 16),
+    "a byte behind the magic": concat([usual(), "0x00"]),
+    "the magic in front": concat([MAGIC, inner]),
+  };
+  const parse = (signature) => {
+    try {
+      return parseErc6492Signature(signature);
+    } catch {
+      return null;
+    }
+  };
+  const vectors = (cases, holds) =>
+    Object.entries(cases).map(([what, signature]) => {
+      const parsed = parse(signature);
+      assert.ok(holds(parsed, signature === "0x" ? false : isErc6492Signature(signature)), what);
+      return { what, signature, parsed };
+    });
+  return {
+    note: "Written by generate.mjs. `good`: what viem finds in a wrapped signature. `bad`: such as viem cannot take apart, though they end with the magic. `unwrapped`: such as do not end with it.",
+    good: vectors(good, (parsed, is) => is && parsed?.address),
+    bad: vectors(bad, (parsed, is) => is && parsed === null),
+    unwrapped: vectors(unwrapped, (_, is) => !is),
+  };
+};
+
 // ------------------------------------------------------------------------------------------------------ go
 
 const authorizations = await eip3009();
@@ -462,6 +545,7 @@ const files = {
     malformed: bad,
     permit2: await permit2(),
   },
+  "erc6492.json": wrapped(),
   "address.json": addresses(),
 };
 

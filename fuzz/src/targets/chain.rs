@@ -5,7 +5,8 @@
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use x402_proxy_wasm::chain::{Fate, Inquiry, Progress, Transfer, Void};
+use x402_proxy_wasm::chain::search::{Moment, Sight, Window};
+use x402_proxy_wasm::chain::{Fate, Inquiry, Progress, Transfer, Unclear, Void};
 use x402_proxy_wasm::config::{Rpc, Service};
 use x402_proxy_wasm::evm::{Nonce, TransactionHash, keccak256};
 use x402_proxy_wasm::facilitator::CalloutAnswer;
@@ -27,6 +28,7 @@ static TRANSFER: LazyLock<Transfer> = LazyLock::new(|| Transfer {
     nonce: Nonce::from_bytes([1; 32]),
     valid_before: UnixTime::from_secs(VALID_BEFORE).into(),
     since: UnixTime::from_secs(NOW),
+    searched_to: None,
 });
 
 const VALUE: u64 = 1000;
@@ -43,6 +45,8 @@ pub(super) fn run(input: &[u8]) {
     let [question, confirmations, body @ ..] = input else { return };
     let named: TransactionHash = TRANSACTION.parse().expect("a hash");
     let inquiry = match question % 8 {
+        // Of Permit2's nonces there are no logs to be searched.
+        2 | 3 | 5 if question / 32 > 0 && question / 8 % 4 < 2 => older(question % 8, question / 32),
         0 => Inquiry::Head(None),
         1 => Inquiry::Head(Some(named)),
         2 | 3 => Inquiry::Nonce(HEAD),
@@ -66,7 +70,7 @@ pub(super) fn run(input: &[u8]) {
         timeout: Duration::from_secs(1),
         headers: Vec::new(),
     };
-    let rpc = Rpc { service: Arc::new(service), confirmations, log_range: 1800 };
+    let rpc = Rpc { service: Arc::new(service), confirmations, log_range: if *question < 32 { 1800 } else { 100 } };
     let answer = CalloutAnswer::Answered { status: 200, body: body.to_vec() };
     let progress = inquiry.step(&transfer, &rpc, &answer);
     let Some(replies) = Json::parse(body) else {
@@ -82,6 +86,20 @@ pub(super) fn run(input: &[u8]) {
     let broken = CalloutAnswer::Answered { status: 500, body: body.to_vec() };
     for answer in [CalloutAnswer::Lost, CalloutAnswer::NotSent, broken] {
         assert!(matches!(inquiry.step(&transfer, &rpc, &answer), Progress::Done(Fate::Unclear(_))));
+    }
+}
+
+/// A question about older blocks than the last ones; with so many more to follow.
+fn older(question: u8, left: u8) -> Inquiry {
+    let left = u64::from(left);
+    let moment = |block, seconds| Some(Moment { block, time: UnixTime::from_secs(NOW + seconds) });
+    match question {
+        2 => Inquiry::Sight(Sight { head: HEAD, at: BLOCK, earlier: None, later: None, left }),
+        3 => {
+            let (earlier, later) = (moment(3, 0).filter(|_| left % 2 == 0), moment(HEAD, 100));
+            Inquiry::Sight(Sight { head: HEAD, at: BLOCK, earlier, later, left })
+        }
+        _ => Inquiry::Logs(Window { head: HEAD, from: 1, left }),
     }
 }
 
@@ -146,6 +164,7 @@ impl Replies {
         match inquiry {
             Inquiry::Head(_) => self.texts("1").filter_map(|head| quantity(Some(head))).collect(),
             Inquiry::Nonce(head) | Inquiry::Receipt(head, _) => vec![head],
+            Inquiry::Sight(Sight { head, .. }) | Inquiry::Logs(Window { head, .. }) => vec![head],
             Inquiry::Time(..) => Vec::new(),
         }
     }
@@ -205,8 +224,16 @@ impl Replies {
                     "settled earlier without a proof"
                 );
             }
+            (Fate::Void(Void::SettledEarlier), Inquiry::Sight(sight)) => {
+                assert!(self.is_confirmed(inquiry, Some(sight.at)), "settled in a block that may be replaced");
+                assert!(self.times(sight.at).any(|time| time + 15 < NOW), "settled earlier without a proof");
+                assert!(self.texts("3").any(|word| quantity(Some(word)) == Some(1)), "the nonce is not shown used");
+            }
+            (Fate::Unclear(Unclear::OutOfRange { searched_to }), _) => {
+                assert!(searched_to.is_none_or(|block| self.is_confirmed(inquiry, Some(block))));
+            }
             (Fate::Void(Void::Expired), Inquiry::Nonce(head)) => self.check_expired(head),
-            (Fate::Void(Void::Cancelled), Inquiry::Nonce(_)) => {
+            (Fate::Void(Void::Cancelled), Inquiry::Nonce(_) | Inquiry::Logs(_)) => {
                 let is_proof = |log: &&Json| tells(log, "AuthorizationCanceled(address,bytes32)") && confirms(log);
                 assert!(is_token && self.logs().iter().any(is_proof), "cancelled without a proof");
             }
@@ -263,7 +290,18 @@ impl Replies {
                 assert!(self.receipts(hash).any(|receipt| is_it(&receipt)), "a settlement that no receipt shows");
                 assert!(!is_confirmed || self.is_confirmed(inquiry, Some(block)), "too few blocks");
             }
-            (Inquiry::Nonce(head), Inquiry::Receipt(same, hash)) => {
+            (Inquiry::Nonce(head), Inquiry::Sight(Sight { head: same, .. })) => {
+                assert_eq!(head, same, "the last block changes")
+            }
+            (Inquiry::Sight(sight), Inquiry::Sight(next)) => {
+                assert_eq!((next.head, next.left), (sight.head, sight.left - 1), "questions are counted");
+                assert!(next.at < sight.later.map_or(HEAD, |moment| moment.block), "the search comes nearer");
+            }
+            (Inquiry::Sight(Sight { left, .. }), Inquiry::Logs(next)) => assert_eq!(next.left, left - 1),
+            (Inquiry::Logs(window), Inquiry::Logs(next)) => {
+                assert!(next.from > window.from && next.left < window.left, "the search goes on");
+            }
+            (Inquiry::Nonce(head) | Inquiry::Logs(Window { head, .. }), Inquiry::Receipt(same, hash)) => {
                 assert_eq!(head, same, "the last block changes within an inquiry");
                 let is_named = |log: &&&Json| {
                     log.text("transactionHash").is_some_and(|text| text.eq_ignore_ascii_case(&hash.to_string()))

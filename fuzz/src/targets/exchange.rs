@@ -522,7 +522,7 @@ impl World {
                     Answer::Granted,
                     unheard(None),
                     unheard(Some(hash)),
-                    Answer::GrantedSettled(hash),
+                    Answer::GrantedSettled(hash, None),
                     Answer::InFlight,
                     Answer::Waiting,
                     Answer::Spent,
@@ -673,7 +673,7 @@ impl World {
 
 /// A claim, and a settlement of which the end was not heard.
 fn unheard(named: Option<TransactionId>) -> Answer {
-    Answer::GrantedUnknown(Unheard { named, since: UnixTime::from_secs(NOW) })
+    Answer::GrantedUnknown(Unheard { named, since: UnixTime::from_secs(NOW), charge: None })
 }
 
 fn lost() -> Event {

@@ -9,8 +9,9 @@ use std::sync::LazyLock;
 use arbitrary::{Result, Unstructured};
 use x402_proxy_wasm::evm::{Address, Nonce};
 use x402_proxy_wasm::ledger::{
-    Answer, Ledger, Operation, Owner, PaymentKey, SignatureMark, Store, StoreFailed, Stored, Unheard, Written,
+    Answer, Binding, Ledger, Operation, Owner, PaymentKey, Store, StoreFailed, Stored, Unheard, Written,
 };
+use x402_proxy_wasm::money::Amount;
 use x402_proxy_wasm::time::UnixTime;
 use x402_proxy_wasm::x402::{NetworkId, TransactionId};
 
@@ -39,7 +40,7 @@ static PAYMENTS: LazyLock<([PaymentKey; 3], u32)> = LazyLock::new(|| {
     };
     let page = |key: &PaymentKey| {
         let mut store = MemoryStore::default();
-        let claim = Operation::Claim { expires: time(9), until: time(9), signature: mark(0) };
+        let claim = Operation::Claim { expires: time(9), until: time(9), binding: mark(0), is_proven: true };
         Ledger::with_room_for(1).perform(&mut store, *key, Owner(1), claim, time(0));
         *store.0.keys().next().expect("a claim is stored")
     };
@@ -52,8 +53,8 @@ fn time(seconds: u64) -> UnixTime {
     UnixTime::from_secs(seconds)
 }
 
-fn mark(signature: u8) -> SignatureMark {
-    SignatureMark::new(&[0; 32], &[signature])
+fn mark(payment: u8) -> Binding {
+    Binding::new(&[&[payment]])
 }
 
 /// One operation as an input has it.
@@ -69,20 +70,22 @@ fn any_step(input: &mut Unstructured<'_>, now: u64, number: u8) -> Result<Step> 
     let (payment, owner) = (usize::from(choice % 3), u64::from(choice / 3 % 3));
     let kind: u8 = input.arbitrary()?;
     let until = time(now + 1 + u64::from(kind >> 4) * 8);
-    let signature = mark(u8::from(choice > 220));
+    let binding = mark(u8::from(choice > 220));
+    let charge = (choice % 2 == 0).then(|| Amount::from(u64::from(number)));
     let mut hash = [7; 32];
     hash[0] = number;
     let transaction = TransactionId::from_bytes(hash);
     let expires = time([500, 5_000, 200_000][payment]);
     let operation = match kind % 16 {
-        0..4 if expires > time(now) => Operation::Claim { expires, until, signature },
-        0..5 => Operation::Resume { until, signature },
+        0..4 if expires > time(now) => Operation::Claim { expires, until, binding, is_proven: kind % 4 != 3 },
+        0..5 => Operation::Resume { until, binding },
         5 => Operation::Recover { until },
         6 => Operation::Look,
-        7..9 => Operation::Settle { until },
+        7..9 => Operation::Settle { until, charge },
         9 => Operation::Redeem { transaction, until },
         10 => Operation::Spend { transaction },
         11 => Operation::Keep { transaction },
+        12 if choice % 3 == 0 => Operation::Abandon,
         12 => Operation::Release,
         13 => Operation::Open,
         14 => Operation::Forget { named: Some(transaction) },
@@ -107,7 +110,11 @@ fn any_pause(input: &mut Unstructured<'_>) -> Result<u64> {
 struct Claim {
     expires: u64,
     since: u64,
-    signature: SignatureMark,
+    binding: Binding,
+    /// What was to be settled when that was last asked for.
+    charge: Option<Amount>,
+    /// Redemptions that were not the upstream's fault.
+    redeemed: u8,
     /// Which request has it, and until when that is sure.
     holder: Option<(u64, u64)>,
     money: Money,
@@ -115,25 +122,30 @@ struct Claim {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Money {
+    /// Nobody knows whether there is any.
+    Unproven,
     /// Nobody asked for it.
     AtRest,
     /// Settlement was asked for, and somebody may have named a transaction. When the last to ask gave up.
     Asked(Option<TransactionId>, u64),
     Moved(TransactionId),
+    /// It is to be asked for when the response that it bought has ended.
+    Promised,
     Spent,
 }
 
 impl Claim {
     /// Whether a request has it that may still live.
     fn is_busy(&self, now: u64) -> bool {
-        self.money != Money::Spent && self.holder.is_some_and(|(_, until)| until > now)
+        !matches!(self.money, Money::Spent | Money::Promised) && self.holder.is_some_and(|(_, until)| until > now)
     }
 
     /// From when on nobody misses it.
     fn ends(&self) -> u64 {
         let held = self.holder.map_or(0, |(_, until)| until);
         match self.money {
-            Money::AtRest => held,
+            Money::AtRest | Money::Unproven => held,
+            Money::Promised => (self.expires + 60).min(self.since + DAY),
             Money::Asked(_, gave_up) => self.holder.map_or(gave_up, |_| held) + DAY,
             Money::Moved(_) => self.expires.max(held) + DAY,
             Money::Spent => self.expires + 60,
@@ -146,24 +158,47 @@ struct Model {
     claims: [Option<Claim>; 3],
     /// How many claims fit on the page.
     room: usize,
+    /// How many were made, and as which each of those that stand.
+    made: u64,
+    order: [u64; 3],
 }
 
 impl Model {
     fn perform(&mut self, step: Step, now: u64) -> Answer {
         let old = self.claims[step.payment];
         match step.operation {
-            Operation::Claim { expires, until, signature } => match old.filter(|old| may_matter(old, now)) {
-                Some(old) => self.take(step, old, signature, until.as_secs(), now),
-                None => self.begin(step, expires.as_secs(), until.as_secs(), signature, now),
-            },
-            Operation::Resume { until, signature } => match old.filter(|old| may_matter(old, now)) {
-                Some(old) => self.take(step, old, signature, until.as_secs(), now),
+            Operation::Claim { expires, until, binding, is_proven } => {
+                let own = |old: &Claim| old.holder.is_some_and(|(owner, _)| owner == step.owner);
+                let is_nothing = |old: &Claim| match old.money {
+                    Money::Unproven => is_proven || own(old),
+                    Money::AtRest => own(old),
+                    _ => false,
+                };
+                match old.filter(|old| may_matter(old, now) && !is_nothing(old)) {
+                    Some(old) if is_proven => self.take(step, old, binding, until.as_secs(), now),
+                    Some(old) => match old.money {
+                        _ if old.is_busy(now) => Answer::InFlight,
+                        Money::Promised | Money::Spent => Answer::Spent,
+                        _ => Answer::Waiting,
+                    },
+                    None => {
+                        let money = if is_proven { Money::AtRest } else { Money::Unproven };
+                        self.begin(step, expires.as_secs(), until.as_secs(), binding, money, now)
+                    }
+                }
+            }
+            Operation::Resume { until, binding } => match old.filter(|old| {
+                may_matter(old, now)
+                    && old.money != Money::Unproven
+                    && !(old.money == Money::AtRest && old.holder.is_some_and(|(owner, _)| owner == step.owner))
+            }) {
+                Some(old) => self.take(step, old, binding, until.as_secs(), now),
                 None => Answer::NotHeld,
             },
             Operation::Recover { until } => match old {
-                Some(Claim { holder: None, money: Money::Asked(named, _), since, .. }) => {
+                Some(Claim { holder: None, money: Money::Asked(named, _), since, charge, .. }) => {
                     self.hold(step, until.as_secs());
-                    Answer::GrantedUnknown(Unheard { named, since: time(since) })
+                    Answer::GrantedUnknown(Unheard { named, since: time(since), charge })
                 }
                 _ => Answer::NotHeld,
             },
@@ -185,35 +220,48 @@ impl Model {
     }
 
     /// Takes what somebody left behind.
-    fn take(&mut self, step: Step, old: Claim, signature: SignatureMark, until: u64, now: u64) -> Answer {
-        let is_same = old.signature == signature;
+    fn take(&mut self, step: Step, old: Claim, binding: Binding, until: u64, now: u64) -> Answer {
+        let is_same = old.binding == binding;
         match old.money {
             _ if old.is_busy(now) => Answer::InFlight,
             Money::Asked(named, _) if is_same => {
                 self.hold(step, until);
-                Answer::GrantedUnknown(Unheard { named, since: time(old.since) })
+                Answer::GrantedUnknown(Unheard { named, since: time(old.since), charge: old.charge })
             }
+            Money::Moved(_) if is_same && old.redeemed >= 3 => Answer::Exhausted,
             Money::Moved(transaction) if is_same => {
                 self.hold(step, until);
-                Answer::GrantedSettled(transaction)
+                if let Some(claim) = &mut self.claims[step.payment] {
+                    claim.redeemed += 1;
+                }
+                Answer::GrantedSettled(transaction, old.charge)
             }
-            Money::Asked(..) | Money::AtRest => Answer::InFlight,
-            Money::Moved(_) | Money::Spent => Answer::Spent,
+            Money::Asked(..) | Money::AtRest | Money::Unproven => Answer::InFlight,
+            Money::Moved(_) | Money::Spent | Money::Promised => Answer::Spent,
         }
     }
 
     /// Takes what is new.
-    fn begin(&mut self, step: Step, expires: u64, until: u64, signature: SignatureMark, now: u64) -> Answer {
+    fn begin(&mut self, step: Step, expires: u64, until: u64, binding: Binding, money: Money, now: u64) -> Answer {
         let stays = |claim: &Option<Claim>| claim.is_some_and(|claim| claim.ends() > now);
-        let others = (0..3).filter(|other| *other != step.payment && stays(&self.claims[*other])).count();
-        if others >= self.room {
+        let others: Vec<usize> = (0..3).filter(|other| *other != step.payment && stays(&self.claims[*other])).collect();
+        let junk = others.iter().filter(|other| self.claims[**other].is_some_and(|one| one.money == Money::Unproven));
+        let victim =
+            if others.len() >= self.room { junk.min_by_key(|other| self.order[**other]).copied() } else { None };
+        if others.len() - usize::from(victim.is_some()) >= self.room {
             return Answer::Full;
         }
         for claim in &mut self.claims {
             *claim = claim.filter(|claim| claim.ends() > now);
         }
-        let claim = Claim { expires, since: now, signature, holder: Some((step.owner, until)), money: Money::AtRest };
-        self.claims[step.payment] = Some(claim);
+        if let Some(victim) = victim {
+            self.claims[victim] = None;
+        }
+        let holder = Some((step.owner, until));
+        self.claims[step.payment] =
+            Some(Claim { expires, since: now, binding, charge: None, redeemed: 0, holder, money });
+        self.made += 1;
+        self.order[step.payment] = self.made;
         Answer::Granted
     }
 
@@ -221,24 +269,30 @@ impl Model {
     fn go_on(&mut self, step: Step, old: Claim, now: u64) -> Answer {
         let owner = step.owner;
         let next = match (step.operation, old.money) {
-            (Operation::Settle { until }, Money::AtRest) => {
-                Some(Claim { holder: Some((owner, until.as_secs())), money: Money::Asked(None, 0), ..old })
+            (Operation::Settle { until, charge }, Money::AtRest) => {
+                Some(Claim { holder: Some((owner, until.as_secs())), money: Money::Asked(None, 0), charge, ..old })
             }
-            (Operation::Settle { until }, Money::Asked(named, _)) => {
-                Some(Claim { holder: Some((owner, until.as_secs())), money: Money::Asked(named, 0), ..old })
+            (Operation::Settle { until, charge }, Money::Asked(named, _)) => {
+                Some(Claim { holder: Some((owner, until.as_secs())), money: Money::Asked(named, 0), charge, ..old })
             }
             (Operation::Redeem { transaction, until }, Money::Asked(..)) => {
                 Some(Claim { holder: Some((owner, until.as_secs())), money: Money::Moved(transaction), ..old })
             }
-            (Operation::Open, Money::AtRest | Money::Asked(..))
-            | (Operation::Spend { .. }, Money::Asked(..) | Money::Moved(_)) => {
+            (Operation::Open, Money::AtRest | Money::Asked(..)) => Some(Claim { money: Money::Promised, ..old }),
+            (Operation::Spend { .. }, Money::Asked(..) | Money::Moved(_)) => {
                 Some(Claim { holder: None, money: Money::Spent, ..old })
             }
             (Operation::Keep { transaction }, Money::Asked(..) | Money::Moved(_)) => {
                 Some(Claim { holder: None, money: Money::Moved(transaction), ..old })
             }
-            (Operation::Release, Money::Moved(_)) => Some(Claim { holder: None, ..old }),
-            (Operation::Release, Money::AtRest | Money::Asked(..)) => None,
+            (Operation::Abandon, Money::Moved(_)) => Some(Claim { holder: None, ..old }),
+            (Operation::Release, Money::Moved(_)) => {
+                Some(Claim { holder: None, redeemed: old.redeemed.saturating_sub(1), ..old })
+            }
+            (
+                Operation::Release | Operation::Abandon,
+                Money::Unproven | Money::AtRest | Money::Asked(..) | Money::Promised,
+            ) => None,
             (Operation::Forget { named }, Money::Asked(earlier, _)) => {
                 Some(Claim { holder: None, money: Money::Asked(named.or(earlier), now), ..old })
             }
@@ -251,7 +305,7 @@ impl Model {
 
 /// Whether a claim is more than one that lapsed before any money could move.
 fn may_matter(claim: &Claim, now: u64) -> bool {
-    claim.money != Money::AtRest || claim.is_busy(now)
+    !matches!(claim.money, Money::AtRest | Money::Unproven) || claim.is_busy(now)
 }
 
 /// A store in which another writer may come first, and which may fail.
@@ -335,7 +389,7 @@ fn from_garbage(choice: u8, input: &[u8]) -> Result<()> {
             (Operation::Claim { until, .. }, Answer::Granted) => Some(until),
             (
                 Operation::Claim { until, .. } | Operation::Resume { until, .. } | Operation::Recover { until },
-                Answer::GrantedUnknown(_) | Answer::GrantedSettled(_),
+                Answer::GrantedUnknown(_) | Answer::GrantedSettled(..),
             ) => Some(until),
             _ => None,
         };
@@ -351,7 +405,7 @@ fn from_garbage(choice: u8, input: &[u8]) -> Result<()> {
         }
         match (step.operation, answer) {
             (_, Answer::Failed) => assert_eq!(holders, [None; 3], "a page that was good is not any more"),
-            (Operation::Settle { until } | Operation::Redeem { until, .. }, Answer::Granted) => {
+            (Operation::Settle { until, .. } | Operation::Redeem { until, .. }, Answer::Granted) => {
                 *holder = Some((step.owner, until.as_secs()));
             }
             (Operation::Spend { .. } | Operation::Open, Answer::Granted) => {

@@ -4,6 +4,7 @@
 
 use arbitrary::Unstructured;
 use x402_proxy_wasm::evm::eip3009::Authorization;
+use x402_proxy_wasm::evm::erc6492::{MAGIC, Wrapper};
 use x402_proxy_wasm::evm::keccak256;
 use x402_proxy_wasm::evm::permit2::Permit;
 use x402_proxy_wasm::evm::signature::Signature;
@@ -47,6 +48,7 @@ fn is_well_formed(bytes: &[u8]) -> bool {
 }
 
 fn check_bytes(bytes: &[u8]) {
+    check_wrapped(bytes);
     let signature = Signature::from_bytes(bytes);
     assert_eq!(signature.is_ok(), is_well_formed(bytes), "a signature has one form");
     let Ok(signature) = signature else { return };
@@ -55,6 +57,34 @@ fn check_bytes(bytes: &[u8]) {
     assert_eq!(signer, Signature::from_bytes(bytes).and_then(|again| again.recover(&digest)), "and one signer");
     let mirrored = mirrored(bytes);
     assert!(Signature::from_bytes(&mirrored).is_err(), "its mirror image is none");
+}
+
+/// Bytes that end with the magic are a wrapper wherever its two parts lie within them.
+fn check_wrapped(bytes: &[u8]) {
+    let wrapped = [bytes, &MAGIC].concat();
+    // Random offsets lead nowhere, so the head is made of small ones too.
+    let near = |at: usize| bytes.get(at).map_or([0; 32], |byte| big_endian(&byte.to_string()));
+    let pointing = [&near(0)[..], &near(1), &near(2), bytes, &near(3), bytes, &MAGIC].concat();
+    for signature in [wrapped, pointing] {
+        let part = |head| {
+            let offset = small(&signature, head)?;
+            let length = small(&signature, offset)?;
+            (offset + 32 + length <= signature.len()).then(|| &signature[offset + 32..][..length])
+        };
+        let expected = part(32).zip(part(64));
+        let found = Wrapper::parse(&signature);
+        assert_eq!(found.map(|wrapper| (wrapper.calldata, wrapper.signature)), expected, "two parts, or no wrapper");
+        assert_eq!(Wrapper::parse(&signature[..signature.len() - 1]), None, "and none without the magic");
+    }
+}
+
+/// The number of the word at an offset, if it is smaller than any that leads out of what is fuzzed.
+fn small(bytes: &[u8], at: usize) -> Option<usize> {
+    let word = bytes.get(at..at.checked_add(32)?)?;
+    let number = word
+        .iter()
+        .try_fold(0_usize, |number, byte| Some(number * 256 + usize::from(*byte)).filter(|n| *n < 1 << 20))?;
+    Some(number)
 }
 
 /// The other signature of the same key for the same digest: `-s`, and the other `v`.

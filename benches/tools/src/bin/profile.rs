@@ -8,7 +8,7 @@ use std::hint::black_box;
 
 use serde_json::json;
 use x402_proxy_wasm::config::Config;
-use x402_proxy_wasm::exchange::{Context, Effects, Event, Exchange, RequestHead, Stream, UpstreamHead};
+use x402_proxy_wasm::exchange::{Context, Effects, Event, Exchange, RequestHead, Seen, Stream, UpstreamHead};
 use x402_proxy_wasm::facilitator::{CalloutAnswer, Supported};
 use x402_proxy_wasm::ledger::{Owner, Store, StoreFailed, Written};
 use x402_proxy_wasm::time::UnixTime;
@@ -82,12 +82,13 @@ impl Stage {
             supported: &self.supported,
             draw: 1,
             secret: [0; 32],
+            ledger_since: UnixTime::from_secs(0),
         }
     }
 
     /// Plays a request to its end: facilitator and upstream say yes. The status that the client sees.
     fn play(&mut self, head: &RequestHead, owner: u64) -> u16 {
-        let (mut exchange, mut effects) = Exchange::start(self.context(), head);
+        let (mut exchange, mut effects) = Exchange::start(self.context(), head, Seen::Never);
         loop {
             let Effects { ledger, call, stream, .. } = black_box(effects);
             let event = if let Some((key, operation)) = ledger {

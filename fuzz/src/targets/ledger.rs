@@ -71,7 +71,7 @@ fn any_step(input: &mut Unstructured<'_>, now: u64, number: u8) -> Result<Step> 
     let kind: u8 = input.arbitrary()?;
     let until = time(now + 1 + u64::from(kind >> 4) * 8);
     let binding = mark(u8::from(choice > 220));
-    let charge = (choice % 2 == 0).then(|| Amount::from(u64::from(number)));
+    let charge = choice.is_multiple_of(2).then(|| Amount::from(u64::from(number)));
     let mut hash = [7; 32];
     hash[0] = number;
     let transaction = TransactionId::from_bytes(hash);
@@ -85,7 +85,7 @@ fn any_step(input: &mut Unstructured<'_>, now: u64, number: u8) -> Result<Step> 
         9 => Operation::Redeem { transaction, until },
         10 => Operation::Spend { transaction },
         11 => Operation::Keep { transaction },
-        12 if choice % 3 == 0 => Operation::Abandon,
+        12 if choice.is_multiple_of(3) => Operation::Abandon,
         12 => Operation::Release,
         13 => Operation::Open,
         14 => Operation::Forget { named: Some(transaction) },

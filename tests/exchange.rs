@@ -1994,7 +1994,7 @@ fn of_a_response_only_the_headers_for_browsers_count_as_such() {
         ("set-cookie", "x"),
         ("vary", "accept"),
     ];
-    let cors = RequestHead::new(headers.map(|(name, value)| (name.into(), value.into()))).cors();
+    let cors = RequestHead::of_response(headers.map(|(name, value)| (name.into(), value.into()))).cors();
     let found: Vec<_> = cors.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     assert_eq!(
         found,

@@ -290,7 +290,7 @@ impl Payment {
     /// Whether what it has been charged is good for the very same request alone. Then it may come again; where nobody can
     /// tell whether a request is the same, it has bought what it was charged for, delivered or not.
     pub(super) fn is_bound(&self) -> bool {
-        !self.is_metered() || self.job.as_ref().is_some_and(|job| job.mark.is_some())
+        !self.is_metered() || self.job.as_ref().is_some_and(|job| job.is_read_whole)
     }
 
     /// What a response gets that is paid for later: it is as private as one that is paid for already.

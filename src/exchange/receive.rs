@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::payment::Standing;
 use super::quote::{Asked, Price};
-use super::visit::Place;
+use super::visit::{Place, pays};
 use super::{
     Body, Call, Context, Effects, Exchange, Next, Outcome, Payment, PaymentRecord, Record, Reply, RequestHead, Stream,
 };
@@ -73,6 +73,8 @@ pub struct Reading {
     terms: Arc<Terms>,
     /// What it asks of a model, once that is read.
     job: Option<Job>,
+    /// The body, where a payment came that may be bound to it.
+    body: Option<Vec<u8>>,
     /// The body with the wish for usage, where the filter adds it.
     rewrite: Option<Vec<u8>>,
 }
@@ -111,7 +113,14 @@ impl Reading {
     }
 
     fn new(head: &RequestHead, route: &Arc<str>, terms: &Arc<Terms>) -> Self {
-        Self { head: head.clone(), route: Arc::clone(route), terms: Arc::clone(terms), job: None, rewrite: None }
+        Self {
+            head: head.clone(),
+            route: Arc::clone(route),
+            terms: Arc::clone(terms),
+            job: None,
+            body: None,
+            rewrite: None,
+        }
     }
 
     pub(super) fn on_body(mut self, context: Context<'_>, body: Body) -> Next {
@@ -126,7 +135,11 @@ impl Reading {
         };
         match tariff.job(&body) {
             Ok(job) => {
-                self.rewrite = self.wants_usage().then(|| tariff.with_wish_for_usage(&job, &body)).flatten();
+                // Whoever has not paid is told the price, and nothing else is done about the body.
+                if pays(&self.head) {
+                    self.rewrite = self.wants_usage().then(|| job.with_wish_for_usage(&body)).flatten();
+                    self.body = Some(body);
+                }
                 self.price(context, Some(job))
             }
             Err(error) => refuse(&self.route, 400, &error.to_string()),
@@ -160,7 +173,7 @@ impl Reading {
     }
 
     fn receive(mut self, context: Context<'_>, price: Option<&Price>) -> Next {
-        let Self { head, route, terms, job, .. } = &self;
+        let Self { head, route, terms, job, body, .. } = &self;
         let asked = Asked { job: job.as_ref(), price, supported: context.supported, draw: context.draw, head };
         let quoted = match terms.quote(asked) {
             Ok(quoted) => quoted,
@@ -174,7 +187,7 @@ impl Reading {
             let reason = "no entry of this route can be offered: the facilitator has not said that it supports one, or nobody has said who is paid";
             return self.overloaded("no way to pay is open at the moment", reason);
         }
-        let (exchange, effects) = Payment::receive(context, head, route, &quoted, job.clone());
+        let (exchange, effects) = Payment::receive(context, head, route, &quoted, (job.clone(), body.as_deref()));
         let is_upto = matches!(&exchange, Exchange::Claiming(payment) if payment.is_metered());
         let rewrite = if is_upto { self.rewrite.take() } else { None };
         (exchange, Effects { rewrite, ..effects })
@@ -199,7 +212,7 @@ impl Payment {
         head: &RequestHead,
         route: &Arc<str>,
         terms: &Arc<Terms>,
-        job: Option<Job>,
+        (job, body): (Option<Job>, Option<&[u8]>),
     ) -> Next {
         let url = head.url();
         match read(context, head, terms) {
@@ -217,10 +230,12 @@ impl Payment {
                     transfer: known.transfer,
                     standing,
                     place: Place::of(context, head, route, terms),
-                    signature: match job.as_ref().and_then(|job| job.mark) {
-                        Some(mark) if is_metered => {
-                            let [a, b, c, d, e, f, g, h, ..] = keccak256(url.as_bytes());
-                            let place = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+                    signature: match body {
+                        Some(body) if is_metered => {
+                            let [mark, place] = [body, url.as_bytes()].map(|bytes| {
+                                let [a, b, c, d, e, f, g, h, ..] = keccak256(bytes);
+                                u64::from_be_bytes([a, b, c, d, e, f, g, h])
+                            });
                             known.signature.for_request(mark ^ place)
                         }
                         _ => known.signature,

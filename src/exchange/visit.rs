@@ -191,7 +191,7 @@ impl Visit {
 }
 
 /// Whether a payment came.
-fn pays(head: &RequestHead) -> bool {
+pub(super) fn pays(head: &RequestHead) -> bool {
     [PAYMENT_SIGNATURE, X_PAYMENT].into_iter().any(|name| head.all(name).next().is_some())
 }
 

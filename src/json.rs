@@ -3,6 +3,7 @@
 //! serde tells where in the text it stopped; the path is found by reading the text again up to there. That costs
 //! nothing unless there is an error, and a tenth of the code that carrying the path along would take.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::marker::PhantomData;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use crate::money::Decimal;
+use crate::scan::{ScanError, Scanner, Text};
 
 /// Why a text is not the JSON that was expected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -111,10 +113,14 @@ fn read<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, serde_json::Error> 
 /// [`JsonError`], without a path, where an object holds a field twice or a text is none, or where the value is nested
 /// deeper than anybody honest would.
 pub fn canonical(value: &RawValue) -> Result<String, JsonError> {
-    /// Each level is read once more for each that it lies in.
-    const DEEPEST: usize = 16;
-    write_canonical(value, DEEPEST)
+    let mut written = String::with_capacity(value.get().len());
+    write_canonical(&mut Scanner::new(value.get().as_bytes(), usize::MAX), &mut written, DEEPEST)
+        .map_err(Flaw::in_value)?;
+    Ok(written)
 }
+
+/// Levels of a value that is written canonically: what lies on one is copied once for each that it lies in.
+const DEEPEST: usize = 16;
 
 /// The fields of an object, each in the way of [`canonical`], but for a number by itself: that loses the zeros at the end
 /// of its fraction (`6.0` is `6`), as it does where JavaScript reads and writes it.
@@ -122,54 +128,89 @@ pub fn canonical(value: &RawValue) -> Result<String, JsonError> {
 /// # Errors
 /// Those of [`canonical`], and where the value is no object.
 pub fn canonical_fields(value: &RawValue) -> Result<BTreeMap<String, String>, JsonError> {
-    let mut fields = BTreeMap::new();
-    for (name, value) in part::<Named<&RawValue>>(value)?.0 {
-        fields.insert(name, without_zeros(canonical(value)?));
-    }
+    let mut fields =
+        read_canonical(&mut Scanner::new(value.get().as_bytes(), usize::MAX), DEEPEST).map_err(Flaw::in_value)?;
+    fields.values_mut().for_each(drop_zeros);
     Ok(fields)
 }
 
-fn without_zeros(value: String) -> String {
+fn drop_zeros(value: &mut String) {
     let is_fraction = value.starts_with(|first: char| first == '-' || first.is_ascii_digit())
         && value.contains('.')
         && !value.contains(['e', 'E']);
-    if is_fraction { value.trim_end_matches('0').trim_end_matches('.').to_owned() } else { value }
+    if is_fraction {
+        let kept = value.trim_end_matches('0').trim_end_matches('.').len();
+        value.truncate(kept);
+    }
 }
 
-fn write_canonical(value: &RawValue, deepest: usize) -> Result<String, JsonError> {
-    let Some(deepest) = deepest.checked_sub(1) else {
-        return Err(JsonError { path: ".".to_owned(), message: "is nested too deep".to_owned() });
-    };
-    let inner = |value: &RawValue| write_canonical(value, deepest);
-    Ok(match value.get().as_bytes().first() {
-        Some(b'{') => {
-            let mut fields = BTreeMap::new();
-            for (name, value) in part::<Named<&RawValue>>(value)?.0 {
-                fields.insert(name, value);
+/// Why a value has no canonical form.
+struct Flaw(String);
+
+impl From<ScanError> for Flaw {
+    fn from(error: ScanError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl Flaw {
+    fn in_value(self) -> JsonError {
+        JsonError { path: ".".to_owned(), message: self.0 }
+    }
+}
+
+fn decode(text: Text<'_>) -> Result<String, Flaw> {
+    text.decode().ok_or_else(|| Flaw("has half a letter in a text".to_owned()))
+}
+
+fn read_canonical(scanner: &mut Scanner<'_>, deepest: usize) -> Result<BTreeMap<String, String>, Flaw> {
+    let mut fields = BTreeMap::new();
+    scanner.object(|scanner, key| {
+        let (name, mut value) = (decode(key)?, String::new());
+        write_canonical(scanner, &mut value, deepest)?;
+        match fields.entry(name) {
+            Entry::Vacant(place) => drop(place.insert(value)),
+            Entry::Occupied(place) => {
+                return Err(Flaw(format!("duplicate field `{}`", shorten(place.key().clone()))));
             }
-            let fields: Vec<String> = fields
-                .into_iter()
-                .map(|(name, value)| Ok(format!("{}:{}", to_text(&name), inner(value)?)))
-                .collect::<Result<_, JsonError>>()?;
-            format!("{{{}}}", fields.join(","))
         }
-        Some(b'[') => {
-            let items: Vec<&RawValue> = part(value)?;
-            let items: Vec<String> = items.into_iter().map(inner).collect::<Result<_, _>>()?;
-            format!("[{}]", items.join(","))
-        }
-        Some(b'"') => to_text(&part::<String>(value)?),
-        _ => value.get().to_owned(),
-    })
+        Ok::<(), Flaw>(())
+    })?;
+    Ok(fields)
 }
 
-/// Reads a value that is known to be JSON.
-fn part<'a, T: Deserialize<'a>>(value: &'a RawValue) -> Result<T, JsonError> {
-    serde_json::from_str(value.get()).map_err(|error| {
-        // A place in the part is none in the whole.
-        let message = error.to_string().split(" at line ").next().unwrap_or_default().to_owned();
-        JsonError { path: ".".to_owned(), message: shorten(message) }
-    })
+fn write_canonical(scanner: &mut Scanner<'_>, written: &mut String, deepest: usize) -> Result<(), Flaw> {
+    let Some(deepest) = deepest.checked_sub(1) else {
+        return Err(Flaw("is nested too deep".to_owned()));
+    };
+    match scanner.peek() {
+        b'{' => {
+            let mut separator = "{";
+            for (name, value) in read_canonical(scanner, deepest)? {
+                written.extend([separator, &to_text(&name), ":", &value]);
+                separator = ",";
+            }
+            written.push_str(if separator == "{" { "{}" } else { "}" });
+        }
+        b'[' => {
+            written.push('[');
+            scanner.list::<Flaw>(|scanner, index| {
+                if index > 0 {
+                    written.push(',');
+                }
+                write_canonical(scanner, written, deepest)
+            })?;
+            written.push(']');
+        }
+        _ => {
+            let value = scanner.skip()?;
+            match Text::of(value) {
+                Some(text) => written.push_str(&to_text(&decode(text)?)),
+                None => written.push_str(&String::from_utf8_lossy(value)),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// An object that is read as `T`. Left to itself, serde would take an array too, and read the fields in their order;

@@ -19,6 +19,7 @@ pub mod price;
 pub mod proxy;
 mod recent;
 pub mod route;
+mod scan;
 pub mod scheme;
 pub mod svm;
 pub mod time;

@@ -2025,7 +2025,7 @@ fn of_a_response_only_the_headers_for_browsers_count_as_such() {
         ("set-cookie", "x"),
         ("vary", "accept"),
     ];
-    let cors = RequestHead::new(headers.map(|(name, value)| (name.into(), value.into()))).cors();
+    let cors = RequestHead::of_response(headers).cors();
     let found: Vec<_> = cors.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     assert_eq!(
         found,
@@ -2117,7 +2117,7 @@ fn the_resource_is_the_url_that_the_client_used() {
         assert_eq!(request.body()["accepts"][0]["resource"], url, "{headers:?}");
     }
     let pseudo = [(":method", "GET"), (":scheme", "https"), (":authority", "h:8443"), (":path", "/weather")];
-    let head = RequestHead::new(pseudo.map(|(name, value)| (name.into(), value.into())));
+    let head = RequestHead::new(pseudo);
     let request = Stage::new(&after()).start(&head);
     let terms = decode(request.reply_header("payment-required").unwrap());
     assert_eq!(terms["resource"]["url"], "https://h:8443/weather");

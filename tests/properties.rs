@@ -37,7 +37,7 @@ use x402_proxy_wasm::price::events::Splitter;
 use x402_proxy_wasm::price::request::Job;
 use x402_proxy_wasm::price::usage::Usage;
 use x402_proxy_wasm::price::{Rate, Rates};
-use x402_proxy_wasm::route::{Access, Decision, HostPattern, Matcher, Path, Pattern, RouteTable, Target};
+use x402_proxy_wasm::route::{Access, Decision, HostPattern, Matcher, Pattern, RouteTable, Target};
 use x402_proxy_wasm::time::{UnixTime, parse_duration};
 use x402_proxy_wasm::x402::payment::{Payer, PaymentPayload, Signed};
 use x402_proxy_wasm::x402::requirement::TransferMethod;
@@ -151,7 +151,8 @@ fn read_as_everything(bytes: &[u8]) {
     let _ = header::decode(bytes);
     let _ = Config::from_json(bytes);
     let _ = Config::from_host(bytes);
-    let _ = Path::read(bytes);
+    let target = Target { method: "GET", authority: "api.example.com", path: bytes };
+    let _ = RouteTable::new(Vec::new()).decide(target);
     let _ = Signature::from_bytes(bytes).map(|signature| signature.recover(&[7; 32]));
     if let Ok(payment) = PaymentPayload::from_json(bytes) {
         let _ = Signed::from_payload(payment.payload, TransferMethod::Eip3009);
@@ -1341,7 +1342,7 @@ proptest! {
         parts in any::<[u16; 4]>(),
     ) {
         let [input, output] = bounds;
-        let job = Job { model: String::new(), model_index: 0, input, output, streams: false, wants_usage: false, is_read_whole: false };
+        let job = Job { model: String::new(), model_index: 0, input, output, streams: false, wants_usage: false, is_read_whole: false, wish: None };
         let quote = rates.quote(&job).unwrap();
         let part = |of: u64, part: u16| u64::try_from(u128::from(of) * u128::from(part) / u128::from(u16::MAX)).unwrap();
         let used = part(input, parts[0]);

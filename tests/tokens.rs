@@ -418,7 +418,15 @@ fn the_wish_for_usage_leaves_everything_else_to_the_letter() {
     for (asked, sent) in [
         (
             r#"{ "model":"gpt-4o","messages":[ {"role":"user", "content":"a\u0062"} ], "stream" : true }"#,
-            r#"{"model":"gpt-4o","messages":[ {"role":"user", "content":"a\u0062"} ],"stream":true,"stream_options":{"include_usage":true}}"#,
+            r#"{ "model":"gpt-4o","messages":[ {"role":"user", "content":"a\u0062"} ], "stream" : true ,"stream_options":{"include_usage":true}}"#,
+        ),
+        (
+            r#"{"model":"gpt-4o","stream_options" : { } ,"a":1,"a":2,"messages":[],"stream":true}"#,
+            r#"{"model":"gpt-4o","stream_options" : {"include_usage":true } ,"a":1,"a":2,"messages":[],"stream":true}"#,
+        ),
+        (
+            r#"{"model":"gpt-4o","stream_options":{ "x":1.50},"messages":[],"stream":true}"#,
+            r#"{"model":"gpt-4o","stream_options":{"include_usage":true, "x":1.50},"messages":[],"stream":true}"#,
         ),
         (
             r#"{"model":"gpt-4o","stream_options":{"x":1.50,"include_usage":false},"messages":[],"stream":true}"#,

@@ -470,6 +470,9 @@ impl Exchange {
             Seen::Never if head.is_redirected() => return redirected(UNKNOWN_ROUTE),
             Seen::Never => {}
         }
+        if head.has_too_many_unwanted() {
+            return Effects::reply(Reply::error(431, TOO_MANY_HEADERS)).and_over();
+        }
         match head.with_target(|target| config.table.decide(target)) {
             Decision::Ambiguous => Effects::reply(Reply::error(400, AMBIGUOUS_PATH)).and_over(),
             Decision::Unmatched if config.is_discoverable && catalogue::is_asked(head) => {
@@ -494,6 +497,7 @@ impl Exchange {
                         let (exchange, effects) = pass(config, head);
                         (exchange, Effects { record: Some(record), ..effects })
                     }
+                    Some((route, _)) if head.has_long_url() => receive::refuse(&route.label, 414, LONG_URL),
                     Some((route, terms)) => Visit::begin(context, head, &route.label, terms)
                         .unwrap_or_else(|| Reading::begin(context, head, &route.label, terms)),
                     None => Effects::reply(Reply::overloaded("this route is not configured")).and_over(),
@@ -658,6 +662,10 @@ fn redirected(route: &str) -> Next {
     let error = "the upstream redirected this request inside the proxy, which does not go with what is paid for";
     Effects::end_with(&route.into(), Outcome::Redirected, REASON, Reply::error(502, error))
 }
+
+const TOO_MANY_HEADERS: &str = "too many headers, or too long ones, that clients have no business to send";
+
+const LONG_URL: &str = "this URL is longer than one that can be paid for";
 
 /// Lets a request through that has nothing to pay.
 fn pass(config: &Config, head: &RequestHead) -> Next {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::payment::{Proof, Standing};
 use super::quote::{Asked, Price};
-use super::visit::{self, Place};
+use super::visit::{Place, pays};
 use super::{
     Body, Call, Context, Effects, Exchange, Next, Outcome, Payment, PaymentRecord, Record, Reply, RequestHead,
     ShownUrl, Stream,
@@ -135,8 +135,9 @@ impl Reading {
         };
         match tariff.job(&body) {
             Ok(job) => {
-                if self.wants_usage() && visit::pays(&self.head) {
-                    self.rewrite = tariff.with_wish_for_usage(&job, &body);
+                // Whoever has not paid is told the price, and nothing else is done about the body.
+                if self.wants_usage() && pays(&self.head) {
+                    self.rewrite = job.with_wish_for_usage(&body);
                     self.body = Some(body.into());
                 }
                 self.price(context, Some(job))

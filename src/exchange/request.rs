@@ -1,9 +1,11 @@
 //! The head of a request, as the filter sees it.
 
+use std::borrow::Cow;
+
 use crate::config::{Config, MetadataKey, Terms};
 use crate::route::Target;
-use crate::x402::header::{PAYMENT_SIGNATURE, X_PAYMENT};
-use crate::x402::sign_in::SIGN_IN_WITH_X;
+use crate::x402::header::{self, PAYMENT_SIGNATURE, X_PAYMENT};
+use crate::x402::sign_in::{self, SIGN_IN_WITH_X};
 
 /// Headers by which the filter tells the upstream about the payment begin with this; clients may not set them.
 pub const IDENTITY_PREFIX: &str = "x-x402-";
@@ -38,9 +40,57 @@ const OVERRIDES: [&str; 16] = [
 /// come back.
 const HOST_OVERRIDES: [&str; 4] = ["forwarded", "x-forwarded-host", "x-host", "x-original-host"];
 
-/// The headers of a request in the order they came, pseudo-headers (`:method`, `:authority`, `:path`) among them.
+/// Headers whose values the filter reads. Of all others it keeps nothing: a client may send many kilobytes of them, and
+/// hold its request open for long.
+const READ: [&str; 18] = [
+    ":method",
+    ":authority",
+    ":path",
+    ":scheme",
+    ":protocol",
+    "upgrade",
+    "content-length",
+    "transfer-encoding",
+    "x-forwarded-proto",
+    "origin",
+    "access-control-request-method",
+    "access-control-request-headers",
+    "accept",
+    "sec-fetch-dest",
+    ORIGINAL_URL,
+    PAYMENT_SIGNATURE,
+    X_PAYMENT,
+    SIGN_IN_WITH_X,
+];
+
+/// Those that it reads in all spellings of their names.
+const READ_IN_ALL_SPELLINGS: [&str; 2] = ["content-type", "content-encoding"];
+
+/// Bytes of a value beyond which the filter cannot read it; those that may be longer have their own limits.
+const MAX_VALUE_BYTES: usize = 2 * 1024;
+
+/// In the place of a value that is too long, or of several. No header that the filter reads means anything by it.
+const UNREADABLE: &[u8] = b"?";
+
+/// Names that the upstream must not see, beyond which a request is refused, and bytes of one. The filter has to keep them
+/// to remove them, and a proxy looks for each of them among all.
+const MOST_UNWANTED: usize = 32;
+const MAX_UNWANTED_BYTES: usize = 128;
+
+/// Bytes of a URL (as `:authority` and `:path`) beyond which it is not sold: it is repeated in the terms several times
+/// over, and signed. Most servers take no longer one.
+const MAX_URL_BYTES: usize = 8 * 1024;
+
+/// What the filter looks at of the head of a request, or of a response: pseudo-headers (`:method`, `:authority`, `:path`)
+/// and headers in the order they came.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub struct RequestHead(Vec<(String, Vec<u8>)>);
+pub struct RequestHead {
+    headers: Vec<(String, Vec<u8>)>,
+    /// Names that the upstream must not see of some route or other, each once.
+    unwanted: Vec<String>,
+    /// There are more of them, or longer ones, than are kept.
+    has_too_many: bool,
+}
 
 /// Under which a head keeps what no header can say.
 const PRINCIPAL: &str = "\0principal";
@@ -51,35 +101,117 @@ impl MetadataKey {
     }
 }
 
+/// Whether CGI and its heirs, who take every other character for the `-` of a name, take `name` for `meant`.
+fn is_spelt(name: &str, meant: &str) -> bool {
+    let is_letter = |(one, other): (u8, u8)| one == other || (other == b'-' && !one.is_ascii_alphanumeric());
+    name.len() == meant.len() && name.bytes().zip(meant.bytes()).all(is_letter)
+}
+
+fn is_one_of(name: &str, meant: &[&str]) -> bool {
+    meant.iter().any(|meant| is_spelt(name, meant))
+}
+
+fn is_identity(name: &str) -> bool {
+    name.get(..IDENTITY_PREFIX.len()).is_some_and(|prefix| is_spelt(prefix, IDENTITY_PREFIX))
+}
+
+/// A name as text, in lower case. Proxies give it so.
+fn fold(name: &[u8]) -> Cow<'_, str> {
+    let name = String::from_utf8_lossy(name);
+    if name.bytes().any(|byte| byte.is_ascii_uppercase()) { name.to_ascii_lowercase().into() } else { name }
+}
+
 impl RequestHead {
-    /// A head from the host's list of headers. Names are folded to lower case.
-    pub fn new(headers: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> Self {
-        let fold = |name: Vec<u8>| {
-            let mut name =
-                String::from_utf8(name).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
-            name.make_ascii_lowercase();
-            name
+    /// The head of a request from the host's list of headers.
+    pub fn new<N: AsRef<[u8]>, V: AsRef<[u8]>>(headers: impl IntoIterator<Item = (N, V)>) -> Self {
+        let mut head = Self::default();
+        for (name, value) in headers {
+            let (name, value) = (fold(name.as_ref()), value.as_ref());
+            head.note_unwanted(&name);
+            let meant = READ_IN_ALL_SPELLINGS.iter().find(|meant| is_spelt(&name, meant));
+            if let Some(name) = meant.or_else(|| READ.iter().find(|read| **read == name)) {
+                head.keep(name, value);
+            }
+        }
+        head
+    }
+
+    /// The head of a response: all of it.
+    pub fn of_response<N: AsRef<[u8]>, V: AsRef<[u8]>>(headers: impl IntoIterator<Item = (N, V)>) -> Self {
+        let whole = |(name, value): (N, V)| (fold(name.as_ref()).into_owned(), value.as_ref().to_vec());
+        Self { headers: headers.into_iter().map(whole).collect(), ..Self::default() }
+    }
+
+    /// Keeps a header that is read: the first two of a name, for one that stands more often is as good as unreadable.
+    fn keep(&mut self, name: &str, value: &[u8]) {
+        // Of what has its own limit one byte more is kept than is taken, so that its reader sees that it is too long.
+        let most = match name {
+            ":path" => Some(usize::MAX),
+            PAYMENT_SIGNATURE | X_PAYMENT => Some(header::MAX_LENGTH.saturating_add(1)),
+            SIGN_IN_WITH_X => Some(sign_in::MAX_LENGTH.saturating_add(1)),
+            _ => None,
         };
-        Self(headers.into_iter().map(|(name, value)| (fold(name), value)).collect())
+        let readable = match most {
+            Some(most) => value.get(..most).unwrap_or(value),
+            None if value.len() > MAX_VALUE_BYTES => UNREADABLE,
+            None => value,
+        };
+        let mut same = self.headers.iter_mut().filter(|(other, _)| *other == name);
+        match (same.next(), same.next()) {
+            (Some(_), None) if most.is_some() => self.headers.push((name.to_owned(), UNREADABLE.to_vec())),
+            (_, None) => self.headers.push((name.to_owned(), readable.to_vec())),
+            (_, Some((_, second))) if second != UNREADABLE => *second = UNREADABLE.to_vec(),
+            _ => {}
+        }
+    }
+
+    fn note_unwanted(&mut self, name: &str) {
+        // What is unwanted begins with one of these in every spelling, and most headers do not.
+        if self.has_too_many || !name.starts_with(['x', 'f', 'p', 's']) {
+            return;
+        }
+        let is_unwanted = is_identity(name)
+            || is_one_of(name, &OVERRIDES)
+            || is_one_of(name, &HOST_OVERRIDES)
+            || is_one_of(name, &[PAYMENT_SIGNATURE, X_PAYMENT, SIGN_IN_WITH_X]);
+        if !is_unwanted || self.unwanted.iter().any(|known| known == name) {
+            return;
+        }
+        if self.unwanted.len() < MOST_UNWANTED && name.len() <= MAX_UNWANTED_BYTES {
+            self.unwanted.push(name.to_owned());
+        } else {
+            self.has_too_many = true;
+        }
+    }
+
+    /// Whether more headers came that the upstream must not see than the filter removes.
+    pub const fn has_too_many_unwanted(&self) -> bool {
+        self.has_too_many
+    }
+
+    /// Whether the URL is longer than one that is sold.
+    pub fn has_long_url(&self) -> bool {
+        let length = |name| self.all(name).next().map_or(0, <[u8]>::len);
+        length(":authority").saturating_add(length(":path")) > MAX_URL_BYTES
     }
 
     /// The same head with what the proxy knows beside it. Clients have no way to set it: no header has such a name.
     #[must_use]
     pub fn with_metadata(mut self, values: impl IntoIterator<Item = (MetadataKey, Vec<u8>)>) -> Self {
-        self.0.extend(values.into_iter().map(|(key, value)| (key.fact(), value)));
+        self.headers.extend(values.into_iter().map(|(key, value)| (key.fact(), value)));
         self
     }
 
     /// A value of the proxy's dynamic metadata, as bytes: a text, or a double of 64 bits, least significant byte first.
     pub fn metadata(&self, key: &MetadataKey) -> Option<&[u8]> {
         let fact = key.fact();
-        self.0.iter().find(|(name, _)| *name == fact).map(|(_, value)| value.as_slice())
+        self.headers.iter().find(|(name, _)| *name == fact).map(|(_, value)| value.as_slice())
     }
 
     /// The same head with the names that the certificate of the calling proxy or client is for, as the proxy checked it.
     #[must_use]
     pub fn with_principals(mut self, names: impl IntoIterator<Item = Vec<u8>>) -> Self {
-        self.0.extend(names.into_iter().map(|name| (PRINCIPAL.to_owned(), name)));
+        self.headers.extend(names.into_iter().map(|name| (PRINCIPAL.to_owned(), name)));
         self
     }
 
@@ -90,7 +222,7 @@ impl RequestHead {
 
     /// Every value of a header.
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.0.iter().filter(move |(candidate, _)| candidate == name).map(|(_, value)| value.as_slice())
+        self.headers.iter().filter(move |(candidate, _)| candidate == name).map(|(_, value)| value.as_slice())
     }
 
     /// The first value of a header as text, with a replacement character for every byte that is none.
@@ -134,14 +266,13 @@ impl RequestHead {
     /// Whether something has come by that only the filter or the proxy says of a request: then it may be one that the filter
     /// has let through before.
     pub fn may_be_seen(&self) -> bool {
-        self.0.iter().any(|(name, _)| name.starts_with(IDENTITY_PREFIX) || name == ORIGINAL_URL)
+        self.unwanted.iter().any(|name| is_identity(name)) || self.all(ORIGINAL_URL).next().is_some()
     }
 
     /// Whether the headers say that the filter has let it through before, and the proxy has begun it anew. A client that says
     /// so itself is turned away, and nothing else.
     pub(super) fn is_redirected(&self) -> bool {
-        let has = |is_it: fn(&str) -> bool| self.0.iter().any(|(name, _)| is_it(name));
-        has(|name| name == ORIGINAL_URL) && has(|name| name == PAYMENT_ID)
+        self.all(ORIGINAL_URL).next().is_some() && self.unwanted.iter().any(|name| name == PAYMENT_ID)
     }
 
     /// Whether its body is compressed, or encoded in another way.
@@ -155,61 +286,60 @@ impl RequestHead {
             let kind = String::from_utf8_lossy(kind).to_ascii_lowercase();
             let charset =
                 kind.split(';').skip(1).filter_map(|part| part.trim().strip_prefix("charset").map(str::to_owned));
-            charset
-                .map(|value| value.replace(['=', '"', '\'', ' '], ""))
-                .all(|value| value == "utf-8" || value == "utf8")
+            kind.as_bytes() != UNREADABLE
+                && charset
+                    .map(|value| value.replace(['=', '"', '\'', ' '], ""))
+                    .all(|value| value == "utf-8" || value == "utf8")
         };
         self.all_spelt("content-type").count() <= 1 && self.all_spelt("content-type").all(is_utf8)
     }
 
-    /// Every value of a header in all spellings of its name that CGI and its heirs make one of.
+    /// Every value of a header in all spellings of its name.
     fn all_spelt<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        let is_it = move |other: &str| other.replace(|letter: char| !letter.is_ascii_alphanumeric(), "-") == name;
-        self.0.iter().filter(move |(other, _)| is_it(other)).map(|(_, value)| value.as_slice())
+        self.headers.iter().filter(move |(other, _)| is_spelt(other, name)).map(|(_, value)| value.as_slice())
     }
 
     /// What a response says to browsers about requests of other origins.
     pub fn cors(&self) -> Vec<(String, String)> {
         let is_cors = |name: &str| name.starts_with("access-control-") || matches!(name, "vary" | "allow");
-        let headers = self.0.iter().filter(|(name, _)| is_cors(name));
+        let headers = self.headers.iter().filter(|(name, _)| is_cors(name));
         headers.map(|(name, value)| (name.clone(), String::from_utf8_lossy(value).into_owned())).collect()
     }
 
-    /// Whether a browser asks for leave to send a request of another origin (Fetch standard, CORS-preflight fetch).
+    /// Whether a browser asks for leave to send a request of another origin (Fetch standard, CORS-preflight fetch). It
+    /// says where from and what for, and nothing else: no body, and no other protocol, by which an upstream could be made
+    /// to take it for something else.
     pub fn is_preflight(&self) -> bool {
+        let says = |name: &str| self.all(name).next().is_some_and(|value| !value.trim_ascii().is_empty());
+        let has_body = self.all("content-length").any(|length| length.trim_ascii() != b"0")
+            || self.all("transfer-encoding").next().is_some();
+        let has_protocol = [":protocol", "upgrade"].iter().any(|name| self.all(name).next().is_some());
         self.text(":method").eq_ignore_ascii_case("OPTIONS")
-            && self.all("origin").next().is_some()
-            && self.all("access-control-request-method").next().is_some()
+            && says("origin")
+            && says("access-control-request-method")
+            && !has_body
+            && !has_protocol
     }
 
-    /// The names of headers that the upstream must not see from this client. CGI and its heirs take every other
-    /// character for the `-` of a name, so the filter does here.
+    /// The names of headers that the upstream must not see from this client.
     ///
     /// `terms` are those by which the request pays or comes back, so that payment and sign-in are for the filter.
     pub fn unwanted(&self, config: &Config, terms: Option<&Terms>) -> Vec<String> {
         let is_priced = terms.is_some();
         let has_sign_in = terms.is_some_and(|terms| terms.extensions.sign_in.is_some());
         let minds_host = config.table.prices_by_host() || has_sign_in;
-        let is_unwanted = |name: &str| {
-            // What is unwanted begins with one of these in every spelling, and most headers do not.
-            if !(name.starts_with(['x', 'f', 'p']) || has_sign_in && name.starts_with('s')) {
-                return false;
-            }
+        let keeps = |name: &str| {
             let name = name.replace(|letter: char| !letter.is_ascii_alphanumeric(), "-");
-            let overrides =
-                OVERRIDES.contains(&name.as_str()) || (minds_host && HOST_OVERRIDES.contains(&name.as_str()));
-            name.starts_with(IDENTITY_PREFIX)
-                || (overrides && !config.keeps_header(&name))
-                || (is_priced && [PAYMENT_SIGNATURE, X_PAYMENT].contains(&name.as_str()))
-                || (has_sign_in && name == SIGN_IN_WITH_X)
+            config.keeps_header(&name)
         };
-        let mut names: Vec<String> = Vec::new();
-        for (name, _) in &self.0 {
-            if is_unwanted(name) && !names.contains(name) {
-                names.push(name.clone());
-            }
-        }
-        names
+        let is_unwanted = |name: &&String| {
+            let overrides = is_one_of(name, &OVERRIDES) || (minds_host && is_one_of(name, &HOST_OVERRIDES));
+            is_identity(name)
+                || (overrides && !keeps(name))
+                || (is_priced && is_one_of(name, &[PAYMENT_SIGNATURE, X_PAYMENT]))
+                || (has_sign_in && is_spelt(name, SIGN_IN_WITH_X))
+        };
+        self.unwanted.iter().filter(is_unwanted).cloned().collect()
     }
 }
 
@@ -239,6 +369,19 @@ mod tests {
         assert!(!head(&[(":method", "OPTIONS"), origin]).is_preflight());
         assert!(!head(&[(":method", "OPTIONS"), asks]).is_preflight());
         assert!(!head(&[(":method", "GET"), origin, asks]).is_preflight());
+        assert!(!head(&[(":method", "OPTIONS"), ("origin", ""), asks]).is_preflight());
+        assert!(!head(&[(":method", "OPTIONS"), origin, ("access-control-request-method", " ")]).is_preflight());
+        for more in [
+            ("upgrade", "websocket"),
+            (":protocol", "websocket"),
+            ("content-length", "1"),
+            ("content-length", ""),
+            ("transfer-encoding", "chunked"),
+            ("transfer-encoding", "identity"),
+        ] {
+            assert!(!head(&[(":method", "OPTIONS"), origin, asks, more]).is_preflight(), "{more:?}");
+        }
+        assert!(head(&[(":method", "OPTIONS"), origin, asks, ("content-length", "0")]).is_preflight());
     }
 
     #[test]
@@ -276,5 +419,56 @@ mod tests {
             let terms = config.routes[0].terms.as_deref();
             assert_eq!(head.unwanted(&config, terms), [&always[..], &more].concat());
         }
+    }
+
+    #[test]
+    fn of_junk_nothing_is_kept() {
+        let junk = "j".repeat(50 * 1024);
+        let kept = |headers: &[(&str, &str)]| {
+            let head = head(headers);
+            let bytes =
+                |(name, value): &(String, Vec<u8>)| name.capacity() + value.capacity() + size_of::<(String, Vec<u8>)>();
+            let unwanted = |name: &String| name.capacity() + size_of::<String>();
+            head.headers.iter().map(bytes).sum::<usize>() + head.unwanted.iter().map(unwanted).sum::<usize>()
+        };
+        let plain = [(":method", "GET"), (":authority", "api.example.com"), (":path", "/weather")];
+        assert_eq!(
+            kept(&[&plain[..], &[("user-agent", &junk), (&junk, ""), ("cookie", &junk)]].concat()),
+            kept(&plain)
+        );
+        for name in READ.into_iter().chain(READ_IN_ALL_SPELLINGS).filter(|name| *name != ":path") {
+            let most = match name {
+                PAYMENT_SIGNATURE | X_PAYMENT => header::MAX_LENGTH,
+                SIGN_IN_WITH_X => sign_in::MAX_LENGTH,
+                _ => 0,
+            };
+            let alone = kept(&[(name, &junk)]);
+            assert!(alone < most + 300, "{name}: {alone}");
+            let many = kept(&[(name, &junk[..1000]); 50]);
+            assert!(many < 2500, "{name}: {many}");
+        }
+        let names: Vec<String> = (0..3000).map(|number| format!("x-x402-{number}")).collect();
+        let many: Vec<_> = names.iter().map(|name| (name.as_str(), "")).collect();
+        assert!(kept(&many) < 4 * 1024 && head(&many).has_too_many_unwanted());
+        let spelt: Vec<String> = (b'!'..=b'/').map(|byte| format!("content{}type", char::from(byte))).collect();
+        assert!(kept(&spelt.iter().map(|name| (name.as_str(), "")).collect::<Vec<_>>()) < 1024);
+        let long = format!("x-x402-{junk}");
+        assert!(kept(&[(&long, "")]) < 1024 && head(&[(&long, "")]).has_too_many_unwanted());
+        assert!(!head(&plain).has_too_many_unwanted());
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_taken_for_something_else() {
+        let long = " ".repeat(3000);
+        assert!(!head(&[("content-type", &format!("text/plain;{long};charset=utf-7"))]).is_plain_text());
+        assert!(head(&[("content-encoding", &format!("identity{long},gzip"))]).is_encoded());
+        assert!(
+            head(&[("content-encoding", "identity"), ("content-encoding", "identity"), ("content-encoding", "gzip")])
+                .is_encoded()
+        );
+        assert!(!head(&[("content-type", "a"); 3]).is_plain_text());
+        assert_eq!(head(&[("payment-signature", "a"); 3]).all(PAYMENT_SIGNATURE).count(), 2);
+        assert!(!head(&[(":path", &"/".repeat(8 * 1024))]).has_long_url());
+        assert!(head(&[(":authority", "a"), (":path", &"/".repeat(8 * 1024))]).has_long_url());
     }
 }

@@ -1,12 +1,12 @@
-//! JSON of a body, read so that no two parsers could read it differently.
-//!
-//! Upstreams differ on which of two equal keys counts, and some match keys in any letter case. What is priced must be
-//! what the upstream does, so a body that leaves room for that is refused.
+//! JSON of a response, read so that no two parsers could read it differently. What a request asks for is not read like
+//! this: that costs its sender nothing, and the tree of a hostile one is a hundred times its size.
 
 use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+
+use crate::scan::ScanError;
 
 /// A JSON value without its fractions: nothing that is priced is counted in them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +31,12 @@ pub enum Document {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the body is not JSON that can be read in one way only: {0}")]
 pub struct DocumentError(String);
+
+impl From<ScanError> for DocumentError {
+    fn from(error: ScanError) -> Self {
+        Self(error.to_string())
+    }
+}
 
 impl Document {
     /// Reads a whole text.
@@ -60,13 +66,6 @@ impl Document {
         Some(place).filter(|value| **value != Self::Null)
     }
 
-    /// A key of an object that is one of `names` but for letter case, `_` and `-`.
-    pub fn misspelt<'a>(&'a self, names: &'a [&str]) -> Option<&'a str> {
-        let Self::Object(fields) = self else { return None };
-        let is_misspelt = |key: &str| names.iter().any(|name| *name != key && fold(key) == fold(name));
-        fields.iter().map(|(key, _)| key.as_str()).find(|key| is_misspelt(key))
-    }
-
     /// The text, where it is one.
     pub fn as_text(&self) -> Option<&str> {
         if let Self::Text(text) = self { Some(text) } else { None }
@@ -76,18 +75,6 @@ impl Document {
     pub const fn as_whole(&self) -> Option<u64> {
         if let Self::Whole(number) = self { Some(*number) } else { None }
     }
-}
-
-/// A key as parsers fold it that do not mind its case, or write `maxTokens` for `max_tokens`. Two letters beyond ASCII fold into it (ſ and the Kelvin sign).
-fn fold(key: &str) -> String {
-    key.chars()
-        .filter(|letter| !matches!(letter, '_' | '-'))
-        .map(|letter| match letter {
-            'ſ' => 's',
-            '\u{212A}' => 'k',
-            letter => letter.to_ascii_lowercase(),
-        })
-        .collect()
 }
 
 impl<'de> Deserialize<'de> for Document {
@@ -197,14 +184,5 @@ mod tests {
         let Document::List(numbers) = document else { panic!("a list") };
         let wholes: Vec<_> = numbers.iter().map(Document::as_whole).collect();
         assert_eq!(wholes, [Some(0), Some(u64::MAX), None, None, None, None]);
-    }
-
-    #[test]
-    fn letter_case_is_no_way_around() {
-        let document = Document::read("{\"Model\":1}".as_bytes()).unwrap();
-        assert_eq!(document.misspelt(&["model"]), Some("Model"));
-        let document = Document::read("{\"max_to\u{212A}en\u{17F}\":1,\"model\":2}".as_bytes()).unwrap();
-        assert_eq!(document.misspelt(&["model", "max_tokens"]), Some("max_to\u{212A}en\u{17F}"));
-        assert_eq!(document.misspelt(&["model"]), None);
     }
 }

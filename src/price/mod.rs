@@ -10,6 +10,7 @@ use std::fmt;
 use ruint::aliases::U256;
 
 use crate::money::Amount;
+use crate::scan::ScanError;
 use request::Job;
 use usage::Usage;
 
@@ -125,6 +126,12 @@ pub enum PriceError {
     /// More than any amount can be.
     #[error("the request asks for more than can be priced")]
     TooMuch,
+}
+
+impl From<ScanError> for PriceError {
+    fn from(error: ScanError) -> Self {
+        Self::Body(error.into())
+    }
 }
 
 impl Tariff {
@@ -304,6 +311,7 @@ mod tests {
             streams: false,
             wants_usage: false,
             is_read_whole: false,
+            wish: None,
         };
         assert_eq!(rates().quote(&job), Ok(Amount::from(800)), "the dearest way to read the input");
         let least = Job { input: 0, output: 0, ..job.clone() };

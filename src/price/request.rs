@@ -1,11 +1,8 @@
 //! What a request asks of a model, as far as its price goes.
 
-use serde_json::value::RawValue;
-
-use super::document::Document;
-use super::{PriceError, Shape, Tariff};
+use super::{Pointers, PriceError, Shape, Tariff};
 use crate::config::MetadataKey;
-use crate::json::{self, Named};
+use crate::scan::{Found, Names, ScanError, Scanner, Text};
 
 /// The most that a request can make a model do.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -22,12 +19,24 @@ pub struct Job {
     pub streams: bool,
     /// Whether the client itself asks for the usage at the end of the stream.
     pub wants_usage: bool,
-    /// Whether all of the body was read, so that what the request asks for can be told from what another one does.
+    /// Whether it was found in the whole body, so that another body may be another job. What the proxy's metadata say is
+    /// not all of it.
     pub is_read_whole: bool,
+    /// What asks for the usage at the end of the stream, where the client does not and its interface lets it.
+    pub wish: Option<Wish>,
+}
+
+/// An edit of a body that asks for the usage at the end of the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Wish {
+    /// Where the bytes begin that it replaces, and where they end.
+    place: (usize, usize),
+    /// What stands there then.
+    text: &'static str,
 }
 
 /// The fields that OpenAI's requests are priced by.
-const OPENAI: [&str; 15] = [
+const OPENAI: [&str; 17] = [
     "model",
     "max_tokens",
     "max_completion_tokens",
@@ -40,7 +49,9 @@ const OPENAI: [&str; 15] = [
     "fallbacks",
     "n",
     "best_of",
+    "messages",
     "prompt",
+    "input",
     "stream",
     "stream_options",
 ];
@@ -51,34 +62,40 @@ const IN_METADATA: [&str; 6] = ["model", "max_tokens", "max_completion_tokens", 
 /// The fields that Anthropic's requests are priced by.
 const ANTHROPIC: [&str; 3] = ["model", "max_tokens", "stream"];
 
+/// Bytes of a model's name beyond which it is none: names are looked for by patterns, and repeated in questions and
+/// answers.
+const MAX_MODEL_BYTES: usize = 512;
+
+/// Keys and values that a body may hold: one for so many bytes of the longest, which is room for lists of tokens and for
+/// talks in words of a few letters. What holds more is no question that anybody asks, and takes longer to read.
+const BYTES_PER_VALUE: usize = 6;
+const LEAST_VALUES: usize = 4096;
+
 impl Tariff {
     /// Reads what a request asks for in its body.
+    ///
+    /// The whole body is held to be JSON, but only what the price depends on is looked at: on the way to it no key may
+    /// stand twice, or be written so that some server takes it for another. Elsewhere a key may stand twice, for it cannot
+    /// change the price: input is priced by the bytes of the body, whatever they say, and model, limits and numbers of
+    /// outputs stand in known places alone.
     ///
     /// # Errors
     /// [`PriceError`] where it has no price.
     pub fn job(&self, body: &[u8]) -> Result<Job, PriceError> {
-        let document = Document::read(body)?;
-        if !matches!(document, Document::Object(_)) {
+        let most = self.max_body_bytes.checked_div(BYTES_PER_VALUE).unwrap_or(0).max(LEAST_VALUES);
+        let mut scanner = Scanner::new(body, most);
+        if scanner.peek() != b'{' {
+            // Which is wrong with it, if it is JSON at all.
+            scanner.skip()?;
+            scanner.end()?;
             return Err(PriceError::Shape("the body is not a JSON object".to_owned()));
         }
         let asked = match &self.shape {
-            Shape::OpenAi => openai(&document)?,
-            Shape::Anthropic => anthropic(&document)?,
-            Shape::Pointers(pointers) => {
-                let at = |pointer: &Option<String>| pointer.as_deref().and_then(|pointer| document.at(pointer));
-                let read = [Some(&pointers.model), pointers.max_output_tokens.as_ref(), pointers.choices.as_ref()];
-                for pointer in read.into_iter().flatten() {
-                    refuse_misspelt_way(&document, pointer)?;
-                }
-                Asked {
-                    model: text(document.at(&pointers.model), &pointers.model)?,
-                    limit: limit_of(at(&pointers.max_output_tokens), "the limit of output tokens")?,
-                    choices: at_least_one(at(&pointers.choices), "the number of outputs")?,
-                    streams: false,
-                    wants_usage: false,
-                }
-            }
+            Shape::OpenAi => openai(&mut scanner)?,
+            Shape::Anthropic => anthropic(&mut scanner)?,
+            Shape::Pointers(pointers) => by_pointers(&mut scanner, pointers)?,
         };
+        scanner.end()?;
         let limit = asked.limit.unwrap_or(self.max_output_tokens);
         Ok(Job {
             model_index: self.find(&asked.model)?,
@@ -88,6 +105,7 @@ impl Tariff {
             streams: asked.streams,
             wants_usage: asked.wants_usage,
             is_read_whole: true,
+            wish: asked.wish,
         })
     }
 
@@ -122,6 +140,9 @@ impl Tariff {
         let Some(model) = model else {
             return Err(PriceError::Shape("the request names no model, or the proxy did not find it".to_owned()));
         };
+        if model.len() > MAX_MODEL_BYTES {
+            return Err(overlong("model"));
+        }
         Ok(Job {
             model_index: self.find(model)?,
             model: model.to_owned(),
@@ -130,47 +151,18 @@ impl Tariff {
             streams: false,
             wants_usage: true,
             is_read_whole: false,
+            wish: None,
         })
     }
-
-    /// The body with the wish for usage at the end of the stream, where a client of OpenAI's interface streams without
-    /// it. `None` where there is nothing to add.
-    pub fn with_wish_for_usage(&self, job: &Job, body: &[u8]) -> Option<Vec<u8>> {
-        if self.shape != Shape::OpenAi || !job.streams || job.wants_usage {
-            return None;
-        }
-        let Named(mut fields) = serde_json::from_slice::<Named<&RawValue>>(body).ok()?;
-        // The interface of responses tells its usage unasked, and has no such option.
-        let is_prompt = |prompt: &RawValue| prompt.get().starts_with(['"', '[']);
-        if !fields.iter().any(|(key, value)| key == "messages" || (key == "prompt" && is_prompt(value))) {
-            return None;
-        }
-        let options = fields.iter().find(|(key, _)| key == "stream_options").map(|(_, options)| options.get());
-        let Named(mut wishes) = options.map_or_else(
-            || Some(Named::default()),
-            |options| serde_json::from_str::<Option<Named<&RawValue>>>(options).ok().map(Option::unwrap_or_default),
-        )?;
-        let wish = serde_json::from_str("true").ok()?;
-        put(&mut wishes, "include_usage", wish);
-        let wishes = to_object(&wishes);
-        put(&mut fields, "stream_options", serde_json::from_str(&wishes).ok()?);
-        Some(to_object(&fields).into_bytes())
-    }
 }
 
-/// Sets a field, in the place where it stands or at the end.
-fn put<'a>(fields: &mut Vec<(String, &'a RawValue)>, name: &str, value: &'a RawValue) {
-    match fields.iter_mut().find(|(key, _)| key == name) {
-        Some((_, old)) => *old = value,
-        None => fields.push((name.to_owned(), value)),
+impl Job {
+    /// The body with the wish for usage at the end of the stream: all else is left to the letter. `None` where there is
+    /// nothing to add.
+    pub fn with_wish_for_usage(&self, body: &[u8]) -> Option<Vec<u8>> {
+        let Wish { place: (start, end), text } = self.wish?;
+        Some([body.get(..start)?, text.as_bytes(), body.get(end..)?].concat())
     }
-}
-
-/// An object, its values to the letter as they came.
-fn to_object(fields: &[(String, &RawValue)]) -> String {
-    let fields: Vec<String> =
-        fields.iter().map(|(key, value)| format!("{}:{}", json::to_text(key), value.get())).collect();
-    format!("{{{}}}", fields.join(","))
 }
 
 /// A whole number as metadata has it: a double, or a text.
@@ -191,43 +183,145 @@ struct Asked {
     choices: u64,
     streams: bool,
     wants_usage: bool,
+    wish: Option<Wish>,
 }
 
-fn openai(document: &Document) -> Result<Asked, PriceError> {
-    refuse_misspelt(document, &OPENAI)?;
-    let options = document.field("stream_options");
-    if let Some(options) = options {
-        refuse_misspelt(options, &["include_usage"])?;
+/// The values of the fields with these names, each as it is written.
+struct Fields<'a, const N: usize> {
+    names: [&'static str; N],
+    values: [&'a [u8]; N],
+}
+
+impl<'a, const N: usize> Fields<'a, N> {
+    /// Reads an object. `read` may read a field itself that begins with such a byte, and else leaves it where it is.
+    fn read(
+        scanner: &mut Scanner<'a>,
+        names: [&'static str; N],
+        mut read: impl FnMut(&mut Scanner<'a>, &str, u8) -> Result<(), PriceError>,
+    ) -> Result<Self, PriceError> {
+        let mut fields = Self { names, values: [NULL; N] };
+        let mut known = Names::new(&names);
+        scanner.object(|scanner, key| match look_up(&mut known, key)? {
+            None => Ok(scanner.skip().map(|_| ())?),
+            Some(number) => {
+                let first = scanner.peek();
+                let start = scanner.position();
+                read(scanner, names.get(number).copied().unwrap_or_default(), first)?;
+                let value = if scanner.position() == start { scanner.skip()? } else { scanner.since(start) };
+                fields.values.get_mut(number).into_iter().for_each(|place| *place = value);
+                Ok::<(), PriceError>(())
+            }
+        })?;
+        Ok(fields)
     }
+
+    /// The value of a field; `None` where there is none, or where it is `null`.
+    fn get(&self, name: &str) -> Option<&'a [u8]> {
+        let number = self.names.iter().position(|known| *known == name)?;
+        self.values.get(number).copied().filter(|value| *value != NULL)
+    }
+}
+
+const NULL: &[u8] = b"null";
+
+/// Which of the names a key is; `None` for other keys.
+fn look_up(names: &mut Names<'_>, key: Text<'_>) -> Result<Option<usize>, PriceError> {
+    match names.find(key) {
+        Found::Name(number) => Ok(Some(number)),
+        Found::Nothing => Ok(None),
+        Found::Twice => {
+            Err(PriceError::Shape(format!("the key {key} stands twice; servers differ on which one counts")))
+        }
+        Found::Misspelt => {
+            Err(PriceError::Shape(format!("some servers take the key {key} for another; write it as it is")))
+        }
+    }
+}
+
+fn openai(scanner: &mut Scanner<'_>) -> Result<Asked, PriceError> {
+    let mut include_usage = None;
+    let mut prompts = 1;
+    // Where the wish for usage belongs, and as what, if there are options already.
+    let mut place = None;
+    let mut has_odd_options = false;
+    let fields = Fields::read(scanner, OPENAI, |scanner, name, first| {
+        match (name, first) {
+            ("stream_options", b'{') => (include_usage, place) = stream_options(scanner)?,
+            ("stream_options", _) => {
+                let start = scanner.position();
+                has_odd_options = scanner.skip()? != NULL;
+                place = Some(Wish { place: (start, scanner.position()), text: r#"{"include_usage":true}"# });
+            }
+            ("prompt", b'[') => prompts = count_prompts(scanner)?,
+            _ => {}
+        }
+        Ok(())
+    })?;
+    let brace = scanner.position().saturating_sub(1);
     // By these a request has other models than the one that is priced, or goes on when nobody waits any more.
     for name in ["models", "fallbacks"] {
-        if document.field(name).is_some() {
+        if fields.get(name).is_some() {
             return Err(PriceError::Shape(format!("{name} would let other models answer; name one model")));
         }
     }
-    if flag(document.field("background"), "background")? {
+    if flag(fields.get("background"), "background")? {
         return Err(PriceError::Shape("background is true; a response is paid for while it is waited for".to_owned()));
     }
-    let limit = openai_limit(document)?;
-    let choices = [at_least_one(document.field("n"), "n")?, at_least_one(document.field("best_of"), "best_of")?];
-    let prompts = match document.field("prompt") {
-        // A list of texts, or of lists of tokens, is a prompt each; a list of tokens is one.
-        Some(Document::List(prompts)) if !matches!(prompts.first(), Some(Document::Whole(_))) => prompts.len(),
-        _ => 1,
-    };
-    let prompts = u64::try_from(prompts.max(1)).unwrap_or(u64::MAX);
+    let limit = openai_limit(&fields)?;
+    let choices = [at_least_one(fields.get("n"), "n")?, at_least_one(fields.get("best_of"), "best_of")?];
+    let streams = flag(fields.get("stream"), "stream")?;
+    let wants_usage = flag(include_usage, "stream_options.include_usage")?;
+    let is_prompt = |prompt: &[u8]| matches!(prompt.first(), Some(b'"' | b'['));
+    // The interface of responses tells its usage unasked, and has no such option.
+    let can_wish = fields.get("messages").is_some() || fields.get("prompt").is_some_and(is_prompt);
+    let at_end = Wish { place: (brace, brace), text: r#","stream_options":{"include_usage":true}"# };
     Ok(Asked {
-        model: text(document.field("model"), "model")?,
+        model: model(fields.get("model"), "model")?,
         limit,
         choices: choices.into_iter().max().unwrap_or(1).checked_mul(prompts).ok_or(PriceError::TooMuch)?,
-        streams: flag(document.field("stream"), "stream")?,
-        wants_usage: flag(options.and_then(|options| options.field("include_usage")), "stream_options.include_usage")?,
+        streams,
+        wants_usage,
+        wish: Some(place.unwrap_or(at_end)).filter(|_| streams && !wants_usage && can_wish && !has_odd_options),
     })
+}
+
+/// Whether the options of a stream ask for the usage, as it is written, and what would ask for it.
+fn stream_options<'a>(scanner: &mut Scanner<'a>) -> Result<(Option<&'a [u8]>, Option<Wish>), PriceError> {
+    let start = scanner.position();
+    let mut place = None;
+    let options = Fields::read(scanner, ["include_usage"], |scanner, _, _| {
+        let start = scanner.position();
+        scanner.skip()?;
+        place = Some((start, scanner.position()));
+        Ok(())
+    })?;
+    let behind_brace = start.saturating_add(1);
+    let is_empty = scanner.since(behind_brace).trim_ascii() == b"}";
+    let (place, text) = match place {
+        Some(place) => (place, "true"),
+        None if is_empty => ((behind_brace, behind_brace), r#""include_usage":true"#),
+        None => ((behind_brace, behind_brace), r#""include_usage":true,"#),
+    };
+    Ok((options.get("include_usage"), Some(Wish { place, text })))
+}
+
+/// The prompts in a list of them: a text, or a list of tokens, is one each. A list of tokens is one.
+fn count_prompts(scanner: &mut Scanner<'_>) -> Result<u64, PriceError> {
+    /// Of a number of 64 bits, whatever it says.
+    const MOST_DIGITS: usize = 19;
+    let (mut count, mut are_tokens) = (0_u64, true);
+    scanner.list(|scanner, _| {
+        let value = scanner.skip()?;
+        are_tokens &= value.len() <= MOST_DIGITS && value.iter().all(u8::is_ascii_digit);
+        count = count.saturating_add(1);
+        Ok::<(), ScanError>(())
+    })?;
+    Ok(if are_tokens { 1 } else { count })
 }
 
 /// The limit that an upstream of OpenAI's interfaces holds to. Which keys say it depends on the interface, and what one
 /// interface does not know limits nothing; a request that could be of several has the highest of their limits.
-fn openai_limit(document: &Document) -> Result<Option<u64>, PriceError> {
+fn openai_limit<const N: usize>(fields: &Fields<'_, N>) -> Result<Option<u64>, PriceError> {
     /// Names that servers of one's own give to it.
     const OTHERS: [&str; 3] = ["max_new_tokens", "n_predict", "num_predict"];
     let interfaces: [(&str, &[&str]); 3] = [
@@ -235,14 +329,14 @@ fn openai_limit(document: &Document) -> Result<Option<u64>, PriceError> {
         ("prompt", &["max_tokens"]),
         ("input", &["max_output_tokens"]),
     ];
-    let is_known = interfaces.iter().any(|(interface, _)| document.field(interface).is_some());
+    let is_known = interfaces.iter().any(|(interface, _)| fields.get(interface).is_some());
     let mut limits = Vec::new();
     for (interface, names) in interfaces {
-        let is_asked = !is_known || document.field(interface).is_some();
+        let is_asked = !is_known || fields.get(interface).is_some();
         let mut limit = None;
         for name in names.iter().chain(&OTHERS) {
             // Where a request names several, upstreams differ on which one counts.
-            limit = limit.max(limit_of(document.field(name), name)?);
+            limit = limit.max(limit_of(fields.get(name), name)?);
         }
         limits.extend(is_asked.then_some(limit));
     }
@@ -250,66 +344,140 @@ fn openai_limit(document: &Document) -> Result<Option<u64>, PriceError> {
     Ok(if is_known && limits.contains(&None) { None } else { limits.into_iter().flatten().max() })
 }
 
-fn anthropic(document: &Document) -> Result<Asked, PriceError> {
-    refuse_misspelt(document, &ANTHROPIC)?;
+fn anthropic(scanner: &mut Scanner<'_>) -> Result<Asked, PriceError> {
+    let fields = Fields::read(scanner, ANTHROPIC, |_, _, _| Ok(()))?;
     Ok(Asked {
-        model: text(document.field("model"), "model")?,
-        limit: limit_of(document.field("max_tokens"), "max_tokens")?,
+        model: model(fields.get("model"), "model")?,
+        limit: limit_of(fields.get("max_tokens"), "max_tokens")?,
         choices: 1,
-        streams: flag(document.field("stream"), "stream")?,
+        streams: flag(fields.get("stream"), "stream")?,
         wants_usage: true,
+        wish: None,
     })
 }
 
-fn refuse_misspelt(document: &Document, names: &[&str]) -> Result<(), PriceError> {
-    match document.misspelt(names) {
-        Some(key) => {
-            Err(PriceError::Shape(format!("some servers take the key {key:?} for another; write it as it is")))
-        }
-        None => Ok(()),
+fn by_pointers(scanner: &mut Scanner<'_>, pointers: &Pointers) -> Result<Asked, PriceError> {
+    let Pointers { model: model_at, max_output_tokens, choices, .. } = pointers;
+    let mut ways: Vec<Way<'_>> =
+        [Some(model_at), max_output_tokens.as_ref(), choices.as_ref()].map(Way::new).into_iter().collect();
+    let all: Vec<usize> = (0..ways.len()).filter(|way| ways.get(*way).is_some_and(|way| way.is_asked)).collect();
+    follow(scanner, &mut ways, &all, 0)?;
+    let at = |way: usize| ways.get(way).and_then(|way| way.value).filter(|value| *value != NULL);
+    Ok(Asked {
+        model: model(at(0), model_at)?,
+        limit: limit_of(at(1), "the limit of output tokens")?,
+        choices: at_least_one(at(2), "the number of outputs")?,
+        streams: false,
+        wants_usage: false,
+        wish: None,
+    })
+}
+
+/// A JSON pointer (RFC 6901), and what it leads to.
+struct Way<'a> {
+    steps: Vec<String>,
+    is_asked: bool,
+    value: Option<&'a [u8]>,
+}
+
+impl Way<'_> {
+    fn new(pointer: Option<&String>) -> Self {
+        let steps = pointer.into_iter().flat_map(|pointer| pointer.split('/').skip(1));
+        let steps = steps.map(|step| step.replace("~1", "/").replace("~0", "~")).collect();
+        Self { steps, is_asked: pointer.is_some(), value: None }
     }
 }
 
-/// The same for every key on the way of a JSON pointer.
-fn refuse_misspelt_way(document: &Document, pointer: &str) -> Result<(), PriceError> {
-    let mut way = String::new();
-    for step in pointer.split('/').skip(1) {
-        let name = step.replace("~1", "/").replace("~0", "~");
-        let here = if way.is_empty() { Some(document) } else { document.at(&way) };
-        here.map_or(Ok(()), |here| refuse_misspelt(here, &[name.as_str()]))?;
-        way = format!("{way}/{step}");
+/// Reads a value that the `active` ones of the pointers lead to, or through, after so many steps.
+fn follow<'a>(
+    scanner: &mut Scanner<'a>,
+    ways: &mut Vec<Way<'a>>,
+    active: &[usize],
+    taken: usize,
+) -> Result<(), PriceError> {
+    let step_of = |ways: &[Way<'_>], way: usize| ways.get(way).and_then(|way| way.steps.get(taken)).cloned();
+    let further: Vec<(usize, String)> = active.iter().filter_map(|way| Some((*way, step_of(ways, *way)?))).collect();
+    let below = |is_step: &dyn Fn(&str) -> bool| -> Vec<usize> {
+        further.iter().filter(|(_, step)| is_step(step)).map(|(way, _)| *way).collect()
+    };
+    let deeper = taken.saturating_add(1);
+    let first = scanner.peek();
+    let start = scanner.position();
+    match first {
+        b'{' if !further.is_empty() => {
+            let mut steps: Vec<&str> = Vec::new();
+            for (_, step) in &further {
+                if !steps.contains(&step.as_str()) {
+                    steps.push(step);
+                }
+            }
+            let mut names = Names::new(&steps);
+            scanner.object(|scanner, key| match look_up(&mut names, key)? {
+                None => Ok(scanner.skip().map(|_| ())?),
+                Some(number) => {
+                    let name = steps.get(number).copied().unwrap_or_default();
+                    follow(scanner, ways, &below(&|step| step == name), deeper)
+                }
+            })?;
+        }
+        b'[' if !further.is_empty() => {
+            let indexes: Vec<usize> = further.iter().filter_map(|(_, step)| step.parse().ok()).collect();
+            scanner.list(|scanner, index| match indexes.contains(&index) {
+                true => follow(scanner, ways, &below(&|step| step.parse() == Ok(index)), deeper),
+                false => Ok(scanner.skip().map(|_| ())?),
+            })?;
+        }
+        _ => scanner.skip().map(|_| ())?,
+    }
+    let value = scanner.since(start);
+    for way in active {
+        ways.get_mut(*way).filter(|way| way.steps.len() == taken).into_iter().for_each(|way| way.value = Some(value));
     }
     Ok(())
 }
 
-fn text(value: Option<&Document>, what: &str) -> Result<String, PriceError> {
-    let text = value.and_then(Document::as_text).filter(|text| !text.is_empty());
-    text.map(str::to_owned).ok_or_else(|| PriceError::Shape(format!("{what} is missing, or not a text")))
+fn overlong(what: &str) -> PriceError {
+    PriceError::Shape(format!("{what} is longer than {MAX_MODEL_BYTES} bytes"))
 }
 
-fn whole(value: Option<&Document>, what: &str) -> Result<Option<u64>, PriceError> {
-    let read = |value: &Document| {
-        value.as_whole().ok_or_else(|| PriceError::Shape(format!("{what} is not a whole number of tokens")))
+fn model(value: Option<&[u8]>, what: &str) -> Result<String, PriceError> {
+    let Some(text) = value.and_then(Text::of).filter(|text| !text.written().is_empty()) else {
+        return Err(PriceError::Shape(format!("{what} is missing, or not a text")));
     };
-    value.map(read).transpose()
+    if text.written().len() > MAX_MODEL_BYTES {
+        return Err(overlong(what));
+    }
+    text.decode().ok_or_else(|| PriceError::Shape(format!("{what} has half a letter in it")))
+}
+
+fn whole(value: Option<&[u8]>, what: &str) -> Result<Option<u64>, PriceError> {
+    // Written without sign, point and exponent, it is digits alone; and in JSON no number begins with a zero too many.
+    let read = |value: &[u8]| std::str::from_utf8(value).ok().filter(|text| is_digits(text))?.parse().ok();
+    let named =
+        |value: &[u8]| read(value).ok_or_else(|| PriceError::Shape(format!("{what} is not a whole number of tokens")));
+    value.map(named).transpose()
+}
+
+fn is_digits(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// A limit. 0 is none: many servers read it so.
-fn limit_of(value: Option<&Document>, what: &str) -> Result<Option<u64>, PriceError> {
+fn limit_of(value: Option<&[u8]>, what: &str) -> Result<Option<u64>, PriceError> {
     Ok(whole(value, what)?.filter(|limit| *limit > 0))
 }
 
-fn at_least_one(value: Option<&Document>, name: &str) -> Result<u64, PriceError> {
+fn at_least_one(value: Option<&[u8]>, name: &str) -> Result<u64, PriceError> {
     match whole(value, name)? {
         Some(0) => Err(PriceError::Shape(format!("{name} is 0"))),
         number => Ok(number.unwrap_or(1)),
     }
 }
 
-fn flag(value: Option<&Document>, what: &str) -> Result<bool, PriceError> {
+fn flag(value: Option<&[u8]>, what: &str) -> Result<bool, PriceError> {
     match value {
-        None => Ok(false),
-        Some(Document::Bool(flag)) => Ok(*flag),
+        None | Some(b"false") => Ok(false),
+        Some(b"true") => Ok(true),
         Some(_) => Err(PriceError::Shape(format!("{what} is neither true nor false"))),
     }
 }

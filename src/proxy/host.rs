@@ -242,15 +242,16 @@ pub(super) fn random() -> Result<[u8; 32], HostError> {
     Ok(bytes)
 }
 
-/// All headers of a map, in order.
-pub(super) fn headers(map: Map) -> Result<Vec<Pair>, HostError> {
+/// Reads all headers of a map, in order. They are not kept: a client may send thousands.
+pub(super) fn headers<T>(map: Map, read: impl FnOnce(Vec<Pair<'_>>) -> T) -> Result<T, HostError> {
     const CALL: &str = "get_header_map_pairs";
     // SAFETY: the host writes a pointer and a length to the places given.
     let bytes = receive(CALL, |data, length| unsafe { proxy_get_header_map_pairs(map.number(), data, length) })?;
-    match bytes {
-        None => Ok(Vec::new()),
-        Some(bytes) => pairs::decode(&bytes).ok_or(HostError { call: CALL, status: OK }),
-    }
+    let pairs = match &bytes {
+        None => Vec::new(),
+        Some(bytes) => pairs::decode(bytes).ok_or(HostError { call: CALL, status: OK })?,
+    };
+    Ok(read(pairs))
 }
 
 /// Removes every header of a name.

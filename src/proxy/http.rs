@@ -286,12 +286,12 @@ impl Http {
             let path = ["metadata", "filter_metadata", key.namespace.as_str(), key.key.as_str()];
             Some((key.clone(), host::property(&path).ok()??))
         });
-        let head = RequestHead::new(host::headers(Map::Request)?).with_metadata(metadata);
-        let head = if self.config.needs_principals { head.with_principals(principals()) } else { head };
         #[cfg(feature = "provoke-panic")]
         {
-            self.provoked = head.text("x-provoke-panic");
+            self.provoked = host::headers(Map::Request, RequestHead::of_response)?.text("x-provoke-panic");
         }
+        let head = host::headers(Map::Request, RequestHead::new)?.with_metadata(metadata);
+        let head = if self.config.needs_principals { head.with_principals(principals()) } else { head };
         self.may_panic(|_| "request");
         self.admission = head.admission(&self.config);
         let begun = host::now()?;
@@ -562,7 +562,7 @@ fn finish(tail: &Tail) {
 }
 
 fn response_head(has_body: bool) -> Result<UpstreamHead, HostError> {
-    let head = RequestHead::new(host::headers(Map::Response)?);
+    let head = host::headers(Map::Response, RequestHead::of_response)?;
     let directives: Vec<_> = head.all("cache-control").map(String::from_utf8_lossy).collect();
     Ok(UpstreamHead {
         // A response without a readable status is none that anybody should pay for.
@@ -595,7 +595,7 @@ pub(super) fn call(service: &Service, method: &str, path: &str, body: &str) -> R
 
 /// Seconds for which the answer that is there holds.
 fn max_age() -> u64 {
-    let head = RequestHead::new(host::headers(Map::CalloutAnswer).unwrap_or_default());
+    let head = host::headers(Map::CalloutAnswer, RequestHead::of_response).unwrap_or_default();
     let control = head.text("cache-control").to_ascii_lowercase();
     let mut directives = control.split(',').map(str::trim);
     if directives.clone().any(|directive| matches!(directive, "no-store" | "no-cache")) {
@@ -614,8 +614,8 @@ pub(super) fn callout_answer(headers: usize, body_size: usize) -> CalloutAnswer 
     if headers == 0 {
         return CalloutAnswer::Lost;
     }
-    let answer = host::headers(Map::CalloutAnswer).and_then(|headers| {
-        let status = RequestHead::new(headers).text(":status").parse().unwrap_or(0);
+    let answer = host::headers(Map::CalloutAnswer, RequestHead::of_response).and_then(|head| {
+        let status = head.text(":status").parse().unwrap_or(0);
         // One byte more than may be read, so that the reader sees that it is too long.
         let body = host::callout_body(body_size.min(MAX_ANSWER_BYTES.saturating_add(1)))?;
         Ok(CalloutAnswer::Answered { status, body })

@@ -2,10 +2,10 @@
 //! zero behind it; numbers are 32 bits, least significant byte first.
 
 /// A name and a value.
-pub(super) type Pair = (Vec<u8>, Vec<u8>);
+pub(super) type Pair<'a> = (&'a [u8], &'a [u8]);
 
 /// Reads a list; `None` where the bytes are not one.
-pub(super) fn decode(bytes: &[u8]) -> Option<Vec<Pair>> {
+pub(super) fn decode(bytes: &[u8]) -> Option<Vec<Pair<'_>>> {
     let (count, mut sizes) = take_size(bytes)?;
     let mut texts = sizes.get(count.checked_mul(8)?..)?;
     let mut pairs = Vec::with_capacity(count);
@@ -41,9 +41,9 @@ fn take_size(bytes: &[u8]) -> Option<(usize, &[u8])> {
     Some((usize::try_from(u32::from_le_bytes(*size)).ok()?, rest))
 }
 
-fn take_text(bytes: &[u8], size: usize) -> Option<(Vec<u8>, &[u8])> {
+fn take_text(bytes: &[u8], size: usize) -> Option<(&[u8], &[u8])> {
     let (text, rest) = bytes.split_at_checked(size)?;
-    Some((text.to_vec(), rest.get(1..)?))
+    Some((text, rest.get(1..)?))
 }
 
 /// Lengths in a module of 32 bits always fit.

@@ -8,7 +8,7 @@ mod pattern;
 
 use std::collections::BTreeMap;
 
-pub use path::{Path, Segments};
+use path::{Decoded, Path};
 use pattern::PatternTree;
 pub use pattern::{Pattern, PatternError};
 
@@ -152,9 +152,12 @@ impl RouteTable {
     pub fn decide(&self, target: Target<'_>) -> Decision {
         let method = target.method.to_ascii_uppercase();
         let host = host_of(target.authority);
-        let decision = match Path::read(target.path) {
-            Path::Readable { literal, readings } => self.decide_among(&method, host.as_deref(), literal, &readings),
-            Path::Opaque { literal, prefix } => self.decide_below(&method, host.as_deref(), literal, &prefix),
+        let decoded = Decoded::new(target.path);
+        let literal = decoded.literal();
+        let asked = Asked { trees: self.trees_for(host.as_deref()), method: &method, literal: literal.as_deref() };
+        let decision = match decoded.path() {
+            Path::Readable(readings) => self.decide_among(&asked, &readings),
+            Path::Opaque(prefix) => self.decide_below(&asked, &prefix),
         };
         match (host, decision) {
             // Of an authority that is none, every server makes something else.
@@ -168,12 +171,12 @@ impl RouteTable {
         self.prices_by_host
     }
 
-    fn decide_among(&self, method: &str, host: Option<&str>, literal: &str, readings: &[Segments]) -> Decision {
+    fn decide_among(&self, asked: &Asked<'_>, readings: &[Vec<&str>]) -> Decision {
         let mut free = None;
         let mut priced = Vec::new();
         for (position, reading) in readings.iter().enumerate() {
-            let literal = (position == 0).then_some(literal);
-            match self.first_match(method, host, literal, reading) {
+            let literal = asked.literal.filter(|_| position == 0);
+            match self.first_match(asked, literal, reading) {
                 Some((index, Access::Priced)) if !priced.contains(&index) => priced.push(index),
                 Some((index, Access::Free)) => free = Some(index),
                 _ => {}
@@ -188,28 +191,24 @@ impl RouteTable {
     }
 
     /// Decides on a path that may be anything below `prefix`.
-    fn decide_below(&self, method: &str, host: Option<&str>, literal: Option<&str>, prefix: &[String]) -> Decision {
+    fn decide_below(&self, asked: &Asked<'_>, prefix: &[&str]) -> Decision {
         let mut found = Vec::new();
-        self.trees_for(host).into_iter().for_each(|tree| tree.find_below(prefix, &mut found));
-        match self.first_that_takes(&found, |route| route.1 == Access::Priced && takes(route, method, literal)) {
+        asked.trees.iter().for_each(|tree| tree.find_below(prefix, &mut found));
+        match self
+            .first_that_takes(&found, |route| route.1 == Access::Priced && takes(route, asked.method, asked.literal))
+        {
             Some(_) => Decision::Ambiguous,
-            None => match self.first_that_takes(&found, |route| takes(route, method, literal)) {
+            None => match self.first_that_takes(&found, |route| takes(route, asked.method, asked.literal)) {
                 Some((index, _)) => Decision::Free(index),
                 None => Decision::Unmatched,
             },
         }
     }
 
-    fn first_match(
-        &self,
-        method: &str,
-        host: Option<&str>,
-        literal: Option<&str>,
-        path: &[String],
-    ) -> Option<(usize, Access)> {
+    fn first_match(&self, asked: &Asked<'_>, literal: Option<&[&str]>, path: &[&str]) -> Option<(usize, Access)> {
         let mut found = Vec::new();
-        self.trees_for(host).into_iter().for_each(|tree| tree.find(path, &mut found));
-        self.first_that_takes(&found, |route| takes(route, method, literal))
+        asked.trees.iter().for_each(|tree| tree.find(path, &mut found));
+        self.first_that_takes(&found, |route| takes(route, asked.method, literal))
     }
 
     fn first_that_takes(&self, found: &[usize], takes: impl Fn(&(Matcher, Access)) -> bool) -> Option<(usize, Access)> {
@@ -228,8 +227,18 @@ impl RouteTable {
     }
 }
 
-/// `literal` is the path as it was written, where the reading is that one.
-fn takes((matcher, access): &(Matcher, Access), method: &str, literal: Option<&str>) -> bool {
+/// A request, as it is looked for among the routes.
+struct Asked<'a> {
+    /// The patterns for its host.
+    trees: Vec<&'a PatternTree>,
+    /// In upper case.
+    method: &'a str,
+    /// The path's segments as they were written, where it is text.
+    literal: Option<&'a [&'a str]>,
+}
+
+/// `literal` are the path's segments as they were written, where the reading is that one.
+fn takes((matcher, access): &(Matcher, Access), method: &str, literal: Option<&[&str]>) -> bool {
     let takes_path = match access {
         Access::Priced => true,
         Access::Free => literal.is_some_and(|literal| matcher.path.matches_literally(literal)),
@@ -249,6 +258,11 @@ fn takes_method(matcher: &Matcher, access: Access, method: &str) -> bool {
 
 /// The host in lower case, without port and final dot; `None` where the authority is not one.
 pub(crate) fn host_of(authority: &str) -> Option<String> {
+    /// No name is longer (RFC 1035, section 2.3.4); a port may stand behind it.
+    const LONGEST: usize = 255 + ":65535".len();
+    if authority.len() > LONGEST {
+        return None;
+    }
     let host = authority.rsplit('@').next().unwrap_or(authority);
     let (name, port) = match host.rfind(']') {
         Some(end) => host

@@ -5,13 +5,18 @@
 //! honest client sends (encoded slashes and dots, backslashes, control bytes, double encoding, broken escapes), where
 //! servers differ without end: such a path is opaque.
 
-/// A path's segments, decoded and folded to lower case.
-pub type Segments = Vec<String>;
+use std::borrow::Cow;
 
-/// Bytes and segments of a path that leaves room for readings, beyond which it is opaque: each reading is a copy, and
+/// A path's segments, decoded and folded to lower case.
+pub type Segments<'a> = Vec<&'a str>;
+
+/// Bytes and segments of a path that leaves room for readings, beyond which it is opaque: each reading is a list, and
 /// nobody honest is that playful at such length.
 const MAX_PLAYFUL_LENGTH: usize = 2 * 1024;
 const MAX_PLAYFUL_SEGMENTS: usize = 64;
+
+/// Segments of a path beyond which it is opaque: no pattern has as many, and none is looked at that has no use.
+pub(super) const MAX_SEGMENTS: usize = 256;
 
 /// Readings of a path beyond which it is opaque.
 const MAX_READINGS: usize = 32;
@@ -20,106 +25,153 @@ const MAX_READINGS: usize = 32;
 #[derive(Debug, PartialEq, Eq)]
 pub enum Path<'a> {
     /// One of these. The first is the path as it was written, but for the folding that they all have undergone.
-    Readable {
-        /// The path as it was written, without query.
-        literal: &'a str,
-        /// What it can be read as.
-        readings: Vec<Segments>,
-    },
-    /// Anything that begins with `prefix`.
-    Opaque {
-        /// The path as it was written, without query, where it is text.
-        literal: Option<&'a str>,
-        /// Segments that stand before the trouble, and that no reading takes back.
-        prefix: Segments,
-    },
+    Readable(Vec<Segments<'a>>),
+    /// Anything that begins with these segments, which stand before the trouble, and which no reading takes back.
+    Opaque(Segments<'a>),
 }
 
-impl<'a> Path<'a> {
-    /// Reads `:path`.
-    pub fn read(path_and_query: &'a [u8]) -> Self {
-        let path = path_and_query.split(|byte| *byte == b'?').next().unwrap_or_default();
-        let literal = std::str::from_utf8(path).ok();
-        let ([b'/', rest @ ..], Some(text)) = (path, literal) else {
-            return Self::Opaque { literal, prefix: Vec::new() };
-        };
-        let mut segments = Vec::new();
+/// A path, decoded up to where servers would not agree on what it says.
+#[derive(Debug)]
+pub struct Decoded<'a> {
+    /// As it was written, without query.
+    written: &'a [u8],
+    /// The segments, folded, one behind the other.
+    text: String,
+    /// The end of each.
+    ends: Vec<usize>,
+    /// Whether there is more, which is trouble.
+    is_cut: bool,
+}
+
+impl<'a> Decoded<'a> {
+    /// Decodes `:path`.
+    pub fn new(path_and_query: &'a [u8]) -> Self {
+        let written = path_and_query.split(|byte| *byte == b'?').next().unwrap_or_default();
+        let mut decoded = Self { written, text: String::new(), ends: Vec::new(), is_cut: true };
+        let ([b'/', rest @ ..], Ok(_)) = (written, std::str::from_utf8(written)) else { return decoded };
         for raw in rest.split(|byte| *byte == b'/') {
-            match decode_segment(raw) {
-                Some(segment) => segments.push(fold(&segment)),
-                None => return Self::Opaque { literal, prefix: firm_prefix(&segments, path) },
-            }
+            let segment = if decoded.ends.len() < MAX_SEGMENTS { decode_segment(raw) } else { None };
+            let Some(segment) = segment else { return decoded };
+            fold_into(&mut decoded.text, &segment);
+            decoded.ends.push(decoded.text.len());
+        }
+        decoded.is_cut = false;
+        decoded
+    }
+
+    /// The segments of the path as they were written, as far as they are looked at and one more where there are more;
+    /// `None` where it has none, or is no text.
+    pub fn literal(&self) -> Option<Segments<'a>> {
+        let segments = std::str::from_utf8(self.written).ok()?.strip_prefix('/')?.split('/');
+        Some(segments.take(MAX_SEGMENTS.saturating_add(1)).collect())
+    }
+
+    /// What it can be read as.
+    pub fn path(&self) -> Path<'_> {
+        let mut segments = self.segments();
+        if self.is_cut {
+            let is_firm = segments.iter().all(|segment| is_plain(segment)) && !climbs(self.written);
+            return Path::Opaque(if is_firm { segments } else { Vec::new() });
         }
         // A final slash is the one thing that leaves but one reading.
-        if segments.last().is_some_and(String::is_empty) {
+        if segments.last().is_some_and(|segment| segment.is_empty()) {
             segments.pop();
         }
         if segments.iter().all(|segment| is_plain(segment)) {
-            return Self::Readable { literal: text, readings: vec![segments] };
+            return Path::Readable(vec![segments]);
         }
-        let is_short = path.len() <= MAX_PLAYFUL_LENGTH && segments.len() <= MAX_PLAYFUL_SEGMENTS;
+        let is_short = self.written.len() <= MAX_PLAYFUL_LENGTH && segments.len() <= MAX_PLAYFUL_SEGMENTS;
         match Some(segments).filter(|_| is_short).and_then(readings) {
-            Some(readings) => Self::Readable { literal: text, readings },
-            None => Self::Opaque { literal, prefix: Vec::new() },
+            Some(readings) => Path::Readable(readings),
+            None => Path::Opaque(Vec::new()),
         }
+    }
+
+    fn segments(&self) -> Segments<'_> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts.zip(&self.ends).map(|(start, end)| self.text.get(start..*end).unwrap_or_default()).collect()
     }
 }
 
 /// Folds the letter case of a segment, also of the letters beyond ASCII that some servers take for letters of it.
 pub(super) fn fold(segment: &str) -> String {
-    let unified = segment.chars().map(|letter| match letter {
-        'ſ' => 's',
-        'ı' | 'İ' => 'i',
-        letter => letter,
-    });
-    unified.flat_map(char::to_lowercase).collect()
+    let mut folded = String::with_capacity(segment.len());
+    fold_into(&mut folded, segment);
+    folded
+}
+
+fn fold_into(folded: &mut String, segment: &str) {
+    for letter in segment.chars() {
+        match letter {
+            letter if letter.is_ascii() => folded.push(letter.to_ascii_lowercase()),
+            'ſ' => folded.push('s'),
+            'ı' | 'İ' => folded.push('i'),
+            letter => folded.extend(letter.to_lowercase()),
+        }
+    }
 }
 
 /// Decodes a segment; `None` where servers would not agree on what it says.
-fn decode_segment(raw: &[u8]) -> Option<String> {
+fn decode_segment(raw: &[u8]) -> Option<Cow<'_, str>> {
+    let is_doubtful = |byte: u8| byte == b'#' || byte == b'\\' || byte.is_ascii_control();
+    let mut has_escapes = false;
+    for byte in raw {
+        if is_doubtful(*byte) {
+            return None;
+        }
+        has_escapes |= *byte == b'%';
+    }
+    if !has_escapes {
+        return Some(Cow::Borrowed(std::str::from_utf8(raw).ok()?)).filter(|text| !is_trimmed(text));
+    }
     let mut bytes = Vec::with_capacity(raw.len());
     let mut rest = raw;
     while let Some((first, after)) = rest.split_first() {
-        let (byte, after) = match first {
-            b'#' => return None,
-            b'%' => decode_escape(after)?,
-            byte => (*byte, after),
-        };
-        if byte == b'\\' || byte.is_ascii_control() {
-            return None;
-        }
+        let (byte, after) = if *first == b'%' { decode_escape(after)? } else { (*first, after) };
         bytes.push(byte);
         rest = after;
     }
-    let had_escapes = bytes.len() < raw.len();
     let text = String::from_utf8(bytes).ok()?;
-    let is_encoded_dots = had_escapes && is_dots(without_params(&text));
-    // Some servers trim spaces, and some systems final dots, of the whole or of what they leave of it.
-    let ends = text.match_indices([';', '?', '#']).map(|(end, _)| end).chain([text.len()]);
-    let is_trimmed = ends.filter_map(|end| text.get(..end)).any(is_trimmed);
-    (!is_encoded_dots && !is_trimmed).then_some(text)
+    let is_encoded_dots = is_dots(without_params(&text));
+    (!is_encoded_dots && !is_trimmed(&text)).then_some(Cow::Owned(text))
 }
 
+/// Whether some server would trim something off the text, or off what it leaves of it where it cuts it at a `;`, a `?` or
+/// a `#`: some trim spaces, and some systems final dots.
 fn is_trimmed(text: &str) -> bool {
-    text.trim() != text || (text.ends_with('.') && !is_dots(text))
+    let mut last = None;
+    for (at, letter) in text.char_indices().chain([(text.len(), ';')]) {
+        let is_end = matches!(letter, ';' | '?' | '#');
+        let is_first_space = last.is_none() && letter.is_whitespace();
+        let is_cut_short = match last {
+            Some('.') => at > 2 || !text.get(..at).is_some_and(is_dots),
+            last => last.is_some_and(char::is_whitespace),
+        };
+        if is_first_space || (is_end && is_cut_short) {
+            return true;
+        }
+        last = Some(letter);
+    }
+    false
 }
 
-/// The byte of an escape without its `%`, and what follows. Encoded, `/`, `%` and `;` mean one thing to servers that
-/// decode once and another to those that decode twice, so they give `None` as broken escapes do.
+/// The byte of an escape without its `%`, and what follows. Encoded, `/`, `%`, `;` and `\` mean one thing to servers that
+/// decode once and another to those that decode twice, so they give `None` as broken escapes and control characters do.
 fn decode_escape(digits_and_rest: &[u8]) -> Option<(u8, &[u8])> {
-    let (digits, rest) = digits_and_rest.split_first_chunk::<2>()?;
-    let byte = *hex::decode(digits).ok()?.first()?;
-    (!matches!(byte, b'/' | b'%' | b';')).then_some((byte, rest))
+    let (byte, rest) = hex_byte(digits_and_rest)?;
+    (!matches!(byte, b'/' | b'%' | b';' | b'\\') && !byte.is_ascii_control()).then_some((byte, rest))
 }
 
-/// The segments before the trouble in an opaque path, where nothing behind them can take them back.
-fn firm_prefix(segments: &[String], path: &[u8]) -> Segments {
-    if climbs(path) || !segments.iter().all(|segment| is_plain(segment)) { Vec::new() } else { segments.to_vec() }
+/// The byte that two hexadecimal digits are, and what follows them.
+fn hex_byte(digits_and_rest: &[u8]) -> Option<(u8, &[u8])> {
+    let ([high, low], rest) = digits_and_rest.split_first_chunk::<2>()?;
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    Some((digit(*high)? << 4 | digit(*low)?, rest))
 }
 
 /// Whether a segment can be read in one way only.
 fn is_plain(segment: &str) -> bool {
-    !segment.is_empty() && !is_dots(segment) && !segment.contains(['?', '#', ';'])
+    !segment.is_empty() && !is_dots(segment) && !segment.bytes().any(|byte| matches!(byte, b'?' | b'#' | b';'))
 }
 
 /// Whether some number of decodings could bring out a `..`, which climbs over the segments before it.
@@ -127,31 +179,42 @@ fn climbs(path: &[u8]) -> bool {
     const DECODINGS: usize = 4;
     let mut path = path.to_vec();
     for _ in 0..DECODINGS {
-        path = decode_leniently(&path);
-        // Some servers drop control characters, and what stood apart comes together.
-        path.retain(|byte| !byte.is_ascii_control());
+        let length = path.len();
+        decode_leniently(&mut path);
+        if path.len() == length {
+            break;
+        }
     }
     let Ok(text) = std::str::from_utf8(&path) else { return true };
-    text.contains('%') || text.as_bytes().windows(2).any(|pair| pair == b"..")
+    text.split('/').any(has_more_to_decode) || text.as_bytes().windows(2).any(|pair| pair == b"..")
 }
 
-/// Decodes every escape that is whole and leaves the others.
-fn decode_leniently(bytes: &[u8]) -> Vec<u8> {
+/// Whether a `%` is left in a segment with which some server could make something of what follows. With less than that it
+/// would have to be the last of the segment: not every server wants two hexadecimal digits (`%u002e`), or looks whether
+/// there are.
+fn has_more_to_decode(segment: &str) -> bool {
+    segment.strip_suffix('%').unwrap_or(segment).contains('%')
+}
+
+/// Decodes every escape that is whole and leaves the others. Some servers drop control characters, and what stood apart
+/// comes together.
+fn decode_leniently(bytes: &mut Vec<u8>) {
     let mut decoded = Vec::with_capacity(bytes.len());
-    let mut rest = bytes;
+    let mut rest = bytes.as_slice();
     while let Some((first, after)) = rest.split_first() {
-        let escape = after.split_first_chunk::<2>().filter(|_| *first == b'%');
-        let decoded_escape = escape.and_then(|(digits, after)| Some((*hex::decode(digits).ok()?.first()?, after)));
-        let (byte, after) = decoded_escape.unwrap_or((*first, after));
-        decoded.push(byte);
+        let escape = if *first == b'%' { hex_byte(after) } else { None };
+        let (byte, after) = escape.unwrap_or((*first, after));
+        if !byte.is_ascii_control() {
+            decoded.push(byte);
+        }
         rest = after;
     }
-    decoded
+    *bytes = decoded;
 }
 
 /// All that habits of servers make of a path, in any order and number, the path as written first; `None` where that is
 /// too much.
-fn readings(segments: Segments) -> Option<Vec<Segments>> {
+fn readings(segments: Segments<'_>) -> Option<Vec<Segments<'_>>> {
     let habits = [cut_at_query, cut_at_params, drop_params, resolve_dots, drop_authority, merge_slashes];
     let mut readings = vec![segments];
     let mut next = 0;
@@ -175,46 +238,48 @@ fn readings(segments: Segments) -> Option<Vec<Segments>> {
 }
 
 /// `//host/path` read as a reference with an authority. Browsers' URL parsers take any number of slashes.
-fn drop_authority(segments: &[String]) -> Segments {
+fn drop_authority<'a>(segments: &[&'a str]) -> Segments<'a> {
     let slashes = segments.iter().take_while(|segment| segment.is_empty()).count();
     let authority = usize::from(slashes > 0);
-    segments.iter().skip(slashes.saturating_add(authority)).cloned().collect()
+    segments.iter().skip(slashes.saturating_add(authority)).copied().collect()
 }
 
 /// An encoded `?` or `#` read as the end of the path.
-fn cut_at_query(segments: &[String]) -> Segments {
+fn cut_at_query<'a>(segments: &[&'a str]) -> Segments<'a> {
     cut_at(segments, &['?', '#'])
 }
 
-fn cut_at(segments: &[String], ends: &[char]) -> Segments {
+fn cut_at<'a>(segments: &[&'a str], ends: &[char]) -> Segments<'a> {
     let Some(last) = segments.iter().position(|segment| segment.contains(ends)) else { return segments.to_vec() };
     let cut = segments.get(last).and_then(|segment| segment.split(ends).next()).unwrap_or_default();
-    segments.iter().take(last).cloned().chain([cut.to_owned()]).collect()
+    segments.iter().take(last).copied().chain([cut]).collect()
 }
 
 /// A `;` read as the end of the path.
-fn cut_at_params(segments: &[String]) -> Segments {
+fn cut_at_params<'a>(segments: &[&'a str]) -> Segments<'a> {
     cut_at(segments, &[';'])
 }
 
 /// `;params` dropped from every segment.
-fn drop_params(segments: &[String]) -> Segments {
-    segments.iter().map(|segment| without_params(segment).to_owned()).collect()
+fn drop_params<'a>(segments: &[&'a str]) -> Segments<'a> {
+    segments.iter().map(|segment| without_params(segment)).collect()
 }
 
 /// Empty segments dropped.
-fn merge_slashes(segments: &[String]) -> Segments {
-    segments.iter().filter(|segment| !segment.is_empty()).cloned().collect()
+fn merge_slashes<'a>(segments: &[&'a str]) -> Segments<'a> {
+    segments.iter().filter(|segment| !segment.is_empty()).copied().collect()
 }
 
 /// Dot segments resolved (RFC 3986, section 5.2.4).
-fn resolve_dots(segments: &[String]) -> Segments {
+fn resolve_dots<'a>(segments: &[&'a str]) -> Segments<'a> {
     let mut resolved = Segments::new();
     for segment in segments {
-        match segment.as_str() {
+        match *segment {
             "." => {}
-            ".." => drop(resolved.pop()),
-            _ => resolved.push(segment.clone()),
+            ".." => {
+                resolved.pop();
+            }
+            segment => resolved.push(segment),
         }
     }
     resolved

@@ -42,6 +42,9 @@ pub enum PatternError {
     /// `{*rest}` stands elsewhere than at the end.
     #[error("has a {{*rest}} before its end")]
     Rest,
+    /// More segments than are looked at of a path.
+    #[error("has more segments than a path is looked at")]
+    TooLong,
     /// A character that paths are not compared with.
     #[error(
         "has a character that does not belong in a path pattern (one of % ? # ; \\ * or a control character); write it decoded, without query"
@@ -64,32 +67,29 @@ impl Pattern {
         let path = path.strip_suffix('/').unwrap_or(path);
         let segments = match path {
             "" => Vec::new(),
-            path => path.split('/').map(parse_segment).collect::<Result<_, _>>()?,
+            path => path.split('/').map(parse_segment).collect::<Result<Vec<_>, _>>()?,
         };
+        if segments.len() >= super::path::MAX_SEGMENTS {
+            return Err(PatternError::TooLong);
+        }
         Ok(Self { segments, has_rest, has_final_slash, text: text.to_owned() })
     }
 
-    /// Whether `path` (with its leading slash, without query) is written exactly as the pattern has it: letter case and
-    /// slashes included. A parameter takes one segment that is not empty, `{*rest}` anything.
-    pub(super) fn matches_literally(&self, path: &str) -> bool {
-        let Some(mut rest) = path.strip_prefix('/') else { return false };
-        for (position, segment) in self.segments.iter().enumerate() {
-            let is_last = position.saturating_add(1) == self.segments.len() && !self.has_rest && !self.has_final_slash;
-            let (head, tail) = match rest.split_once('/') {
-                Some(parts) => parts,
-                None if is_last => (rest, ""),
-                None => return false,
-            };
-            let matches = match segment {
-                Segment::Literal(literal) => literal == head,
-                Segment::Param => !head.is_empty(),
-            };
-            if !matches || (is_last && rest.contains('/')) {
-                return false;
-            }
-            rest = tail;
-        }
-        self.has_rest || rest.is_empty()
+    /// Whether a path of these segments (all that stands between its slashes, without query) is written exactly as the
+    /// pattern has it: letter case and slashes included. A parameter takes one segment that is not empty, `{*rest}`
+    /// anything. It takes no more steps than the pattern has segments.
+    pub(super) fn matches_literally(&self, path: &[&str]) -> bool {
+        let is_for = |(segment, written): (&Segment, &&str)| match segment {
+            Segment::Literal(literal) => literal == written,
+            Segment::Param => !written.is_empty(),
+        };
+        let fits = match path.split_at_checked(self.segments.len()) {
+            None => false,
+            Some((_, rest)) if self.has_rest => !rest.is_empty(),
+            Some((_, [""])) => self.has_final_slash || self.segments.is_empty(),
+            Some((_, rest)) => rest.is_empty() && !self.has_final_slash && !self.segments.is_empty(),
+        };
+        fits && self.segments.iter().zip(path).all(is_for)
     }
 }
 
@@ -147,19 +147,19 @@ impl PatternTree {
     }
 
     /// Collects the routes whose patterns match all of `path`.
-    pub(super) fn find(&self, path: &[String], found: &mut Vec<usize>) {
+    pub(super) fn find(&self, path: &[&str], found: &mut Vec<usize>) {
         found.extend(&self.rests);
         match path.split_first() {
             None => found.extend(&self.ends),
             Some((segment, rest)) => {
-                self.literals.get(segment).into_iter().for_each(|node| node.find(rest, found));
+                self.literals.get(*segment).into_iter().for_each(|node| node.find(rest, found));
                 self.param.iter().for_each(|node| node.find(rest, found));
             }
         }
     }
 
     /// Collects the routes whose patterns match some path that begins with `prefix`.
-    pub(super) fn find_below(&self, prefix: &[String], found: &mut Vec<usize>) {
+    pub(super) fn find_below(&self, prefix: &[&str], found: &mut Vec<usize>) {
         found.extend(&self.rests);
         match prefix.split_first() {
             None => {
@@ -167,7 +167,7 @@ impl PatternTree {
                 self.literals.values().chain(self.param.as_deref()).for_each(|node| node.find_below(&[], found));
             }
             Some((segment, rest)) => {
-                self.literals.get(segment).into_iter().for_each(|node| node.find_below(rest, found));
+                self.literals.get(*segment).into_iter().for_each(|node| node.find_below(rest, found));
                 self.param.iter().for_each(|node| node.find_below(rest, found));
             }
         }
@@ -196,6 +196,7 @@ mod tests {
             ("/a?b=c", PatternError::Character),
             ("/a;b", PatternError::Character),
             ("/a\\b", PatternError::Character),
+            (&"/a".repeat(256), PatternError::TooLong),
         ] {
             assert_eq!(Pattern::parse(text), Err(error), "{text}");
         }
@@ -222,7 +223,8 @@ mod tests {
             ("/{*rest}", "/", true),
             ("/{*rest}", "/a/b", true),
         ] {
-            assert_eq!(Pattern::parse(pattern).unwrap().matches_literally(path), expected, "{pattern} {path}");
+            let segments: Vec<&str> = path[1..].split('/').collect();
+            assert_eq!(Pattern::parse(pattern).unwrap().matches_literally(&segments), expected, "{pattern} {path}");
         }
     }
 }

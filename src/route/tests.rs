@@ -231,3 +231,59 @@ fn an_authority_that_is_none_gets_past_no_price() {
     }
     assert!(table.prices_by_host());
 }
+
+#[test]
+fn a_lone_percent_sign_takes_nothing_back() {
+    let table = table(&[("/free/{*rest}", Free), ("/weather", Priced)]);
+    for path in ["/free/100%25", "/free/100%", "/free/100%25/x", "/free/100%2525", "/free/%25"] {
+        assert_eq!(table.decide(get(path)), Decision::Free(0), "{path}");
+    }
+    for path in [
+        "/free/%252e%252e/weather",
+        "/free/%25u002e%25u002e/weather",
+        "/free/%u002e%u002e/weather",
+        "/free/%u002e./weather",
+        "/free/%25%32%65./weather",
+        "/free/%252525252e./weather",
+        "/free/.%2/weather",
+        "/free/%2%65./weather",
+        "/free/% 2e/weather",
+        "/free/%25off/weather",
+        "/free/%ie%ie/weather",
+        "/free/x%25%2fy%25/../../weather",
+        "/free/100%25%2f..%2f..%2fweather",
+    ] {
+        assert_eq!(table.decide(get(path)), Decision::Ambiguous, "{path}");
+    }
+}
+
+#[test]
+fn a_host_longer_than_any_is_none() {
+    let table = RouteTable::new(vec![(matcher(&["*.example.com"], &[], "/a"), Priced)]);
+    let long = |length: usize| format!("{}.example.com", "a.".repeat(length).trim_end_matches('.'));
+    assert_eq!(table.decide(Target { authority: &long(100), ..get("/a") }), Decision::Priced(0));
+    assert_eq!(table.decide(Target { authority: &long(200), ..get("/a") }), Decision::Ambiguous);
+}
+
+#[test]
+fn what_some_server_would_trim_is_found_wherever_it_stands() {
+    let table = table(&[("/{a}", Priced)]);
+    for (path, decision) in [
+        ("/a.;b", Decision::Ambiguous),
+        ("/a;b.;c", Decision::Ambiguous),
+        ("/a;b.", Decision::Ambiguous),
+        ("/a;b%20;c", Decision::Ambiguous),
+        ("/a;.", Decision::Ambiguous),
+        ("/a%3f.", Decision::Ambiguous),
+        ("/%20;a", Decision::Ambiguous),
+        ("/%e2%80%83a", Decision::Ambiguous),
+        ("/a%c2%a0", Decision::Ambiguous),
+        ("/a.b;c", Decision::Priced(0)),
+        ("/a b;c d", Decision::Priced(0)),
+        ("/.a", Decision::Priced(0)),
+        ("/...a", Decision::Priced(0)),
+        ("/...", Decision::Ambiguous),
+    ] {
+        assert_eq!(table.decide(get(path)), decision, "{path}");
+    }
+}

@@ -399,10 +399,13 @@ impl Accepted<'_> {
     /// # Errors
     /// [`JsonError`] below `extra`.
     pub(super) fn read_extra(&mut self) -> Result<(), JsonError> {
-        let is_known = self.network.starts_with("eip155:") && matches!(self.scheme.as_str(), "exact" | "upto");
-        self.fields = self.extra.and_then(|extra| json::canonical_fields(extra).ok()).unwrap_or_default();
-        if let Some(extra) = self.extra.filter(|_| is_known) {
-            self.evm = json::from_slice(extra.get().as_bytes())?;
+        let is_evm = self.network.parse::<NetworkId>().is_ok_and(|id| id.chain_id().is_some());
+        let is_known = is_evm && matches!(self.scheme.as_str(), "exact" | "upto");
+        match self.extra {
+            Some(extra) if is_known => self.evm = json::from_slice(extra.get().as_bytes())?,
+            extra => {
+                self.fields = extra.and_then(|extra| json::canonical_fields(extra).ok()).unwrap_or_default();
+            }
         }
         Ok(())
     }

@@ -72,6 +72,51 @@ fn is_ambiguous(json: &Json) -> bool {
     }
 }
 
+/// The names that a price depends on, and those within one of them.
+fn names(shape: &Shape) -> (&'static [&'static str], &'static str, &'static [&'static str]) {
+    match shape {
+        Shape::OpenAi => (
+            &[
+                "model",
+                "max_tokens",
+                "max_completion_tokens",
+                "max_output_tokens",
+                "max_new_tokens",
+                "n_predict",
+                "num_predict",
+                "background",
+                "models",
+                "fallbacks",
+                "n",
+                "best_of",
+                "messages",
+                "prompt",
+                "input",
+                "stream",
+                "stream_options",
+            ],
+            "stream_options",
+            &["include_usage"],
+        ),
+        Shape::Anthropic => (&["model", "max_tokens", "stream"], "", &[]),
+        Shape::Pointers(_) => (&["m", "a/b", "c"], "m", &["0"]),
+    }
+}
+
+/// Whether each name that a price depends on stands once at most, and no other that some server takes for it.
+fn is_clear(tariff: &Tariff, json: &Json) -> bool {
+    let (names, inside, inner_names) = names(&tariff.shape);
+    let inner = json.all(inside).next().unwrap_or(&Json::Null);
+    has_clearly(json, names) && has_clearly(inner, inner_names)
+}
+
+fn has_clearly(json: &Json, names: &[&str]) -> bool {
+    let Json::Object(fields) = json else { return true };
+    let fold = |name: &str| name.to_lowercase().replace(['_', '-'], "").replace('ſ', "s");
+    let is_like = |name: &str| fields.iter().filter(|(field, _)| fold(field) == fold(name)).count();
+    names.iter().all(|name| is_like(name) == json.all(name).count() && json.all(name).count() <= 1)
+}
+
 /// A whole number that any parser takes for the same one.
 fn whole(json: Option<&Json>) -> Option<u64> {
     if let Some(Json::Number(number)) = json { number.parse().ok().filter(|_| is_number(number)) } else { None }
@@ -82,18 +127,17 @@ fn whole(json: Option<&Json>) -> Option<u64> {
 fn check_request(tariff: &Tariff, offer: &Offer, body: &[u8]) {
     let Ok(job) = tariff.job(body) else { return };
     let json = Json::parse(body).expect("what has a price is JSON");
-    assert!(!is_ambiguous(&json), "a name stands twice: parsers differ on what is asked");
+    assert!(is_clear(tariff, &json), "a name stands twice: parsers differ on what is asked");
     assert_eq!(job.input, u64::try_from(body.len()).unwrap_or(0).div_ceil(BYTES), "a token has so many bytes");
     let (model, limits, choices) = asked(&tariff.shape, &json);
     assert_eq!(model, Some(&Json::Text(job.model.clone())), "the model is the one that is named");
     let limit = limits.into_iter().flatten().max().unwrap_or(MOST_OUTPUT);
     assert_eq!(u128::from(job.output), u128::from(limit) * u128::from(choices), "the most that can come out");
     check_model(tariff, &job);
-    check_spelling(tariff, &json);
     let quote = offer.rates.as_ref().expect("rates").quote(&job).expect("a quote");
     assert!(quote >= Amount::from(100), "there is a minimum");
     assert!(charge(offer, &job, job.input, job.output, quote) <= quote, "what was allowed is paid for");
-    if let Some(rewritten) = tariff.with_wish_for_usage(&job, body) {
+    if let Some(rewritten) = job.with_wish_for_usage(body) {
         check_rewritten(tariff, &job, &json, &rewritten);
     }
 }
@@ -163,25 +207,6 @@ fn fits(pattern: &[u8], text: &[u8]) -> bool {
     }
 }
 
-/// No other spelling of a name stands there that some parser would take for it.
-fn check_spelling(tariff: &Tariff, json: &Json) {
-    let names: &[&str] = match tariff.shape {
-        Shape::OpenAi => {
-            &["model", "max_tokens", "max_completion_tokens", "max_output_tokens", "n", "best_of", "stream"]
-        }
-        Shape::Anthropic => &["model", "max_tokens", "stream"],
-        Shape::Pointers(_) => &[],
-    };
-    let Json::Object(fields) = json else { panic!("a request is an object") };
-    for (field, _) in fields {
-        let lower = field.to_lowercase();
-        assert!(
-            !names.contains(&lower.as_str()) || names.contains(&field.as_str()),
-            "{field} may be taken for {lower}"
-        );
-    }
-}
-
 fn charge(offer: &Offer, job: &Job, input: u64, output: u64, maximum: Amount) -> Amount {
     let usage = Usage { input, output, ..Usage::default() };
     offer.rates.as_ref().expect("rates").charge(job.model_index, usage, maximum)
@@ -204,7 +229,7 @@ fn check_rewritten(tariff: &Tariff, job: &Job, json: &Json, rewritten: &[u8]) {
     let next = tariff.job(rewritten).expect("what goes up has a price");
     assert!(next.wants_usage && next.streams);
     assert_eq!((&next.model, next.output), (&job.model, job.output), "the price stays");
-    assert!(tariff.with_wish_for_usage(&next, rewritten).is_none(), "a wish is added once");
+    assert!(next.with_wish_for_usage(rewritten).is_none(), "a wish is added once");
 }
 
 /// What the proxy's metadata say: doubles and texts, one after the other, each with its length in front.

@@ -3,6 +3,7 @@
 //! serde tells where in the text it stopped; the path is found by reading the text again up to there. That costs
 //! nothing unless there is an error, and a tenth of the code that carrying the path along would take.
 
+use std::borrow::Cow;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -128,9 +129,12 @@ const DEEPEST: usize = 16;
 /// # Errors
 /// Those of [`canonical`], and where the value is no object.
 pub fn canonical_fields(value: &RawValue) -> Result<BTreeMap<String, String>, JsonError> {
-    let mut fields =
-        read_canonical(&mut Scanner::new(value.get().as_bytes(), usize::MAX), DEEPEST).map_err(Flaw::in_value)?;
-    fields.values_mut().for_each(drop_zeros);
+    let scanner = &mut Scanner::new(value.get().as_bytes(), usize::MAX);
+    let mut fields = BTreeMap::new();
+    for (name, mut value) in read_canonical(scanner, DEEPEST).map_err(Flaw::in_value)? {
+        drop_zeros(&mut value);
+        fields.insert(name.into_owned(), value);
+    }
     Ok(fields)
 }
 
@@ -159,11 +163,20 @@ impl Flaw {
     }
 }
 
-fn decode(text: Text<'_>) -> Result<String, Flaw> {
+fn decode(text: Text<'_>) -> Result<Cow<'_, str>, Flaw> {
     text.decode().ok_or_else(|| Flaw("has half a letter in a text".to_owned()))
 }
 
-fn read_canonical(scanner: &mut Scanner<'_>, deepest: usize) -> Result<BTreeMap<String, String>, Flaw> {
+fn write_text(written: &mut String, text: &str) {
+    // Most texts have nothing to escape.
+    if text.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
+        written.extend(["\"", text, "\""]);
+    } else {
+        written.push_str(&to_text(&text));
+    }
+}
+
+fn read_canonical<'a>(scanner: &mut Scanner<'a>, deepest: usize) -> Result<BTreeMap<Cow<'a, str>, String>, Flaw> {
     let mut fields = BTreeMap::new();
     scanner.object(|scanner, key| {
         let (name, mut value) = (decode(key)?, String::new());
@@ -171,7 +184,7 @@ fn read_canonical(scanner: &mut Scanner<'_>, deepest: usize) -> Result<BTreeMap<
         match fields.entry(name) {
             Entry::Vacant(place) => drop(place.insert(value)),
             Entry::Occupied(place) => {
-                return Err(Flaw(format!("duplicate field `{}`", shorten(place.key().clone()))));
+                return Err(Flaw(format!("duplicate field `{}`", shorten(place.key().to_string()))));
             }
         }
         Ok::<(), Flaw>(())
@@ -187,7 +200,9 @@ fn write_canonical(scanner: &mut Scanner<'_>, written: &mut String, deepest: usi
         b'{' => {
             let mut separator = "{";
             for (name, value) in read_canonical(scanner, deepest)? {
-                written.extend([separator, &to_text(&name), ":", &value]);
+                written.push_str(separator);
+                write_text(written, &name);
+                written.extend([":", &value]);
                 separator = ",";
             }
             written.push_str(if separator == "{" { "{}" } else { "}" });
@@ -205,7 +220,7 @@ fn write_canonical(scanner: &mut Scanner<'_>, written: &mut String, deepest: usi
         _ => {
             let value = scanner.skip()?;
             match Text::of(value) {
-                Some(text) => written.push_str(&to_text(&decode(text)?)),
+                Some(text) => write_text(written, &decode(text)?),
                 None => written.push_str(&String::from_utf8_lossy(value)),
             }
         }

@@ -4,6 +4,7 @@
 //! a text in single quotes the rest of it could be read as something else. That takes a few instructions a byte whatever
 //! the text, and no memory: anybody may send a mebibyte of it.
 
+use std::borrow::Cow;
 use std::fmt;
 
 /// Containers in each other beyond which nobody honest goes, and some parsers do not.
@@ -11,6 +12,9 @@ const DEEPEST: usize = 128;
 
 /// What a key that is looked at counts for, with its value: it takes as long as so many that are passed over.
 const LOOKED_AT: usize = 32;
+
+/// What an element of a list counts for that is looked at.
+const LOOKED_AT_ELEMENT: usize = 4;
 
 /// What is wrong with a text that goes on and on.
 const TOO_MANY: &str = "too many keys and values";
@@ -25,6 +29,9 @@ pub(crate) struct Scanner<'a> {
     depth: usize,
     /// Keys and values that may still come, those twice that take twice as long.
     left: usize,
+    /// Of the list that was passed over last: its own commas, and whether all that stands in it is numbers.
+    commas: usize,
+    only_numbers: bool,
 }
 
 /// Why a text is not JSON.
@@ -42,7 +49,7 @@ pub(crate) struct Text<'a>(&'a [u8]);
 impl<'a> Scanner<'a> {
     /// Reads a text that holds so many keys and values at most.
     pub(crate) const fn new(text: &'a [u8], most: usize) -> Self {
-        Self { text, at: 0, open: [0; DEEPEST], depth: 0, left: most }
+        Self { text, at: 0, open: [0; DEEPEST], depth: 0, left: most, commas: 0, only_numbers: false }
     }
 
     /// How many bytes lie behind.
@@ -89,6 +96,16 @@ impl<'a> Scanner<'a> {
         Ok(self.since(start))
     }
 
+    /// Passes over a list: how many elements it has, and whether all that stands in it is numbers.
+    ///
+    /// # Errors
+    /// Where it is none.
+    pub(crate) fn skip_list(&mut self) -> Result<(usize, bool), ScanError> {
+        let value = self.skip()?;
+        let is_empty = value.get(1..).is_none_or(|rest| rest.trim_ascii_start() == b"]");
+        Ok((if is_empty { 0 } else { next(self.commas) }, self.only_numbers))
+    }
+
     /// Reads an object: `on_key` is told of each key and has to read, or to skip, its value.
     ///
     /// # Errors
@@ -131,7 +148,7 @@ impl<'a> Scanner<'a> {
             return Ok(self.close());
         }
         for index in 0_usize.. {
-            self.spend(1)?;
+            self.spend(LOOKED_AT_ELEMENT)?;
             on_item(self, index)?;
             match self.peek() {
                 b',' => self.at = next(self.at),
@@ -170,13 +187,19 @@ impl<'a> Scanner<'a> {
         let (mut at, mut depth, mut left) = (start, outside, self.left);
         // What closes the innermost container.
         let mut closing = 0;
+        let inside = next(outside);
+        let (mut commas, mut only_numbers) = (0, true);
         'value: loop {
             let first = byte(text, at);
             let end;
             match first {
                 b'0'..=b'9' | b'-' => end = behind_number(text, at, first),
-                b'"' => end = behind_text(text, next(at), &mut left),
+                b'"' => {
+                    only_numbers = false;
+                    end = behind_text(text, next(at), &mut left);
+                }
                 b'{' | b'[' => {
+                    only_numbers &= depth == outside;
                     *self.open.get_mut(depth).ok_or_else(|| fail("too deep a nesting", at))? = closing;
                     depth = next(depth);
                     left = left.saturating_sub(1);
@@ -195,7 +218,10 @@ impl<'a> Scanner<'a> {
                     at = behind_run(text, at, &mut left);
                     continue 'value;
                 }
-                _ => end = behind_word(text, at),
+                _ => {
+                    only_numbers = false;
+                    end = behind_word(text, at);
+                }
             }
             if end == NOWHERE {
                 return Err(fail("no value", at));
@@ -207,6 +233,7 @@ impl<'a> Scanner<'a> {
                 if found == b',' {
                     at = next(at);
                     left = left.saturating_sub(1);
+                    commas = usize::from(depth == inside).wrapping_add(commas);
                     if closing == b'}' {
                         at = key(text, behind_space(text, at), &mut left)?.1;
                     }
@@ -219,7 +246,7 @@ impl<'a> Scanner<'a> {
                     at = next(at);
                     depth = depth.wrapping_sub(1);
                     if depth == outside {
-                        self.left = left;
+                        (self.left, self.commas, self.only_numbers) = (left, commas, only_numbers);
                         return Ok(at);
                     }
                     closing = self.open.get(depth).copied().unwrap_or_default();
@@ -547,9 +574,12 @@ impl<'a> Text<'a> {
         self.0 == text.as_bytes() || (may_be && self.decode().as_deref() == Some(text))
     }
 
-    /// What it says; `None` where a half of a surrogate pair stands in it, of which parsers make different things. For
-    /// texts that are not long: this takes memory.
-    pub(crate) fn decode(self) -> Option<String> {
+    /// What it says; `None` where a half of a surrogate pair stands in it, of which parsers make different things. Where it
+    /// has escapes, this takes memory.
+    pub(crate) fn decode(self) -> Option<Cow<'a, str>> {
+        if !self.0.contains(&b'\\') {
+            return std::str::from_utf8(self.0).ok().map(Cow::Borrowed);
+        }
         let mut decoded = Vec::with_capacity(self.0.len());
         let mut rest = self.0;
         while let Some((first, after)) = rest.split_first() {
@@ -576,7 +606,7 @@ impl<'a> Text<'a> {
                 }
             };
         }
-        String::from_utf8(decoded).ok()
+        String::from_utf8(decoded).ok().map(Cow::Owned)
     }
 }
 

@@ -1,8 +1,10 @@
 //! What a request asks of a model, as far as its price goes.
 
+use std::borrow::Cow;
+
 use super::{Pointers, PriceError, Shape, Tariff};
 use crate::config::MetadataKey;
-use crate::scan::{Found, Names, ScanError, Scanner, Text};
+use crate::scan::{Found, Names, Scanner, Text};
 
 /// The most that a request can make a model do.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -307,16 +309,8 @@ fn stream_options<'a>(scanner: &mut Scanner<'a>) -> Result<(Option<&'a [u8]>, Op
 
 /// The prompts in a list of them: a text, or a list of tokens, is one each. A list of tokens is one.
 fn count_prompts(scanner: &mut Scanner<'_>) -> Result<u64, PriceError> {
-    /// Of a number of 64 bits, whatever it says.
-    const MOST_DIGITS: usize = 19;
-    let (mut count, mut are_tokens) = (0_u64, true);
-    scanner.list(|scanner, _| {
-        let value = scanner.skip()?;
-        are_tokens &= value.len() <= MOST_DIGITS && value.iter().all(u8::is_ascii_digit);
-        count = count.saturating_add(1);
-        Ok::<(), ScanError>(())
-    })?;
-    Ok(if are_tokens { 1 } else { count })
+    let (count, are_tokens) = scanner.skip_list()?;
+    Ok(if are_tokens { 1 } else { u64::try_from(count).unwrap_or(u64::MAX) })
 }
 
 /// The limit that an upstream of OpenAI's interfaces holds to. Which keys say it depends on the interface, and what one
@@ -447,7 +441,7 @@ fn model(value: Option<&[u8]>, what: &str) -> Result<String, PriceError> {
     if text.written().len() > MAX_MODEL_BYTES {
         return Err(overlong(what));
     }
-    text.decode().ok_or_else(|| PriceError::Shape(format!("{what} has half a letter in it")))
+    text.decode().map(Cow::into_owned).ok_or_else(|| PriceError::Shape(format!("{what} has half a letter in it")))
 }
 
 fn whole(value: Option<&[u8]>, what: &str) -> Result<Option<u64>, PriceError> {

@@ -288,9 +288,9 @@ impl Http {
         });
         #[cfg(feature = "provoke-panic")]
         {
-            self.provoked = host::headers(Map::Request, RequestHead::of_response)?.text("x-provoke-panic");
+            self.provoked = host::headers(Map::Request, |list| RequestHead::of_response(list))?.text("x-provoke-panic");
         }
-        let head = host::headers(Map::Request, RequestHead::new)?.with_metadata(metadata);
+        let head = host::headers(Map::Request, |list| RequestHead::new(list))?.with_metadata(metadata);
         let head = if self.config.needs_principals { head.with_principals(principals()) } else { head };
         self.may_panic(|_| "request");
         self.admission = head.admission(&self.config);
@@ -562,7 +562,7 @@ fn finish(tail: &Tail) {
 }
 
 fn response_head(has_body: bool) -> Result<UpstreamHead, HostError> {
-    let head = host::headers(Map::Response, RequestHead::of_response)?;
+    let head = host::headers(Map::Response, |list| RequestHead::of_response(list))?;
     let directives: Vec<_> = head.all("cache-control").map(String::from_utf8_lossy).collect();
     Ok(UpstreamHead {
         // A response without a readable status is none that anybody should pay for.
@@ -595,7 +595,7 @@ pub(super) fn call(service: &Service, method: &str, path: &str, body: &str) -> R
 
 /// Seconds for which the answer that is there holds.
 fn max_age() -> u64 {
-    let head = host::headers(Map::CalloutAnswer, RequestHead::of_response).unwrap_or_default();
+    let head = host::headers(Map::CalloutAnswer, |list| RequestHead::of_response(list)).unwrap_or_default();
     let control = head.text("cache-control").to_ascii_lowercase();
     let mut directives = control.split(',').map(str::trim);
     if directives.clone().any(|directive| matches!(directive, "no-store" | "no-cache")) {
@@ -614,7 +614,7 @@ pub(super) fn callout_answer(headers: usize, body_size: usize) -> CalloutAnswer 
     if headers == 0 {
         return CalloutAnswer::Lost;
     }
-    let answer = host::headers(Map::CalloutAnswer, RequestHead::of_response).and_then(|head| {
+    let answer = host::headers(Map::CalloutAnswer, |list| RequestHead::of_response(list)).and_then(|head| {
         let status = head.text(":status").parse().unwrap_or(0);
         // One byte more than may be read, so that the reader sees that it is too long.
         let body = host::callout_body(body_size.min(MAX_ANSWER_BYTES.saturating_add(1)))?;

@@ -33,8 +33,8 @@ pub enum Path<'a> {
 /// A path, decoded up to where servers would not agree on what it says.
 #[derive(Debug)]
 pub struct Decoded<'a> {
-    /// As it was written, without query.
-    written: &'a [u8],
+    /// As it was written, without query; `None` where it is no text.
+    written: Option<&'a str>,
     /// The segments, folded, one behind the other.
     text: String,
     /// The end of each.
@@ -47,30 +47,35 @@ impl<'a> Decoded<'a> {
     /// Decodes `:path`.
     pub fn new(path_and_query: &'a [u8]) -> Self {
         let written = path_and_query.split(|byte| *byte == b'?').next().unwrap_or_default();
+        let written = std::str::from_utf8(written).ok();
         let mut decoded = Self { written, text: String::new(), ends: Vec::new(), is_cut: true };
-        let ([b'/', rest @ ..], Ok(_)) = (written, std::str::from_utf8(written)) else { return decoded };
-        for raw in rest.split(|byte| *byte == b'/') {
+        for raw in decoded.raw_segments() {
             let segment = if decoded.ends.len() < MAX_SEGMENTS { decode_segment(raw) } else { None };
             let Some(segment) = segment else { return decoded };
             fold_into(&mut decoded.text, &segment);
             decoded.ends.push(decoded.text.len());
         }
-        decoded.is_cut = false;
+        decoded.is_cut = decoded.ends.is_empty();
         decoded
+    }
+
+    /// The segments as they were written; none where it begins with none.
+    fn raw_segments(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        self.written.and_then(|written| written.strip_prefix('/')).into_iter().flat_map(|path| path.split('/'))
     }
 
     /// The segments of the path as they were written, as far as they are looked at and one more where there are more;
     /// `None` where it has none, or is no text.
     pub fn literal(&self) -> Option<Segments<'a>> {
-        let segments = std::str::from_utf8(self.written).ok()?.strip_prefix('/')?.split('/');
-        Some(segments.take(MAX_SEGMENTS.saturating_add(1)).collect())
+        let segments: Segments<'a> = self.raw_segments().take(MAX_SEGMENTS.saturating_add(1)).collect();
+        (!segments.is_empty()).then_some(segments)
     }
 
     /// What it can be read as.
     pub fn path(&self) -> Path<'_> {
         let mut segments = self.segments();
         if self.is_cut {
-            let is_firm = segments.iter().all(|segment| is_plain(segment)) && !climbs(self.written);
+            let is_firm = segments.iter().all(|segment| is_plain(segment)) && !self.written.is_none_or(climbs);
             return Path::Opaque(if is_firm { segments } else { Vec::new() });
         }
         // A final slash is the one thing that leaves but one reading.
@@ -80,7 +85,8 @@ impl<'a> Decoded<'a> {
         if segments.iter().all(|segment| is_plain(segment)) {
             return Path::Readable(vec![segments]);
         }
-        let is_short = self.written.len() <= MAX_PLAYFUL_LENGTH && segments.len() <= MAX_PLAYFUL_SEGMENTS;
+        let is_short =
+            self.written.is_some_and(|path| path.len() <= MAX_PLAYFUL_LENGTH) && segments.len() <= MAX_PLAYFUL_SEGMENTS;
         match Some(segments).filter(|_| is_short).and_then(readings) {
             Some(readings) => Path::Readable(readings),
             None => Path::Opaque(Vec::new()),
@@ -106,26 +112,30 @@ fn fold_into(folded: &mut String, segment: &str) {
             letter if letter.is_ascii() => folded.push(letter.to_ascii_lowercase()),
             'ſ' => folded.push('s'),
             'ı' | 'İ' => folded.push('i'),
-            letter => folded.extend(letter.to_lowercase()),
+            letter => {
+                let mut lower = letter.to_lowercase();
+                folded.push(lower.next().unwrap_or(letter));
+                folded.extend(lower);
+            }
         }
     }
 }
 
 /// Decodes a segment; `None` where servers would not agree on what it says.
-fn decode_segment(raw: &[u8]) -> Option<Cow<'_, str>> {
+fn decode_segment(raw: &str) -> Option<Cow<'_, str>> {
     let is_doubtful = |byte: u8| byte == b'#' || byte == b'\\' || byte.is_ascii_control();
     let mut has_escapes = false;
-    for byte in raw {
-        if is_doubtful(*byte) {
+    for byte in raw.bytes() {
+        if is_doubtful(byte) {
             return None;
         }
-        has_escapes |= *byte == b'%';
+        has_escapes |= byte == b'%';
     }
     if !has_escapes {
-        return Some(Cow::Borrowed(std::str::from_utf8(raw).ok()?)).filter(|text| !is_trimmed(text));
+        return (!is_trimmed(raw)).then_some(Cow::Borrowed(raw));
     }
     let mut bytes = Vec::with_capacity(raw.len());
-    let mut rest = raw;
+    let mut rest = raw.as_bytes();
     while let Some((first, after)) = rest.split_first() {
         let (byte, after) = if *first == b'%' { decode_escape(after)? } else { (*first, after) };
         bytes.push(byte);
@@ -175,9 +185,9 @@ fn is_plain(segment: &str) -> bool {
 }
 
 /// Whether some number of decodings could bring out a `..`, which climbs over the segments before it.
-fn climbs(path: &[u8]) -> bool {
+fn climbs(path: &str) -> bool {
     const DECODINGS: usize = 4;
-    let mut path = path.to_vec();
+    let mut path = path.as_bytes().to_vec();
     for _ in 0..DECODINGS {
         let length = path.len();
         decode_leniently(&mut path);

@@ -170,7 +170,7 @@ fn asked<'a>(shape: &Shape, json: &'a Json) -> (Option<&'a Json>, Vec<Option<u64
             }
             let choices = ["n", "best_of"].map(|name| whole(json.get(name)).unwrap_or(1));
             let prompts = match json.get("prompt") {
-                Some(Json::List(list)) if list.iter().any(|one| whole(Some(one)).is_none()) => list.len().max(1),
+                Some(Json::List(list)) if !list.iter().all(|one| matches!(one, Json::Number(_))) => list.len().max(1),
                 _ => 1,
             };
             let choices = choices.into_iter().max().unwrap_or(1) * u64::try_from(prompts).unwrap_or(0);

@@ -129,6 +129,9 @@ const DEEPEST: usize = 16;
 /// # Errors
 /// Those of [`canonical`], and where the value is no object.
 pub fn canonical_fields(value: &RawValue) -> Result<BTreeMap<String, String>, JsonError> {
+    if !value.get().starts_with('{') {
+        return Err(Flaw("invalid type, expected an object".to_owned()).in_value());
+    }
     let scanner = &mut Scanner::new(value.get().as_bytes(), usize::MAX);
     let mut fields = BTreeMap::new();
     for (name, mut value) in read_canonical(scanner, DEEPEST).map_err(Flaw::in_value)? {

@@ -66,7 +66,10 @@ export async function buy({ seed, number, host, lane, witness, loot }) {
   const unpaid = await ask();
   const terms = termsOf(unpaid);
   if (unpaid.status !== 402 || !terms) {
-    return witness.violate("an honest request for terms got none", `${tag} (${kind}): ${unpaid.status} ${unpaid.end} ${unpaid.text.slice(0, 200)}`);
+    return witness.violate(
+      "an honest request for terms got none",
+      `${tag} (${kind}): ${unpaid.status} ${unpaid.end} ${unpaid.text.slice(0, 200)}`,
+    );
   }
   const [[entry], account] = [terms.accepts, random.pick(payers)];
   const nonce = random.hex(32);
@@ -105,7 +108,8 @@ function receive(purchase, reply, witness) {
   const about = `${purchase.tag} (${purchase.kind}): ${reply.end} ${reply.text.slice(0, 300)}`;
   const comment = /^: payment-response (.*)$/m.exec(reply.text)?.[1];
   const receipt = purchase.kind === "stream" ? comment && JSON.parse(comment) : receiptOf(reply);
-  if (reply.end !== "whole" || !receipt?.success) return witness.violate("an honest response is not whole, or without a receipt", about);
+  if (reply.end !== "whole" || !receipt?.success)
+    return witness.violate("an honest response is not whole, or without a receipt", about);
   purchase.served++;
   purchase.transaction = receipt.transaction;
   if (!purchase.isMetered) return;
@@ -121,5 +125,9 @@ async function comeBack({ purchase, account, url, ask, witness }) {
   const reply = await ask([["sign-in-with-x", encodeSIWxHeader(proof)]]);
   purchase.statuses.push(reply.status ?? reply.end);
   if (reply.status === 200) purchase.visits++;
-  else witness.violate("an honest payer could not come back", `${purchase.tag}: ${reply.status} ${termsOf(reply)?.error ?? reply.text.slice(0, 200)}`);
+  else
+    witness.violate(
+      "an honest payer could not come back",
+      `${purchase.tag}: ${reply.status} ${termsOf(reply)?.error ?? reply.text.slice(0, 200)}`,
+    );
 }

@@ -38,6 +38,9 @@ const LIFETIME_SECONDS = 3600;
  */
 const MAX_CLAIMS = 4096 * 8;
 
+/** How often Envoy's memory is looked at. */
+const SAMPLES = 200;
+
 const MINTED = 1_000_000_000n;
 const OFFER = { scheme: "exact", network: "base-sepolia", asset: "USDC" };
 
@@ -124,7 +127,13 @@ async function quoteAll({ envoy, host }) {
   };
   const isKnown = async () => {
     const lanes = Array.from({ length: 8 }, () => openLane(envoy.port));
-    const bytes = bytesOf({ target: "/v1/chat/completions", host, method: "POST", headers: [["content-type", "application/json"]], body: CHATS.chat });
+    const bytes = bytesOf({
+      target: "/v1/chat/completions",
+      host,
+      method: "POST",
+      headers: [["content-type", "application/json"]],
+      body: CHATS.chat,
+    });
     const replies = await Promise.all(lanes.map((one) => one.ask({ bytes })));
     for (const one of lanes) one.close();
     return replies.every(({ status }) => status === 402);
@@ -196,6 +205,7 @@ async function run({ hostile, honest, seed, ends }) {
   const loot = { foreseen: [], spent: [], expected: honest };
   const junk = makeJunk({ seed, host, ...(await quoteAll({ envoy, host })), loot, witness });
   const firstBlock = (await chain.client.getBlockNumber()) + 1n;
+  const resident = [];
   let [begun, done] = [0, 0];
 
   // What has been looked at need not be kept: this runs for long.
@@ -206,9 +216,7 @@ async function run({ hostile, honest, seed, ends }) {
     facilitator.calls.splice(0, Infinity, ...isUnderWay);
     loot.foreseen.splice(0, loot.foreseen.length - 32);
     loot.spent.splice(0, loot.spent.length - 200);
-    resident.push({ share: done / hostile, kilobytes: residentOf(envoy.pid) });
   };
-  const resident = [];
   const looking = setInterval(look, 250);
   ends.push(() => clearInterval(looking));
 
@@ -217,7 +225,7 @@ async function run({ hostile, honest, seed, ends }) {
     const lane = openLane(envoy.port);
     for (let serial = begun++; serial < hostile; serial = begun++) {
       await attackOnce({ ...(await junk(serial)), lane, port: envoy.port, witness });
-      done++;
+      if (++done % Math.ceil(hostile / SAMPLES) === 0) resident.push({ share: done / hostile, kilobytes: residentOf(envoy.pid) });
     }
     lane.close();
   };
@@ -232,15 +240,20 @@ async function run({ hostile, honest, seed, ends }) {
     lane.close();
   };
   let floodSeconds;
-  const floods = Promise.all(Array.from({ length: HOSTILE_LANES }, flood)).then(() => (floodSeconds = (performance.now() - started) / 1000));
+  const floods = Promise.all(Array.from({ length: HOSTILE_LANES }, flood)).then(
+    () => (floodSeconds = (performance.now() - started) / 1000),
+  );
   await Promise.all([floods, ...Array.from({ length: HONEST_LANES }, trade)]);
   const seconds = (performance.now() - started) / 1000;
 
   // Nobody is there any more, and so nobody is asked.
-  await eventually(() => node.isIdle() && facilitator.calls.every(({ path, ms }) => ms !== null || path === "/supported"), "all questions are answered");
+  await eventually(
+    () => node.isIdle() && facilitator.calls.every(({ path, ms }) => ms !== null || path === "/supported"),
+    "all questions are answered",
+  );
   await sleep(500);
   look();
-  const asked = () => JSON.stringify([sumOf(witness.counts.node), witness.counts.facilitator]);
+  const asked = () => JSON.stringify({ ...witness.counts.node, ...witness.counts.facilitator, "/supported": null });
   const before = asked();
   await sleep(2_500);
   clearInterval(looking);
@@ -258,19 +271,30 @@ async function run({ hostile, honest, seed, ends }) {
 /** What is left in the filter, and what its logs say. */
 async function stateOf({ envoy, witness, resident }) {
   const gauge = async (name) => sumOf(await envoy.stats(name));
-  const [claims, unknown, shed] = [await gauge("ledger_claims"), await gauge("unknown_settlements"), await gauge("recoveries_shed")];
+  const [claims, unknown, shed] = [
+    await gauge("ledger_claims"),
+    await gauge("unknown_settlements"),
+    await gauge("recoveries_shed"),
+  ];
   const purchases = [...witness.purchases.values()];
   // A payment that its client has named has two.
   const owned = purchases.length + purchases.filter(({ kind }) => kind === "named").length;
   // What a client left in the middle of a question is taken for lapsed when somebody needs its place.
-  if (claims < owned || claims > owned * 1.05 + 50) witness.violate("the ledger remembers what it should not", `${claims} claims, ${owned} of honest payments`);
+  if (claims < owned || claims > owned * 1.05 + 20) {
+    witness.violate("the ledger remembers what it should not", `${claims} claims, ${owned} of honest payments`);
+  }
   if (unknown !== 0 || shed !== 0) witness.violate("settlements are unknown", `${unknown}, and ${shed} were shed`);
 
-  const between = (from, to) => median(resident.filter(({ share }) => share >= from && share <= to).map(({ kilobytes }) => kilobytes));
+  const between = (from, to) =>
+    median(resident.filter(({ share }) => share >= from && share <= to).map(({ kilobytes }) => kilobytes));
   const [early, late] = [between(0.35, 0.45), between(0.9, 1)];
-  if (late > early * 1.1 + 20 * 1024) witness.violate("Envoy's memory grows", `${megabytes(early)} MB, then ${megabytes(late)} MB`);
+  if (late > early * 1.1 + 20 * 1024) {
+    witness.violate("Envoy's memory grows", `${megabytes(early)} MB, then ${megabytes(late)} MB`);
+  }
 
-  for (const { payer, path, outcome } of envoy.accessLog()) if (payer && payer !== "-") witness.seeNamed(payer, `${path} ${outcome}`);
+  for (const { payer, path, outcome } of envoy.accessLog()) {
+    if (payer && payer !== "-") witness.seeNamed(payer, `${path} ${outcome}`);
+  }
   for (const [text, payer] of envoy.logs().matchAll(/(?<![\w])payer="?(0x[0-9a-f]{40}).{0,80}/gi)) witness.seeNamed(payer, text);
   return { claims, owned, earlyMegabytes: megabytes(early), lateMegabytes: megabytes(late) };
 }
@@ -280,12 +304,20 @@ async function stateOf({ envoy, witness, resident }) {
 /** Prints what came of it. @param {Awaited<ReturnType<typeof runHostile>>} outcome */
 export function printHostile({ violations, counts, figures, logs }) {
   const { seconds, floodSeconds, requests, claims, owned, earlyMegabytes, lateMegabytes } = figures;
-  item("took", `${seconds.toFixed(0)} s; ${(requests / floodSeconds).toFixed(0)} requests a second, of ${kindNames.length} hostile kinds`);
+  item(
+    "took",
+    `${seconds.toFixed(0)} s; ${(requests / floodSeconds).toFixed(0)} requests a second, of ${kindNames.length} hostile kinds`,
+  );
   item("Envoy's memory", `${earlyMegabytes} MB after 40 % of it, ${lateMegabytes} MB at its end`);
   item("claims", `${claims}; ${owned} of honest payments`);
   for (const [heading, names] of Object.entries(counts)) {
     if (heading === "violations") continue;
-    item(heading, Object.entries(names).map(([name, count]) => `${name} ${count}`).join(" · "));
+    item(
+      heading,
+      Object.entries(names)
+        .map(([name, count]) => `${name} ${count}`)
+        .join(" · "),
+    );
   }
   item("violations", violations.length ? red(String(sumOf(counts.violations))) : green("0"));
   for (const what of violations) line(red(`VIOLATION  ${what}`));

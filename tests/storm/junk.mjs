@@ -49,7 +49,8 @@ const PENNILESS = 64;
 
 function workbenchOf({ seed, serial, entries, loot, witness, keys }) {
   const random = randomOf(seed, "hostile", serial);
-  const bytes = (length) => createHash("shake256", { outputLength: length }).update(`${seed}/${serial}/${random.next()}`).digest();
+  const bytes = (length) =>
+    createHash("shake256", { outputLength: length }).update(`${seed}/${serial}/${random.next()}`).digest();
   const hex = (length) => bytes(length).toString("hex");
   // Where something is changed, nobody may be asked to settle it.
   const known = (changes, payment) => {
@@ -96,7 +97,10 @@ function workbenchOf({ seed, serial, entries, loot, witness, keys }) {
     /** The same for a chat that is charged by its usage. */
     signedUpto: async (which, changes = {}) => {
       const nonce = BigInt(random.hex(32)).toString();
-      return known(changes, await signPermit2Payment(entries[which], { account: bench.penniless(), authorization: { nonce, ...changes } }));
+      return known(
+        changes,
+        await signPermit2Payment(entries[which], { account: bench.penniless(), authorization: { nonce, ...changes } }),
+      );
     },
 
     /** Something that an honest buyer is about to send, or has sent; null where there is none yet. */
@@ -121,7 +125,12 @@ const posted = (target, body, headers = []) => ({ method: "POST", target, header
 /** What chats are quoted for before the flood, so that payments for them can be made. */
 export const CHATS = {
   chat: JSON.stringify({ model: "fake-echo-1", messages: [{ role: "user", content: "for nothing" }], max_tokens: 50 }),
-  stream: JSON.stringify({ model: "fake-echo-1", messages: [{ role: "user", content: "for nothing" }], max_tokens: 50, stream: true }),
+  stream: JSON.stringify({
+    model: "fake-echo-1",
+    messages: [{ role: "user", content: "for nothing" }],
+    max_tokens: 50,
+    stream: true,
+  }),
 };
 
 /** r, s and v of a signature, changed. */
@@ -143,11 +152,14 @@ const UNSIGNED = {
   "66 bytes of junk and more": (bench, route) => bench.unsigned(route),
   "65 bytes of junk": (bench, route) => bench.unsigned(route, { signature: `0x${bench.hex(65)}` }),
   "kilobytes of junk": (bench, route) => bench.unsigned(route, { signature: `0x${bench.hex(bench.size(1000, 11_000))}` }),
-  "no signature": (bench, route) => bench.unsigned(route, { signature: bench.random.pick(["0x", "", "0x0", `0x${"00".repeat(65)}`]) }),
+  "no signature": (bench, route) =>
+    bench.unsigned(route, { signature: bench.random.pick(["0x", "", "0x0", `0x${"00".repeat(65)}`]) }),
   "a wrapper that decodes": (bench, route) => bench.unsigned(route, { signature: wrapped(bench, `0x${bench.hex(65)}`) }),
-  "a wrapper in a wrapper": (bench, route) => bench.unsigned(route, { signature: wrapped(bench, wrapped(bench, `0x${bench.hex(65)}`)) }),
+  "a wrapper in a wrapper": (bench, route) =>
+    bench.unsigned(route, { signature: wrapped(bench, wrapped(bench, `0x${bench.hex(65)}`)) }),
   "a wrapper of nothing": (bench, route) => bench.unsigned(route, { signature: wrapped(bench, "0x") }),
-  "junk and the magic": (bench, route) => bench.unsigned(route, { signature: `0x${bench.hex(bench.random.between(1, 300))}${MAGIC}` }),
+  "junk and the magic": (bench, route) =>
+    bench.unsigned(route, { signature: `0x${bench.hex(bench.random.between(1, 300))}${MAGIC}` }),
   "a wrapper with wild offsets": (bench, route) => {
     const whole = wrapped(bench, `0x${bench.hex(65)}`);
     const place = 2 + 64 * bench.random.between(1, 4);
@@ -160,7 +172,9 @@ const UNSIGNED = {
   "in a victim's name": (bench, route) => bench.unsigned(route, { from: bench.victim() }),
   "in a bystander's name": (bench, route) => bench.unsigned(route, { from: bystander }),
   "valid for ever": (bench, route) =>
-    bench.unsigned(route, { validBefore: String(bench.random.pick([2n ** 255n, 2n ** 256n - 1n, 2n ** 64n - 1n, BigInt(now()) + 10n ** 7n])) }),
+    bench.unsigned(route, {
+      validBefore: String(bench.random.pick([2n ** 255n, 2n ** 256n - 1n, 2n ** 64n - 1n, BigInt(now()) + 10n ** 7n])),
+    }),
   "expired under junk": (bench, route) => bench.unsigned(route, { validBefore: String(now() - bench.random.between(0, 1000)) }),
   "with an account nonce": (bench, route) => bench.unsigned(route, { nonce: `0x${"00".repeat(31)}${bench.hex(1)}` }),
 };
@@ -171,9 +185,12 @@ const COPIED = {
     const authorization = bench.spent()?.payment.payload.authorization;
     return bench.unsigned(route, authorization && { from: authorization.from, nonce: authorization.nonce });
   },
-  "a payment to come under junk": (bench, _, { payment }) => with_(payment, { signature: `0x${bench.hex(66 + bench.random.between(0, 200))}` }),
-  "a payment to come under a wrapper": (bench, _, { payment }) => with_(payment, { signature: wrapped(bench, payment.payload.signature) }),
-  "a payment to come with a high s": (_, __, { payment }) => with_(payment, { signature: reshaped(payment.payload.signature, { isHigh: true }) }),
+  "a payment to come under junk": (bench, _, { payment }) =>
+    with_(payment, { signature: `0x${bench.hex(66 + bench.random.between(0, 200))}` }),
+  "a payment to come under a wrapper": (bench, _, { payment }) =>
+    with_(payment, { signature: wrapped(bench, payment.payload.signature) }),
+  "a payment to come with a high s": (_, __, { payment }) =>
+    with_(payment, { signature: reshaped(payment.payload.signature, { isHigh: true }) }),
   "a payment to come with another v": (bench, _, { payment }) =>
     with_(payment, { signature: reshaped(payment.payload.signature, { v: bench.random.pick([0, 1, 26, 29, 255]) }) }),
 };
@@ -184,7 +201,8 @@ const PENNILESS_PAYMENTS = {
   "valid for ever, signed": (bench, route) => bench.signed(route, { validBefore: String(2n ** 255n) }),
   "expired, signed": (bench, route) => bench.signed(route, { validBefore: String(now() - 5) }),
   "not valid yet, signed": (bench, route) => bench.signed(route, { validAfter: String(now() + 500) }),
-  "the wrong amount, signed": (bench, route) => bench.signed(route, { value: bench.random.pick(["1", "0", String(2n ** 256n - 1n)]) }),
+  "the wrong amount, signed": (bench, route) =>
+    bench.signed(route, { value: bench.random.pick(["1", "0", String(2n ** 256n - 1n)]) }),
   "the wrong recipient, signed": (bench, route) => bench.signed(route, { to: bench.stranger() }),
   "for another's money, signed": (bench, route) => bench.signed(route, { from: bench.victim() }),
   "a high s": async (bench, route) => {
@@ -193,7 +211,9 @@ const PENNILESS_PAYMENTS = {
   },
   "v of 0 or 1": async (bench, route) => {
     const payment = await bench.signed(route);
-    return with_(payment, { signature: reshaped(payment.payload.signature, { v: parseInt(payment.payload.signature.slice(130), 16) - 27 }) });
+    return with_(payment, {
+      signature: reshaped(payment.payload.signature, { v: parseInt(payment.payload.signature.slice(130), 16) - 27 }),
+    });
   },
   "for another route, signed": (bench) => bench.signed(bench.exact()),
 };
@@ -218,7 +238,10 @@ const payments = (kinds) =>
 
 /** A long path: `/after` or a free beginning, and one thing over and over. */
 const longPath = (pieces) => (bench) => {
-  const [start, piece] = [bench.random.pick(["", "/after/x", "/free/x", "/v1/chat/completions", "/x"]), bench.random.pick(pieces)];
+  const [start, piece] = [
+    bench.random.pick(["", "/after/x", "/free/x", "/v1/chat/completions", "/x"]),
+    bench.random.pick(pieces),
+  ];
   const length = bench.size(50, LONGEST_PATH);
   return { target: `/${start}${piece.repeat(Math.ceil(length / piece.length))}`.replace(/^\/(?=\/)/, "").slice(0, LONGEST_PATH) };
 };
@@ -230,19 +253,22 @@ const longBody = (make) => (bench) => {
 };
 
 /** As many of something as make about so many bytes. */
-const filled = (bytes, make) => Array.from({ length: Math.max(1, Math.floor(bytes / (make(1000).length + 1))) }, (_, index) => make(index)).join(",");
+const filled = (bytes, make) =>
+  Array.from({ length: Math.max(1, Math.floor(bytes / (make(1000).length + 1))) }, (_, index) => make(index)).join(",");
 
 const BODIES = {
   "dense keys": (_, size) => `{"model":"fake-echo-1",${filled(size, (index) => `"k${index}":0`)}}`,
   "the same keys": (_, size) => `{"model":"fake-echo-1",${filled(size, () => '"messages":0')}}`,
   "one prompt after the other": (_, size) => `{"model":"fake-echo-1","max_tokens":5,"prompt":[${filled(size, () => '"p"')}]}`,
-  "one message after the other": (_, size) => `{"model":"fake-echo-1","max_tokens":5,"messages":[${filled(size, () => '{"role":"user","content":[{"type":"text","text":"x"}]}')}]}`,
+  "one message after the other": (_, size) =>
+    `{"model":"fake-echo-1","max_tokens":5,"messages":[${filled(size, () => '{"role":"user","content":[{"type":"text","text":"x"}]}')}]}`,
   "nested deeply": (bench, size) => {
     const open = bench.random.pick(["[", '{"a":', '{"messages":[']);
     return `{"model":"fake-echo-1","messages":${open.repeat(Math.floor(size / open.length))}`;
   },
-  "long numbers": (bench, size) => `{"model":"fake-echo-1","messages":[],"max_tokens":${bench.random.pick(["9", "1e", "-0.", "0"])}${"9".repeat(size)}}`,
-  "escapes": (bench, size) => `{"model":"${bench.random.pick(["\\u0041", "\\ud800", "\\n"]).repeat(size / 6)}"}`,
+  "long numbers": (bench, size) =>
+    `{"model":"fake-echo-1","messages":[],"max_tokens":${bench.random.pick(["9", "1e", "-0.", "0"])}${"9".repeat(size)}}`,
+  escapes: (bench, size) => `{"model":"${bench.random.pick(["\\u0041", "\\ud800", "\\n"]).repeat(size / 6)}"}`,
   "no text": (bench, size) => bench.bytes(size),
 };
 
@@ -250,7 +276,15 @@ const BODIES = {
 const cut = (attack, bench) => ({ ...attack, hangUp: { at: bench.random.next() } });
 const inTime = (attack, bench, most) => ({ ...attack, hangUp: { ms: bench.random.between(0, most) } });
 
-const ODD_ORIGINS = ["", "null", "https://app.example", "https://app.example.evil", "http://[::1", "*", "https://app.example, https://b.example"];
+const ODD_ORIGINS = [
+  "",
+  "null",
+  "https://app.example",
+  "https://app.example.evil",
+  "http://[::1",
+  "*",
+  "https://app.example, https://b.example",
+];
 
 /** All kinds, by name. @type {Record<string, (bench: Workbench) => Attack | Promise<Attack>>} */
 const KINDS = {
@@ -262,15 +296,26 @@ const KINDS = {
   "no money, for a chat": async (bench) => posted(CHAT, CHATS.chat, paying(await bench.signedUpto("chat"))),
   "no money, for a stream, and gone before it begins": async (bench) =>
     inTime(posted(CHAT, CHATS.stream, paying(await bench.signedUpto("stream"))), bench, 120),
-  "no money, for another chat": async (bench) => posted(CHAT, CHATS.chat.replace("50", "49"), paying(await bench.signedUpto("chat"))),
+  "no money, for another chat": async (bench) =>
+    posted(CHAT, CHATS.chat.replace("50", "49"), paying(await bench.signedUpto("chat"))),
   "junk for a chat": async (bench) => {
-    const payment = await signPermit2Payment(bench.entry("chat"), { account: bench.penniless(), authorization: { from: bench.random.pick([bench.victim(), bench.stranger()]) } });
+    const payment = await signPermit2Payment(bench.entry("chat"), {
+      account: bench.penniless(),
+      authorization: {
+        from: bench.random.pick([bench.victim(), bench.stranger()]),
+        nonce: BigInt(bench.random.hex(32)).toString(),
+      },
+    });
     return posted(CHAT, CHATS.chat, paying(with_(payment, { signature: `0x${bench.hex(bench.random.between(60, 300))}` })));
   },
-  "a deadline at the end of time": async (bench) => posted(CHAT, CHATS.chat, paying(await bench.signedUpto("chat", { deadline: String(2n ** 255n) }))),
+  "a deadline at the end of time": async (bench) =>
+    posted(CHAT, CHATS.chat, paying(await bench.signedUpto("chat", { deadline: String(2n ** 255n) }))),
   ...Object.fromEntries(Object.entries(BODIES).map(([name, make]) => [`a body of ${name}`, longBody(make)])),
   "a slow body": (bench) => {
-    const attack = posted(bench.random.pick([CHAT, bench.path("quoted"), bench.path("after")]), BODIES["dense keys"](bench, bench.size(1000, 60_000)));
+    const attack = posted(
+      bench.random.pick([CHAT, bench.path("quoted"), bench.path("after")]),
+      BODIES["dense keys"](bench, bench.size(1000, 60_000)),
+    );
     return { ...attack, pause: { at: 400 + bench.random.between(0, 400), ms: bench.random.between(50, 700) } };
   },
   "a slow body that never ends": (bench) => {
@@ -293,11 +338,22 @@ const KINDS = {
     return posted(CHAT, CHATS.chat, payment ? paying(payment) : []);
   },
   "a victim's name for a payment, under junk": (bench) =>
-    at(bench, "named", named(bench.unsigned("named", { from: bench.victim() }), nameOf(bench.seed, bench.random.between(0, bench.loot.expected)))),
+    at(
+      bench,
+      "named",
+      named(bench.unsigned("named", { from: bench.victim() }), nameOf(bench.seed, bench.random.between(0, bench.loot.expected))),
+    ),
   "a victim's name for a payment, signed": async (bench) =>
     at(bench, "named", named(await bench.signed("named"), nameOf(bench.seed, bench.random.between(0, bench.loot.expected)))),
   "a name that is none": async (bench) =>
-    at(bench, "named", named(bench.unsigned("named"), bench.random.pick(["", "short", "x".repeat(5000), "a\u0000b".repeat(10), "\u202e".repeat(20), 7, { a: [] }]))),
+    at(
+      bench,
+      "named",
+      named(
+        bench.unsigned("named"),
+        bench.random.pick(["", "short", "x".repeat(5000), "a\u0000b".repeat(10), "\u202e".repeat(20), 7, { a: [] }]),
+      ),
+    ),
 
   // ---- Headers ----
   "garbage in the header": async (bench) => {
@@ -311,11 +367,20 @@ const KINDS = {
   },
   "hundreds of headers": (bench) => {
     const count = bench.random.between(50, 95);
-    return { target: bench.path("after"), headers: Array.from({ length: count }, (_, index) => [`x-filler-${index}`, "f".repeat(300)]) };
+    return {
+      target: bench.path("after"),
+      headers: Array.from({ length: count }, (_, index) => [`x-filler-${index}`, "f".repeat(300)]),
+    };
   },
   "many payments": (bench) => {
     const value = encoded(bench.unsigned("after"));
-    return { target: bench.path("after"), headers: Array.from({ length: bench.random.between(2, 20) }, (_, index) => [["payment-signature", "x-payment"][index % 3 % 2], value]) };
+    return {
+      target: bench.path("after"),
+      headers: Array.from({ length: bench.random.between(2, 20) }, (_, index) => [
+        ["payment-signature", "x-payment"][(index % 3) % 2],
+        value,
+      ]),
+    };
   },
   "control characters within": (bench) => {
     const evil = `a\n[2026-01-01] payer="${bystander}" outcome=served\u001b[2J`;
@@ -324,19 +389,34 @@ const KINDS = {
   },
   "version 1": (bench) => {
     const { payload } = bench.unsigned("before");
-    return { target: bench.path("before"), headers: [["x-payment", encoded({ x402Version: 1, scheme: "exact", network: "base-sepolia", payload })]] };
+    return {
+      target: bench.path("before"),
+      headers: [["x-payment", encoded({ x402Version: 1, scheme: "exact", network: "base-sepolia", payload })]],
+    };
   },
   "the filter's own headers": (bench) => ({
     target: bench.path(bench.random.pick([...EXACT, "free"])),
-    headers: [["x-x402-payer", bystander], ["X-X402_Amount", "1000"], ["x_x402_id", bench.hex(32)], ["x-x402-transaction", `0x${bench.hex(32)}`], ["x-x402-network", "eip155:84532"]],
+    headers: [
+      ["x-x402-payer", bystander],
+      ["X-X402_Amount", "1000"],
+      ["x_x402_id", bench.hex(32)],
+      ["x-x402-transaction", `0x${bench.hex(32)}`],
+      ["x-x402-network", "eip155:84532"],
+    ],
   }),
   "a redirect that never was": (bench) => ({
     target: bench.path(bench.random.pick([...EXACT, "free"])),
-    headers: [["x-envoy-original-url", `http://a.example/${bench.exact()}/x`], ...(bench.random.chance(0.5) ? [["x-x402-id", bench.hex(32)]] : [])],
+    headers: [
+      ["x-envoy-original-url", `http://a.example/${bench.exact()}/x`],
+      ...(bench.random.chance(0.5) ? [["x-x402-id", bench.hex(32)]] : []),
+    ],
   }),
   "another path named": (bench) => ({
     target: bench.path(bench.random.pick(["free", ...EXACT])),
-    headers: ["x-original-url", "x-rewrite-url", "x-forwarded-path", "x-original-uri", "x_rewrite_url"].map((name) => [name, bench.path("after")]),
+    headers: ["x-original-url", "x-rewrite-url", "x-forwarded-path", "x-original-uri", "x_rewrite_url"].map((name) => [
+      name,
+      bench.path("after"),
+    ]),
   }),
   "another method named": (bench) => ({
     target: bench.path(bench.exact()),
@@ -344,7 +424,16 @@ const KINDS = {
   }),
   "the host of others": (bench) => ({
     target: bench.random.pick([bench.path("after"), "/.well-known/x402"]),
-    host: bench.random.pick(["bank.example", "localhost:1", "a".repeat(250), "[::1]", "user@bank.example", "bank.example:99999", "xn--", "%00"]),
+    host: bench.random.pick([
+      "bank.example",
+      "localhost:1",
+      "a".repeat(250),
+      "[::1]",
+      "user@bank.example",
+      "bank.example:99999",
+      "xn--",
+      "%00",
+    ]),
   }),
   "the catalogue": (bench) => ({
     method: bench.random.pick(["GET", "HEAD"]),
@@ -354,7 +443,10 @@ const KINDS = {
   // ---- Preflights and sign-ins ----
   "odd preflights": (bench) => {
     const { random } = bench;
-    const headers = [["origin", random.pick(ODD_ORIGINS)], ["access-control-request-method", random.pick(["", "GET", "POST", "BREW", "GET, POST"])]];
+    const headers = [
+      ["origin", random.pick(ODD_ORIGINS)],
+      ["access-control-request-method", random.pick(["", "GET", "POST", "BREW", "GET, POST"])],
+    ];
     if (random.chance(0.3)) headers.push(["access-control-request-headers", "h,".repeat(random.between(1, 5000))]);
     if (random.chance(0.2)) headers.push(["connection", "upgrade"], ["upgrade", "websocket"]);
     if (random.chance(0.2)) headers.push(["origin", "https://app.example"]);
@@ -363,22 +455,47 @@ const KINDS = {
     return { method: "OPTIONS", target, headers, body, hangUp: { ms: 1000 } };
   },
   "an upgrade": (bench) => {
-    const headers = [["connection", "upgrade"], ["upgrade", bench.random.pick(["websocket", "h2c", "junk"])], ["sec-websocket-key", "anVuaw=="], ["sec-websocket-version", "13"]];
+    const headers = [
+      ["connection", "upgrade"],
+      ["upgrade", bench.random.pick(["websocket", "h2c", "junk"])],
+      ["sec-websocket-key", "anVuaw=="],
+      ["sec-websocket-version", "13"],
+    ];
     const route = bench.random.pick([...EXACT, "quoted"]);
     const paid = route !== "quoted" && bench.random.chance(0.5) ? paying(bench.unsigned(route)) : [];
-    return { method: bench.random.pick(["GET", "OPTIONS", "POST"]), target: bench.path(route), headers: [...headers, ...paid], hangUp: { ms: 1000 } };
+    return {
+      method: bench.random.pick(["GET", "OPTIONS", "POST"]),
+      target: bench.path(route),
+      headers: [...headers, ...paid],
+      hangUp: { ms: 1000 },
+    };
   },
   "a sign-in of junk": (bench) => {
     const text = bench.random.pick([
       () => bench.bytes(bench.size(1, 6000)).toString("base64"),
       () => encoded("[".repeat(bench.size(10, 4000))),
-      () => encoded({ domain: "127.0.0.1", address: bench.victim(), uri: "http://127.0.0.1/", version: "1", chainId: "eip155:84532", type: "eip191", nonce: "12345678", issuedAt: new Date().toISOString(), signature: `0x${bench.hex(bench.random.pick([65, 66, 300]))}` }),
+      () =>
+        encoded({
+          domain: "127.0.0.1",
+          address: bench.victim(),
+          uri: "http://127.0.0.1/",
+          version: "1",
+          chainId: "eip155:84532",
+          type: "eip191",
+          nonce: "12345678",
+          issuedAt: new Date().toISOString(),
+          signature: `0x${bench.hex(bench.random.pick([65, 66, 300]))}`,
+        }),
       () => "!",
     ])();
-    return { target: bench.path("visits"), headers: [["sign-in-with-x", text], ...(bench.random.chance(0.1) ? [["sign-in-with-x", text]] : [])] };
+    return {
+      target: bench.path("visits"),
+      headers: [["sign-in-with-x", text], ...(bench.random.chance(0.1) ? [["sign-in-with-x", text]] : [])],
+    };
   },
   "a sign-in without a right": async (bench) => {
-    const target = bench.loot.spent.findLast(({ request }) => request.target.startsWith("/visits/"))?.request.target ?? bench.path("visits");
+    const target =
+      bench.loot.spent.findLast(({ request }) => request.target.startsWith("/visits/"))?.request.target ?? bench.path("visits");
     const uri = `http://${bench.host}${target}`;
     const { info, chain } = bench.challenge(uri);
     const account = bench.penniless();
@@ -405,7 +522,12 @@ const KINDS = {
 
   // ---- Who goes away ----
   "gone in the middle of the request": (bench) =>
-    cut(bench.random.chance(0.5) ? at(bench, "before", bench.unsigned("before")) : posted(CHAT, BODIES["dense keys"](bench, bench.size(1000, 100_000))), bench),
+    cut(
+      bench.random.chance(0.5)
+        ? at(bench, "before", bench.unsigned("before"))
+        : posted(CHAT, BODIES["dense keys"](bench, bench.size(1000, 100_000))),
+      bench,
+    ),
   "gone while it is verified": (bench) => {
     const route = bench.exact();
     return inTime(at(bench, route, bench.unsigned(route)), bench, 40);
@@ -414,7 +536,10 @@ const KINDS = {
     const route = bench.exact();
     return inTime(at(bench, route, await bench.signed(route)), bench, 60);
   },
-  "gone with the head": (bench) => ({ target: bench.random.pick([bench.path("after"), "/.well-known/x402"]), hangUp: { behindHead: true } }),
+  "gone with the head": (bench) => ({
+    target: bench.random.pick([bench.path("after"), "/.well-known/x402"]),
+    hangUp: { behindHead: true },
+  }),
   "a stream that is reset": async (bench) => {
     const route = bench.exact();
     const payment = bench.random.chance(0.5) ? await bench.signed(route) : bench.unsigned(route);
@@ -422,8 +547,19 @@ const KINDS = {
   },
 
   // ---- And what many clients do who mean no harm ----
-  "asking for terms": (bench) => ({ target: bench.path(bench.exact()), headers: bench.random.chance(0.5) ? [["accept", "text/html"], ["sec-fetch-dest", "document"]] : [] }),
-  "something free": (bench) => ({ target: bench.path("free"), headers: bench.random.chance(0.3) ? paying(bench.unsigned("after")) : [] }),
+  "asking for terms": (bench) => ({
+    target: bench.path(bench.exact()),
+    headers: bench.random.chance(0.5)
+      ? [
+          ["accept", "text/html"],
+          ["sec-fetch-dest", "document"],
+        ]
+      : [],
+  }),
+  "something free": (bench) => ({
+    target: bench.path("free"),
+    headers: bench.random.chance(0.3) ? paying(bench.unsigned("after")) : [],
+  }),
 };
 
 /** The names of all kinds, as they are counted. */

@@ -147,13 +147,15 @@ export function openWitness({ names }) {
 
   const seeNode = ({ method, params }) => {
     const { data = "", topics = [] } = params?.[0] ?? {};
-    const words = [...(data.slice(10).match(/.{64}/g) ?? []), ...topics.flat().filter(Boolean).map((topic) => topic.slice(2))].map(lower);
-    const named = words.filter((one) => one.startsWith("0".repeat(24)) && !OTHERS.includes(one) && BigInt(`0x${one}`) > 2n ** 64n);
+    const inTopics = topics.flat().filter(Boolean).map((topic) => lower(topic).slice(2));
+    const words = [...(lower(data).slice(10).match(/.{64}/g) ?? []), ...inTopics];
+    const isAddress = (one) => one.startsWith("0".repeat(24)) && BigInt(`0x${one}`) > 2n ** 64n;
+    const named = words.filter((one) => isAddress(one) && !OTHERS.includes(one));
     const whose = ["honest", "penniless"].find((who) => named.every((one) => payers[who].has(`0x${one.slice(24)}`)));
     const isAbout = words.some((one) => known.has(one));
-    if (words.length === 0) return count("node", `${method}`);
+    if (words.length === 0) return count("node", method);
     count("node", `${method} ${whose && isAbout ? whose : "nobody"}`);
-    if (!whose || !isAbout) violate("the node is asked on behalf of what nobody has signed", `${method} ${JSON.stringify(params)}`);
+    if (!whose || !isAbout) violate("the node is asked for what nobody has signed", `${method} ${JSON.stringify(params)}`);
   };
 
   return {
@@ -213,7 +215,8 @@ export function openWitness({ names }) {
         else {
           const value = charge ?? amount;
           const isDue = lower(transfer.from) === from && lower(transfer.to) === lower(payTo) && String(transfer.value) === value;
-          if (!isDue) violate("the wrong money moved", `${about}: ${transfer.value} of ${value} from ${transfer.from} to ${transfer.to}`);
+          if (!isDue)
+            violate("the wrong money moved", `${about}: ${transfer.value} of ${value} from ${transfer.from} to ${transfer.to}`);
           if (transfer.value > BigInt(amount)) violate("more moved than was signed for", about);
         }
         paid.add(transaction);

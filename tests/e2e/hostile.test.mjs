@@ -8,7 +8,10 @@ import { printHostile, runHostile } from "../storm/hostile.mjs";
 
 const SEED = Number(process.env.STORM_SEED ?? 402);
 
-test("Whatever hostile clients send, honest ones are served and pay once, and nothing is done on behalf of anything unproven", async () => {
+// Where all share a connection of HTTP/2 to the gateway, as in that kind of stage, Envoy closes it on all for what one sends.
+const skip = process.env.HTTP2 === "1" && "each needs a connection of its own";
+
+test("Whatever hostile clients send, honest ones are served and pay once, and nothing is done on behalf of anything unproven", { skip }, async () => {
   const outcome = await runHostile({ hostile: 3000, honest: 60, seed: SEED });
   if (outcome.violations.length) printHostile(outcome);
   assert.deepEqual(outcome.violations, []);

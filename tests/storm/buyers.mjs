@@ -119,8 +119,9 @@ function receive(purchase, reply, witness) {
 
 /** Comes back without paying, by a message that its wallet signs. */
 async function comeBack({ purchase, account, url, ask, witness }) {
-  const { extensions } = termsOf(await ask());
-  const { info, supportedChains } = extensions["sign-in-with-x"];
+  const challenge = termsOf(await ask())?.extensions?.["sign-in-with-x"];
+  if (!challenge) return witness.violate("an honest payer was not shown how to come back", purchase.tag);
+  const { info, supportedChains } = challenge;
   const proof = await createSIWxPayload({ ...info, ...supportedChains[0] }, account, url);
   const reply = await ask([["sign-in-with-x", encodeSIWxHeader(proof)]]);
   purchase.statuses.push(reply.status ?? reply.end);

@@ -92,8 +92,9 @@ down: node_modules/.stamp ## End what `make up` started
 test-matrix: setup build build-provoke-panic .tools/python-v1.stamp ## The end-to-end tests on Envoy 1.36 to 1.40 (takes about an hour)
 	@node tests/matrix.mjs $(VERSIONS)
 
-storm: setup build ## Everything at once, and the books afterwards (SECONDS=60 SEED=1)
+storm: setup build ## Everything at once, then hostile clients, and the books (SECONDS=60 HOSTILE=100000 HONEST=1000 SEED=1)
 	@node tests/storm/storm.mjs --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED))
+	@node tests/storm/hostile.mjs --hostile $(or $(HOSTILE),100000) --honest $(or $(HONEST),1000) $(if $(SEED),--seed $(SEED))
 
 fuzz: ## Fuzz every parser and the whole exchange for a long time (MINUTES=5 for each target)
 	@cargo run --quiet --locked --manifest-path fuzz/Cargo.toml -- long --minutes $(or $(MINUTES),5)

@@ -5,7 +5,8 @@ import { MARK } from "./books.mjs";
 import { payers, poorPayer } from "./gateway.mjs";
 import { randomOf } from "./random.mjs";
 
-const HEADER = "payment-signature";
+/** By which payments come. */
+export const HEADER = "payment-signature";
 
 const authorizing = (payment, changes) => ({
   ...payment,
@@ -25,7 +26,7 @@ const noise = (random, length) => {
 };
 
 /** Each makes the headers of a request out of a payment that would be good. */
-const HEADERS = {
+export const HEADERS = {
   "nothing at all": () => ({}),
   "noise": (_, random) => ({ [HEADER]: noise(random, random.between(1, 300)) }),
   "0xff": () => ({ [HEADER]: "\xff\xfe\xff", "x-other": "\xff" }),
@@ -50,7 +51,7 @@ const HEADERS = {
 };
 
 /** Spellings of a priced path, some of them such that servers would differ on them. */
-const PATHS = [
+export const PATHS = [
   (path) => path,
   (path) => `/${path}`,
   (path) => path.toUpperCase(),
@@ -65,7 +66,7 @@ const PATHS = [
   (path) => `http://127.0.0.1${path}`,
 ];
 
-const METHODS = ["GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH", "BREW"];
+export const METHODS = ["GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH", "BREW"];
 
 /** The names of all garbage, as it is counted. */
 export const garbageNames = Object.keys(HEADERS);

@@ -54,7 +54,8 @@ function pluginOf({ version, urls, withRpc, verify, isOtherMarket }) {
     ...(withRpc && { rpc: { [NETWORK]: node } }),
     defaults: { pay_to: payTo, accepts: [OFFER] },
     // Something between the filter and the facilitator repeats questions, and there is no other proxy.
-    ledger: { exclusive: true },
+    // Nobody restarts this Envoy hot, so there is no older one that could still settle something.
+    ledger: { exclusive: true, exclusive_after: "0s" },
     routes: routesOf(withRpc).map(([name, { amount, otherAmount = amount, twin, ...route }]) => ({
       name,
       match: { path: `/${name}/{*rest}` },

@@ -27,7 +27,7 @@ pub(crate) struct Scanner<'a> {
     /// The closing brackets that are waited for.
     open: [u8; DEEPEST],
     depth: usize,
-    /// Keys and values that may still come, those twice that take twice as long.
+    /// Keys and values that may still come; those count for several that take as long as several.
     left: usize,
     /// Of the list that was passed over last: its own commas, and whether all that stands in it is numbers.
     commas: usize,
@@ -86,7 +86,7 @@ impl<'a> Scanner<'a> {
         let end = match byte(self.text, start) {
             b'{' | b'[' => self.behind_container(start)?,
             b'"' => behind_text(self.text, next(start), &mut self.left),
-            first @ (b'0'..=b'9' | b'-') => behind_number(self.text, start, first),
+            first @ (b'0'..=b'9' | b'-') => behind_number(self.text, start, first, &mut self.left),
             _ => behind_word(self.text, start),
         };
         if end == NOWHERE {
@@ -193,7 +193,7 @@ impl<'a> Scanner<'a> {
             let first = byte(text, at);
             let end;
             match first {
-                b'0'..=b'9' | b'-' => end = behind_number(text, at, first),
+                b'0'..=b'9' | b'-' => end = behind_number(text, at, first, &mut left),
                 b'"' => {
                     only_numbers = false;
                     end = behind_text(text, next(at), &mut left);
@@ -283,9 +283,9 @@ fn key<'a>(text: &'a [u8], at: usize, left: &mut usize) -> Result<(Text<'a>, usi
 /// In the place of an end, where something has none: no value ends there.
 const NOWHERE: usize = 0;
 
-/// Behind the number that begins with this digit or sign. Most are whole.
+/// Behind the number that begins with this digit or sign. Those that are not whole take as long as two.
 #[inline(always)]
-fn behind_number(text: &[u8], at: usize, first: u8) -> usize {
+fn behind_number(text: &[u8], at: usize, first: u8, left: &mut usize) -> usize {
     let mut end = next(at);
     let mut digit = first;
     if first == b'-' {
@@ -303,7 +303,11 @@ fn behind_number(text: &[u8], at: usize, first: u8) -> usize {
         }
         _ => return NOWHERE,
     }
-    if matches!(behind, b'.' | b'e' | b'E') { behind_fraction(text, end) } else { end }
+    if matches!(behind, b'.' | b'e' | b'E') {
+        *left = left.saturating_sub(1);
+        return behind_fraction(text, end);
+    }
+    end
 }
 
 /// Behind the fraction, the exponent, or both, that begin here.
@@ -337,7 +341,7 @@ fn behind_word(text: &[u8], at: usize) -> usize {
 }
 
 /// Where the text ends whose first letter is at `start`, behind its closing quote. Those that are not short and plain take
-/// as long as two.
+/// as long as two, and those that are short and not plain as three.
 #[inline(always)]
 fn behind_text(text: &[u8], start: usize, left: &mut usize) -> usize {
     if byte(text, start) == b'"' {
@@ -350,8 +354,10 @@ fn behind_text(text: &[u8], start: usize, left: &mut usize) -> usize {
             return next(end);
         }
     }
-    *left = left.saturating_sub(1);
-    behind_any_text(text, start)
+    let end = behind_any_text(text, start);
+    let is_short_and_odd = end < start.wrapping_add(9);
+    *left = left.saturating_sub(if is_short_and_odd { 2 } else { 1 });
+    end
 }
 
 /// The same for all texts. Eight letters at a time, and where they are not plain, an automaton that neither escapes nor

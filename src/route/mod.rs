@@ -107,6 +107,8 @@ pub struct RouteTable {
     hosts_below: BTreeMap<String, PatternTree>,
     any_host: PatternTree,
     prices_by_host: bool,
+    /// Bytes of the longest segment that is compared with a path's.
+    longest_literal: usize,
 }
 
 /// A request, as far as routing cares.
@@ -126,6 +128,7 @@ impl RouteTable {
         let mut table = Self::default();
         for (index, (matcher, _)) in routes.iter().enumerate() {
             let (path, hosts) = (&matcher.path, &matcher.hosts);
+            table.longest_literal = table.longest_literal.max(path.longest_literal());
             if hosts.is_empty() {
                 table.any_host.insert(path, index);
             }
@@ -152,7 +155,7 @@ impl RouteTable {
     pub fn decide(&self, target: Target<'_>) -> Decision {
         let method = target.method.to_ascii_uppercase();
         let host = host_of(target.authority);
-        let decoded = Decoded::new(target.path);
+        let decoded = Decoded::new(target.path, self.longest_literal);
         let literal = decoded.literal();
         let asked = Asked { trees: self.trees_for(host.as_deref()), method: &method, literal: literal.as_deref() };
         let decision = match decoded.path() {

@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 
-/// A path's segments, decoded and folded to lower case.
+/// A path's segments, decoded, and folded to lower case where they are no longer than any that they are compared with.
 pub type Segments<'a> = Vec<&'a str>;
 
 /// Bytes and segments of a path that leaves room for readings, beyond which it is opaque: each reading is a list, and
@@ -44,15 +44,20 @@ pub struct Decoded<'a> {
 }
 
 impl<'a> Decoded<'a> {
-    /// Decodes `:path`.
-    pub fn new(path_and_query: &'a [u8]) -> Self {
+    /// Decodes `:path`, where no segment that is compared with it folds into more bytes than `longest`.
+    pub fn new(path_and_query: &'a [u8], longest: usize) -> Self {
         let written = path_and_query.split(|byte| *byte == b'?').next().unwrap_or_default();
         let written = std::str::from_utf8(written).ok();
         let mut decoded = Self { written, text: String::new(), ends: Vec::new(), is_cut: true };
         for raw in decoded.raw_segments() {
             let segment = if decoded.ends.len() < MAX_SEGMENTS { decode_segment(raw) } else { None };
             let Some(segment) = segment else { return decoded };
-            fold_into(&mut decoded.text, &segment);
+            // A letter of three bytes may fold into one of one, and no less.
+            if segment.len() <= longest.saturating_mul(3) {
+                fold_into(&mut decoded.text, &segment);
+            } else {
+                decoded.text.push_str(&segment);
+            }
             decoded.ends.push(decoded.text.len());
         }
         decoded.is_cut = decoded.ends.is_empty();
@@ -149,20 +154,14 @@ fn decode_segment(raw: &str) -> Option<Cow<'_, str>> {
 /// Whether some server would trim something off the text, or off what it leaves of it where it cuts it at a `;`, a `?` or
 /// a `#`: some trim spaces, and some systems final dots.
 fn is_trimmed(text: &str) -> bool {
-    let mut last = None;
-    for (at, letter) in text.char_indices().chain([(text.len(), ';')]) {
-        let is_end = matches!(letter, ';' | '?' | '#');
-        let is_first_space = last.is_none() && letter.is_whitespace();
-        let is_cut_short = match last {
-            Some('.') => at > 2 || !text.get(..at).is_some_and(is_dots),
-            last => last.is_some_and(char::is_whitespace),
-        };
-        if is_first_space || (is_end && is_cut_short) {
-            return true;
-        }
-        last = Some(letter);
-    }
-    false
+    let is_cut_short = |kept: &str| match kept.as_bytes().last() {
+        Some(b'.') => !is_dots(kept),
+        Some(last) if last.is_ascii() => last.is_ascii_whitespace() || *last == 0x0b,
+        _ => kept.chars().next_back().is_some_and(char::is_whitespace),
+    };
+    let ends = text.bytes().enumerate().filter(|(_, byte)| matches!(byte, b';' | b'?' | b'#')).map(|(end, _)| end);
+    text.chars().next().is_some_and(char::is_whitespace)
+        || ends.chain([text.len()]).any(|end| text.get(..end).is_some_and(is_cut_short))
 }
 
 /// The byte of an escape without its `%`, and what follows. Encoded, `/`, `%`, `;` and `\` mean one thing to servers that

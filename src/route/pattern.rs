@@ -75,6 +75,15 @@ impl Pattern {
         Ok(Self { segments, has_rest, has_final_slash, text: text.to_owned() })
     }
 
+    /// Bytes of the longest segment that is compared with a path's.
+    pub(super) fn longest_literal(&self) -> usize {
+        let length = |segment: &Segment| match segment {
+            Segment::Literal(literal) => super::path::fold(literal).len(),
+            Segment::Param => 0,
+        };
+        self.segments.iter().map(length).max().unwrap_or(0)
+    }
+
     /// Whether a path of these segments (all that stands between its slashes, without query) is written exactly as the
     /// pattern has it: letter case and slashes included. A parameter takes one segment that is not empty, `{*rest}`
     /// anything. It takes no more steps than the pattern has segments.

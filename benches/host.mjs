@@ -86,6 +86,7 @@ export function loadModule(path, plugin, seconds) {
     },
     proxy_get_property: (_path, _length, data, length) => hand(Buffer.from("00000000-0000-4000-8000-000000000000"), data, length),
     proxy_set_property: () => OK,
+    proxy_call_foreign_function: () => NOT_FOUND,
     proxy_set_tick_period_milliseconds: () => OK,
     proxy_set_effective_context: () => OK,
     proxy_define_metric: (kind, nameAt, length, idAt) => (number(idAt, ++metrics), OK),

@@ -1943,9 +1943,39 @@ fn preflights_of_browsers_pass_and_nothing_else_does() {
         ("OPTIONS", vec![], "= unpaid, reply 402"),
         ("GET", vec![origin, asks], "= unpaid, reply 402"),
         ("HEAD", vec![origin, asks], "= unpaid, reply 402"),
+        ("OPTIONS", vec![("origin", ""), asks], "= unpaid, reply 402"),
+        ("OPTIONS", vec![origin, ("access-control-request-method", "")], "= unpaid, reply 402"),
+        ("OPTIONS", vec![origin, asks, ("upgrade", "websocket")], "= unpaid, reply 402"),
+        ("OPTIONS", vec![origin, asks, (":protocol", "websocket")], "= unpaid, reply 402"),
+        ("OPTIONS", vec![origin, asks, ("content-length", "7")], "= unpaid, reply 402"),
+        ("OPTIONS", vec![origin, asks, ("transfer-encoding", "chunked")], "= unpaid, reply 402"),
+        ("OPTIONS", vec![origin, asks, ("content-length", "0")], "forward"),
     ] {
         let request = Stage::new(&after()).start(&head(method, "/weather", &headers));
         assert_eq!(request.story(), story, "{method} {headers:?}");
+    }
+}
+
+#[test]
+fn what_nobody_honest_sends_is_not_worked_on() {
+    let path = |length: usize| format!("/weather?{}", "q".repeat(length));
+    for (length, status) in [(0, 402), (8000, 402), (8192, 414), (58_000, 414)] {
+        let request = Stage::new(&after()).start(&head("GET", &path(length), &[]));
+        assert_eq!(request.status(), status, "{length}");
+        assert!(status == 402 || request.body()["error"].is_string() && request.record.is_some());
+    }
+    assert_eq!(Stage::new(&after()).start(&head("GET", "/healthz?q", &[])).story(), "forward");
+    assert_eq!(
+        Stage::new(&after()).start(&head("GET", &format!("/healthz?{}", "q".repeat(9000)), &[])).story(),
+        "forward",
+        "where nothing is sold a URL is as long as the proxy lets it be"
+    );
+    let names: Vec<String> = (0..101).map(|number| format!("x-x402-{number}")).collect();
+    let headers: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "")).collect();
+    for path in ["/weather", "/healthz"] {
+        assert_eq!(Stage::new(&after()).start(&head("GET", path, &headers)).status(), 431, "{path}");
+        let fewer = Stage::new(&after()).start(&head("GET", path, &headers[..100]));
+        assert!(fewer.status() == 402 || fewer.forwarded.unwrap().remove.len() == 100, "{path}");
     }
 }
 
@@ -1994,7 +2024,7 @@ fn of_a_response_only_the_headers_for_browsers_count_as_such() {
         ("set-cookie", "x"),
         ("vary", "accept"),
     ];
-    let cors = RequestHead::of_response(headers.map(|(name, value)| (name.into(), value.into()))).cors();
+    let cors = RequestHead::of_response(headers).cors();
     let found: Vec<_> = cors.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     assert_eq!(
         found,
@@ -2086,7 +2116,7 @@ fn the_resource_is_the_url_that_the_client_used() {
         assert_eq!(request.body()["accepts"][0]["resource"], url, "{headers:?}");
     }
     let pseudo = [(":method", "GET"), (":scheme", "https"), (":authority", "h:8443"), (":path", "/weather")];
-    let head = RequestHead::new(pseudo.map(|(name, value)| (name.into(), value.into())));
+    let head = RequestHead::new(pseudo);
     let request = Stage::new(&after()).start(&head);
     let terms = decode(request.reply_header("payment-required").unwrap());
     assert_eq!(terms["resource"]["url"], "https://h:8443/weather");

@@ -10,8 +10,8 @@ use crate::request::Request;
 
 /// Bytes of a head that are a client's to fill.
 const HEAD: usize = 58_000;
-/// Bytes of a body.
-const BODY: usize = 1 << 20;
+/// Bytes of a body: a quarter of what Envoy takes, under a limit that is as much smaller. Instructions take long to count.
+const BODY: usize = 1 << 18;
 /// Of a payment header that is read at all.
 const PAYMENT: usize = 32 * 1024;
 /// Of a sign-in that is read at all.
@@ -48,7 +48,7 @@ pub fn plugin() -> Value {
         "asset": {"address": "0.0.456858", "decimals": 6, "usd_pegged": true}});
     let solana = json!({"scheme": "exact", "network": "solana", "asset": "USDC", "pay_to": "CKPKJWNdJEqa81x7CkZ14BVPiY6y16Sxs7owznqtWYp5"});
     let tokens = |usage: Value| {
-        json!({"usage": usage, "max_output_tokens": 4096, "models": {
+        json!({"usage": usage, "max_output_tokens": 4096, "max_body_bytes": BODY, "models": {
             "gpt-4o": {"input": "$2.50", "output": "$10"}, "llama-*-*b": {"input": "$0.20", "output": "$0.20"}, "*mini*": {"input": "$1", "output": "$2"}}})
     };
     let priced = |path: &str, accepts: Value| json!({"match": {"path": path}, "price": "$0.001", "description": "Weather data", "accepts": accepts});
@@ -374,8 +374,14 @@ fn payments() -> Vec<Case> {
         "extensions",
         "x",
     ];
-    for path in ["/weather", "/members/x", "/hedera", "/solana", "/v1/chat/completions"] {
-        for header in ["payment-signature", "x-payment"] {
+    for (path, header) in [
+        ("/weather", "payment-signature"),
+        ("/weather", "x-payment"),
+        ("/members/x", "payment-signature"),
+        ("/hedera", "payment-signature"),
+        ("/solana", "payment-signature"),
+    ] {
+        {
             for hole in holes {
                 for shape in *shapes {
                     let name = format!("{header} on {path}: {hole} with ({shape:?})*");

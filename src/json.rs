@@ -181,7 +181,8 @@ fn write_text(written: &mut String, text: &str) {
 
 fn read_canonical<'a>(scanner: &mut Scanner<'a>, deepest: usize) -> Result<BTreeMap<Cow<'a, str>, String>, Flaw> {
     let mut fields = BTreeMap::new();
-    scanner.object(|scanner, key| {
+    scanner.open_object()?;
+    while let Some(key) = scanner.next_key()? {
         let (name, mut value) = (decode(key)?, String::new());
         write_canonical(scanner, &mut value, deepest)?;
         match fields.entry(name) {
@@ -190,8 +191,7 @@ fn read_canonical<'a>(scanner: &mut Scanner<'a>, deepest: usize) -> Result<BTree
                 return Err(Flaw(format!("duplicate field `{}`", shorten(place.key().to_string()))));
             }
         }
-        Ok::<(), Flaw>(())
-    })?;
+    }
     Ok(fields)
 }
 
@@ -211,14 +211,14 @@ fn write_canonical(scanner: &mut Scanner<'_>, written: &mut String, deepest: usi
             written.push_str(if separator == "{" { "{}" } else { "}" });
         }
         b'[' => {
-            written.push('[');
-            scanner.list::<Flaw>(|scanner, index| {
-                if index > 0 {
-                    written.push(',');
-                }
-                write_canonical(scanner, written, deepest)
-            })?;
-            written.push(']');
+            let mut separator = "[";
+            scanner.open_list()?;
+            while scanner.has_element()? {
+                written.push_str(separator);
+                write_canonical(scanner, written, deepest)?;
+                separator = ",";
+            }
+            written.push_str(if separator == "[" { "[]" } else { "]" });
         }
         _ => {
             let value = scanner.skip()?;

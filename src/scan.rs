@@ -16,6 +16,8 @@ const LOOKED_AT: usize = 32;
 /// What an element of a list counts for that is looked at.
 const LOOKED_AT_ELEMENT: usize = 4;
 
+const NO_COMMA: &str = "no comma and no bracket that fits";
+
 /// What is wrong with a text that goes on and on.
 const TOO_MANY: &str = "too many keys and values";
 
@@ -29,6 +31,8 @@ pub(crate) struct Scanner<'a> {
     depth: usize,
     /// Keys and values that may still come; those count for several that take as long as several.
     left: usize,
+    /// Whether nothing of the container that was opened last has been read.
+    is_at_first: bool,
     /// Of the list that was passed over last: its own commas, and whether all that stands in it is numbers.
     commas: usize,
     only_numbers: bool,
@@ -49,7 +53,16 @@ pub(crate) struct Text<'a>(&'a [u8]);
 impl<'a> Scanner<'a> {
     /// Reads a text that holds so many keys and values at most.
     pub(crate) const fn new(text: &'a [u8], most: usize) -> Self {
-        Self { text, at: 0, open: [0; DEEPEST], depth: 0, left: most, commas: 0, only_numbers: false }
+        Self {
+            text,
+            at: 0,
+            open: [0; DEEPEST],
+            depth: 0,
+            left: most,
+            is_at_first: false,
+            commas: 0,
+            only_numbers: false,
+        }
     }
 
     /// How many bytes lie behind.
@@ -106,77 +119,76 @@ impl<'a> Scanner<'a> {
         Ok((if is_empty { 0 } else { next(self.commas) }, self.only_numbers))
     }
 
-    /// Reads an object: `on_key` is told of each key and has to read, or to skip, its value.
+    /// Goes into an object, whose keys [`Self::next_key`] then gives.
     ///
     /// # Errors
-    /// Those of `on_key`, and where there is no object.
-    #[inline]
-    pub(crate) fn object<E: From<ScanError>>(
-        &mut self,
-        mut on_key: impl FnMut(&mut Self, Text<'a>) -> Result<(), E>,
-    ) -> Result<(), E> {
-        self.open(b'{')?;
-        self.at = behind_space(self.text, self.at);
-        if byte(self.text, self.at) == b'}' {
-            return Ok(self.close());
-        }
-        loop {
-            let (key, behind) = key(self.text, behind_space(self.text, self.at), &mut self.left)?;
-            self.at = behind;
-            self.spend(LOOKED_AT)?;
-            on_key(self, key)?;
-            self.at = behind_space(self.text, self.at);
-            match byte(self.text, self.at) {
-                b',' => self.at = next(self.at),
-                b'}' => return Ok(self.close()),
-                _ => return Err(fail("no comma and no brace", self.at).into()),
-            }
-        }
+    /// Where there is none.
+    pub(crate) fn open_object(&mut self) -> Result<(), ScanError> {
+        self.open(b'{')
     }
 
-    /// Reads a list: `on_item` is told of the number of each element, and has to read, or to skip, it.
+    /// The next key of the object that was opened last, whose value has to be read or skipped before the next; `None` at its
+    /// end.
     ///
     /// # Errors
-    /// Those of `on_item`, and where there is no list.
-    #[inline]
-    pub(crate) fn list<E: From<ScanError>>(
-        &mut self,
-        mut on_item: impl FnMut(&mut Self, usize) -> Result<(), E>,
-    ) -> Result<(), E> {
-        self.open(b'[')?;
-        if self.peek() == b']' {
-            return Ok(self.close());
+    /// Where neither stands here.
+    pub(crate) fn next_key(&mut self) -> Result<Option<Text<'a>>, ScanError> {
+        if !self.goes_on(b'}')? {
+            return Ok(None);
         }
-        for index in 0_usize.. {
-            self.spend(LOOKED_AT_ELEMENT)?;
-            on_item(self, index)?;
-            match self.peek() {
-                b',' => self.at = next(self.at),
-                b']' => break,
-                _ => return Err(fail("no comma and no bracket", self.at).into()),
-            }
-        }
-        Ok(self.close())
+        let (key, behind) = key(self.text, behind_space(self.text, self.at), &mut self.left)?;
+        self.at = behind;
+        self.spend(LOOKED_AT).map(|()| Some(key))
+    }
+
+    /// Goes into a list, for whose elements [`Self::has_element`] then asks.
+    ///
+    /// # Errors
+    /// Where there is none.
+    pub(crate) fn open_list(&mut self) -> Result<(), ScanError> {
+        self.open(b'[')
+    }
+
+    /// Whether the list that was opened last has one more element, which has to be read or skipped before the next.
+    ///
+    /// # Errors
+    /// Where neither it nor the end of the list stands here.
+    pub(crate) fn has_element(&mut self) -> Result<bool, ScanError> {
+        let has_more = self.goes_on(b']')?;
+        self.spend(LOOKED_AT_ELEMENT).map(|()| has_more)
     }
 
     fn open(&mut self, bracket: u8) -> Result<(), ScanError> {
         if self.peek() != bracket {
-            return Err(fail("no object or list", self.at));
+            return Err(fail(if bracket == b'{' { "expected an object" } else { "expected a list" }, self.at));
         }
         if self.depth >= DEEPEST {
             return Err(fail("too deep a nesting", self.at));
         }
-        (self.depth, self.at) = (next(self.depth), next(self.at));
+        (self.depth, self.at, self.is_at_first) = (next(self.depth), next(self.at), true);
         Ok(())
+    }
+
+    /// Whether the innermost container goes on; goes out of it where it does not.
+    fn goes_on(&mut self, closing: u8) -> Result<bool, ScanError> {
+        let is_at_first = std::mem::take(&mut self.is_at_first);
+        match self.peek() {
+            found if found == closing => {
+                (self.depth, self.at) = (self.depth.saturating_sub(1), next(self.at));
+                Ok(false)
+            }
+            _ if is_at_first => Ok(true),
+            b',' => {
+                self.at = next(self.at);
+                Ok(true)
+            }
+            _ => Err(fail(NO_COMMA, self.at)),
+        }
     }
 
     fn spend(&mut self, count: usize) -> Result<(), ScanError> {
         self.left = self.left.saturating_sub(count);
         if self.left == 0 { Err(fail(TOO_MANY, self.at)) } else { Ok(()) }
-    }
-
-    const fn close(&mut self) {
-        (self.depth, self.at) = (self.depth.saturating_sub(1), next(self.at));
     }
 
     /// Passes over an object or a list. Without recursion, for it is as deep as its sender likes. Spaces are looked for
@@ -189,14 +201,23 @@ impl<'a> Scanner<'a> {
         let mut closing = 0;
         let inside = next(outside);
         let (mut commas, mut only_numbers) = (0, true);
-        'value: loop {
-            let first = byte(text, at);
-            let end;
+        'entry: loop {
+            if closing == b'}' {
+                at = key(text, behind_space(text, at), &mut left)?.1;
+            }
+            if left == 0 {
+                return Err(fail(TOO_MANY, at));
+            }
+            let mut first = byte(text, at);
+            if is_space(first) {
+                at = behind_run(text, at, &mut left);
+                first = byte(text, at);
+            }
             match first {
-                b'0'..=b'9' | b'-' => end = behind_number(text, at, first, &mut left),
+                b'0'..=b'9' | b'-' => at = behind_number(text, at, first, &mut left),
                 b'"' => {
                     only_numbers = false;
-                    end = behind_text(text, next(at), &mut left);
+                    at = behind_text(text, next(at), &mut left);
                 }
                 b'{' | b'[' => {
                     only_numbers &= depth == outside;
@@ -207,26 +228,17 @@ impl<'a> Scanner<'a> {
                     closing = first.wrapping_add(2);
                     at = behind_space(text, next(at));
                     if byte(text, at) != closing {
-                        if closing == b'}' {
-                            at = key(text, at, &mut left)?.1;
-                        }
-                        continue 'value;
+                        continue 'entry;
                     }
-                    end = at;
-                }
-                b' ' | b'\n' | b'\r' | b'\t' => {
-                    at = behind_run(text, at, &mut left);
-                    continue 'value;
                 }
                 _ => {
                     only_numbers = false;
-                    end = behind_word(text, at);
+                    at = behind_word(text, at);
                 }
             }
-            if end == NOWHERE {
-                return Err(fail("no value", at));
+            if at == NOWHERE {
+                return Err(fail("no value", start));
             }
-            at = end;
             // Here stands the end of a value, or the bracket that closes what has none.
             loop {
                 let found = byte(text, at);
@@ -234,13 +246,7 @@ impl<'a> Scanner<'a> {
                     at = next(at);
                     left = left.saturating_sub(1);
                     commas = usize::from(depth == inside).wrapping_add(commas);
-                    if closing == b'}' {
-                        at = key(text, behind_space(text, at), &mut left)?.1;
-                    }
-                    if left == 0 {
-                        return Err(fail(TOO_MANY, at));
-                    }
-                    continue 'value;
+                    continue 'entry;
                 }
                 if found == closing {
                     at = next(at);
@@ -253,7 +259,7 @@ impl<'a> Scanner<'a> {
                     continue;
                 }
                 if !is_space(found) {
-                    return Err(fail("no comma and no bracket that fits", at));
+                    return Err(fail(NO_COMMA, at));
                 }
                 at = behind_run(text, at, &mut left);
             }
@@ -1004,7 +1010,14 @@ mod tests {
             assert_eq!(read(1100).unwrap_err().what, TOO_MANY, "{part}");
         }
         let object = format!("{{{}\"b\":0}}", "\"a\":0,".repeat(40));
-        let read = |most| Scanner::new(object.as_bytes(), most).object(|scanner, _| scanner.skip().map(drop));
+        let read = |most| {
+            let mut scanner = Scanner::new(object.as_bytes(), most);
+            scanner.open_object()?;
+            while scanner.next_key()?.is_some() {
+                scanner.skip()?;
+            }
+            scanner.end()
+        };
         assert!(read(1000).is_err() && read(2000).is_ok());
     }
 }

@@ -1974,9 +1974,39 @@ fn preflights_of_browsers_pass_and_nothing_else_does() {
         ("OPTIONS", vec![], "= unpaid, reply 402"),
         ("GET", vec![origin, asks], "= unpaid, reply 402"),
         ("HEAD", vec![origin, asks], "= unpaid, reply 402"),
+        ("OPTIONS", vec![("origin", ""), asks], "= unpaid, reply 402"),
+        ("OPTIONS", vec![origin, ("access-control-request-method", "")], "= unpaid, reply 402"),
+        ("OPTIONS", vec![origin, asks, ("upgrade", "websocket")], "= unpaid, reply 402"),
+        ("OPTIONS", vec![origin, asks, (":protocol", "websocket")], "= unpaid, reply 402"),
+        ("OPTIONS", vec![origin, asks, ("content-length", "7")], "= unpaid, reply 402"),
+        ("OPTIONS", vec![origin, asks, ("transfer-encoding", "chunked")], "= unpaid, reply 402"),
+        ("OPTIONS", vec![origin, asks, ("content-length", "0")], "forward"),
     ] {
         let request = Stage::new(&after()).start(&head(method, "/weather", &headers));
         assert_eq!(request.story(), story, "{method} {headers:?}");
+    }
+}
+
+#[test]
+fn what_nobody_honest_sends_is_not_worked_on() {
+    let path = |length: usize| format!("/weather?{}", "q".repeat(length));
+    for (length, status) in [(0, 402), (8000, 402), (8192, 414), (58_000, 414)] {
+        let request = Stage::new(&after()).start(&head("GET", &path(length), &[]));
+        assert_eq!(request.status(), status, "{length}");
+        assert!(status == 402 || request.body()["error"].is_string() && request.record.is_some());
+    }
+    assert_eq!(Stage::new(&after()).start(&head("GET", "/healthz?q", &[])).story(), "forward");
+    assert_eq!(
+        Stage::new(&after()).start(&head("GET", &format!("/healthz?{}", "q".repeat(9000)), &[])).story(),
+        "forward",
+        "where nothing is sold a URL is as long as the proxy lets it be"
+    );
+    let names: Vec<String> = (0..101).map(|number| format!("x-x402-{number}")).collect();
+    let headers: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "")).collect();
+    for path in ["/weather", "/healthz"] {
+        assert_eq!(Stage::new(&after()).start(&head("GET", path, &headers)).status(), 431, "{path}");
+        let fewer = Stage::new(&after()).start(&head("GET", path, &headers[..100]));
+        assert!(fewer.status() == 402 || fewer.forwarded.unwrap().remove.len() == 100, "{path}");
     }
 }
 

@@ -178,13 +178,32 @@ fn requests_without_a_price_are_refused() {
         (r#"{"model":"gpt-4o","stream":"yes"}"#, "stream is neither true nor false"),
         (r#"{"model":"gpt-4o","stream":true,"stream_options":{"Include_Usage":true}}"#, "some servers take the key"),
         (r#"{"model":"gpt-4o","max_tokens":18446744073709551615,"n":2}"#, "more than can be priced"),
+        (r#"{"model":"gpt-4o","messages":null,"messages":[]}"#, "stands twice"),
+        (r#"{"model":"gpt-4o","m\u006fdel":"llama-3"}"#, "stands twice"),
+        (r#"{"model":"gpt-4o","Input":"a"}"#, "some servers take the key \"Input\" for another"),
+        (r#"{"model":"gpt-4o","stream_options":{"include_usage":true,"include_usage":false}}"#, "stands twice"),
+        (r#"{"model":"gpt-4o"} x"#, "is not JSON that can be read in one way only"),
+        (r#"{"model":"gpt-4o","messages":['"],"model":"llama-3"}"#, "is not JSON that can be read in one way only"),
+        (r#"{"model":"gpt-4o"/*,"model":"llama-3"*/}"#, "is not JSON that can be read in one way only"),
+        (&format!(r#"{{"model":"{}"}}"#, "a".repeat(513)), "model is longer than 512 bytes"),
+        (&format!(r#"{{"model":"gpt-4o","{}model":"llama-3"}}"#, "_".repeat(100_000)), "some servers take the key"),
+        (&format!(r#"{{"model":"gpt-4o","x":[{}0]}}"#, "0,".repeat(300_000)), "too many keys and values"),
+        (&format!(r#"{{"model":"gpt-4o",{}"x":0}}"#, "\"a\":0,".repeat(10_000)), "too many keys and values"),
     ] {
         let mut stage = Stage::new(&config("exact"));
         let request = stage.play(&post("/chat", &[]), [body(text)]);
         assert_eq!(request.status(), 400, "{text}: {}", request.story());
         assert!(request.body()["error"].as_str().unwrap().contains(error), "{text}: {}", request.body());
+        assert!(request.body().to_string().len() < 1000, "{text}");
         assert_eq!(request.reply_header("payment-required"), None);
     }
+}
+
+#[test]
+fn what_cannot_change_a_price_may_stand_twice() {
+    let plain = quote(&mut Stage::new(&config("exact")), &chat(json!({"metadata": {"a": 1, "b": 2}})));
+    let twice = chat(json!({"metadata": {"a": 1, "b": 2}})).replace("\"b\"", "\"a\"");
+    assert_eq!(quote(&mut Stage::new(&config("exact")), &twice), plain);
 }
 
 #[test]

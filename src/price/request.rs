@@ -38,7 +38,7 @@ pub struct Wish {
 }
 
 /// The fields that OpenAI's requests are priced by.
-const OPENAI: [&str; 17] = [
+const OPENAI: &[&str] = &[
     "model",
     "max_tokens",
     "max_completion_tokens",
@@ -62,7 +62,7 @@ const OPENAI: [&str; 17] = [
 const IN_METADATA: [&str; 6] = ["model", "max_tokens", "max_completion_tokens", "max_output_tokens", "n", "best_of"];
 
 /// The fields that Anthropic's requests are priced by.
-const ANTHROPIC: [&str; 3] = ["model", "max_tokens", "stream"];
+const ANTHROPIC: &[&str] = &["model", "max_tokens", "stream"];
 
 /// Bytes of a model's name beyond which it is none: names are looked for by patterns, and repeated in questions and
 /// answers.
@@ -189,31 +189,30 @@ struct Asked {
 }
 
 /// The values of the fields with these names, each as it is written.
-struct Fields<'a, const N: usize> {
-    names: [&'static str; N],
-    values: [&'a [u8]; N],
+struct Fields<'a> {
+    names: &'static [&'static str],
+    values: Vec<&'a [u8]>,
 }
 
-impl<'a, const N: usize> Fields<'a, N> {
-    /// Reads an object. `read` may read a field itself that begins with such a byte, and else leaves it where it is.
-    fn read(
-        scanner: &mut Scanner<'a>,
-        names: [&'static str; N],
-        mut read: impl FnMut(&mut Scanner<'a>, &str, u8) -> Result<(), PriceError>,
-    ) -> Result<Self, PriceError> {
-        let mut fields = Self { names, values: [NULL; N] };
-        let mut known = Names::new(&names);
-        scanner.object(|scanner, key| match look_up(&mut known, key)? {
-            None => Ok(scanner.skip().map(|_| ())?),
-            Some(number) => {
-                let first = scanner.peek();
-                let start = scanner.position();
-                read(scanner, names.get(number).copied().unwrap_or_default(), first)?;
-                let value = if scanner.position() == start { scanner.skip()? } else { scanner.since(start) };
-                fields.values.get_mut(number).into_iter().for_each(|place| *place = value);
-                Ok::<(), PriceError>(())
+/// Reads a field that begins with such a byte, or leaves it where it is.
+type Read<'a, 'r> = &'r mut dyn FnMut(&mut Scanner<'a>, &str, u8) -> Result<(), PriceError>;
+
+impl<'a> Fields<'a> {
+    /// Reads an object; `read` is asked first about each field that has one of the names.
+    fn read(scanner: &mut Scanner<'a>, names: &'static [&'static str], read: Read<'a, '_>) -> Result<Self, PriceError> {
+        let mut fields = Self { names, values: vec![NULL; names.len()] };
+        let mut known = Names::new(names);
+        scanner.open_object()?;
+        while let Some(key) = scanner.next_key()? {
+            let number = look_up(&mut known, key)?;
+            let first = scanner.peek();
+            let start = scanner.position();
+            if let Some(name) = number.and_then(|number| names.get(number)) {
+                read(scanner, name, first)?;
             }
-        })?;
+            let value = if scanner.position() == start { scanner.skip()? } else { scanner.since(start) };
+            number.and_then(|number| fields.values.get_mut(number)).into_iter().for_each(|place| *place = value);
+        }
         Ok(fields)
     }
 
@@ -246,7 +245,7 @@ fn openai(scanner: &mut Scanner<'_>) -> Result<Asked, PriceError> {
     // Where the wish for usage belongs, and as what, if there are options already.
     let mut place = None;
     let mut has_odd_options = false;
-    let fields = Fields::read(scanner, OPENAI, |scanner, name, first| {
+    let fields = Fields::read(scanner, OPENAI, &mut |scanner, name, first| {
         match (name, first) {
             ("stream_options", b'{') => (include_usage, place) = stream_options(scanner)?,
             ("stream_options", _) => {
@@ -291,7 +290,7 @@ fn openai(scanner: &mut Scanner<'_>) -> Result<Asked, PriceError> {
 fn stream_options<'a>(scanner: &mut Scanner<'a>) -> Result<(Option<&'a [u8]>, Option<Wish>), PriceError> {
     let start = scanner.position();
     let mut place = None;
-    let options = Fields::read(scanner, ["include_usage"], |scanner, _, _| {
+    let options = Fields::read(scanner, &["include_usage"], &mut |scanner, _, _| {
         let start = scanner.position();
         scanner.skip()?;
         place = Some((start, scanner.position()));
@@ -315,7 +314,7 @@ fn count_prompts(scanner: &mut Scanner<'_>) -> Result<u64, PriceError> {
 
 /// The limit that an upstream of OpenAI's interfaces holds to. Which keys say it depends on the interface, and what one
 /// interface does not know limits nothing; a request that could be of several has the highest of their limits.
-fn openai_limit<const N: usize>(fields: &Fields<'_, N>) -> Result<Option<u64>, PriceError> {
+fn openai_limit(fields: &Fields<'_>) -> Result<Option<u64>, PriceError> {
     /// Names that servers of one's own give to it.
     const OTHERS: [&str; 3] = ["max_new_tokens", "n_predict", "num_predict"];
     let interfaces: [(&str, &[&str]); 3] = [
@@ -339,7 +338,7 @@ fn openai_limit<const N: usize>(fields: &Fields<'_, N>) -> Result<Option<u64>, P
 }
 
 fn anthropic(scanner: &mut Scanner<'_>) -> Result<Asked, PriceError> {
-    let fields = Fields::read(scanner, ANTHROPIC, |_, _, _| Ok(()))?;
+    let fields = Fields::read(scanner, ANTHROPIC, &mut |_, _, _| Ok(()))?;
     Ok(Asked {
         model: model(fields.get("model"), "model")?,
         limit: limit_of(fields.get("max_tokens"), "max_tokens")?,
@@ -406,20 +405,26 @@ fn follow<'a>(
                 }
             }
             let mut names = Names::new(&steps);
-            scanner.object(|scanner, key| match look_up(&mut names, key)? {
-                None => Ok(scanner.skip().map(|_| ())?),
-                Some(number) => {
-                    let name = steps.get(number).copied().unwrap_or_default();
-                    follow(scanner, ways, &below(&|step| step == name), deeper)
-                }
-            })?;
+            scanner.open_object()?;
+            while let Some(key) = scanner.next_key()? {
+                let step = look_up(&mut names, key)?.and_then(|number| steps.get(number));
+                let ways_there = step.map(|name| below(&|step| step == *name)).unwrap_or_default();
+                follow(scanner, ways, &ways_there, deeper)?;
+            }
         }
         b'[' if !further.is_empty() => {
             let indexes: Vec<usize> = further.iter().filter_map(|(_, step)| step.parse().ok()).collect();
-            scanner.list(|scanner, index| match indexes.contains(&index) {
-                true => follow(scanner, ways, &below(&|step| step.parse() == Ok(index)), deeper),
-                false => Ok(scanner.skip().map(|_| ())?),
-            })?;
+            scanner.open_list()?;
+            for index in 0_usize.. {
+                if !scanner.has_element()? {
+                    break;
+                }
+                if indexes.contains(&index) {
+                    follow(scanner, ways, &below(&|step| step.parse() == Ok(index)), deeper)?;
+                } else {
+                    scanner.skip()?;
+                }
+            }
         }
         _ => scanner.skip().map(|_| ())?,
     }

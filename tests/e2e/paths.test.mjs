@@ -476,6 +476,29 @@ test("A browser's preflight passes; any other OPTIONS has to be paid for", async
   await sellsNothing(gate, ["/weather%2ftoday"], [400], { method: "OPTIONS", headers: whole });
 });
 
+test("What says more than a browser's preflight does is none", async () => {
+  const whole = { origin: "https://app.example", "access-control-request-method": "GET" };
+  const as = (headers, more) => sellsNothing(gate, ["/weather/today"], [400, 402], { method: "OPTIONS", headers, ...more });
+  await as({ ...whole, origin: "" });
+  await as({ ...whole, "access-control-request-method": "" });
+  await as({ ...whole, connection: "upgrade", upgrade: "websocket", "sec-websocket-version": "13", "sec-websocket-key": "AAAAAAAAAAAAAAAAAAAAAA==" });
+  await as(whole, { body: "GET" });
+  await as({ ...whole, "transfer-encoding": "chunked" }, { rest: "3\r\nGET\r\n0\r\n\r\n" });
+});
+
+test("What is longer than anybody's is not worked on: a free path of any kind passes, and what is sold is refused", async () => {
+  for (const alphabet of [";", "%3f", "/;", "a/", "%25"]) {
+    const path = alphabet.repeat(50_000 / alphabet.length);
+    const mark = await since(gate);
+    assert.equal((await ask(gate, `/projects/${path}`)).status, alphabet === "a/" || alphabet === "%25" ? 200 : 400, alphabet);
+    assert.ok([400, 402].includes((await ask(gate, `/weather/today${path}`)).status), alphabet);
+    assert.ok(mark.seen().length <= 1);
+  }
+  const answer = await ask(gate, `/weather/today?${"q".repeat(9_000)}`);
+  assert.equal(answer.status, 414);
+  assert.match(answer.text, /longer than one that can be paid for/);
+});
+
 // ---- Headers ------------------------------------------------------------------------------------------------------
 
 const OVERRIDES = [

@@ -1,17 +1,22 @@
 //! What a client may make longer, and in which ways. Each case is one way, from a few bytes to as many as Envoy takes by
 //! default: heads of 60 KiB, bodies of a mebibyte.
 
+use std::path::Path;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use crate::host::NOW;
+use crate::host::{Failure, NOW};
 use crate::request::Request;
 
 /// Bytes of a head that are a client's to fill.
 const HEAD: usize = 58_000;
-/// Bytes of a body.
-const BODY: usize = 1 << 20;
+/// Bytes of a body, as Envoy takes it.
+pub const BODY: usize = 1 << 20;
+/// How much smaller the bodies are by which growth is seen, under a limit that is as much smaller: instructions take long
+/// to count.
+pub const SMALLER: usize = 4;
 /// Of a payment header that is read at all.
 const PAYMENT: usize = 32 * 1024;
 /// Of a sign-in that is read at all.
@@ -34,21 +39,23 @@ pub struct Case {
     pub name: String,
     /// A request with so much of it.
     pub request: Box<dyn Fn(usize) -> Request>,
-    /// The most of it.
+    /// The most of it by which growth is seen.
     pub longest: usize,
+    /// The most of it that there can be.
+    pub full: usize,
     /// Instructions that the longest may take.
     pub most: u64,
 }
 
-/// The configuration: routes of every kind.
-pub fn plugin() -> Value {
+/// The configuration: routes of every kind, and bodies of so many bytes at most.
+pub fn plugin(body: usize) -> Value {
     let exact = json!({"scheme": "exact", "network": "base-sepolia", "asset": "USDC"});
     let upto = json!({"scheme": "upto", "network": "base-sepolia", "asset": "USDC"});
     let hedera = json!({"scheme": "exact", "network": "hedera:mainnet", "pay_to": "0.0.4567", "extra": {"memo": "order"},
         "asset": {"address": "0.0.456858", "decimals": 6, "usd_pegged": true}});
     let solana = json!({"scheme": "exact", "network": "solana", "asset": "USDC", "pay_to": "CKPKJWNdJEqa81x7CkZ14BVPiY6y16Sxs7owznqtWYp5"});
     let tokens = |usage: Value| {
-        json!({"usage": usage, "max_output_tokens": 4096, "models": {
+        json!({"usage": usage, "max_output_tokens": 4096, "max_body_bytes": body, "models": {
             "gpt-4o": {"input": "$2.50", "output": "$10"}, "llama-*-*b": {"input": "$0.20", "output": "$0.20"}, "*mini*": {"input": "$1", "output": "$2"}}})
     };
     let priced = |path: &str, accepts: Value| json!({"match": {"path": path}, "price": "$0.001", "description": "Weather data", "accepts": accepts});
@@ -111,13 +118,103 @@ fn mix(pieces: &[&str], size: usize) -> String {
     mixed
 }
 
-/// Every case.
+/// Every case that somebody has thought of.
 pub fn all() -> Vec<Case> {
     [paths(), authorities(), headers(), urls(), payments(), sign_ins(), bodies()].into_iter().flatten().collect()
 }
 
+/// What nobody has thought of: the inputs that fuzzing found to reach the most code, one after the other and over and over,
+/// each by itself and with the next.
+pub fn found(corpus: &Path) -> Result<Vec<Case>, Failure> {
+    let mut cases = Vec::new();
+    for (number, path) in inputs(corpus, "route")?.into_iter().enumerate() {
+        // Behind the choice of a table, a method and an authority.
+        let path = path.splitn(3, |byte| *byte == b'\n').nth(2).unwrap_or_default().to_vec();
+        for (prefix, longest) in [("/", HEAD), ("/free/", HEAD), ("/weather", PLAYFUL)] {
+            let path = path.clone();
+            let request = move |size| Request::get([prefix.as_bytes(), &again(&path, b"", size)].concat());
+            cases.push(case("path, fuzzed", format!("{prefix}, input {number}"), longest, request));
+        }
+    }
+    for (number, body) in inputs(corpus, "inference")?.into_iter().enumerate() {
+        let body = body.get(1..).unwrap_or_default().to_vec();
+        let places: [(&str, &str, &str); 4] = [
+            ("/v1/chat/completions", r#"{"model":"gpt-4o","messages":["#, "0]}"),
+            ("/v1/chat/completions", r#"{"model":"gpt-4o","x":{"y":["#, "0]}}"),
+            ("/v1/chat/completions", r#"{"model":"gpt-4o","#, "\"x\":0}"),
+            ("/pointers", r#"{"a":{"b":["#, "0]}}"),
+        ];
+        for (path, before, behind) in places {
+            // Inside an object stand the fields of one.
+            let is_inside = before.ends_with(',');
+            let piece = if is_inside { inside(&body).to_vec() } else { body.clone() };
+            let request = move |size| {
+                Request::post(path, [before.as_bytes(), &again(&piece, b",", size), behind.as_bytes()].concat())
+            };
+            cases.push(body_case("body, fuzzed", format!("{path}: {before}, input {number}"), request));
+        }
+    }
+    for (number, json) in inputs(corpus, "payment")?.into_iter().enumerate() {
+        for (path, before) in [
+            ("/weather", "{\"x402Version\":2,\"x\":["),
+            ("/hedera", "{\"x402Version\":2,\"extensions\":{\"x\":["),
+            ("/weather", "{"),
+        ] {
+            let piece = if before == "{" { inside(&json).to_vec() } else { json.clone() };
+            let request = move |size: usize| {
+                let json = [before.as_bytes(), &again(&piece, b",", size * 3 / 4), b"0"].concat();
+                Request::get(path).with("payment-signature", STANDARD.encode(json))
+            };
+            cases.push(case("payment header, fuzzed", format!("{path}: {before}, input {number}"), PAYMENT, request));
+        }
+    }
+    for (number, json) in inputs(corpus, "sign_in")?.into_iter().enumerate() {
+        let piece = inside(json.get(1..).unwrap_or_default()).to_vec();
+        let request = move |size: usize| {
+            Request::get("/members/x")
+                .with("sign-in-with-x", STANDARD.encode([b"{", &again(&piece, b",", size * 3 / 4)[..], b"}"].concat()))
+        };
+        cases.push(case("sign-in, fuzzed", format!("input {number}"), SIGN_IN, request));
+    }
+    for (number, text) in inputs(corpus, "texts")?.into_iter().enumerate() {
+        for name in ["accept", "content-type", "content-encoding", "origin", ":authority"] {
+            let text = text.clone();
+            let request = move |size| Request::post("/v1/chat/completions", "{}").with(name, again(&text, b"", size));
+            cases.push(case("length of a header, fuzzed", format!("{name}, input {number}"), HEAD, request));
+        }
+    }
+    Ok(cases)
+}
+
+/// The inputs of a fuzz target, in the order of their names, and behind each it and the next in one.
+fn inputs(corpus: &Path, target: &str) -> Result<Vec<Vec<u8>>, Failure> {
+    let mut files: Vec<_> = std::fs::read_dir(corpus.join(target))?.collect::<Result<_, _>>()?;
+    files.sort_by_key(|file| file.file_name());
+    let inputs = files.iter().map(|file| std::fs::read(file.path())).collect::<Result<Vec<_>, _>>()?;
+    let pairs = inputs.windows(2).map(|pair| pair.concat());
+    Ok(inputs.iter().cloned().chain(pairs).filter(|input| !input.is_empty()).collect())
+}
+
+/// An object without its braces.
+fn inside(json: &[u8]) -> &[u8] {
+    let json = json.trim_ascii();
+    json.strip_prefix(b"{").unwrap_or(json).strip_suffix(b"}").unwrap_or(json)
+}
+
+/// So many bytes of a piece over and over, with this behind each.
+fn again(piece: &[u8], separator: &[u8], size: usize) -> Vec<u8> {
+    let piece = [piece, separator].concat();
+    let mut bytes = piece.repeat(size / piece.len().max(1) + 1);
+    bytes.truncate(size);
+    bytes
+}
+
+fn body_case(kind: &'static str, name: String, request: impl Fn(usize) -> Request + 'static) -> Case {
+    Case { most: MOST_OF_A_BODY, full: BODY, ..case(kind, name, BODY / SMALLER, request) }
+}
+
 fn case(kind: &'static str, name: String, longest: usize, request: impl Fn(usize) -> Request + 'static) -> Case {
-    Case { kind, name, request: Box::new(request), longest, most: MOST }
+    Case { kind, name, request: Box::new(request), longest, full: longest, most: MOST }
 }
 
 const ALPHABETS: &[&str] = &[
@@ -374,23 +471,21 @@ fn payments() -> Vec<Case> {
         "extensions",
         "x",
     ];
-    for path in ["/weather", "/members/x", "/hedera", "/solana", "/v1/chat/completions"] {
-        for header in ["payment-signature", "x-payment"] {
-            for hole in holes {
-                for shape in *shapes {
-                    let name = format!("{header} on {path}: {hole} with ({shape:?})*");
-                    let request = move |size: usize| {
-                        let json = with_hole(hole, shape, size * 3 / 4 - 800, path, header);
-                        let request = if path.starts_with("/v1") {
-                            Request::post(path, r#"{"model":"gpt-4o"}"#)
-                        } else {
-                            Request::get(path)
-                        };
-                        request.with(header, STANDARD.encode(json))
-                    };
-                    cases.push(case("payment header", name, PAYMENT, request));
-                }
-            }
+    let ways = [
+        ("/weather", "payment-signature"),
+        ("/weather", "x-payment"),
+        ("/members/x", "payment-signature"),
+        ("/hedera", "payment-signature"),
+        ("/solana", "payment-signature"),
+    ];
+    for (path, header) in ways {
+        for (hole, shape) in holes.iter().flat_map(|hole| shapes.iter().map(move |shape| (*hole, *shape))) {
+            let name = format!("{header} on {path}: {hole} with ({shape:?})*");
+            let request = move |size: usize| {
+                let json = with_hole(hole, shape, size * 3 / 4 - 800, path, header);
+                Request::get(path).with(header, STANDARD.encode(json))
+            };
+            cases.push(case("payment header", name, PAYMENT, request));
         }
     }
     cases.push(case("payment header", "forged".to_owned(), 8, |_| {
@@ -564,7 +659,7 @@ fn bodies() -> Vec<Case> {
             Request::post(path, format!("{before}{}{behind}", repeated(size)))
         };
         let name = format!("{path}: {before}({what})*{behind}");
-        cases.push(Case { most: MOST_OF_A_BODY, ..case("body", name, BODY, request) });
+        cases.push(body_case("body", name, request));
     };
     let repeated =
         |pattern: &'static str| -> Box<dyn Fn(usize) -> String> { Box::new(move |size| fill(pattern, size)) };

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use wasmi::{Caller, CompilationMode, Config, Engine, Extern, Func, Instance, Linker, Memory, Module, Store, TypedFunc};
+use wasmi::{
+    Caller, CompilationMode, Config, Engine, Extern, Func, Instance, Linker, Memory, Module, Store, TypedFunc,
+};
 
 use crate::request::Request;
 

@@ -1,19 +1,21 @@
 //! Counts the instructions of the filter, as it is released, for requests without a valid payment: whatever a client
 //! makes longer, twice as long costs at most [`MOST_GROWTH`] times as much, and the longest not more than [`most`].
 //!
-//! `growth MODULE` measures all; `growth MODULE KIND…` those kinds; `growth MODULE --write DIRECTORY` also writes the worst
-//! request of each kind, for who measures its time.
+//! `growth MODULE` measures all; with kinds behind it, those. `--corpus` adds what fuzzing found; `--write` also writes the
+//! worst request of each kind to a directory, and the configuration, for who measures its time.
 #![allow(clippy::expect_used, reason = "a runner that cannot run may say so and stop")]
 
 mod cases;
 mod host;
 mod request;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use cases::Case;
 use host::{Failure, Filter, Outcome};
 use request::Request;
+use serde_json::json;
 
 /// The factor by which twice as much of something may cost more.
 const MOST_GROWTH: f64 = 2.3;
@@ -30,10 +32,6 @@ struct Measured<'a> {
 impl Measured<'_> {
     fn worst(&self) -> u64 {
         self.costs.iter().map(|(_, outcome)| outcome.instructions).max().unwrap_or(0)
-    }
-
-    fn last_status(&self) -> u32 {
-        self.costs.last().map_or(0, |(_, outcome)| outcome.status)
     }
 
     /// What is wrong with it, if anything is.
@@ -57,7 +55,7 @@ fn ratio(many: u64, few: u64) -> f64 {
 }
 
 fn measure<'a>(filter: &mut Filter, case: &'a Case) -> Result<Measured<'a>, Failure> {
-    let sizes = [8, 4, 2, 1].map(|part| case.longest / part);
+    let sizes = [4, 2, 1].map(|part| case.longest / part);
     let costs = sizes.into_iter().map(|size| {
         let request = (case.request)(size);
         // What is made once, at the first such request, is not this one's.
@@ -69,27 +67,42 @@ fn measure<'a>(filter: &mut Filter, case: &'a Case) -> Result<Measured<'a>, Fail
     Ok(Measured { case, costs: costs.collect::<Result<_, Failure>>()? })
 }
 
-fn run() -> Result<bool, Failure> {
-    let mut arguments = std::env::args().skip(1);
-    let module = arguments.next().ok_or("growth MODULE [--write DIRECTORY] [KIND…]")?;
-    let mut rest: Vec<String> = arguments.collect();
-    let directory = rest.iter().position(|word| word == "--write").and_then(|at| rest.drain(at..=at + 1).nth(1));
-    if let (Some(directory), "-") = (&directory, module.as_str()) {
-        std::fs::write(format!("{directory}/plugin.json"), cases::plugin().to_string())?;
-        std::fs::write(format!("{directory}/supported.json"), cases::supported().to_string())?;
-        for (number, case) in cases::all().iter().enumerate() {
-            if rest.is_empty() || rest.iter().any(|kind| case.kind == kind) {
-                write(directory, &format!("{number:05}"), &Measured { case, costs: Vec::new() })?;
+/// What is asked of the runner.
+struct Arguments {
+    module: String,
+    corpus: Option<String>,
+    directory: Option<String>,
+    kinds: Vec<String>,
+}
+
+impl Arguments {
+    fn read() -> Result<Self, Failure> {
+        let mut words = std::env::args().skip(1);
+        let module = words.next().ok_or("growth MODULE [--corpus DIRECTORY] [--write DIRECTORY] [KIND…]")?;
+        let mut arguments = Self { module, corpus: None, directory: None, kinds: Vec::new() };
+        while let Some(word) = words.next() {
+            match word.as_str() {
+                "--corpus" => arguments.corpus = words.next(),
+                "--write" => arguments.directory = words.next(),
+                _ => arguments.kinds.push(word),
             }
         }
-        return Ok(true);
+        Ok(arguments)
     }
+}
+
+fn run() -> Result<bool, Failure> {
+    let Arguments { module, corpus, directory, kinds } = Arguments::read()?;
+    let mut cases = cases::all();
+    if let Some(corpus) = corpus {
+        cases.extend(cases::found(Path::new(&corpus))?);
+    }
+    cases.retain(|case| kinds.is_empty() || kinds.iter().any(|kind| case.kind == kind));
     let wasm = std::fs::read(&module).map_err(|error| format!("{module}: {error}"))?;
-    let mut filter = Filter::new(&wasm, &cases::plugin(), &cases::supported())?;
+    let mut filter = Filter::new(&wasm, &cases::plugin(cases::BODY / cases::SMALLER), &cases::supported())?;
     let (mut passed, mut failed) = (0, 0);
-    let mut worst: Vec<(&str, Measured<'_>)> = Vec::new();
-    let cases = cases::all();
-    for case in cases.iter().filter(|case| rest.is_empty() || rest.iter().any(|kind| case.kind == kind)) {
+    let mut worst: Vec<Measured<'_>> = Vec::new();
+    for case in &cases {
         let measured = measure(&mut filter, case)?;
         match measured.complaint() {
             Some(complaint) => {
@@ -98,37 +111,39 @@ fn run() -> Result<bool, Failure> {
             }
             None => passed += 1,
         }
-        match worst.iter_mut().find(|(kind, _)| *kind == case.kind) {
-            Some((_, known)) if known.worst() >= measured.worst() => {}
-            Some((_, known)) => *known = measured,
-            None => worst.push((case.kind, measured)),
+        match worst.iter_mut().find(|known| known.case.kind == case.kind) {
+            Some(known) if known.worst() >= measured.worst() => {}
+            Some(known) => *known = measured,
+            None => worst.push(measured),
         }
     }
-    for (kind, measured) in &worst {
-        println!(
-            "worst {kind}: {} instructions, {} ({})",
-            measured.worst(),
-            measured.last_status(),
-            measured.case.name
-        );
+    let (plugin, supported) = (cases::plugin(cases::BODY), cases::supported());
+    if let Some(directory) = &directory {
+        std::fs::write(format!("{directory}/plugin.json"), plugin.to_string())?;
+        std::fs::write(format!("{directory}/supported.json"), supported.to_string())?;
+    }
+    let mut filter = Filter::new(&wasm, &plugin, &supported)?;
+    for Measured { case, .. } in &worst {
+        let request = (case.request)(case.full);
+        filter.play(&request)?;
+        let Outcome { instructions, status } = filter.play(&request)?;
+        println!("worst {}: {instructions} instructions, {status} ({})", case.kind, case.name);
         if let Some(directory) = &directory {
-            write(directory, kind, measured)?;
+            let about = json!({"kind": case.kind, "name": case.name, "instructions": instructions, "status": status});
+            write(&format!("{directory}/{}", case.kind), &about, request)?;
         }
     }
     println!("growth result: {passed} passed; {failed} failed");
     Ok(failed == 0)
 }
 
-/// Writes a request for whoever plays it elsewhere: a line of JSON about it, its headers as the host has them, its body.
-fn write(directory: &str, file: &str, measured: &Measured<'_>) -> Result<(), Failure> {
-    let Request { headers, body } = (measured.case.request)(measured.case.longest);
-    let path = |ending: &str| format!("{directory}/{file}.{ending}");
-    let about = serde_json::json!({
-        "kind": measured.case.kind, "name": measured.case.name, "instructions": measured.worst(), "status": measured.last_status(), "hasBody": body.is_some(),
-    });
-    std::fs::write(path("json"), about.to_string())?;
-    std::fs::write(path("headers"), host::encode_pairs(&headers))?;
-    std::fs::write(path("body"), body.unwrap_or_default())?;
+/// Writes a request for whoever plays it elsewhere: about it, its headers as the host has them, its body.
+fn write(path: &str, about: &serde_json::Value, request: Request) -> Result<(), Failure> {
+    std::fs::write(format!("{path}.json"), about.to_string())?;
+    std::fs::write(format!("{path}.headers"), host::encode_pairs(&request.headers))?;
+    if let Some(body) = request.body {
+        std::fs::write(format!("{path}.body"), body)?;
+    }
     Ok(())
 }
 

@@ -2362,3 +2362,12 @@ fn no_payer_fills_the_queue_of_settlements_to_look_into_and_streams_have_room() 
     assert_eq!((due, queue.len()), (vec![0, 1, 2], Recoveries::<usize>::MOST_UNDELIVERED_OF_ONE - 2));
     assert!(queue.take_due(UnixTime::from_secs(NOW), 3).is_empty(), "nothing is due yet");
 }
+
+#[test]
+fn what_has_a_body_is_no_preflight_whatever_its_headers_say() {
+    let asks = [("origin", "https://app.example"), ("access-control-request-method", "GET")];
+    let mut stage = Stage::new(&after());
+    let preflight = head("OPTIONS", "/weather", &asks);
+    assert_eq!(stage.start(&preflight).story(), "forward");
+    assert_eq!(stage.start(&preflight.with_body(true)).status(), 402);
+}

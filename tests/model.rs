@@ -8,7 +8,7 @@
 //! | three with one payment | 121,000 to 185,000; with a node 249,000 to 393,000 |
 //! | two payments, one of them sent twice | 26,000 to 50,000 |
 //! | two with one payment, what the chain must confirm, a facilitator that lies | 158,000 to 197,000 |
-//! | two with one payment that only the facilitator can judge, redirects inside the proxy, one redemption | REPLACE |
+//! | two with one payment that only the facilitator can judge, redirects inside the proxy, one redemption | 59,000 to 74,000; with a node 167,000 to 195,000 |
 #![cfg(not(target_arch = "wasm32"))]
 #![allow(
     clippy::unwrap_used,
@@ -256,8 +256,8 @@ fn careless(
     tables::perform(ledger, store, key, owner, operation, now)
 }
 
-/// A ledger that takes every payment for one that is proven, and every redemption for the first.
-fn trusting(
+/// A ledger that gives every redemption back.
+fn forgiving(
     ledger: &Ledger,
     store: &mut MemoryStore,
     key: PaymentKey,
@@ -265,13 +265,7 @@ fn trusting(
     operation: Operation,
     now: UnixTime,
 ) -> Answer {
-    let operation = match operation {
-        Operation::Claim { expires, until, binding, .. } => {
-            Operation::Claim { expires, until, binding, is_proven: true }
-        }
-        Operation::Abandon => Operation::Release,
-        operation => operation,
-    };
+    let operation = if operation == Operation::Abandon { Operation::Release } else { operation };
     tables::perform(ledger, store, key, owner, operation, now)
 }
 
@@ -292,14 +286,16 @@ fn generous(
 
 #[test]
 fn broken_ledgers_are_found_out() {
-    for (name, perform) in [
-        ("forgetful", forgetful as tables::Perform),
-        ("careless", careless),
-        ("generous", generous),
-        ("trusting", trusting),
+    let two = Setup { is_idempotent: true, rpc: Some(1), ..FULL };
+    // It takes a third request to redeem a second time.
+    let three = Setup { requests: THREE, max_redemptions: 1, crashes: 0, pursuits: 0, ..BASE };
+    for (name, perform, setup) in [
+        ("forgetful", forgetful as tables::Perform, two),
+        ("careless", careless, two),
+        ("generous", generous, two),
+        ("forgiving", forgiving, three),
     ] {
-        let setup = Setup { perform, is_idempotent: true, rpc: Some(1), max_redemptions: 1, ..FULL };
-        let violated = ["after", "before"].map(|settle| explore(name, Setup { settle, ..setup }).1);
+        let violated = ["after", "before"].map(|settle| explore(name, Setup { settle, perform, ..setup }).1);
         assert!(violated.iter().any(|violated| !violated.is_empty()), "a {name} ledger goes unnoticed");
     }
 }

@@ -973,7 +973,7 @@ fn model_perform(claims: &mut Models, payment: u8, owner: u64, operation: Operat
             }
             match (old.is_spent, old.transaction, is_same) {
                 (true, ..) => Answer::Spent,
-                _ if !comes_proven => Answer::Waiting,
+                _ if !comes_proven && is_same => Answer::Waiting,
                 (false, Some(_), false) => Answer::Spent,
                 (false, None, false) => Answer::InFlight,
                 (false, Some(_), true) if old.redeemed == 3 => Answer::Exhausted,
@@ -1008,7 +1008,7 @@ fn model_perform(claims: &mut Models, payment: u8, owner: u64, operation: Operat
             claims.insert(payment, new);
             Answer::Granted
         }
-        (Operation::Look, Some(old), _) if old.asked && !old.is_spent => Answer::Waiting,
+        (Operation::Look { .. }, Some(old), _) if old.asked && !old.is_spent => Answer::Waiting,
         (Operation::Settle { charge, .. }, _, Some(old)) if old.is_proven && old.transaction.is_none() => {
             become_granted(Some(Model { holder, asked: true, charge, ..old }))
         }
@@ -1114,7 +1114,7 @@ proptest! {
                 5 => Operation::Forget { named: None },
                 6 => Operation::Keep { transaction },
                 9 => Operation::Open,
-                _ => Operation::Look,
+                _ => Operation::Look { of: None },
             };
             let before = claims.get(&payment).copied();
             let expected = model_perform(&mut claims, payment, owner, operation, now);

@@ -867,6 +867,7 @@ fn the_same_request_gets_no_more_than_was_settled_for_it() {
     let text = chat(json!({"max_tokens": 900}));
     let [cheap, dear] = [1, 800].map(|output| json!({"usage": usage(20, 0, output)}).to_string());
     let (mut stage, head) = abandoned(&text, &cheap);
+    stage.config.ledger = stage.config.ledger.with_max_redemptions(9);
     let again = stage.play(&head, [body(&text), answer("application/json"), weighed(&dear)]);
     assert_eq!((again.status(), again.reason()), (409, "redeemed_response_costs_more"), "{}", again.story());
     assert!(
@@ -1084,4 +1085,34 @@ fn what_may_have_settled_before_is_not_refused_for_good() {
         assert_eq!(outcome(&again), Outcome::Unknown, "{}", again.story());
         assert_eq!(again.reply_header("payment-required"), None, "he may have paid");
     }
+}
+
+#[test]
+fn whoever_makes_the_upstream_answer_otherwise_has_no_more_redemptions_for_it() {
+    let text = chat(json!({"max_tokens": 900}));
+    let (mut stage, head) = abandoned(&text, &json!({"usage": usage(20, 0, 1)}).to_string());
+    for _ in 0..3 {
+        let again = stage.play(&head, [body(&text), answer("text/event-stream")]);
+        assert_eq!((again.status(), outcome(&again)), (502, Outcome::SettledUpstreamFailed), "{}", again.story());
+    }
+    let last = stage.play(&head, [body(&text)]);
+    assert!(last.forwarded.is_none() && last.reason() == "max_redemptions", "{}", last.story());
+}
+
+#[test]
+fn an_error_that_says_nothing_makes_no_response_free() {
+    let text = chat(json!({"max_tokens": 500, "stream": true}));
+    for nothing in ["false", "\"\"", "0", "{}", "[]", "null"] {
+        let event = |more: &str| format!("data: {{\"error\":{nothing},{more}}}\n\n");
+        let goods = event(r#""choices":[{"delta":{"content":"x"}}]"#);
+        let used = event(r#""choices":[],"usage":{"prompt_tokens":20,"completion_tokens":100}"#);
+        let (mut stage, head) = paying("upto", &text);
+        let request = stream(&mut stage, &head, &text, &[&goods, &goods, &used]);
+        assert_eq!(asked_to_settle(&request), "1050", "{nothing}");
+    }
+    // Nor does one that says something, where the goods come along.
+    let event = "data: {\"error\":{\"code\":1},\"choices\":[{\"delta\":{\"content\":\"x\"}}]}\n\n";
+    let (mut stage, head) = paying("upto", &text);
+    let request = stream(&mut stage, &head, &text, &[event, event]);
+    assert_ne!(asked_to_settle(&request), "0");
 }

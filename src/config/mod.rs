@@ -315,6 +315,11 @@ impl Origin {
         Self::of_request(scheme, authority).filter(|_| matches!(scheme, "http" | "https"))
     }
 
+    /// Whether both are of one host, whatever their schemes and ports.
+    pub fn has_host_of(&self, other: &Self) -> bool {
+        host_of(&self.authority) == host_of(&other.authority)
+    }
+
     /// The origin that a request names; `None` where its authority is none.
     pub fn of_request(scheme: &str, authority: &str) -> Option<Self> {
         let host = host_of(authority)?;

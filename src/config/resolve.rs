@@ -406,7 +406,7 @@ fn exclusive_after(raw: &raw::Ledger) -> Result<Option<u64>> {
     const PATH: &str = "ledger.exclusive_after";
     match (&raw.exclusive_after, raw.exclusive) {
         (None, is_exclusive) => Ok(is_exclusive.then_some(DEFAULT_EXCLUSIVE_AFTER_SECONDS)),
-        (Some(_), false) => refuse(PATH, "is of use with exclusive: true alone"),
+        (Some(_), false) => refuse(PATH, "needs ledger.exclusive: true"),
         (Some(text), true) => match parse_duration(text).filter(|duration| duration.subsec_nanos() == 0) {
             Some(duration) => Ok(Some(duration.as_secs())),
             None => refuse(PATH, format_args!("{text:?} is not of whole seconds such as \"1200s\"")),

@@ -92,13 +92,12 @@ impl Meter {
             self.events = self.events.saturating_add(1);
             return false;
         };
-        let is_error = document.field("error").is_some()
-            || document.field("type").and_then(Document::as_text).is_some_and(|kind| kind == "error");
-        self.has_failed |= is_error;
-        if is_error {
+        let spoke = self.report.take_in(&tariff.shape, &document);
+        // What comes beside an error is worth what it is worth without one.
+        if is_error(&document) && !spoke && !has_choices(&document) {
+            self.has_failed = true;
             return false;
         }
-        let spoke = self.report.take_in(&tariff.shape, &document);
         let is_empty = matches!(document.field("choices"), Some(Document::List(choices)) if choices.is_empty());
         let is_for_usage_alone = spoke && is_empty;
         self.is_final |= is_for_usage_alone || (spoke && is_last_word(&tariff.shape, &document));
@@ -107,6 +106,21 @@ impl Meter {
         }
         is_for_usage_alone
     }
+}
+
+/// Whether an event says that the upstream has failed. Some send an empty error beside everything they send.
+fn is_error(document: &Document) -> bool {
+    let is_told = match document.field("error") {
+        Some(Document::Text(text)) => !text.is_empty(),
+        Some(Document::Object(fields)) => !fields.is_empty(),
+        _ => false,
+    };
+    is_told || document.field("type").and_then(Document::as_text).is_some_and(|kind| kind == "error")
+}
+
+/// Whether an event has something of an answer in it.
+fn has_choices(document: &Document) -> bool {
+    matches!(document.field("choices"), Some(Document::List(choices)) if !choices.is_empty())
 }
 
 /// Whether an event that tells usage comes behind all output: of the interface of responses the one with the response in
@@ -325,14 +339,15 @@ impl Payment {
         self.finish(Some(Operation::Release), Outcome::Served, "", None, stream)
     }
 
-    /// The response cannot be priced. Nobody is billed blindly, and nothing is given away.
+    /// The response cannot be priced. Nobody is billed blindly, and nothing is given away. Whoever redeems a payment can
+    /// have had the upstream work for that, so it counts as a redemption.
     fn unbillable(self, transaction: Option<TransactionId>, reason: &str) -> Next {
-        let outcome = match transaction {
-            None => Outcome::UpstreamFailed,
-            Some(_) => Outcome::SettledUpstreamFailed,
+        let (outcome, operation) = match transaction {
+            None => (Outcome::UpstreamFailed, Operation::Release),
+            Some(_) => (Outcome::SettledUpstreamFailed, Operation::Abandon),
         };
         let stream = Stream::Reply(Reply::error(502, reason));
-        self.finish(Some(Operation::Release), outcome, reason, transaction, stream)
+        self.finish(Some(operation), outcome, reason, transaction, stream)
     }
 
     /// What the upstream itself says of the charge, if it may.

@@ -61,6 +61,8 @@ pub enum Event {
     Tick,
     /// The request is over, whatever state it was in: answered, or its client gone.
     Ended,
+    /// The proxy follows a redirect of the upstream by itself: the request is over as such, and begins anew.
+    Redirected,
 }
 
 /// A body that was to be read whole.
@@ -326,6 +328,8 @@ pub enum Outcome {
     SettledUpstreamFailed,
     /// The money has moved, and the client has gone; the same payment may come again.
     Abandoned,
+    /// The client has gone before anything moved; the same payment may come again.
+    Left,
     /// The client left in the middle of a stream, and has paid for what it got.
     Billed,
     /// The proxy has begun the request anew after the filter let it through, and it was stopped.
@@ -350,6 +354,7 @@ impl Outcome {
             Self::UpstreamFailed => "upstream_failed",
             Self::SettledUpstreamFailed => "settled_upstream_failed",
             Self::Abandoned => "abandoned",
+            Self::Left => "left",
             Self::Billed => "billed",
             Self::Redirected => "redirected",
             Self::Served => "served",
@@ -528,7 +533,9 @@ impl Exchange {
             (Self::Metering(payment, meter), Event::ResponseChunk { bytes, is_last }) => {
                 payment.on_chunk(context, meter, &bytes, is_last)
             }
-            (Self::Metering(payment, meter), Event::Ended) => payment.on_stream_ended(context, &meter),
+            (Self::Metering(payment, meter), Event::Ended | Event::Redirected) => {
+                payment.on_stream_ended(context, &meter)
+            }
             (Self::Metering(payment, meter), Event::Tick) => payment.on_stream_tick(context, meter),
             (Self::Settling(payment, Then::Join, pursuit), Event::Upstream(head)) => {
                 payment.on_joining_response(pursuit, &head)
@@ -554,7 +561,8 @@ impl Exchange {
             (Self::Redeeming(payment, transaction), Event::Upstream(head)) => {
                 payment.on_paid_response(transaction, &head)
             }
-            (exchange, Event::Ended) => exchange.end(),
+            (Self::Redeeming(payment, transaction), Event::Redirected) => payment.on_redirect(transaction),
+            (exchange, Event::Ended | Event::Redirected) => exchange.end(),
             (exchange, Event::Upstream(head)) => exchange.on_stray_response(&head),
             (exchange, _) => (exchange, Effects::default()),
         }
@@ -592,7 +600,7 @@ impl Exchange {
 
     /// The request ended before the filter was done with it: its client has gone.
     fn end(self) -> Next {
-        let (ledger, shadow) = match self {
+        let (payment, operation) = match self {
             // Nobody is there any more to get what was paid for, and the log should say so.
             Self::Redeeming(payment, transaction) | Self::Weighing(payment, _, Some(transaction)) => {
                 return payment.abandon(transaction);
@@ -608,9 +616,10 @@ impl Exchange {
             | Self::Verifying(payment)
             | Self::Serving(payment)
             | Self::Weighing(payment, _, None)
-            | Self::BeginningSettlement(payment, _) => (Some((payment.key, Operation::Release)), payment.name),
+            | Self::BeginningSettlement(payment, _) => (payment, Operation::Release),
             Self::Pinning(payment, _, transaction) => {
-                (Some((payment.key, Operation::Forget { named: Some(transaction) })), payment.name)
+                let ledger = Some((payment.key, Operation::Forget { named: Some(transaction) }));
+                return Effects { ledger, shadow: payment.name, ..Effects::default() }.and_over();
             }
             // What the ledger was told last is what happened.
             Self::Over
@@ -623,9 +632,9 @@ impl Exchange {
             | Self::Recording(..)
             | Self::Opening(..)
             | Self::Metering(..)
-            | Self::Recovering(_) => (None, None),
+            | Self::Recovering(_) => return Effects::default().and_over(),
         };
-        Effects { ledger, shadow, ..Effects::default() }.and_over()
+        payment.finish(Some(operation), Outcome::Left, "", None, Stream::Hold)
     }
 
     /// A response that this state does not wait for: the proxy's own, about a request that it gave up on. It passes,
@@ -646,7 +655,9 @@ impl Exchange {
             Stream::Deliver(ResponseEdits::default())
         };
         let (over, effects) = self.end();
-        (over, Effects { stream, ..effects })
+        // Its client is there, and has this answer.
+        let record = effects.record.filter(|record| record.outcome != Outcome::Left);
+        (over, Effects { stream, record, ..effects })
     }
 }
 
@@ -663,9 +674,9 @@ fn redirected(route: &str) -> Next {
     Effects::end_with(&route.into(), Outcome::Redirected, REASON, Reply::error(502, error))
 }
 
-const TOO_MANY_HEADERS: &str = "too many headers, or too long ones, that clients have no business to send";
+const TOO_MANY_HEADERS: &str = "more than 32 headers that only a proxy may send (x-x402-…, x-original-url and their like), or the name of one is longer than 128 bytes";
 
-const LONG_URL: &str = "this URL is longer than one that can be paid for";
+const LONG_URL: &str = "this URL is longer than 8192 bytes (host, path and query), the most that can be paid for";
 
 /// Lets a request through that has nothing to pay.
 fn pass(config: &Config, head: &RequestHead) -> Next {

@@ -141,8 +141,13 @@ impl Payment {
                 let (until, binding) = (surely_verified(context), self.binding);
                 self.ask_ledger(Operation::Claim { expires, until, binding, is_proven: false }, Exchange::Claiming)
             }
+            // What is bound to a body is looked for first: to hash it for nothing would be all that somebody wants.
+            Standing::OutOfTime(_) | Standing::Unwelcome if self.unbound.is_some() => {
+                let of = Some(self.binding);
+                self.ask_ledger(Operation::Look { of }, Exchange::Claiming)
+            }
             Standing::OutOfTime(_) | Standing::Unwelcome => self.resume(context),
-            Standing::ForOtherTerms => self.ask_ledger(Operation::Look, Exchange::Claiming),
+            Standing::ForOtherTerms => self.ask_ledger(Operation::Look { of: None }, Exchange::Claiming),
         }
     }
 
@@ -165,7 +170,7 @@ impl Payment {
 
     pub(super) fn on_claim(self, context: Context<'_>, answer: Answer) -> Next {
         match answer {
-            Answer::Waiting if matches!(self.standing, Standing::Good(_)) && !self.is_proven() => self.resume(context),
+            Answer::Waiting if self.standing != Standing::ForOtherTerms && !self.is_proven() => self.resume(context),
             _ => self.on_taken(context, answer),
         }
     }
@@ -223,7 +228,7 @@ impl Payment {
             Answer::GrantedUnknown(unheard) => self.pursue(context, Then::Forward, unheard),
             Answer::GrantedSettled(transaction, charge) => Self { charge, ..self }.forward(Some(transaction)),
             Answer::Exhausted => {
-                let error = "this payment has settled, and its response was fetched as often as it may be for a client that did not wait for it";
+                let error = "this payment has settled, and was tried again as often as this server allows; it buys nothing more";
                 self.end(None, Outcome::Spent, "max_redemptions", Reply::error(409, error))
             }
             Answer::InFlight => self.end(None, Outcome::InFlight, "", Reply::in_flight()),
@@ -320,6 +325,12 @@ impl Payment {
     /// The client did not wait for what it has paid for. It may come again.
     pub(super) fn abandon(self, transaction: TransactionId) -> Next {
         self.finish(Some(Operation::Abandon), Outcome::Abandoned, "", Some(transaction), Stream::Hold)
+    }
+
+    /// The upstream has redirected what was paid for, and the proxy follows by itself: what it gets there is not that.
+    pub(super) fn on_redirect(self, transaction: TransactionId) -> Next {
+        let (operation, outcome) = (Some(Operation::Release), Outcome::SettledUpstreamFailed);
+        self.finish(operation, outcome, "internal_redirect", Some(transaction), Stream::Hold)
     }
 
     /// The response that was paid for is there.

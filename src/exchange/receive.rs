@@ -224,7 +224,8 @@ impl Payment {
                     route: Arc::clone(route),
                     terms: Arc::clone(terms),
                     key: known.key,
-                    proof: known.proof,
+                    // What is bound to a body counts once it is verified: before that nobody hashes it.
+                    proof: if is_metered && body.is_some() { Proof::None } else { known.proof },
                     identifier,
                     name: None,
                     payer: known.payer,

@@ -90,6 +90,8 @@ pub struct RequestHead {
     unwanted: Vec<String>,
     /// There are more of them, or longer ones, than are kept.
     has_too_many: bool,
+    /// A body follows, whatever the headers say.
+    has_body: bool,
 }
 
 /// Under which a head keeps what no header can say.
@@ -182,6 +184,12 @@ impl RequestHead {
         } else {
             self.has_too_many = true;
         }
+    }
+
+    /// The same head where the proxy says whether a body follows. One of HTTP/2 needs no header for it.
+    #[must_use]
+    pub fn with_body(self, has_body: bool) -> Self {
+        Self { has_body, ..self }
     }
 
     /// Whether more headers came that the upstream must not see than the filter removes.
@@ -311,7 +319,8 @@ impl RequestHead {
     /// to take it for something else.
     pub fn is_preflight(&self) -> bool {
         let says = |name: &str| self.all(name).next().is_some_and(|value| !value.trim_ascii().is_empty());
-        let has_body = self.all("content-length").any(|length| length.trim_ascii() != b"0")
+        let has_body = self.has_body
+            || self.all("content-length").any(|length| length.trim_ascii() != b"0")
             || self.all("transfer-encoding").next().is_some();
         let has_protocol = [":protocol", "upgrade"].iter().any(|name| self.all(name).next().is_some());
         self.text(":method").eq_ignore_ascii_case("OPTIONS")

@@ -33,6 +33,10 @@ impl ShownUrl {
             (ShownAt::Client, _) => None,
             (ShownAt::RouteHost, used) => used,
             (ShownAt::Origin(_), Some(used)) if config.origins.contains(&used) => Some(used),
+            // Where TLS ends before the proxy, scheme and port may be other ones here than there.
+            (ShownAt::Origin(_), Some(used)) if config.origins.iter().any(|origin| origin.has_host_of(&used)) => {
+                config.origins.iter().find(|origin| origin.has_host_of(&used)).cloned()
+            }
             (ShownAt::Origin(usual), _) => Some(usual.clone()),
         };
         // What does not begin with a slash would go on where the host ends.

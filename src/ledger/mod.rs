@@ -127,28 +127,43 @@ impl PaymentKey {
 /// buy: a signature that only the chain can check proves nothing once the nonce is used. All 256 bits are kept, for a client
 /// chooses what goes in, and may look for two requests with one binding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Binding([u8; 32]);
+pub struct Binding {
+    /// The payment's own part: what was signed, and the signature.
+    payment: [u8; 32],
+    /// The hash of the payment's part and of the request; zeros where the payment is not bound to one.
+    request: [u8; 32],
+}
 
 impl Binding {
     /// The binding of nothing.
-    const NONE: Self = Self([0; 32]);
+    const NONE: Self = Self { payment: [0; 32], request: [0; 32] };
+
+    /// The binding of a payment that is good for any request at its terms.
+    pub fn new(fields: &[&[u8]]) -> Self {
+        Self { payment: Self::hash(fields), ..Self::NONE }
+    }
 
     /// The hash of all fields, each behind its length (8 bytes, most significant first), so that no byte can be moved from
     /// one into the next.
-    pub fn new(fields: &[&[u8]]) -> Self {
+    fn hash(fields: &[&[u8]]) -> [u8; 32] {
         let mut bytes = Vec::with_capacity(fields.iter().map(|field| field.len().saturating_add(8)).sum());
         for field in fields {
             bytes.extend_from_slice(&u64::try_from(field.len()).unwrap_or(u64::MAX).to_be_bytes());
             bytes.extend_from_slice(field);
         }
-        Self(keccak256(&bytes))
+        keccak256(&bytes)
     }
 
     /// The same for a payment that is good for one request alone: the one of these fields.
     #[must_use]
     pub fn and(self, fields: &[&[u8]]) -> Self {
-        let all: Vec<&[u8]> = std::iter::once(&self.0[..]).chain(fields.iter().copied()).collect();
-        Self::new(&all)
+        let all: Vec<&[u8]> = std::iter::once(&self.payment[..]).chain(fields.iter().copied()).collect();
+        Self { request: Self::hash(&all), ..self }
+    }
+
+    /// Whether both are of one payment, whatever request they are bound to.
+    fn is_of_payment(self, other: Self) -> bool {
+        self.payment == other.payment
     }
 }
 
@@ -226,7 +241,10 @@ pub enum Operation {
         until: UnixTime,
     },
     /// See how the claim stands, and take nothing.
-    Look,
+    Look {
+        /// Where there is one, what was left behind is told of to the same payment alone, whatever request it came with.
+        of: Option<Binding>,
+    },
     /// Settlement is about to be asked for: from now on money may move.
     Settle {
         /// When the request has surely ended.
@@ -298,7 +316,7 @@ pub enum Operation {
 impl Operation {
     /// Whether it asks for a claim, and does nothing to one.
     pub const fn begins(self) -> bool {
-        matches!(self, Self::Claim { .. } | Self::Resume { .. } | Self::Look)
+        matches!(self, Self::Claim { .. } | Self::Resume { .. } | Self::Look { .. })
     }
 
     /// The first of the pages that it concerns: payments, what is noted, and what is noted once have their own.
@@ -336,7 +354,7 @@ pub enum Answer {
     GrantedSettled(TransactionId, Option<Amount>),
     /// Another request holds the claim.
     InFlight,
-    /// To [`Operation::Look`], and to a [`Operation::Claim`] that is not proven: the payment has settled, or may have, and
+    /// To [`Operation::Look`], and to a [`Operation::Claim`] that is not proven: this payment has settled, or may have, and
     /// bought nothing yet.
     Waiting,
     /// The payment has bought its response. To [`Operation::NoteOnce`]: it is noted already.
@@ -496,8 +514,12 @@ impl Ledger {
                 let unheard = claim.map_or(Answer::NotHeld, |claim| claim.unheard(named));
                 Next::Become(Settling(Hold { owner, until }, named), unheard)
             }
-            (Operation::Look, Some(Unknown { .. } | Settled(_) | Settling(..) | Redeeming(..))) => {
+            (Operation::Look { of: None }, Some(Unknown { .. } | Settled(_) | Settling(..) | Redeeming(..))) => {
                 Next::Refuse(Answer::Waiting)
+            }
+            (Operation::Look { of: Some(binding) }, Some(_)) => {
+                let seen = self.take_over(claim, Hold { owner, until: now }, binding, false, now);
+                seen.unwrap_or(Next::Refuse(Answer::NotHeld))
             }
             (Operation::Settle { until, .. }, Some(InFlight(hold))) if is_held(hold) => {
                 Next::Become(Settling(Hold { owner, until }, None), Answer::Granted)
@@ -575,8 +597,8 @@ impl Ledger {
             }
             State::Spent(_) | State::Opened(_) => Next::Refuse(Answer::Spent),
             State::Noted => Next::Refuse(Answer::NotHeld),
-            // To tell whether it is the same payment takes its whole binding, which nobody has made for one that is not proven.
-            _ if !is_proven => Next::Refuse(Answer::Waiting),
+            // To take it up takes the whole binding, which nobody has made for a payment that is not proven.
+            _ if !is_proven && binding.is_of_payment(claim.binding) => Next::Refuse(Answer::Waiting),
             State::Redeeming(..) | State::Settled(_) if is_same && claim.redemptions >= self.max_redemptions => {
                 Next::Refuse(Answer::Exhausted)
             }

@@ -31,7 +31,7 @@ pub(super) struct Claim {
 
 /// Bytes of a claim: key, state's tag, expiry, since, binding, redemptions, whether there is a charge, charge, owner, until,
 /// transaction. Every claim has all of them.
-pub const CLAIM_BYTES: usize = 32 + 1 + 8 + 8 + 32 + 1 + 1 + 32 + 8 + 8 + TransactionId::BYTES;
+pub const CLAIM_BYTES: usize = 32 + 1 + 8 + 8 + 64 + 1 + 1 + 32 + 8 + 8 + TransactionId::BYTES;
 
 /// Where the state's tag stands in a claim.
 const TAG_AT: usize = 32;
@@ -171,7 +171,8 @@ impl Claim {
             &[tag],
             &self.expires.as_secs().to_be_bytes(),
             &self.since.as_secs().to_be_bytes(),
-            &self.binding.0,
+            &self.binding.payment,
+            &self.binding.request,
             &[self.redemptions, u8::from(self.charge.is_some())],
             &charge,
             &hold.owner.0.to_be_bytes(),
@@ -191,7 +192,8 @@ impl Claim {
         let ([tag], rest) = rest.split_first_chunk::<1>()?;
         let (expires, rest) = take_u64(rest)?;
         let (since, rest) = take_u64(rest)?;
-        let (binding, rest) = rest.split_first_chunk::<32>()?;
+        let (payment, rest) = rest.split_first_chunk::<32>()?;
+        let (request, rest) = rest.split_first_chunk::<32>()?;
         let ([redemptions, has_charge], rest) = rest.split_first_chunk::<2>()?;
         let (charge, rest) = rest.split_first_chunk::<32>()?;
         let (owner, rest) = take_u64(rest)?;
@@ -215,7 +217,7 @@ impl Claim {
             key: PaymentKey(*key),
             expires: UnixTime::from_secs(expires),
             since: UnixTime::from_secs(since),
-            binding: Binding(*binding),
+            binding: Binding { payment: *payment, request: *request },
             redemptions: *redemptions,
             charge: (*has_charge == 1).then(|| Amount::from(U256::from_be_bytes(*charge))),
             state,
@@ -239,7 +241,7 @@ mod tests {
             key: PaymentKey([byte; 32]),
             expires,
             since,
-            binding: Binding([5; 32]),
+            binding: Binding { payment: [5; 32], request: [byte; 32] },
             redemptions: byte,
             charge,
             state,

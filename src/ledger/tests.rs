@@ -58,15 +58,25 @@ fn run(steps: &[(u64, Owner, Operation)]) -> Vec<Answer> {
 }
 
 fn claim() -> Operation {
-    Operation::Claim { expires: at(1000), until: at(100), binding: Binding([1; 32]), is_proven: true }
+    Operation::Claim {
+        expires: at(1000),
+        until: at(100),
+        binding: Binding { payment: [1; 32], ..Binding::NONE },
+        is_proven: true,
+    }
 }
 
 fn claim_with_another_signature() -> Operation {
-    Operation::Claim { expires: at(1000), until: at(100), binding: Binding([2; 32]), is_proven: true }
+    Operation::Claim {
+        expires: at(1000),
+        until: at(100),
+        binding: Binding { payment: [2; 32], ..Binding::NONE },
+        is_proven: true,
+    }
 }
 
 fn resume() -> Operation {
-    Operation::Resume { until: at(100), binding: Binding([1; 32]) }
+    Operation::Resume { until: at(100), binding: Binding { payment: [1; 32], ..Binding::NONE } }
 }
 
 fn settle() -> Operation {
@@ -194,17 +204,17 @@ fn no_claim_falls_away_while_money_may_be_in_it() {
 
 #[test]
 fn a_look_takes_nothing() {
-    assert_eq!(run(&[(0, A, Operation::Look)]), [Answer::NotHeld]);
-    assert_eq!(run(&[(0, A, claim()), (1, B, Operation::Look)])[1], Answer::NotHeld);
+    assert_eq!(run(&[(0, A, Operation::Look { of: None })]), [Answer::NotHeld]);
+    assert_eq!(run(&[(0, A, claim()), (1, B, Operation::Look { of: None })])[1], Answer::NotHeld);
     let unknown = [(0, A, claim()), (1, A, settle()), (2, A, Operation::Forget { named: None })];
-    let answers = run(&[&unknown[..], &[(3, B, Operation::Look), (4, A, claim())]].concat());
+    let answers = run(&[&unknown[..], &[(3, B, Operation::Look { of: None }), (4, A, claim())]].concat());
     assert_eq!(answers[3..], [Answer::Waiting, UNHEARD]);
     assert_eq!(
         run(&[
             (0, A, claim()),
             (1, A, settle()),
             (2, A, Operation::Spend { transaction: TX }),
-            (3, B, Operation::Look)
+            (3, B, Operation::Look { of: None })
         ])[3],
         Answer::NotHeld
     );
@@ -220,7 +230,7 @@ fn races_are_tried_again_and_failures_deny() {
     let mut failing = MemoryStore { fails: true, ..MemoryStore::default() };
     assert_eq!(ledger.perform(&mut failing, key(1), A, claim(), at(0)), Answer::Failed);
     let mut garbled = MemoryStore::default();
-    garbled.pages.insert(key(1).page(Operation::Look), (b"garbled".to_vec(), 1));
+    garbled.pages.insert(key(1).page(Operation::Look { of: None }), (b"garbled".to_vec(), 1));
     assert_eq!(ledger.perform(&mut garbled, key(1), A, claim(), at(0)), Answer::Failed);
 }
 
@@ -332,7 +342,12 @@ fn a_page_that_is_full_of_notes_takes_no_more_until_they_expire() {
 // -------------------------------------------------------------------------------------------------------- not proven
 
 fn junk() -> Operation {
-    Operation::Claim { expires: at(1000), until: at(13), binding: Binding([9; 32]), is_proven: false }
+    Operation::Claim {
+        expires: at(1000),
+        until: at(13),
+        binding: Binding { payment: [9; 32], ..Binding::NONE },
+        is_proven: false,
+    }
 }
 
 #[test]
@@ -348,7 +363,7 @@ fn what_is_not_proven_can_never_hold_money() {
     ] {
         assert_eq!(run(&[(0, A, junk()), (1, A, operation)]), [Answer::Granted, Answer::NotHeld], "{operation:?}");
     }
-    assert_eq!(run(&[(0, A, junk()), (1, B, Operation::Look)])[1], Answer::NotHeld);
+    assert_eq!(run(&[(0, A, junk()), (1, B, Operation::Look { of: None })])[1], Answer::NotHeld);
     assert_eq!(run(&[(0, A, junk()), (1, A, Operation::Release), (2, B, junk())])[1..], [Answer::Granted; 2]);
 }
 
@@ -361,10 +376,37 @@ fn what_is_not_proven_gives_way_to_what_is_and_to_nothing_else() {
     let answers = run(&[(0, A, junk()), (1, A, claim()), (2, B, junk()), (3, B, claim()), (4, A, settle())]);
     assert_eq!(answers[1..], [Answer::Granted, Answer::InFlight, Answer::InFlight, Answer::Granted]);
     // Whoever cannot prove anything hears no more than that there is something to take up.
-    let left = |end: Operation| run(&[(0, A, claim()), (1, A, settle()), (2, A, end), (3, B, junk())])[3];
-    assert_eq!(left(Operation::Forget { named: None }), Answer::Waiting);
-    assert_eq!(left(Operation::Keep { transaction: TX }), Answer::Waiting);
-    assert_eq!(left(Operation::Spend { transaction: TX }), Answer::Spent);
+    let unproven = |payment: u8| Operation::Claim {
+        expires: at(1000),
+        until: at(13),
+        binding: Binding { payment: [payment; 32], ..Binding::NONE },
+        is_proven: false,
+    };
+    let left = |end: Operation, payment: u8| {
+        run(&[(0, A, claim()), (1, A, settle()), (2, A, end), (3, B, unproven(payment))])[3]
+    };
+    assert_eq!(left(Operation::Forget { named: None }, 1), Answer::Waiting);
+    assert_eq!(left(Operation::Keep { transaction: TX }, 1), Answer::Waiting);
+    assert_eq!(left(Operation::Spend { transaction: TX }, 1), Answer::Spent);
+    // Another signature is told what everybody is.
+    assert_eq!(left(Operation::Forget { named: None }, 9), Answer::InFlight);
+    assert_eq!(left(Operation::Keep { transaction: TX }, 9), Answer::Spent);
+    // To look is the same, and takes nothing.
+    let look = |payment: u8| Operation::Look { of: Some(Binding { payment: [payment; 32], ..Binding::NONE }) };
+    let keep = Operation::Keep { transaction: TX };
+    let answers = run(&[
+        (0, A, look(1)),
+        (0, A, claim()),
+        (1, B, look(1)),
+        (1, A, settle()),
+        (2, A, keep),
+        (3, B, look(1)),
+        (3, B, look(9)),
+        (4, B, claim()),
+    ]);
+    assert_eq!(answers[0], Answer::NotHeld);
+    assert_eq!(answers[2], Answer::InFlight);
+    assert_eq!(answers[5..], [Answer::Waiting, Answer::Spent, Answer::GrantedSettled(TX, None)]);
 }
 
 #[test]

@@ -41,6 +41,8 @@ pub(super) struct Http {
     has_ended: bool,
     /// A settlement that is to be looked into later.
     recovery: Option<Recovery>,
+    /// The host's name of the request, read while it is to be had.
+    request_id: Option<String>,
     #[cfg(feature = "provoke-panic")]
     provoked: String,
 }
@@ -101,6 +103,7 @@ impl Http {
             timing: None,
             has_ended: false,
             recovery: None,
+            request_id: None,
             #[cfg(feature = "provoke-panic")]
             provoked: String::new(),
         }
@@ -139,7 +142,7 @@ impl Http {
     }
 
     pub(super) fn on_request(&mut self, has_body: bool) -> Verdict {
-        let next = self.start();
+        let next = self.start(has_body);
         let verdict = self.run(Half::Request, next);
         if self.reading.is_some() && !has_body { self.on_head_alone(Half::Request) } else { verdict }
     }
@@ -274,14 +277,14 @@ impl Http {
         if self.exchange.is_over() && self.callout.is_none() {
             return;
         }
-        let next = self.step(Event::Ended);
+        let next = self.step(if is_redirected() { Event::Redirected } else { Event::Ended });
         self.perform_unwatched(next);
         if self.exchange.is_over() {
             self.callout = None;
         }
     }
 
-    fn start(&mut self) -> Result<Next, HostError> {
+    fn start(&mut self, has_body: bool) -> Result<Next, HostError> {
         let metadata = self.config.metadata.iter().filter_map(|key| {
             let path = ["metadata", "filter_metadata", key.namespace.as_str(), key.key.as_str()];
             Some((key.clone(), host::property(&path).ok()??))
@@ -290,7 +293,8 @@ impl Http {
         {
             self.provoked = host::headers(Map::Request, |list| RequestHead::of_response(list))?.text("x-provoke-panic");
         }
-        let head = host::headers(Map::Request, |list| RequestHead::new(list))?.with_metadata(metadata);
+        let head =
+            host::headers(Map::Request, |list| RequestHead::new(list))?.with_metadata(metadata).with_body(has_body);
         let head = if self.config.needs_principals { head.with_principals(principals()) } else { head };
         self.may_panic(|_| "request");
         self.admission = head.admission(&self.config);
@@ -299,6 +303,9 @@ impl Http {
         let next = Exchange::start(self.context_at(begun), &head, seen);
         if matches!(next.0, Exchange::Claiming(_) | Exchange::Resuming(_)) {
             stats::time(Timed::Check, host::read_clock()?.saturating_sub(begun));
+        }
+        if !next.0.is_over() {
+            self.request_id = request_id();
         }
         Ok(next)
     }
@@ -362,7 +369,7 @@ impl Http {
             };
             if let Some(record) = record {
                 stats::count_request(&record);
-                report(&record);
+                report(&record, self.request_id.take());
             }
             if let Some(settlement) = settlement {
                 stats::count_settlement(&settlement);
@@ -516,6 +523,17 @@ fn note_passage(edits: &RequestEdits) {
     }
 }
 
+/// Whether the stream ends because the proxy follows a redirect by itself.
+fn is_redirected() -> bool {
+    host::property(&["response", "code_details"]).is_ok_and(|details| details.as_deref() == Some(b"internal_redirect"))
+}
+
+/// The host's name of the request.
+fn request_id() -> Option<String> {
+    let id = host::property(&["request", "id"]).ok()??;
+    Some(String::from_utf8_lossy(&id).into_owned())
+}
+
 /// Whether the filter has let this request through before.
 fn seen() -> Seen {
     let note = |name: &str| host::property(&[name]).ok().flatten().filter(|note| !note.is_empty());
@@ -661,7 +679,7 @@ fn warn_of_lost_right(operation: Operation, answer: Answer) {
 }
 
 /// Writes a record to the log, and to the filter state for access logs.
-fn report(record: &Record) {
+fn report(record: &Record, known_id: Option<String>) {
     let level = match record.outcome {
         Outcome::Unknown | Outcome::Overloaded | Outcome::SettledUpstreamFailed => LogLevel::Warn,
         // Whoever only asks costs nobody anything, and must not fill a log.
@@ -683,8 +701,8 @@ fn report(record: &Record) {
     if !is_logged {
         return;
     }
-    if let Ok(Some(id)) = host::property(&["request", "id"]) {
-        line.push_str(&format!(" request_id={:?}", String::from_utf8_lossy(&id)));
+    if let Some(id) = known_id.or_else(request_id) {
+        line.push_str(&format!(" request_id={id:?}"));
     }
     host::log(level, &line);
 }

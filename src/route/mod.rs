@@ -157,14 +157,27 @@ impl RouteTable {
         let host = host_of(target.authority);
         let decoded = Decoded::new(target.path, self.longest_literal);
         let literal = decoded.literal();
-        let asked = Asked { trees: self.trees_for(host.as_deref()), method: &method, literal: literal.as_deref() };
-        let decision = match decoded.path() {
-            Path::Readable(readings) => self.decide_among(&asked, &readings),
-            Path::Opaque(prefix) => self.decide_below(&asked, &prefix),
+        let path = decoded.path();
+        let decide = |host: Option<&str>| {
+            let asked = Asked { trees: self.trees_for(host), method: &method, literal: literal.as_deref() };
+            match &path {
+                Path::Readable(readings) => self.decide_among(&asked, readings),
+                Path::Opaque(prefix) => self.decide_below(&asked, prefix),
+            }
         };
-        match (host, decision) {
-            // Of an authority that is none, every server makes something else.
+        // Of an authority that is none, every server makes something else, and so does it of a path that names a host.
+        if self.prices_by_host && (host.is_none() || names_host_oddly(target.path)) {
+            return Decision::Ambiguous;
+        }
+        let is_for_sale = |decision| matches!(decision, Decision::Priced(_) | Decision::Ambiguous);
+        match (&host, decide(host.as_deref())) {
             (None, Decision::Priced(_)) => Decision::Ambiguous,
+            (Some(_), Decision::Free(_) | Decision::Unmatched)
+                if self.prices_by_host
+                    && host_in_path(target.path).is_some_and(|host| is_for_sale(decide(Some(&host)))) =>
+            {
+                Decision::Ambiguous
+            }
             (_, decision) => decision,
         }
     }
@@ -259,6 +272,21 @@ fn takes_method(matcher: &Matcher, access: Access, method: &str) -> bool {
         || (method == "OPTIONS" && access == Access::Priced)
 }
 
+/// Whether a path begins with two slashes to those alone who take a backslash, or an encoded one, for one.
+fn names_host_oddly(path: &[u8]) -> bool {
+    let rest = path.strip_prefix(b"/").unwrap_or(path);
+    let rest = rest.get(..3).unwrap_or(rest).to_ascii_lowercase();
+    ["\\", "%2f", "%5c"].iter().any(|slash| rest.starts_with(slash.as_bytes()))
+}
+
+/// The host that some servers read in a path that begins with two slashes or more (`//host/path`).
+fn host_in_path(path: &[u8]) -> Option<String> {
+    let rest = path.strip_prefix(b"//")?;
+    let start = rest.iter().position(|byte| *byte != b'/')?;
+    let name = rest.get(start..)?.split(|byte| matches!(byte, b'/' | b'?' | b'#')).next()?;
+    host_of(std::str::from_utf8(name).ok()?.rsplit('@').next()?)
+}
+
 /// The host in lower case, without port and final dot; `None` where the authority is not one.
 pub(crate) fn host_of(authority: &str) -> Option<String> {
     /// No name is longer (RFC 1035, section 2.3.4); a port may stand behind it.
@@ -266,9 +294,8 @@ pub(crate) fn host_of(authority: &str) -> Option<String> {
     if authority.len() > LONGEST {
         return None;
     }
-    let host = authority.rsplit('@').next().unwrap_or(authority);
-    let (name, port) = match host.rfind(']') {
-        Some(end) => host
+    let (name, port) = match authority.rfind(']') {
+        Some(end) => authority
             .split_at_checked(end.saturating_add(1))
             .map_or((authority, ""), |(address, port)| (address, port.trim_start_matches(':'))),
         None => authority.split_once(':').unwrap_or((authority, "")),

@@ -287,3 +287,25 @@ fn what_some_server_would_trim_is_found_wherever_it_stands() {
         assert_eq!(table.decide(get(path)), decision, "{path}");
     }
 }
+
+#[test]
+fn a_host_in_the_path_is_no_way_around_prices_by_host() {
+    let routes = [(matcher(&["api.example.com"], &[], "/hosted"), Priced), (matcher(&[], &[], "/{*rest}"), Free)];
+    let table = RouteTable::new(routes.to_vec());
+    let at = |authority, path: &'static str| table.decide(Target { method: "GET", authority, path: path.as_bytes() });
+    for path in [
+        "//api.example.com/hosted",
+        "///API.example.com:80/hosted/",
+        "//u:p@api.example.com/hosted",
+        "/\\api.example.com/hosted",
+        "/%2Fapi.example.com/hosted",
+    ] {
+        assert_eq!(at("other.com", path), Decision::Ambiguous, "{path}");
+    }
+    for path in ["//other.com/hosted", "/hosted", "/x//api.example.com/hosted", "//", "//api.example.com/free"] {
+        assert!(!matches!(at("other.com", path), Decision::Priced(_) | Decision::Ambiguous), "{path}");
+    }
+    for authority in ["a@b", "api.example.com@[::1]", "[::1]x"] {
+        assert_eq!(at(authority, "/free"), Decision::Ambiguous, "{authority}");
+    }
+}

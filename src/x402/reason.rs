@@ -154,7 +154,7 @@ const KNOWN: [(&str, &str); 16] = [
         "after_verify_aborted asset_not_deployed_contract duplicate_settlement eip2612_asset_mismatch \
          eip2612_deadline_expired eip2612_from_mismatch eip2612_spender_not_permit2 \
          eip6492_factory_not_allowed extension_echo_mismatch fee_payer_not_managed_by_facilitator \
-         insufficient_funds internal_redirect missing_facilitator missing_scheme \
+         insufficient_funds internal_redirect max_redemptions missing_facilitator missing_scheme \
          no_matching_payment_requirements payer_not_allowed payment_identifier_conflict payment_required \
          redeemed_response_costs_more settle_exact_svm_block_height_exceeded \
          settle_exact_svm_transaction_confirmation_timed_out settle_failed settlement_pending \

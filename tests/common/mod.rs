@@ -652,7 +652,7 @@ const fn name_of(operation: Operation) -> &'static str {
         Operation::Claim { is_proven: false, .. } => "claim unproven",
         Operation::Resume { .. } => "resume",
         Operation::Recover { .. } => "recover",
-        Operation::Look => "look",
+        Operation::Look { .. } => "look",
         Operation::Settle { .. } => "settle",
         Operation::Redeem { .. } => "redeem",
         Operation::Open => "open",

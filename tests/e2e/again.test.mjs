@@ -135,3 +135,27 @@ test("An upstream that fails uses up no redemption", async () => {
   });
   assertServed(await pay(plain, "/upfront/y", payment));
 });
+
+test("A redirect inside the proxy uses up no redemption", async () => {
+  const payment = await paymentFor(redirecting, "/upfront/z");
+  await withUpstream(redirecting, elsewhere("/free/goods"), async () => {
+    for (let tries = 0; tries < 6; tries++) assertNoTerms(await pay(redirecting, "/upfront/z", payment), 502);
+  });
+  assertServed(await pay(redirecting, "/upfront/z", payment));
+});
+
+test("A client that leaves before anything has moved, and a request that is served, stand in the log with their names", async () => {
+  const payment = await paymentFor(plain, "/after/left");
+  const mark = await since(plain);
+  const { opened: never } = latch();
+  await withUpstream(plain, (_, response) => void never.then(() => response.end()), async () => {
+    const { socket } = send(plain, "/after/left", { headers: { ...paying(payment), "x-request-id": "who-left" } });
+    await eventually(() => mark.seen().length === 1, "the upstream hears of it");
+    socket.destroy();
+    const isTold = (line) => line.includes("route=after outcome=left") && line.includes("request_id=");
+    await eventually(() => plain.envoy.logs().split("\n").some(isTold), "the log tells who left");
+  });
+  assertServed(await pay(plain, "/after/left", payment));
+  const isServed = (line) => line.includes("route=after outcome=served") && /request_id="[^"]+"/.test(line);
+  await eventually(() => plain.envoy.logs().split("\n").some(isServed), "the log tells what was served");
+});

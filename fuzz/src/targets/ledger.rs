@@ -80,7 +80,7 @@ fn any_step(input: &mut Unstructured<'_>, now: u64, number: u8) -> Result<Step> 
         0..4 if expires > time(now) => Operation::Claim { expires, until, binding, is_proven: kind % 4 != 3 },
         0..5 => Operation::Resume { until, binding },
         5 => Operation::Recover { until },
-        6 => Operation::Look,
+        6 => Operation::Look { of: None },
         7..9 => Operation::Settle { until, charge },
         9 => Operation::Redeem { transaction, until },
         10 => Operation::Spend { transaction },
@@ -179,7 +179,9 @@ impl Model {
                     Some(old) => match old.money {
                         _ if old.is_busy(now) => Answer::InFlight,
                         Money::Promised | Money::Spent => Answer::Spent,
-                        _ => Answer::Waiting,
+                        _ if old.binding == binding => Answer::Waiting,
+                        Money::Moved(_) => Answer::Spent,
+                        _ => Answer::InFlight,
                     },
                     None => {
                         let money = if is_proven { Money::AtRest } else { Money::Unproven };
@@ -202,7 +204,7 @@ impl Model {
                 }
                 _ => Answer::NotHeld,
             },
-            Operation::Look => match old.map(|old| old.money) {
+            Operation::Look { .. } => match old.map(|old| old.money) {
                 Some(Money::Asked(..) | Money::Moved(_)) => Answer::Waiting,
                 _ => Answer::NotHeld,
             },

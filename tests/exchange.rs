@@ -871,7 +871,7 @@ fn a_request_that_ends_leaves_what_may_have_happened() {
             assert_eq!(stage.left(&request), "in flight");
             continue;
         }
-        let end = if left == "settled" { "abandon granted, = abandoned" } else { "release granted" };
+        let end = if left == "settled" { "abandon granted, = abandoned" } else { "release granted, = left" };
         assert_eq!(request.trace.last().unwrap(), end);
         assert_eq!(stage.left(&request), left);
         assert!(request.is_over() && !request.is_answered());
@@ -952,11 +952,11 @@ fn a_client_that_was_cut_off_gets_what_it_paid_for_later() {
 fn a_request_may_end_between_a_question_to_the_ledger_and_its_answer() {
     for (config, events, last, left) in [
         // Claiming.
-        (after(), vec![], "release granted", "nothing"),
+        (after(), vec![], "release granted, = left", "nothing"),
         // Beginning the settlement, before, beside and after the upstream.
-        (before(), vec![], "release granted", "nothing"),
-        (concurrent(), vec![], "release granted", "nothing"),
-        (after(), vec![valid(), upstream(200)], "release granted", "nothing"),
+        (before(), vec![], "release granted, = left", "nothing"),
+        (concurrent(), vec![], "release granted, = left", "nothing"),
+        (after(), vec![valid(), upstream(200)], "release granted, = left", "nothing"),
         // Recording: what the ledger was told last is what happened.
         (after(), vec![valid(), upstream(200), settled()], "", "spent"),
         (before(), vec![settled()], "", "settled"),
@@ -2260,7 +2260,7 @@ fn a_payment_that_was_proven_once_need_not_be_again() {
     );
     // Another signature for the same nonce is another payment.
     let other = paid("/weather", &contract_payment(&mut stage, 67));
-    assert_eq!(stage.start(&other).story(), "claim unproven waiting, resume spent, = spent, reply 402");
+    assert_eq!(stage.start(&other).story(), "claim unproven spent, = spent, reply 402");
     let again = stage.play(&head, [upstream(200)]);
     assert!(again.story().ends_with("= served, deliver with receipt"), "{}", again.story());
 }
@@ -2370,4 +2370,22 @@ fn what_has_a_body_is_no_preflight_whatever_its_headers_say() {
     let preflight = head("OPTIONS", "/weather", &asks);
     assert_eq!(stage.start(&preflight).story(), "forward");
     assert_eq!(stage.start(&preflight.with_body(true)).status(), 402);
+}
+
+#[test]
+fn a_permit_is_verified_before_it_is_settled_whoever_signed_it() {
+    for (mut config, settles) in
+        [(before(), "settle?"), (concurrent(), "settle?, forward"), (local(before()), "settle?")]
+    {
+        config["defaults"]["accepts"][0]["transfer_method"] = "permit2".into();
+        let mut stage = Stage::new(&config);
+        let payment = Wallet::new(1).pay(&entry(&mut stage, "/weather"), 1);
+        let request = stage.play(&paid("/weather", &payment), [valid()]);
+        assert_eq!(request.story(), format!("claim granted, verify? | settle granted, {settles}"));
+        let request = stage.play(
+            &paid("/weather", &Wallet::new(2).pay(&entry(&mut stage, "/weather"), 1)),
+            [invalid("insufficient_funds")],
+        );
+        assert_eq!((request.status(), stage.left(&request)), (402, "nothing"));
+    }
 }

@@ -20,6 +20,7 @@ use crate::scheme::{Judgement, Refusal};
 use crate::time::UnixTime;
 use crate::x402::offer_receipt::OFFER_RECEIPT;
 use crate::x402::payment::Payer;
+use crate::x402::requirement::TransferMethod;
 use crate::x402::terms::{EntryV1, Resource};
 use crate::x402::{Receipt, Requirement, TransactionId, Version, reason};
 
@@ -193,6 +194,10 @@ impl Payment {
         (Exchange::Naming(named, answer), Effects { ledger, ..Effects::default() })
     }
 
+    fn is_by_permit(&self) -> bool {
+        self.offer.requirement.evm().is_some_and(|evm| evm.transfer_method == TransferMethod::Permit2)
+    }
+
     /// Whether anybody says that the payment is one.
     pub(super) const fn is_proven(&self) -> bool {
         !matches!(self.proof, Proof::None)
@@ -263,6 +268,11 @@ impl Payment {
         let is_valid = self.standing == Standing::Good(Judgement::Valid);
         match (self.terms.settle, self.proof) {
             (_, Proof::None) => self.ask_facilitator(context, Question::Verify, Exchange::Verifying),
+            // The official facilitator sends a permit's transfer without trying it first, and says of one without money, as of
+            // one whose answer was lost, that it failed: a key without money would leave one unknown after another.
+            (Settle::Before | Settle::Concurrent, Proof::Signature) if self.is_by_permit() => {
+                self.ask_facilitator(context, Question::Verify, Exchange::Verifying)
+            }
             (Settle::Before, _) => self.begin_settlement(context, Then::Forward),
             (Settle::Concurrent, _) => self.begin_settlement(context, Then::Join),
             (Settle::After, Proof::Facilitator) => self.forward(None),

@@ -106,6 +106,8 @@ pub struct RouteTable {
     exact_hosts: BTreeMap<String, PatternTree>,
     hosts_below: BTreeMap<String, PatternTree>,
     any_host: PatternTree,
+    /// The patterns of all hosts together.
+    all_hosts: PatternTree,
     prices_by_host: bool,
     /// Bytes of the longest segment that is compared with a path's.
     longest_literal: usize,
@@ -129,6 +131,7 @@ impl RouteTable {
         for (index, (matcher, _)) in routes.iter().enumerate() {
             let (path, hosts) = (&matcher.path, &matcher.hosts);
             table.longest_literal = table.longest_literal.max(path.longest_literal());
+            table.all_hosts.insert(path, index);
             if hosts.is_empty() {
                 table.any_host.insert(path, index);
             }
@@ -165,19 +168,17 @@ impl RouteTable {
                 Path::Opaque(prefix) => self.decide_below(&asked, prefix),
             }
         };
-        // Of an authority that is none, every server makes something else, and so does it of a path that names a host.
-        if self.prices_by_host && (host.is_none() || names_host_oddly(target.path)) {
-            return Decision::Ambiguous;
-        }
-        let is_for_sale = |decision| matches!(decision, Decision::Priced(_) | Decision::Ambiguous);
+        let is_for_sale = |host: Option<&str>| matches!(decide(host), Decision::Priced(_) | Decision::Ambiguous);
+        // A path that begins with slashes names another host to some servers, whatever the authority says.
+        let is_for_sale_elsewhere = || match host_in_path(target.path) {
+            _ if !self.prices_by_host => false,
+            Some(host) => is_for_sale(Some(&host)),
+            None => names_host_oddly(target.path) && is_for_sale(None),
+        };
         match (&host, decide(host.as_deref())) {
+            // Of an authority that is none, every server makes something else.
             (None, Decision::Priced(_)) => Decision::Ambiguous,
-            (Some(_), Decision::Free(_) | Decision::Unmatched)
-                if self.prices_by_host
-                    && host_in_path(target.path).is_some_and(|host| is_for_sale(decide(Some(&host)))) =>
-            {
-                Decision::Ambiguous
-            }
+            (Some(_), Decision::Free(_) | Decision::Unmatched) if is_for_sale_elsewhere() => Decision::Ambiguous,
             (_, decision) => decision,
         }
     }
@@ -235,7 +236,7 @@ impl RouteTable {
     /// The patterns for a host; those for all hosts where it is none.
     fn trees_for<'a>(&'a self, host: Option<&'a str>) -> Vec<&'a PatternTree> {
         let Some(host) = host else {
-            return self.exact_hosts.values().chain(self.hosts_below.values()).chain([&self.any_host]).collect();
+            return vec![&self.all_hosts];
         };
         let suffixes = host.match_indices('.').filter_map(|(at, _)| host.get(at..));
         let below = suffixes.filter_map(|suffix| self.hosts_below.get(suffix));
@@ -304,7 +305,7 @@ pub(crate) fn host_of(authority: &str) -> Option<String> {
     let is_address = |byte: u8| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.');
     let is_host = match name.strip_prefix('[') {
         Some(address) => address.trim_end_matches(']').bytes().all(is_address),
-        None => name.bytes().all(is_name),
+        None => name.bytes().all(is_name) && !name.starts_with('.') && !name.contains(".."),
     };
     let is_authority = is_host && port.bytes().all(|byte| byte.is_ascii_digit());
     is_authority.then(|| name.trim_end_matches('.').to_ascii_lowercase())

@@ -52,8 +52,9 @@ impl<'a> Decoded<'a> {
         for raw in decoded.raw_segments() {
             let segment = if decoded.ends.len() < MAX_SEGMENTS { decode_segment(raw) } else { None };
             let Some(segment) = segment else { return decoded };
-            // A letter of three bytes may fold into one of one, and no less.
-            if segment.len() <= longest.saturating_mul(3) {
+            // A letter of three bytes may fold into one of one, and no less. Of what can be cut the part before is compared.
+            let may_be_cut = written.is_some_and(|path| path.len() <= MAX_PLAYFUL_LENGTH) && !is_plain(&segment);
+            if segment.len() <= longest.saturating_mul(3) || may_be_cut {
                 fold_into(&mut decoded.text, &segment);
             } else {
                 decoded.text.push_str(&segment);

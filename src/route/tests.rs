@@ -306,6 +306,15 @@ fn a_host_in_the_path_is_no_way_around_prices_by_host() {
         assert!(!matches!(at("other.com", path), Decision::Priced(_) | Decision::Ambiguous), "{path}");
     }
     for authority in ["a@b", "api.example.com@[::1]", "[::1]x"] {
-        assert_eq!(at(authority, "/free"), Decision::Ambiguous, "{authority}");
+        assert_eq!(at(authority, "/hosted"), Decision::Ambiguous, "{authority}");
+    }
+}
+
+#[test]
+fn what_is_cut_off_a_segment_may_be_long() {
+    let table = table(&[("/kiss", Priced)]);
+    let long = "x".repeat(500);
+    for start in ["/KISS;", "/KISS%3f", "/Ki%73S%23", "/\u{212A}i\u{17F}s%3fq3\u{17F}s"] {
+        assert_eq!(table.decide(get(&format!("{start}{long}"))), Decision::Priced(0), "{start}");
     }
 }

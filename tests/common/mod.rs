@@ -416,7 +416,7 @@ impl Stage {
             Event::Callout(_) => request.call = None,
             Event::Tick => self.now += 1,
             Event::Upstream(_) => request.is_served = true,
-            Event::Ended => request.has_ended = true,
+            Event::Ended | Event::Redirected => request.has_ended = true,
             Event::RequestBody(_) | Event::ResponseBody(_) | Event::ResponseChunk { .. } | Event::Ledger(_) => {}
         }
         request.trace.push(String::new());

@@ -388,7 +388,8 @@ fn from_garbage(choice: u8, input: &[u8]) -> Result<()> {
         let key = PAYMENTS.0[step.payment];
         let answer = ledger.perform(&mut store, key, Owner(step.owner), step.operation, time(now));
         let taken_until = match (step.operation, answer) {
-            (Operation::Claim { until, .. }, Answer::Granted) => Some(until),
+            // One of a payment that is not proven may be gone at any time.
+            (Operation::Claim { until, is_proven: true, .. }, Answer::Granted) => Some(until),
             (
                 Operation::Claim { until, .. } | Operation::Resume { until, .. } | Operation::Recover { until },
                 Answer::GrantedUnknown(_) | Answer::GrantedSettled(..),
@@ -400,7 +401,11 @@ fn from_garbage(choice: u8, input: &[u8]) -> Result<()> {
             expiry[step.payment] = Some(expires.as_secs());
         }
         if let Some(until) = taken_until {
-            assert!(holder.is_none_or(|(_, until)| until <= now), "two have it: {holder:?} and {step:?}");
+            let is_own = |owner: u64| owner == step.owner && answer == Answer::Granted;
+            assert!(
+                holder.is_none_or(|(owner, until)| until <= now || is_own(owner)),
+                "two have it: {holder:?} and {step:?}"
+            );
             assert!(spent[step.payment].is_none_or(|expires| expires + 60 <= now), "it is bought again: {step:?}");
             *holder = Some((step.owner, until.as_secs()));
             continue;
@@ -414,7 +419,16 @@ fn from_garbage(choice: u8, input: &[u8]) -> Result<()> {
                 *holder = None;
                 spent[step.payment] = expiry[step.payment];
             }
-            (Operation::Keep { .. } | Operation::Release | Operation::Forget { .. }, Answer::Granted) => *holder = None,
+            (
+                Operation::Keep { .. } | Operation::Release | Operation::Abandon | Operation::Forget { .. },
+                Answer::Granted,
+            ) => {
+                *holder = None;
+                // What was opened and let go cost nothing.
+                if matches!(step.operation, Operation::Release | Operation::Abandon) {
+                    spent[step.payment] = None;
+                }
+            }
             _ => {}
         }
     }

@@ -108,8 +108,8 @@ test: setup debian build build-provoke-panic .tools/python-v1.stamp .tools/wasm-
 bench: setup build ## Measure the filter beside its peers, on one core each (five minutes; QUICK=1 for a look)
 	@node benches/bench.mjs $(if $(QUICK),--quick)
 
-growth: setup build ## Measure what must not grow: routes, the ledger, memory over a soak (SOAK=100000 requests)
-	@node benches/growth.mjs $(if $(SOAK),--soak $(SOAK))
+growth: setup build ## Measure what must not grow (routes, the ledger, memory over a soak: SOAK=100000 requests), and the worst that is not paid for (WORST=1: that alone)
+	@node benches/growth.mjs $(if $(SOAK),--soak $(SOAK)) $(if $(WORST),--worst)
 
 profile: node_modules/.stamp rust-target ## Count where the filter's time and size go, by function (needs valgrind)
 	@node benches/profile.mjs
@@ -120,6 +120,8 @@ lint: rust-target ## Check the format of the code, and clippy's lints with warni
 	@cargo clippy --quiet --locked --target $(TARGET) -- --deny warnings
 	@cargo fmt --check --manifest-path fuzz/Cargo.toml
 	@cargo clippy --quiet --locked --manifest-path fuzz/Cargo.toml -- --deny warnings
+	@cargo fmt --check --manifest-path tests/growth/Cargo.toml
+	@cargo clippy --quiet --locked --manifest-path tests/growth/Cargo.toml -- --deny warnings
 	@cargo fmt --check --manifest-path benches/tools/Cargo.toml
 	@cargo clippy --quiet --locked --manifest-path benches/tools/Cargo.toml -- --deny warnings
 	@cargo fmt --check --manifest-path benches/axum/Cargo.toml
@@ -136,4 +138,4 @@ dist: build schema ## Make what a release consists of: the module, its hash, an 
 
 clean: ## Remove everything that was installed, built or recorded
 	@if [ -d node_modules/viem ]; then node stage/down.mjs; fi
-	@rm -rf target dist fuzz/target benches/*/target node_modules .venv .run .tools
+	@rm -rf target dist fuzz/target tests/growth/target benches/*/target node_modules .venv .run .tools

@@ -1,7 +1,14 @@
 /**
  * What a request costs as things grow: routes, ways to pay, payments that are remembered, and requests that were ever
- * made. `node benches/growth.mjs [--soak N] [--quick]`; the soak is 100,000 requests unless told.
+ * made; and the most that one costs that nobody pays for. `node benches/growth.mjs [--soak N] [--quick] [--worst]`; the soak
+ * is 100,000 requests unless told, and with `--worst` only the last is measured.
  */
+import { execFileSync } from "node:child_process";
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { checkout } from "../stage/processes.mjs";
+import { loadModule } from "./host.mjs";
 import { buildTools, DEFAULTS, load, machine, median, run, SERVER_CORE, startFacilitatorStub, startGate, startUpstream, stopAll } from "./stand.mjs";
 import { grouped, table, writeLines, writePart } from "./report.mjs";
 
@@ -15,6 +22,59 @@ const ROUNDS = isQuick ? 1 : 3;
 // Beyond this many claims some page of the ledger would be full, and refuse.
 const CLAIMS = isQuick ? 6_000 : 150_000;
 const CHUNK = isQuick ? 2_000 : 15_000;
+
+const MODULE = join(checkout, "target", "wasm32-unknown-unknown", "release", "x402_proxy_wasm.wasm");
+
+/** The worst request of each kind that tests/growth knows: its instructions, and microseconds of a core in V8. */
+function worstCosts() {
+  const directory = mkdtempSync(join(tmpdir(), "growth-"));
+  try {
+    const runner = ["run", "--quiet", "--locked", "--manifest-path", join(checkout, "tests", "growth", "Cargo.toml"), "--", MODULE, "--write", directory];
+    execFileSync("cargo", runner, { stdio: ["ignore", "ignore", "inherit"] });
+    const read = (name) => readFileSync(join(directory, name));
+    const filter = loadModule(MODULE, JSON.parse(read("plugin.json")), 1_790_000_000, JSON.parse(read("supported.json")));
+    const files = readdirSync(directory);
+    const kinds = files.filter((file) => file.endsWith(".headers")).map((file) => file.replace(/\.headers$/, ""));
+    const requests = kinds.map((kind) => ({
+      ...JSON.parse(read(`${kind}.json`)),
+      headers: read(`${kind}.headers`),
+      body: files.includes(`${kind}.body`) ? read(`${kind}.body`) : undefined,
+    }));
+    const times = (request, count) => Array.from({ length: count }, () => cpuTime(() => filter.play(request.headers, request.body)));
+    // Twice all of them: V8 compiles what is hot, behind what runs.
+    for (let round = 0; round < 2; round++) for (const request of requests) times(request, 20);
+    return requests.map((request) => ({ ...request, us: median(times(request, 41)) })).sort((a, b) => b.us - a.us);
+  } finally {
+    rmSync(directory, { recursive: true, force: true });
+  }
+}
+
+/** Microseconds of processor time. */
+function cpuTime(run) {
+  const before = process.cpuUsage();
+  run();
+  const { user, system } = process.cpuUsage(before);
+  return user + system;
+}
+
+function reportWorst(worst) {
+  writePart(
+    "worst",
+    `## The worst that is not paid for
+
+What the filter itself works on one request at most, of those without a valid payment that \`make test\` knows (thousands, at Envoy's default limits: heads of 60 KiB, bodies of a
+mebibyte). Instructions of the module, an upper bound and the same in each run; and processor time in Node's V8 (${process.versions.v8}), medians, on ${machine()}. In Envoy comes what Envoy does itself about so long a request.
+
+${table(["", "instructions:", "µs:", "answer:", "the worst of them"], worst.map((one) => [one.kind, grouped(one.instructions), grouped(one.us), one.status, `\`${one.name.replaceAll("|", "\\|")}\``]))}
+`,
+  );
+}
+
+if (process.argv.includes("--worst")) {
+  reportWorst(worstCosts());
+  console.log("Written to benches/RESULTS.md.");
+  process.exit();
+}
 
 buildTools("tools");
 const upstream = await startUpstream();
@@ -94,7 +154,10 @@ try {
     }
     await gate.stop();
   }
-  if (!isQuick) report();
+  if (!isQuick) {
+    report();
+    reportWorst(worstCosts());
+  }
 } catch (error) {
   run.keep();
   throw error;

@@ -6,7 +6,7 @@ import { readFileSync } from "node:fs";
 
 const [OK, NOT_FOUND, CAS_MISMATCH] = [0, 1, 8];
 const ROOT = 1;
-const BUFFERS = { callout: 4, configuration: 7 };
+const BUFFERS = { request: 0, callout: 4, configuration: 7 };
 const MAPS = { request: 0, response: 2, callout: 6 };
 const pairsOf = (object) => Object.entries(object).map(([name, value]) => [Buffer.from(name), Buffer.from(String(value))]);
 
@@ -28,8 +28,9 @@ export function encodePairs(pairs) {
  * @param {string} path of the module
  * @param {object} plugin its configuration
  * @param {number} seconds since the epoch: the clock, which stands still
+ * @param {object} supported what the facilitator says that it supports; without it, it is not asked, and says yes to all else
  */
-export function loadModule(path, plugin, seconds) {
+export function loadModule(path, plugin, seconds, supported) {
   const calls = {};
   const shared = new Map();
   const configuration = Buffer.from(JSON.stringify(plugin));
@@ -39,6 +40,7 @@ export function loadModule(path, plugin, seconds) {
     [MAPS.callout]: encodePairs(pairsOf({ ":status": "200", "content-type": "application/json", "content-length": "120", server: "envoy" })),
   };
   let calloutBody = Buffer.alloc(0);
+  let requestBody = Buffer.alloc(0);
   let pending = [];
   let tokens = 0;
   let metrics = 0;
@@ -65,7 +67,7 @@ export function loadModule(path, plugin, seconds) {
     proxy_remove_header_map_value: () => OK,
     proxy_replace_header_map_value: () => OK,
     proxy_add_header_map_value: () => OK,
-    proxy_get_buffer_bytes: (buffer, _start, _most, data, length) => hand(buffer === BUFFERS.configuration ? configuration : calloutBody, data, length),
+    proxy_get_buffer_bytes: (buffer, _start, _most, data, length) => hand({ [BUFFERS.configuration]: configuration, [BUFFERS.request]: requestBody }[buffer] ?? calloutBody, data, length),
     proxy_set_buffer_bytes: () => OK,
     proxy_send_local_response: (status) => ((replied = status), OK),
     proxy_continue_stream: () => OK,
@@ -94,7 +96,8 @@ export function loadModule(path, plugin, seconds) {
     proxy_record_metric: () => OK,
     proxy_http_call: (...given) => {
       const headersAt = given[2];
-      const path = bytes(headersAt, given[3]).includes("/verify") ? "/verify" : "/settle";
+      const headers = bytes(headersAt, given[3]);
+      const path = ["/supported", "/verify"].find((path) => headers.includes(path)) ?? "/settle";
       pending.push({ token: ++tokens, path });
       number(given.at(-1), tokens);
       return OK;
@@ -111,17 +114,27 @@ export function loadModule(path, plugin, seconds) {
   if (exports.proxy_on_configure(ROOT, configuration.length) !== 1) throw new Error("the configuration was refused");
   pending = [];
 
-  const yes = {
-    "/verify": Buffer.from('{"isValid":true}'),
-    "/settle": Buffer.from(`{"success":true,"transaction":"0x${"5b".repeat(32)}","network":"eip155:84532"}`),
-  };
+  const answers = supported
+    ? {
+        "/supported": Buffer.from(JSON.stringify(supported)),
+        "/verify": Buffer.from('{"isValid":false,"invalidReason":"insufficient_funds"}'),
+        "/settle": Buffer.from('{"success":false,"errorReason":"insufficient_funds","transaction":"","network":""}'),
+      }
+    : {
+        "/verify": Buffer.from('{"isValid":true}'),
+        "/settle": Buffer.from(`{"success":true,"transaction":"0x${"5b".repeat(32)}","network":"eip155:84532"}`),
+      };
   const answerCallouts = () => {
     while (pending.length) {
       const { token, path: question } = pending.shift();
-      calloutBody = yes[question];
+      calloutBody = answers[question];
       exports.proxy_on_http_call_response(ROOT, token, 4, calloutBody.length, 0);
     }
   };
+  if (supported) {
+    exports.proxy_on_tick(ROOT);
+    answerCallouts();
+  }
   let streams = ROOT;
   return {
     calls,
@@ -138,13 +151,17 @@ export function loadModule(path, plugin, seconds) {
           "x-request-id": "00000000-0000-4000-8000-000000000000",
         }),
       ),
-    /** Plays a request to its end; the status that the client sees. */
-    play: (head) => {
+    /** Plays a request to its end, with a body if it has one; the status that the client sees. */
+    play: (head, body) => {
       const id = ++streams;
       replied = 0;
       headers[MAPS.request] = head;
       exports.proxy_on_context_create(id, ROOT);
-      exports.proxy_on_request_headers(id, 7, 1);
+      exports.proxy_on_request_headers(id, head.readUInt32LE(0), body ? 0 : 1);
+      if (body && !replied) {
+        requestBody = body;
+        exports.proxy_on_request_body(id, body.length, 1);
+      }
       answerCallouts();
       if (!replied) {
         exports.proxy_on_response_headers(id, 4, 0);

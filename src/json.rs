@@ -133,11 +133,8 @@ pub fn canonical_fields(value: &RawValue) -> Result<BTreeMap<String, String>, Js
         return Err(Flaw("invalid type, expected an object".to_owned()).in_value());
     }
     let scanner = &mut Scanner::new(value.get().as_bytes(), usize::MAX);
-    let mut fields = BTreeMap::new();
-    for (name, mut value) in read_canonical(scanner, DEEPEST).map_err(Flaw::in_value)? {
-        drop_zeros(&mut value);
-        fields.insert(name.into_owned(), value);
-    }
+    let mut fields = read_canonical(scanner, DEEPEST).map_err(Flaw::in_value)?;
+    fields.values_mut().for_each(drop_zeros);
     Ok(fields)
 }
 
@@ -179,16 +176,16 @@ fn write_text(written: &mut String, text: &str) {
     }
 }
 
-fn read_canonical<'a>(scanner: &mut Scanner<'a>, deepest: usize) -> Result<BTreeMap<Cow<'a, str>, String>, Flaw> {
+fn read_canonical(scanner: &mut Scanner<'_>, deepest: usize) -> Result<BTreeMap<String, String>, Flaw> {
     let mut fields = BTreeMap::new();
     scanner.open_object()?;
     while let Some(key) = scanner.next_key()? {
-        let (name, mut value) = (decode(key)?, String::new());
+        let (name, mut value) = (decode(key)?.into_owned(), String::new());
         write_canonical(scanner, &mut value, deepest)?;
         match fields.entry(name) {
             Entry::Vacant(place) => drop(place.insert(value)),
             Entry::Occupied(place) => {
-                return Err(Flaw(format!("duplicate field `{}`", shorten(place.key().to_string()))));
+                return Err(Flaw(format!("duplicate field `{}`", shorten(place.key().clone()))));
             }
         }
     }

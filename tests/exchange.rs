@@ -2382,10 +2382,8 @@ fn a_permit_is_verified_before_it_is_settled_whoever_signed_it() {
         let payment = Wallet::new(1).pay(&entry(&mut stage, "/weather"), 1);
         let request = stage.play(&paid("/weather", &payment), [valid()]);
         assert_eq!(request.story(), format!("claim granted, verify? | settle granted, {settles}"));
-        let request = stage.play(
-            &paid("/weather", &Wallet::new(2).pay(&entry(&mut stage, "/weather"), 1)),
-            [invalid("insufficient_funds")],
-        );
+        let poor = Wallet::new(2).pay(&entry(&mut stage, "/weather"), 1);
+        let request = stage.play(&paid("/weather", &poor), [invalid("insufficient_funds")]);
         assert_eq!((request.status(), stage.left(&request)), (402, "nothing"));
     }
 }

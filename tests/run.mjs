@@ -20,7 +20,15 @@ const SUITES = [
   {
     name: 'fuzzed',
     command: ['cargo', 'run', '--quiet', '--locked', '--manifest-path', 'fuzz/Cargo.toml', '--', 'bounded', '--rounds', '3'],
-    count: countFuzz,
+    count: output => countLine('fuzz', output),
+  },
+  {
+    name: 'growth',
+    command: [
+      ...['cargo', 'run', '--quiet', '--locked', '--manifest-path', 'tests/growth/Cargo.toml', '--'],
+      ...[`target/${TARGET}/release/x402_proxy_wasm.wasm`, '--corpus', 'fuzz/corpus'],
+    ],
+    count: output => countLine('growth', output),
   },
   { name: 'in Envoy', command: ['node', '--test', '--test-reporter=tap', 'tests/e2e/'], count: countTap },
 ]
@@ -31,9 +39,9 @@ function countCargo(output) {
   return { passed: sum(results.map(r => +r[1])), failed: sum(results.map(r => +r[2])) }
 }
 
-/** Reads the line `fuzz result: 12 passed; 0 failed; …`. */
-function countFuzz(output) {
-  const [, passed = 0, failed = 0] = output.match(/^fuzz result: (\d+) passed; (\d+) failed/m) ?? []
+/** Reads the line `fuzz result: 12 passed; 0 failed; …` and its like. */
+function countLine(what, output) {
+  const [, passed = 0, failed = 0] = output.match(new RegExp(`^${what} result: (\\d+) passed; (\\d+) failed`, 'm')) ?? []
   return { passed: +passed, failed: +failed }
 }
 

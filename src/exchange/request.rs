@@ -292,12 +292,9 @@ impl RequestHead {
     pub fn is_plain_text(&self) -> bool {
         let is_utf8 = |kind: &[u8]| {
             let kind = String::from_utf8_lossy(kind).to_ascii_lowercase();
-            let charset =
-                kind.split(';').skip(1).filter_map(|part| part.trim().strip_prefix("charset").map(str::to_owned));
-            kind.as_bytes() != UNREADABLE
-                && charset
-                    .map(|value| value.replace(['=', '"', '\'', ' '], ""))
-                    .all(|value| value == "utf-8" || value == "utf8")
+            let mut charsets = kind.split(';').skip(1).filter_map(|part| part.trim().strip_prefix("charset"));
+            let is_one = |value: &str| matches!(value.replace(['=', '"', '\'', ' '], "").as_str(), "utf-8" | "utf8");
+            kind.as_bytes() != UNREADABLE && charsets.all(is_one)
         };
         self.all_spelt("content-type").count() <= 1 && self.all_spelt("content-type").all(is_utf8)
     }

@@ -226,6 +226,7 @@ impl<'a> Fields<'a> {
 const NULL: &[u8] = b"null";
 
 /// Which of the names a key is; `None` for other keys.
+#[inline(never)]
 fn look_up(names: &mut Names<'_>, key: Text<'_>) -> Result<Option<usize>, PriceError> {
     match names.find(key) {
         Found::Name(number) => Ok(Some(number)),
@@ -349,6 +350,7 @@ fn anthropic(scanner: &mut Scanner<'_>) -> Result<Asked, PriceError> {
     })
 }
 
+#[inline(never)]
 fn by_pointers(scanner: &mut Scanner<'_>, pointers: &Pointers) -> Result<Asked, PriceError> {
     let Pointers { model: model_at, max_output_tokens, choices, .. } = pointers;
     let mut ways: Vec<Way<'_>> =
@@ -439,6 +441,7 @@ fn overlong(what: &str) -> PriceError {
     PriceError::Shape(format!("{what} is longer than {MAX_MODEL_BYTES} bytes"))
 }
 
+#[inline(never)]
 fn model(value: Option<&[u8]>, what: &str) -> Result<String, PriceError> {
     let Some(text) = value.and_then(Text::of).filter(|text| !text.written().is_empty()) else {
         return Err(PriceError::Shape(format!("{what} is missing, or not a text")));
@@ -449,6 +452,7 @@ fn model(value: Option<&[u8]>, what: &str) -> Result<String, PriceError> {
     text.decode().map(Cow::into_owned).ok_or_else(|| PriceError::Shape(format!("{what} has half a letter in it")))
 }
 
+#[inline(never)]
 fn whole(value: Option<&[u8]>, what: &str) -> Result<Option<u64>, PriceError> {
     // Written without sign, point and exponent, it is digits alone; and in JSON no number begins with a zero too many.
     let read = |value: &[u8]| std::str::from_utf8(value).ok().filter(|text| is_digits(text))?.parse().ok();
@@ -462,10 +466,12 @@ fn is_digits(text: &str) -> bool {
 }
 
 /// A limit. 0 is none: many servers read it so.
+#[inline(never)]
 fn limit_of(value: Option<&[u8]>, what: &str) -> Result<Option<u64>, PriceError> {
     Ok(whole(value, what)?.filter(|limit| *limit > 0))
 }
 
+#[inline(never)]
 fn at_least_one(value: Option<&[u8]>, name: &str) -> Result<u64, PriceError> {
     match whole(value, name)? {
         Some(0) => Err(PriceError::Shape(format!("{name} is 0"))),
@@ -473,6 +479,7 @@ fn at_least_one(value: Option<&[u8]>, name: &str) -> Result<u64, PriceError> {
     }
 }
 
+#[inline(never)]
 fn flag(value: Option<&[u8]>, what: &str) -> Result<bool, PriceError> {
     match value {
         None | Some(b"false") => Ok(false),

@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 
-/// A path's segments, decoded, and folded to lower case where they are no longer than any that they are compared with.
+/// A path's segments, decoded, and folded to lower case as far as they are compared with anything.
 pub type Segments<'a> = Vec<&'a str>;
 
 /// Bytes and segments of a path that leaves room for readings, beyond which it is opaque: each reading is a list, and
@@ -52,13 +52,13 @@ impl<'a> Decoded<'a> {
         for raw in decoded.raw_segments() {
             let segment = if decoded.ends.len() < MAX_SEGMENTS { decode_segment(raw) } else { None };
             let Some(segment) = segment else { return decoded };
-            // A letter of three bytes may fold into one of one, and no less. Of what can be cut the part before is compared.
-            let may_be_cut = written.is_some_and(|path| path.len() <= MAX_PLAYFUL_LENGTH) && !is_plain(&segment);
-            if segment.len() <= longest.saturating_mul(3) || may_be_cut {
-                fold_into(&mut decoded.text, &segment);
-            } else {
-                decoded.text.push_str(&segment);
-            }
+            // A letter of three bytes may fold into one of one, and no less; and what is compared of a segment is all of it
+            // or what a server leaves of it: its beginning.
+            let most = longest.saturating_add(1).saturating_mul(3).min(segment.len());
+            let end = (0..=most).rev().find(|end| segment.is_char_boundary(*end)).unwrap_or_default();
+            let (compared, rest) = segment.split_at_checked(end).unwrap_or((&segment, ""));
+            fold_into(&mut decoded.text, compared);
+            decoded.text.push_str(rest);
             decoded.ends.push(decoded.text.len());
         }
         decoded.is_cut = decoded.ends.is_empty();
@@ -128,6 +128,7 @@ fn fold_into(folded: &mut String, segment: &str) {
 }
 
 /// Decodes a segment; `None` where servers would not agree on what it says.
+#[inline(never)]
 fn decode_segment(raw: &str) -> Option<Cow<'_, str>> {
     let is_doubtful = |byte: u8| byte == b'#' || byte == b'\\' || byte.is_ascii_control();
     let mut has_escapes = false;
@@ -154,6 +155,7 @@ fn decode_segment(raw: &str) -> Option<Cow<'_, str>> {
 
 /// Whether some server would trim something off the text, or off what it leaves of it where it cuts it at a `;`, a `?` or
 /// a `#`: some trim spaces, and some systems final dots.
+#[inline(never)]
 fn is_trimmed(text: &str) -> bool {
     let is_cut_short = |kept: &str| match kept.as_bytes().last() {
         Some(b'.') => !is_dots(kept),
@@ -185,6 +187,7 @@ fn is_plain(segment: &str) -> bool {
 }
 
 /// Whether some number of decodings could bring out a `..`, which climbs over the segments before it.
+#[inline(never)]
 fn climbs(path: &str) -> bool {
     const DECODINGS: usize = 4;
     let mut path = path.as_bytes().to_vec();
@@ -224,6 +227,7 @@ fn decode_leniently(bytes: &mut Vec<u8>) {
 
 /// All that habits of servers make of a path, in any order and number, the path as written first; `None` where that is
 /// too much.
+#[inline(never)]
 fn readings(segments: Segments<'_>) -> Option<Vec<Segments<'_>>> {
     let habits = [cut_at_query, cut_at_params, drop_params, resolve_dots, drop_authority, merge_slashes];
     let mut readings = vec![segments];

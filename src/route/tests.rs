@@ -258,6 +258,15 @@ fn a_lone_percent_sign_takes_nothing_back() {
 }
 
 #[test]
+fn what_is_left_of_a_long_segment_is_compared_like_a_short_one() {
+    let table = table(&[("/kiss", Priced)]);
+    for rest in ["%3fq", ";q", "%23q"] {
+        let path = format!("/\u{212a}i\u{17f}\u{17f}{rest}{}", "\u{17f}".repeat(100));
+        assert_eq!(table.decide(get(&path)), Decision::Priced(0), "{path}");
+    }
+}
+
+#[test]
 fn a_host_longer_than_any_is_none() {
     let table = RouteTable::new(vec![(matcher(&["*.example.com"], &[], "/a"), Priced)]);
     let long = |length: usize| format!("{}.example.com", "a.".repeat(length).trim_end_matches('.'));

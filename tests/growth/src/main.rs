@@ -20,8 +20,9 @@ use serde_json::json;
 /// The factor by which twice as much of something may cost more.
 const MOST_GROWTH: f64 = 2.3;
 
-/// Instructions below which nothing is said about growth: they are those of the request itself.
-const TOO_FEW: u64 = 20_000;
+/// Instructions below which nothing is said about growth: those of the request itself, and of what becomes of a path at
+/// two kilobytes and of a text at its first thousands of values.
+const TOO_FEW: u64 = 1_000_000;
 
 /// What one case costs at each of its sizes.
 struct Measured<'a> {

@@ -132,7 +132,7 @@ impl Http {
     }
 
     pub(super) fn on_request(&mut self, has_body: bool) -> Verdict {
-        let next = self.start();
+        let next = self.start(has_body);
         let verdict = self.run(Half::Request, next);
         match self.reading {
             Some(_) if !has_body => self.on_head_alone(Half::Request),
@@ -286,7 +286,7 @@ impl Http {
         }
     }
 
-    fn start(&mut self) -> Result<Next, HostError> {
+    fn start(&mut self, has_body: bool) -> Result<Next, HostError> {
         let metadata = self.config.metadata.iter().filter_map(|key| {
             let path = ["metadata", "filter_metadata", key.namespace.as_str(), key.key.as_str()];
             Some((key.clone(), host::property(&path).ok()??))
@@ -295,7 +295,8 @@ impl Http {
         {
             self.provoked = host::headers(Map::Request, |list| RequestHead::of_response(list))?.text("x-provoke-panic");
         }
-        let head = host::headers(Map::Request, |list| RequestHead::new(list))?.with_metadata(metadata);
+        let head =
+            host::headers(Map::Request, |list| RequestHead::new(list))?.with_metadata(metadata).with_body(has_body);
         let head = if self.config.needs_principals { head.with_principals(principals()) } else { head };
         self.may_panic(|_| "request");
         self.admission = head.admission(&self.config);

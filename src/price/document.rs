@@ -2,11 +2,8 @@
 //! this: that costs its sender nothing, and the tree of a hostile one is a hundred times its size.
 
 use std::collections::BTreeSet;
-use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
-
-use crate::scan::ScanError;
+use crate::scan::{ScanError, Scanner, Text};
 
 /// A JSON value without its fractions: nothing that is priced is counted in them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,7 +41,43 @@ impl Document {
     /// # Errors
     /// [`DocumentError`] where it is not JSON, or has an object with a key that stands twice.
     pub fn read(text: &[u8]) -> Result<Self, DocumentError> {
-        serde_json::from_slice(text).map_err(|error| DocumentError(crate::json::shorten(error.to_string())))
+        let mut scanner = Scanner::new(text, usize::MAX);
+        let document = Self::read_value(&mut scanner)?;
+        scanner.end()?;
+        Ok(document)
+    }
+
+    fn read_value(scanner: &mut Scanner<'_>) -> Result<Self, DocumentError> {
+        Ok(match scanner.peek() {
+            b'{' => {
+                let mut fields = Vec::new();
+                scanner.open_object()?;
+                while let Some(key) = scanner.next_key()? {
+                    fields.push((decode(key)?, Self::read_value(scanner)?));
+                }
+                // One after the other: what sorts a list is four times the code.
+                let mut keys = BTreeSet::new();
+                if let Some((key, _)) = fields.iter().find(|(key, _)| !keys.insert(key.as_str())) {
+                    return Err(DocumentError(crate::json::shorten(format!("the key {key:?} stands twice"))));
+                }
+                Self::Object(fields)
+            }
+            b'[' => {
+                let mut items = Vec::new();
+                scanner.open_list()?;
+                while scanner.has_element()? {
+                    items.push(Self::read_value(scanner)?);
+                }
+                Self::List(items)
+            }
+            b'"' => Text::of(scanner.skip()?).map_or(Ok(Self::Null), |text| decode(text).map(Self::Text))?,
+            _ => match scanner.skip()? {
+                b"null" => Self::Null,
+                b"true" => Self::Bool(true),
+                b"false" => Self::Bool(false),
+                number => whole(number).map_or(Self::OtherNumber, Self::Whole),
+            },
+        })
     }
 
     /// The field of an object; `None` where there is none, or where it is `null`.
@@ -77,65 +110,15 @@ impl Document {
     }
 }
 
-impl<'de> Deserialize<'de> for Document {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(DocumentVisitor)
-    }
+fn decode(text: Text<'_>) -> Result<String, DocumentError> {
+    let text = text.decode().ok_or_else(|| DocumentError("half a letter stands in a text".to_owned()))?;
+    Ok(text.into_owned())
 }
 
-struct DocumentVisitor;
-
-impl<'de> Visitor<'de> for DocumentVisitor {
-    type Value = Document;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
-    }
-
-    fn visit_unit<E: Error>(self) -> Result<Document, E> {
-        Ok(Document::Null)
-    }
-
-    fn visit_bool<E: Error>(self, value: bool) -> Result<Document, E> {
-        Ok(Document::Bool(value))
-    }
-
-    fn visit_u64<E: Error>(self, number: u64) -> Result<Document, E> {
-        Ok(Document::Whole(number))
-    }
-
-    fn visit_i64<E: Error>(self, number: i64) -> Result<Document, E> {
-        Ok(u64::try_from(number).map_or(Document::OtherNumber, Document::Whole))
-    }
-
-    fn visit_f64<E: Error>(self, _: f64) -> Result<Document, E> {
-        Ok(Document::OtherNumber)
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<Document, E> {
-        Ok(Document::Text(text.to_owned()))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Document, A::Error> {
-        let mut list = Vec::new();
-        while let Some(item) = items.next_element()? {
-            list.push(item);
-        }
-        Ok(Document::List(list))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Document, A::Error> {
-        let mut object: Vec<(String, Document)> = Vec::new();
-        while let Some(field) = fields.next_entry()? {
-            object.push(field);
-        }
-        // One after the other: what sorts a list is four times the code.
-        let mut keys = BTreeSet::new();
-        if let Some((key, _)) = object.iter().find(|(key, _)| !keys.insert(key.as_str())) {
-            return Err(A::Error::custom(format_args!("the key {key:?} stands twice")));
-        }
-        Ok(Document::Object(object))
-    }
+/// A number that is written as digits alone, where it has 64 bits at most.
+pub(super) fn whole(number: &[u8]) -> Option<u64> {
+    // In JSON none begins with a zero too many.
+    std::str::from_utf8(number).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?.parse().ok()
 }
 
 #[cfg(test)]

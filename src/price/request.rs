@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{Pointers, PriceError, Shape, Tariff};
+use super::{Pointers, PriceError, Shape, Tariff, document};
 use crate::config::MetadataKey;
 use crate::scan::{Found, Names, Scanner, Text};
 
@@ -352,89 +352,93 @@ fn anthropic(scanner: &mut Scanner<'_>) -> Result<Asked, PriceError> {
 
 #[inline(never)]
 fn by_pointers(scanner: &mut Scanner<'_>, pointers: &Pointers) -> Result<Asked, PriceError> {
-    let Pointers { model: model_at, max_output_tokens, choices, .. } = pointers;
-    let mut ways: Vec<Way<'_>> =
-        [Some(model_at), max_output_tokens.as_ref(), choices.as_ref()].map(Way::new).into_iter().collect();
-    let all: Vec<usize> = (0..ways.len()).filter(|way| ways.get(*way).is_some_and(|way| way.is_asked)).collect();
-    follow(scanner, &mut ways, &all, 0)?;
-    let at = |way: usize| ways.get(way).and_then(|way| way.value).filter(|value| *value != NULL);
+    let mut ways = Steps::default();
+    let asked = [Some(&pointers.model), pointers.max_output_tokens.as_ref(), pointers.choices.as_ref()];
+    for (number, pointer) in asked.into_iter().enumerate() {
+        pointer.into_iter().for_each(|pointer| ways.add(pointer, number));
+    }
+    let mut found = [NULL; 3];
+    ways.follow(scanner, &mut found)?;
+    let [model_found, limit, choices] = found.map(|value| Some(value).filter(|value| *value != NULL));
     Ok(Asked {
-        model: model(at(0), model_at)?,
-        limit: limit_of(at(1), "the limit of output tokens")?,
-        choices: at_least_one(at(2), "the number of outputs")?,
+        model: model(model_found, &pointers.model)?,
+        limit: limit_of(limit, "the limit of output tokens")?,
+        choices: at_least_one(choices, "the number of outputs")?,
         streams: false,
         wants_usage: false,
         wish: None,
     })
 }
 
-/// A JSON pointer (RFC 6901), and what it leads to.
-struct Way<'a> {
-    steps: Vec<String>,
-    is_asked: bool,
-    value: Option<&'a [u8]>,
+/// The steps that JSON pointers (RFC 6901) take from a value, and which of them end there.
+#[derive(Default)]
+struct Steps {
+    names: Vec<String>,
+    below: Vec<Self>,
+    ends: Vec<usize>,
 }
 
-impl Way<'_> {
-    fn new(pointer: Option<&String>) -> Self {
-        let steps = pointer.into_iter().flat_map(|pointer| pointer.split('/').skip(1));
-        let steps = steps.map(|step| step.replace("~1", "/").replace("~0", "~")).collect();
-        Self { steps, is_asked: pointer.is_some(), value: None }
+impl Steps {
+    fn add(&mut self, pointer: &str, number: usize) {
+        let mut place = self;
+        for step in pointer.split('/').skip(1) {
+            let step = step.replace("~1", "/").replace("~0", "~");
+            let known = place.names.iter().position(|name| *name == step).unwrap_or_else(|| {
+                place.names.push(step);
+                place.below.push(Self::default());
+                place.below.len().saturating_sub(1)
+            });
+            match place.below.get_mut(known) {
+                Some(below) => place = below,
+                None => return,
+            }
+        }
+        place.ends.push(number);
     }
-}
 
-/// Reads a value that the `active` ones of the pointers lead to, or through, after so many steps.
-fn follow<'a>(
-    scanner: &mut Scanner<'a>,
-    ways: &mut Vec<Way<'a>>,
-    active: &[usize],
-    taken: usize,
-) -> Result<(), PriceError> {
-    let step_of = |ways: &[Way<'_>], way: usize| ways.get(way).and_then(|way| way.steps.get(taken)).cloned();
-    let further: Vec<(usize, String)> = active.iter().filter_map(|way| Some((*way, step_of(ways, *way)?))).collect();
-    let below = |is_step: &dyn Fn(&str) -> bool| -> Vec<usize> {
-        further.iter().filter(|(_, step)| is_step(step)).map(|(way, _)| *way).collect()
-    };
-    let deeper = taken.saturating_add(1);
-    let first = scanner.peek();
-    let start = scanner.position();
-    match first {
-        b'{' if !further.is_empty() => {
-            let mut steps: Vec<&str> = Vec::new();
-            for (_, step) in &further {
-                if !steps.contains(&step.as_str()) {
-                    steps.push(step);
+    /// Reads a value, and finds what the pointers lead to.
+    fn follow<'a>(&self, scanner: &mut Scanner<'a>, found: &mut [&'a [u8]]) -> Result<(), PriceError> {
+        let first = scanner.peek();
+        let start = scanner.position();
+        match first {
+            b'{' if !self.names.is_empty() => {
+                let steps: Vec<&str> = self.names.iter().map(String::as_str).collect();
+                let mut names = Names::new(&steps);
+                scanner.open_object()?;
+                while let Some(key) = scanner.next_key()? {
+                    let step = look_up(&mut names, key)?;
+                    self.step(step, scanner, found)?;
                 }
             }
-            let mut names = Names::new(&steps);
-            scanner.open_object()?;
-            while let Some(key) = scanner.next_key()? {
-                let step = look_up(&mut names, key)?.and_then(|number| steps.get(number));
-                let ways_there = step.map(|name| below(&|step| step == *name)).unwrap_or_default();
-                follow(scanner, ways, &ways_there, deeper)?;
+            b'[' if !self.names.is_empty() => {
+                scanner.open_list()?;
+                let mut index = 0_usize;
+                while scanner.has_element()? {
+                    self.step(self.names.iter().position(|name| name.parse() == Ok(index)), scanner, found)?;
+                    index = index.saturating_add(1);
+                }
+            }
+            _ => {
+                scanner.skip()?;
             }
         }
-        b'[' if !further.is_empty() => {
-            let indexes: Vec<usize> = further.iter().filter_map(|(_, step)| step.parse().ok()).collect();
-            scanner.open_list()?;
-            for index in 0_usize.. {
-                if !scanner.has_element()? {
-                    break;
-                }
-                if indexes.contains(&index) {
-                    follow(scanner, ways, &below(&|step| step.parse() == Ok(index)), deeper)?;
-                } else {
-                    scanner.skip()?;
-                }
-            }
+        for number in &self.ends {
+            found.get_mut(*number).into_iter().for_each(|place| *place = scanner.since(start));
         }
-        _ => scanner.skip().map(|_| ())?,
+        Ok(())
     }
-    let value = scanner.since(start);
-    for way in active {
-        ways.get_mut(*way).filter(|way| way.steps.len() == taken).into_iter().for_each(|way| way.value = Some(value));
+
+    fn step<'a>(
+        &self,
+        step: Option<usize>,
+        scanner: &mut Scanner<'a>,
+        found: &mut [&'a [u8]],
+    ) -> Result<(), PriceError> {
+        match step.and_then(|step| self.below.get(step)) {
+            Some(below) => below.follow(scanner, found),
+            None => scanner.skip().map(|_| ()).map_err(PriceError::from),
+        }
     }
-    Ok(())
 }
 
 fn overlong(what: &str) -> PriceError {
@@ -454,15 +458,10 @@ fn model(value: Option<&[u8]>, what: &str) -> Result<String, PriceError> {
 
 #[inline(never)]
 fn whole(value: Option<&[u8]>, what: &str) -> Result<Option<u64>, PriceError> {
-    // Written without sign, point and exponent, it is digits alone; and in JSON no number begins with a zero too many.
-    let read = |value: &[u8]| std::str::from_utf8(value).ok().filter(|text| is_digits(text))?.parse().ok();
-    let named =
-        |value: &[u8]| read(value).ok_or_else(|| PriceError::Shape(format!("{what} is not a whole number of tokens")));
+    let named = |value: &[u8]| {
+        document::whole(value).ok_or_else(|| PriceError::Shape(format!("{what} is not a whole number of tokens")))
+    };
     value.map(named).transpose()
-}
-
-fn is_digits(text: &str) -> bool {
-    text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// A limit. 0 is none: many servers read it so.

@@ -152,6 +152,8 @@ fn drop_zeros(value: &mut String) {
 struct Flaw(String);
 
 impl From<ScanError> for Flaw {
+    #[cold]
+    #[inline(never)]
     fn from(error: ScanError) -> Self {
         Self(error.to_string())
     }

@@ -104,6 +104,7 @@ impl MetadataKey {
 }
 
 /// Whether CGI and its heirs, who take every other character for the `-` of a name, take `name` for `meant`.
+#[inline(never)]
 fn is_spelt(name: &str, meant: &str) -> bool {
     let is_letter = |(one, other): (u8, u8)| one == other || (other == b'-' && !one.is_ascii_alphanumeric());
     name.len() == meant.len() && name.bytes().zip(meant.bytes()).all(is_letter)
@@ -317,16 +318,18 @@ impl RequestHead {
     /// says where from and what for, and nothing else: no body, and no other protocol, by which an upstream could be made
     /// to take it for something else.
     pub fn is_preflight(&self) -> bool {
-        let says = |name: &str| self.all(name).next().is_some_and(|value| !value.trim_ascii().is_empty());
-        let has_body = self.has_body
-            || self.all("content-length").any(|length| length.trim_ascii() != b"0")
-            || self.all("transfer-encoding").next().is_some();
-        let has_protocol = [":protocol", "upgrade"].iter().any(|name| self.all(name).next().is_some());
-        self.text(":method").eq_ignore_ascii_case("OPTIONS")
-            && says("origin")
-            && says("access-control-request-method")
-            && !has_body
-            && !has_protocol
+        let (mut origins, mut methods, mut is_plain) = (0_u32, 0_u32, !self.has_body);
+        for (name, value) in &self.headers {
+            let is_said = !value.trim_ascii().is_empty();
+            match name.as_str() {
+                "origin" => origins = origins.saturating_add(u32::from(is_said)),
+                "access-control-request-method" => methods = methods.saturating_add(u32::from(is_said)),
+                "content-length" => is_plain &= value.trim_ascii() == b"0",
+                "transfer-encoding" | "upgrade" | ":protocol" => is_plain = false,
+                _ => {}
+            }
+        }
+        is_plain && origins == 1 && methods == 1 && self.text(":method").eq_ignore_ascii_case("OPTIONS")
     }
 
     /// The names of headers that the upstream must not see from this client.
@@ -336,16 +339,13 @@ impl RequestHead {
         let is_priced = terms.is_some();
         let has_sign_in = terms.is_some_and(|terms| terms.extensions.sign_in.is_some());
         let minds_host = config.table.prices_by_host() || has_sign_in;
-        let keeps = |name: &str| {
-            let name = name.replace(|letter: char| !letter.is_ascii_alphanumeric(), "-");
-            config.keeps_header(&name)
-        };
+        let overrides: &[&[&str]] = if minds_host { &[&OVERRIDES, &HOST_OVERRIDES] } else { &[&OVERRIDES] };
         let is_unwanted = |name: &&String| {
-            let overrides = is_one_of(name, &OVERRIDES) || (minds_host && is_one_of(name, &HOST_OVERRIDES));
+            let override_of = overrides.iter().copied().flatten().find(|meant| is_spelt(name, meant));
             is_identity(name)
-                || (overrides && !keeps(name))
+                || override_of.is_some_and(|meant| !config.keeps_header(meant))
                 || (is_priced && is_one_of(name, &[PAYMENT_SIGNATURE, X_PAYMENT]))
-                || (has_sign_in && is_spelt(name, SIGN_IN_WITH_X))
+                || (has_sign_in && is_one_of(name, &[SIGN_IN_WITH_X]))
         };
         self.unwanted.iter().filter(is_unwanted).cloned().collect()
     }

@@ -30,6 +30,8 @@ pub enum Document {
 pub struct DocumentError(String);
 
 impl From<ScanError> for DocumentError {
+    #[cold]
+    #[inline(never)]
     fn from(error: ScanError) -> Self {
         Self(error.to_string())
     }

@@ -129,6 +129,8 @@ pub enum PriceError {
 }
 
 impl From<ScanError> for PriceError {
+    #[cold]
+    #[inline(never)]
     fn from(error: ScanError) -> Self {
         Self::Body(error.into())
     }

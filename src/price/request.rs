@@ -379,6 +379,7 @@ struct Steps {
 }
 
 impl Steps {
+    #[inline(never)]
     fn add(&mut self, pointer: &str, number: usize) {
         let mut place = self;
         for step in pointer.split('/').skip(1) {

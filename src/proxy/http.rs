@@ -579,8 +579,14 @@ fn finish(tail: &Tail) {
     }
 }
 
+/// The head of an answer, whoever's it is.
+#[inline(never)]
+fn head_of(map: Map) -> Result<RequestHead, HostError> {
+    host::headers(map, |list| RequestHead::of_response(list))
+}
+
 fn response_head(has_body: bool) -> Result<UpstreamHead, HostError> {
-    let head = host::headers(Map::Response, |list| RequestHead::of_response(list))?;
+    let head = head_of(Map::Response)?;
     let directives: Vec<_> = head.all("cache-control").map(String::from_utf8_lossy).collect();
     Ok(UpstreamHead {
         // A response without a readable status is none that anybody should pay for.
@@ -613,7 +619,7 @@ pub(super) fn call(service: &Service, method: &str, path: &str, body: &str) -> R
 
 /// Seconds for which the answer that is there holds.
 fn max_age() -> u64 {
-    let head = host::headers(Map::CalloutAnswer, |list| RequestHead::of_response(list)).unwrap_or_default();
+    let head = head_of(Map::CalloutAnswer).unwrap_or_default();
     let control = head.text("cache-control").to_ascii_lowercase();
     let mut directives = control.split(',').map(str::trim);
     if directives.clone().any(|directive| matches!(directive, "no-store" | "no-cache")) {
@@ -632,7 +638,7 @@ pub(super) fn callout_answer(headers: usize, body_size: usize) -> CalloutAnswer 
     if headers == 0 {
         return CalloutAnswer::Lost;
     }
-    let answer = host::headers(Map::CalloutAnswer, |list| RequestHead::of_response(list)).and_then(|head| {
+    let answer = head_of(Map::CalloutAnswer).and_then(|head| {
         let status = head.text(":status").parse().unwrap_or(0);
         // One byte more than may be read, so that the reader sees that it is too long.
         let body = host::callout_body(body_size.min(MAX_ANSWER_BYTES.saturating_add(1)))?;

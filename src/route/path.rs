@@ -198,15 +198,15 @@ fn climbs(path: &str) -> bool {
             break;
         }
     }
-    let Ok(text) = std::str::from_utf8(&path) else { return true };
-    text.split('/').any(has_more_to_decode) || text.as_bytes().windows(2).any(|pair| pair == b"..")
-}
-
-/// Whether a `%` is left in a segment with which some server could make something of what follows. With less than that it
-/// would have to be the last of the segment: not every server wants two hexadecimal digits (`%u002e`), or looks whether
-/// there are.
-fn has_more_to_decode(segment: &str) -> bool {
-    segment.strip_suffix('%').unwrap_or(segment).contains('%')
+    // A `%` that is left is no escape, but some server could make one of it and what follows in its segment: not every one
+    // wants two hexadecimal digits (`%u002e`), or looks whether there are.
+    let is_doubtful = |(byte, next): (&u8, &u8)| match byte {
+        b'%' => *next != b'/',
+        b'.' => *next == b'.',
+        _ => false,
+    };
+    let behind = path.iter().skip(1).chain([&b'/']);
+    std::str::from_utf8(&path).is_err() || path.iter().zip(behind).any(is_doubtful)
 }
 
 /// Decodes every escape that is whole and leaves the others. Some servers drop control characters, and what stood apart

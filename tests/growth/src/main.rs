@@ -1,8 +1,8 @@
 //! Counts the instructions of the filter, as it is released, for requests without a valid payment: whatever a client
 //! makes longer, twice as long costs at most [`MOST_GROWTH`] times as much, and the longest not more than [`most`].
 //!
-//! `growth MODULE` measures all; with kinds behind it, those. `--corpus` adds what fuzzing found; `--write` also writes the
-//! worst request of each kind to a directory, and the configuration, for who measures its time.
+//! `growth MODULE` measures all; with kinds behind it, those. `--corpus` adds what fuzzing found; `--write` writes the
+//! requests to a directory instead, for who measures their time.
 #![allow(clippy::expect_used, reason = "a runner that cannot run may say so and stop")]
 
 mod cases;
@@ -99,6 +99,9 @@ fn run() -> Result<bool, Failure> {
         cases.extend(cases::found(Path::new(&corpus))?);
     }
     cases.retain(|case| kinds.is_empty() || kinds.iter().any(|kind| case.kind == kind));
+    if let Some(directory) = &directory {
+        return write_all(directory, &cases).map(|()| true);
+    }
     let wasm = std::fs::read(&module).map_err(|error| format!("{module}: {error}"))?;
     let mut filter = Filter::new(&wasm, &cases::plugin(cases::BODY / cases::SMALLER), &cases::supported())?;
     let (mut passed, mut failed) = (0, 0);
@@ -119,31 +122,30 @@ fn run() -> Result<bool, Failure> {
         }
     }
     let (plugin, supported) = (cases::plugin(cases::BODY), cases::supported());
-    if let Some(directory) = &directory {
-        std::fs::write(format!("{directory}/plugin.json"), plugin.to_string())?;
-        std::fs::write(format!("{directory}/supported.json"), supported.to_string())?;
-    }
     let mut filter = Filter::new(&wasm, &plugin, &supported)?;
     for Measured { case, .. } in &worst {
         let request = (case.request)(case.full);
         filter.play(&request)?;
         let Outcome { instructions, status } = filter.play(&request)?;
         println!("worst {}: {instructions} instructions, {status} ({})", case.kind, case.name);
-        if let Some(directory) = &directory {
-            let about = json!({"kind": case.kind, "name": case.name, "instructions": instructions, "status": status});
-            write(&format!("{directory}/{}", case.kind), &about, request)?;
-        }
     }
     println!("growth result: {passed} passed; {failed} failed");
     Ok(failed == 0)
 }
 
-/// Writes a request for whoever plays it elsewhere: about it, its headers as the host has them, its body.
-fn write(path: &str, about: &serde_json::Value, request: Request) -> Result<(), Failure> {
-    std::fs::write(format!("{path}.json"), about.to_string())?;
-    std::fs::write(format!("{path}.headers"), host::encode_pairs(&request.headers))?;
-    if let Some(body) = request.body {
-        std::fs::write(format!("{path}.body"), body)?;
+/// Writes requests, as long as they can be, for whoever plays them elsewhere: about each, its headers as the host has them,
+/// its body; and the configuration.
+fn write_all(directory: &str, cases: &[Case]) -> Result<(), Failure> {
+    std::fs::write(format!("{directory}/plugin.json"), cases::plugin(cases::BODY).to_string())?;
+    std::fs::write(format!("{directory}/supported.json"), cases::supported().to_string())?;
+    for (number, case) in cases.iter().enumerate() {
+        let Request { headers, body } = (case.request)(case.full);
+        let path = format!("{directory}/{number}");
+        std::fs::write(format!("{path}.about"), json!({"kind": case.kind, "name": case.name}).to_string())?;
+        std::fs::write(format!("{path}.headers"), host::encode_pairs(&headers))?;
+        if let Some(body) = body {
+            std::fs::write(format!("{path}.body"), body)?;
+        }
     }
     Ok(())
 }

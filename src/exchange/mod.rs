@@ -674,7 +674,7 @@ fn redirected(route: &str) -> Next {
     Effects::end_with(&route.into(), Outcome::Redirected, REASON, Reply::error(502, error))
 }
 
-const TOO_MANY_HEADERS: &str = "more than 32 headers that only a proxy may send (x-x402-…, x-original-url and their like), or the name of one is longer than 128 bytes";
+const TOO_MANY_HEADERS: &str = "more than 100 headers that only a proxy may send (x-x402-…, x-original-url and their like), or the name of one is longer than 128 bytes";
 
 const LONG_URL: &str = "this URL is longer than 8192 bytes (host, path and query), the most that can be paid for";
 

@@ -250,7 +250,7 @@ fn the_charge_is_what_was_used() {
             .play(&head, [body(&text), valid(), answer("application/json"), weighed(&response.to_string()), settled()]);
         assert_eq!(
             request.story(),
-            "read 1048576 | claim unproven granted, verify? | claim granted, forward | read 1048576 | settle granted, settle? | spend granted, = served, deliver with receipt"
+            "read 1048576 | claim granted, verify? | claim granted, forward | read 1048576 | settle granted, settle? | spend granted, = served, deliver with receipt"
         );
         assert_eq!(asked_to_settle(&request), charge, "{response}");
         let receipt = decode(request.receipt_header("payment-response").unwrap());
@@ -394,7 +394,7 @@ fn a_stream_streams_and_is_charged_at_its_end() {
     let mut request = stream(&mut stage, &head, &text, &EVENTS);
     assert_eq!(
         request.story(),
-        "read 1048576 | claim unproven granted, verify? | claim granted, forward | open granted, deliver with receipt | settle?"
+        "read 1048576 | claim granted, verify? | claim granted, forward | open granted, deliver with receipt | settle?"
     );
     assert_eq!(request.receipt_header("payment-response"), None, "nobody knows it yet");
     assert_eq!(request.receipt_header("cache-control"), Some("private"));
@@ -473,7 +473,7 @@ fn the_wish_for_usage_leaves_everything_else_to_the_letter() {
 #[test]
 fn what_leaves_before_it_is_settled_is_always_verified() {
     let text = chat(json!({}));
-    for (scheme, story) in [("upto", "claim unproven granted, verify?"), ("exact", "claim granted, forward")] {
+    for (scheme, story) in [("upto", "claim granted, verify?"), ("exact", "claim granted, forward")] {
         let mut local = config(scheme);
         local["facilitator"]["verify"] = "local".into();
         let mut stage = Stage::new(&local);
@@ -1115,4 +1115,17 @@ fn an_error_that_says_nothing_makes_no_response_free() {
     let (mut stage, head) = paying("upto", &text);
     let request = stream(&mut stage, &head, &text, &[event, event]);
     assert_ne!(asked_to_settle(&request), "0");
+}
+
+#[test]
+fn junk_that_names_a_payment_does_not_keep_it_from_being_verified() {
+    let text = chat(json!({"max_tokens": 500}));
+    let (mut stage, head) = paying("upto", &text);
+    let mut copy = decode(std::str::from_utf8(head.all("payment-signature").next().unwrap()).unwrap());
+    copy["payload"]["signature"] = format!("0x{}", "ab".repeat(66)).into();
+    let junk = post("/chat", &[("payment-signature", &encode(&copy))]);
+    assert!(stage.play(&junk, [body(&text)]).story().ends_with("claim unproven granted, verify?"));
+    let used = json!({"usage": usage(20, 0, 1)}).to_string();
+    let honest = stage.play(&head, [body(&text), valid(), answer("application/json"), weighed(&used), settled()]);
+    assert_eq!(outcome(&honest), Outcome::Served, "{}", honest.story());
 }

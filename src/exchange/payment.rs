@@ -134,7 +134,8 @@ impl Payment {
         let expires = self.expires;
         match self.standing {
             Standing::Good(_) if self.is_proven() => {
-                let payment = self.bound();
+                // What is charged by its use is verified in any case, and nobody hashes a body before that.
+                let payment = if self.proof == Proof::Signature { self } else { self.bound() };
                 let (until, binding) = (payment.surely_served(context), payment.binding);
                 payment.ask_ledger(Operation::Claim { expires, until, binding, is_proven: true }, Exchange::Claiming)
             }
@@ -171,7 +172,11 @@ impl Payment {
 
     pub(super) fn on_claim(self, context: Context<'_>, answer: Answer) -> Next {
         match answer {
-            Answer::Waiting if self.standing != Standing::ForOtherTerms && !self.is_proven() => self.resume(context),
+            Answer::Waiting
+                if self.standing != Standing::ForOtherTerms && (!self.is_proven() || self.unbound.is_some()) =>
+            {
+                self.resume(context)
+            }
             _ => self.on_taken(context, answer),
         }
     }
@@ -287,10 +292,10 @@ impl Payment {
         match facilitator::read_verification(answer, &self.payer) {
             Verification::Valid => {
                 self.learn_payer(answer);
-                let was_proven = self.is_proven();
+                let is_claimed = self.is_proven() && self.unbound.is_none();
                 self.proof = Proof::Facilitator;
                 // Only now does it take the place in the ledger that a payment has, if it is still to be had.
-                if was_proven { self.on_granted(context) } else { self.claim(context) }
+                if is_claimed { self.on_granted(context) } else { self.claim(context) }
             }
             Verification::Invalid(reason) => self.refuse(context, release, Outcome::Refused, &reason),
             Verification::Unknown(unknown) => self.end_unknown(release, unknown),

@@ -224,8 +224,7 @@ impl Payment {
                     route: Arc::clone(route),
                     terms: Arc::clone(terms),
                     key: known.key,
-                    // What is bound to a body counts once it is verified: before that nobody hashes it.
-                    proof: if is_metered && body.is_some() { Proof::None } else { known.proof },
+                    proof: known.proof,
                     identifier,
                     name: None,
                     payer: known.payer,

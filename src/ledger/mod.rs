@@ -161,6 +161,11 @@ impl Binding {
         Self { request: Self::hash(&all), ..self }
     }
 
+    /// Whether the other is bound to a request, and this one to none yet.
+    fn lacks_request_of(self, other: Self) -> bool {
+        self.request == Self::NONE.request && other.request != Self::NONE.request
+    }
+
     /// Whether both are of one payment, whatever request they are bound to.
     fn is_of_payment(self, other: Self) -> bool {
         self.payment == other.payment
@@ -354,7 +359,7 @@ pub enum Answer {
     GrantedSettled(TransactionId, Option<Amount>),
     /// Another request holds the claim.
     InFlight,
-    /// To [`Operation::Look`], and to a [`Operation::Claim`] that is not proven: this payment has settled, or may have, and
+    /// To [`Operation::Look`], and to a [`Operation::Claim`] that is not proven, or not bound yet: this payment has settled, or may have, and
     /// bought nothing yet.
     Waiting,
     /// The payment has bought its response. To [`Operation::NoteOnce`]: it is noted already.
@@ -597,8 +602,10 @@ impl Ledger {
             }
             State::Spent(_) | State::Opened(_) => Next::Refuse(Answer::Spent),
             State::Noted => Next::Refuse(Answer::NotHeld),
-            // To take it up takes the whole binding, which nobody has made for a payment that is not proven.
-            _ if !is_proven && binding.is_of_payment(claim.binding) => Next::Refuse(Answer::Waiting),
+            // To take it up takes the whole binding, which nobody makes before the payment is verified.
+            _ if binding.is_of_payment(claim.binding) && (!is_proven || binding.lacks_request_of(claim.binding)) => {
+                Next::Refuse(Answer::Waiting)
+            }
             State::Redeeming(..) | State::Settled(_) if is_same && claim.redemptions >= self.max_redemptions => {
                 Next::Refuse(Answer::Exhausted)
             }

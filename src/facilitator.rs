@@ -17,25 +17,6 @@ use crate::x402::{Requirement, TransactionId, Version, reason};
 /// Bytes of an answer beyond which it is not read.
 pub const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
-/// What a facilitator is asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Question {
-    /// Would this payment settle? (`POST /verify`)
-    Verify,
-    /// Settle this payment. (`POST /settle`)
-    Settle,
-}
-
-impl Question {
-    /// The path of the question below the facilitator's base path.
-    pub const fn path(self) -> &'static str {
-        match self {
-            Self::Verify => "/verify",
-            Self::Settle => "/settle",
-        }
-    }
-}
-
 /// What a facilitator says that it can do: the answer to `GET /supported`, as far as the filter needs it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Supported {

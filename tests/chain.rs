@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 use x402_proxy_wasm::chain::{Fate, INQUIRY_QUESTIONS, Inquiry, Progress, Transfer, Unclear, Void};
-use x402_proxy_wasm::exchange::{Call, Event, Outcome, RequestHead};
+use x402_proxy_wasm::exchange::{Call, CallKind, Event, Outcome, RequestHead};
 use x402_proxy_wasm::facilitator::CalloutAnswer;
 use x402_proxy_wasm::money::Amount;
 use x402_proxy_wasm::time::UnixTime;
@@ -90,7 +90,7 @@ impl Scene {
     }
 
     fn ask_node(&mut self, request: &mut Request) {
-        while let Some(call) = request.call.clone().filter(|call| call.path.is_empty()) {
+        while let Some(call) = request.call.clone().filter(|call| call.kind == CallKind::Chain) {
             assert_eq!((call.service.cluster.as_str(), call.service.timeout.as_secs()), ("node", 2));
             let answer = self.node.answer(&call);
             self.stage.step(request, answer);
@@ -721,7 +721,7 @@ fn transfer_of(scene: &Scene, method: TransferMethod) -> Transfer {
 fn inquire(scene: &Scene, inquiry: Inquiry, asked_for: &Transfer, transfer: &Transfer) -> Progress {
     let rpc = scene.stage.config.routes[0].terms.as_ref().unwrap().offers[0].rpc.clone().expect("a node");
     let body = inquiry.question(asked_for, &rpc, UnixTime::from_secs(NOW));
-    let call = Call { service: rpc.service.clone(), path: "", body, is_cacheable: false };
+    let call = Call { kind: CallKind::Chain, service: rpc.service.clone(), body };
     match scene.node.answer(&call) {
         Event::Callout(answer) => inquiry.step(transfer, &rpc, &answer),
         _ => panic!("a node answers"),

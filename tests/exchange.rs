@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 use x402_proxy_wasm::evm::Nonce;
-use x402_proxy_wasm::exchange::{Event, Outcome, Recoveries, RequestEdits, RequestHead, Seen, Shed};
+use x402_proxy_wasm::exchange::{CallKind, Event, Outcome, Recoveries, RequestEdits, RequestHead, Seen, Shed};
 use x402_proxy_wasm::facilitator::{CalloutAnswer, MAX_ANSWER_BYTES};
 use x402_proxy_wasm::ledger::{Answer, Owner, PaymentKey, Unheard};
 use x402_proxy_wasm::time::UnixTime;
@@ -91,7 +91,7 @@ fn finish(stage: &mut Stage, head: &RequestHead) -> Request {
 /// What happens next to a request where everybody does as he should.
 fn good_event(request: &Request) -> Event {
     match &request.call {
-        Some(call) if call.path == "/verify" => valid(),
+        Some(call) if call.kind == CallKind::Verify => valid(),
         Some(_) => settled(),
         None if request.is_pausing() => Event::Tick,
         None => upstream(200),
@@ -260,7 +260,7 @@ fn what_was_paid_for_stays_out_of_shared_caches() {
 fn only_errors_of_the_upstream_cost_nothing() {
     for status in [200, 204, 206, 301, 304, 399] {
         let (_, request, _) = play(&after(), [valid(), upstream(status)]);
-        assert_eq!(request.calls.last().unwrap().path, "/settle", "{status}");
+        assert_eq!(request.calls.last().unwrap().kind, CallKind::Settle, "{status}");
     }
     for status in [400, 402, 404, 429, 500, 503, 599] {
         for config in [after(), local(after())] {
@@ -427,7 +427,7 @@ fn settlement_begins_only_where_the_ledger_grants_it() {
             stage.forced = Some(("settle", answer));
             let request = stage.play(&head, events);
             assert!(request.story().ends_with(end), "{}", request.story());
-            assert!(request.calls.iter().all(|call| call.path != "/settle"), "no money may move");
+            assert!(request.calls.iter().all(|call| call.kind != CallKind::Settle), "no money may move");
             assert!(request.delivered.is_none() && (config != concurrent() || request.forwarded.is_none()));
         }
     }
@@ -853,7 +853,7 @@ fn waiting_states() -> Vec<(Value, Vec<Event>, &'static str, &'static str)> {
 }
 
 fn is_settling(request: &Request) -> bool {
-    request.is_pausing() || request.call.as_ref().is_some_and(|call| call.path == "/settle")
+    request.is_pausing() || request.call.as_ref().is_some_and(|call| call.kind == CallKind::Settle)
 }
 
 #[test]
@@ -1407,7 +1407,7 @@ impl<'a> Duel<'a> {
         self.has_jumped = true;
         for request in self.requests.iter_mut().flatten() {
             if let Some(call) = &request.call {
-                self.has_settled |= call.path == "/settle";
+                self.has_settled |= call.kind == CallKind::Settle;
                 self.stage.happen(request, timed_out());
             }
         }
@@ -1768,7 +1768,7 @@ fn the_facilitator_gets_what_was_checked_and_nothing_of_the_clients_own() {
     let text = format!(" \n{}\t", serde_json::to_string_pretty(&payment).unwrap());
     let request = stage.start(&head("GET", "/weather", &[("payment-signature", &header::encode(&text))]));
     let call = request.call.unwrap();
-    assert_eq!(call.path, "/verify");
+    assert_eq!(call.kind, CallKind::Verify);
     let entry = entry(&mut stage, "/weather");
     let body: Value = serde_json::from_str(&call.body).unwrap();
     assert_eq!(
@@ -2221,7 +2221,7 @@ fn what_only_the_facilitator_can_judge_is_verified_before_anything_else_happens(
             let mut stage = Stage::new(&config);
             let request = stage.play(&paid("/weather", &payment), [no.clone()]);
             assert!(request.forwarded.is_none() && request.recovery.is_none(), "{}", request.story());
-            assert!(request.calls.iter().all(|call| call.path == "/verify"), "{}", request.story());
+            assert!(request.calls.iter().all(|call| call.kind == CallKind::Verify), "{}", request.story());
             assert_eq!(stage.left(&request), "nothing", "{no:?}");
             let record = request.record.and_then(|record| record.payment);
             assert!(record.is_none_or(|payment| !payment.is_proven), "nobody is called its payer");

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 use x402_proxy_wasm::config::MetadataKey;
-use x402_proxy_wasm::exchange::{Body, Event, Outcome, RequestHead, UpstreamHead};
+use x402_proxy_wasm::exchange::{Body, CallKind, Event, Outcome, RequestHead, UpstreamHead};
 use x402_proxy_wasm::facilitator::CalloutAnswer;
 
 /// One route, `/chat`, by tokens of three models, and one, `/flat`, with a maximum and the upstream's word.
@@ -82,7 +82,8 @@ fn chunk(text: &str, is_last: bool) -> Event {
 
 /// What the last `/settle` was asked to move.
 fn asked_to_settle(request: &Request) -> String {
-    let call = request.calls.iter().rev().find(|call| call.path == "/settle").expect("a settlement is asked for");
+    let call =
+        request.calls.iter().rev().find(|call| call.kind == CallKind::Settle).expect("a settlement is asked for");
     let question: Value = serde_json::from_str(&call.body).unwrap();
     question["paymentRequirements"]["amount"].as_str().unwrap().to_owned()
 }
@@ -536,7 +537,7 @@ fn a_stream_that_would_outlive_its_payment_is_cut_while_it_can_be_paid_for() {
     stage.now = NOW + 300 - 6 - 11 - 3;
     stage.step(&mut request, Event::Tick);
     assert!(request.story().ends_with("cut"), "{}", request.story());
-    assert!(request.calls.iter().any(|call| call.path == "/settle"));
+    assert!(request.calls.iter().any(|call| call.kind == CallKind::Settle));
     stage.step(&mut request, Event::Ended);
     stage.step(&mut request, settled());
     assert_eq!(outcome(&request), Outcome::Billed);
@@ -713,10 +714,10 @@ fn the_operators_own_service_may_name_the_price() {
     let request = stage.play(&post("/chat", &[]), [body(&text)]);
     let call = request.call.as_ref().unwrap();
     assert_eq!(
-        (call.service.cluster.as_str(), call.service.base_path.as_str(), call.path),
+        (call.service.cluster.as_str(), call.service.base_path.as_str(), call.kind.path()),
         ("prices", "/v1/quote", "")
     );
-    assert!(call.is_cacheable);
+    assert!(call.kind.is_cacheable());
     assert_eq!(
         serde_json::from_str::<Value>(&call.body).unwrap(),
         json!({"method": "POST", "path": "/chat", "model": "anything", "input_tokens": text.len().to_string(), "output_tokens": "100"})
@@ -977,7 +978,7 @@ fn an_upstream_that_fails_before_its_first_event_costs_nothing_and_takes_no_plac
         if !ends {
             stage.step(&mut request, Event::Ended);
         }
-        assert!(request.calls.iter().all(|call| call.path != "/settle"), "{}", request.story());
+        assert!(request.calls.iter().all(|call| call.kind != CallKind::Settle), "{}", request.story());
         assert_eq!(stage.left(&request), "nothing", "{}", request.story());
     }
 }

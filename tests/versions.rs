@@ -64,7 +64,7 @@ fn a_payment_of_version_1_is_verified_served_and_settled_in_version_1() {
     assert_eq!(request.record.as_ref().unwrap().outcome, Outcome::Served);
     for call in &request.calls {
         let body: Value = serde_json::from_str(&call.body).unwrap();
-        assert_eq!((&body["x402Version"], &body["paymentPayload"]), (&json!(1), &payment), "{}", call.path);
+        assert_eq!((&body["x402Version"], &body["paymentPayload"]), (&json!(1), &payment), "{}", call.kind.path());
         let requirements = &body["paymentRequirements"];
         assert_eq!((&requirements["network"], &requirements["payTo"]), (&json!("base-sepolia"), &json!(PAY_TO)));
         assert_eq!(requirements["resource"], "http://api.example.com/weather");

@@ -5,11 +5,15 @@
 //! reply or a second delivery cannot be written down.
 
 mod catalogue;
+mod context;
+mod effect;
+mod event;
 mod log_text;
 mod meter;
 mod payment;
 mod quote;
 mod receive;
+mod record;
 mod recoveries;
 mod reply;
 mod request;
@@ -19,348 +23,25 @@ mod visit;
 
 use std::sync::Arc;
 
-use crate::config::{Config, Service, Unmatched};
-use crate::facilitator::{CalloutAnswer, Supported};
-use crate::ledger::{Answer, Operation, PaymentKey, Unheard};
+use crate::config::{Config, Unmatched};
+use crate::ledger::{Answer, Operation, Unheard};
 use crate::route::Decision;
 use crate::time::UnixTime;
 use crate::x402::TransactionId;
-use crate::x402::payment::Payer;
+pub use context::Context;
+pub use effect::{Call, CallKind, Effects, RequestEdits, ResponseEdits, Stream, Tail};
+pub use event::{Body, Event, Seen, UpstreamHead};
 pub use log_text::LogText;
 pub use meter::Meter;
 pub use payment::Payment;
 pub use receive::Reading;
+pub use record::{Outcome, PaymentRecord, Record, SettlementRecord, SettlementResult};
 pub use recoveries::{Recoveries, Shed};
 pub use reply::Reply;
 pub use request::RequestHead;
 pub use settlement::{Awaits, Pursuit, Recovery};
 pub use shown_url::ShownUrl;
 pub use visit::Visit;
-
-/// What may happen to a request after its head came.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Event {
-    /// The ledger has carried out [`Effects::ledger`].
-    Ledger(Answer),
-    /// The callout of [`Effects::call`] is over.
-    Callout(CalloutAnswer),
-    /// The head of the upstream's response, or of the proxy's own where the upstream failed.
-    Upstream(UpstreamHead),
-    /// The request's body, for [`Stream::Read`].
-    RequestBody(Body),
-    /// The response's body, for [`Stream::Read`].
-    ResponseBody(Body),
-    /// A piece of the response's body, for a state that [`Exchange::reads_chunks`].
-    ResponseChunk {
-        /// Its bytes.
-        bytes: Vec<u8>,
-        /// Whether the body ends with it.
-        is_last: bool,
-    },
-    /// Time has passed. For a state that waits for nothing else; see [`Exchange::wakes_at`].
-    Tick,
-    /// The request is over, whatever state it was in: answered, or its client gone.
-    Ended,
-    /// The proxy follows a redirect of the upstream by itself: the request is over as such, and begins anew.
-    Redirected,
-}
-
-/// A body that was to be read whole.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Body {
-    /// All of it.
-    Whole(Vec<u8>),
-    /// It is longer than it may be.
-    TooLong,
-    /// The host keeps bodies to itself while a head is held.
-    Unreachable,
-}
-
-/// What matters of the head of the upstream's response.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct UpstreamHead {
-    /// HTTP status.
-    pub status: u16,
-    /// `Cache-Control`.
-    pub cache_control: Option<String>,
-    /// Whether it is the head of a gRPC response that failed without a message: `grpc-status` is there, and not 0.
-    pub grpc_failed: bool,
-    /// What it says to browsers about requests of other origins: `access-control-…`, `vary` and `allow`.
-    pub cors: Vec<(String, String)>,
-    /// Whether a body follows.
-    pub has_body: bool,
-    /// Whether it is a stream of events (`text/event-stream`).
-    pub is_event_stream: bool,
-    /// Whether its body is compressed, or encoded in another way.
-    pub is_encoded: bool,
-    /// `Settlement-Overrides`: what the upstream says of the charge.
-    pub settlement_overrides: Option<String>,
-}
-
-/// What is to be done after a step, in the order of the fields.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Effects {
-    /// To be carried out on the claim of this payment, and answered by [`Event::Ledger`].
-    pub ledger: Option<(PaymentKey, Operation)>,
-    /// The claim of the payment's name, on which the same is to be carried out; nobody asks what came of it.
-    pub shadow: Option<PaymentKey>,
-    /// What to remember of the exchange, where there is something new.
-    pub record: Option<Record>,
-    /// What came of a settlement, where something new is known of one.
-    pub settlement: Option<SettlementRecord>,
-    /// To be sent, and answered by [`Event::Callout`].
-    pub call: Option<Call>,
-    /// Goes to the upstream in place of the body that was read.
-    pub rewrite: Option<Vec<u8>>,
-    /// Goes to the client in place of the piece of the response's body that was given.
-    pub chunk: Option<Vec<u8>>,
-    /// To be taken up by [`Exchange::recover`] when it is due, if the proxy still runs then.
-    pub recovery: Option<Recovery>,
-    /// What becomes of the stream.
-    pub stream: Stream,
-}
-
-/// A callout: a POST of JSON.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Call {
-    /// To whom.
-    pub service: Arc<Service>,
-    /// The path below the service's base path.
-    pub path: &'static str,
-    /// The JSON.
-    pub body: String,
-    /// Whether an answer that says how long it holds (`Cache-Control: max-age`) may be used again for the same question.
-    pub is_cacheable: bool,
-}
-
-/// What becomes of the stream that a request and its response are.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Stream {
-    /// It waits where it is.
-    #[default]
-    Hold,
-    /// The request goes on to the upstream.
-    Forward(RequestEdits),
-    /// The response goes on to the client.
-    Deliver(ResponseEdits),
-    /// It waits, and the body of the half that is under way is read, up to so many bytes.
-    Read {
-        /// The most that is read.
-        most: usize,
-    },
-    /// The piece of the response's body passes.
-    Pass,
-    /// The response's end, which waited, goes on, with this behind it.
-    Finish(Tail),
-    /// The response is broken off.
-    Cut,
-    /// The client gets this, and nothing of the upstream's.
-    Reply(Reply),
-}
-
-/// What stands behind a stream of events.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Tail {
-    /// A line of comment for the stream itself.
-    pub comment: String,
-    /// Trailers, where the protocol carries them.
-    pub trailers: Vec<(&'static str, String)>,
-}
-
-/// What the filter has done about a request before it is shown its head.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub enum Seen {
-    /// Nothing.
-    #[default]
-    Never,
-    /// Another instance of the filter in the same chain has just let it through, for a route that is not free.
-    Here,
-    /// The filter has let it through for this route, and the proxy has begun it anew by itself: an internal redirect.
-    Before(String),
-}
-
-/// Changes to the head of a request.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct RequestEdits {
-    /// The route that is not free for which the request goes on: to be noted where no client can write, so that the request is
-    /// [`Seen`] should it come by again.
-    pub passes_for: Option<Arc<str>>,
-    /// Headers to remove.
-    pub remove: Vec<String>,
-    /// Headers to set.
-    pub set: Vec<(&'static str, String)>,
-}
-
-/// Changes to the head of a response.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ResponseEdits {
-    /// Headers to remove.
-    pub remove: Vec<&'static str>,
-    /// Headers to set.
-    pub set: Vec<(&'static str, String)>,
-    /// Headers to add beside those of the same name.
-    pub add: Vec<(&'static str, String)>,
-}
-
-/// What became of a request, for logs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Record {
-    /// The name of the route, or its index.
-    pub route: Arc<str>,
-    /// What became of it.
-    pub outcome: Outcome,
-    /// More of why, where there is more: an official error string, mostly.
-    pub reason: LogText,
-    /// Who has signed in.
-    pub visitor: Option<Payer>,
-    /// The payment, where one came that could be read.
-    pub payment: Option<PaymentRecord>,
-}
-
-impl Record {
-    /// A record without a payment.
-    fn new(route: &Arc<str>, outcome: Outcome, reason: &str) -> Self {
-        Self { route: Arc::clone(route), outcome, reason: LogText::new(reason), visitor: None, payment: None }
-    }
-
-    /// What is known, by name: all that a log or the filter state gets of it.
-    pub fn facts(&self) -> Vec<(&'static str, LogText)> {
-        let mut facts = vec![("route", LogText::new(&self.route)), ("outcome", LogText::new(self.outcome.as_str()))];
-        let mut add = |name, text: &str| facts.push((name, LogText::new(text)));
-        if !self.reason.is_empty() {
-            add("reason", &self.reason);
-        }
-        if let Some(visitor) = &self.visitor {
-            add("payer", &visitor.to_string());
-        }
-        if let Some(payment) = &self.payment {
-            // Whoever is named by a payment that nobody has proven has not paid, and may know nothing of it.
-            add(if payment.is_proven { "payer" } else { "unproven_from" }, &payment.payer.to_string());
-            add("scheme", &payment.scheme);
-            add("network", &payment.network);
-            add("amount", &payment.amount);
-            add("asset", &payment.asset);
-            if let Some(transaction) = payment.transaction {
-                add("transaction", &transaction.to_string());
-            }
-        }
-        facts
-    }
-}
-
-/// What came of a settlement, for stats: every transfer of money is told of once.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SettlementRecord {
-    /// The payment. Its amount is what was settled, or was to be.
-    pub payment: PaymentRecord,
-    /// What came of it.
-    pub result: SettlementResult,
-}
-
-/// What came of a settlement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SettlementResult {
-    /// The money has moved.
-    Settled,
-    /// It has not, and will not.
-    Refused,
-    /// Nobody knows yet.
-    Unknown,
-}
-
-impl SettlementResult {
-    /// The result as one word for stats.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Settled => "settled",
-            Self::Refused => "refused",
-            Self::Unknown => "unknown",
-        }
-    }
-}
-
-/// A payment, for logs and for the upstream.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PaymentRecord {
-    /// Who paid, or is said to pay.
-    pub payer: Payer,
-    /// Whether the payment was proven: its signature was checked, or the facilitator has verified it. Nobody is called the
-    /// payer of one that was not.
-    pub is_proven: bool,
-    /// Who is paid.
-    pub pay_to: String,
-    /// `exact`, `upto`, …
-    pub scheme: String,
-    /// CAIP-2 id.
-    pub network: String,
-    /// Atomic units.
-    pub amount: String,
-    /// The token.
-    pub asset: String,
-    /// The transfer, once it is known.
-    pub transaction: Option<TransactionId>,
-}
-
-/// What became of a request on a priced route.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// No payment came; the client has the terms.
-    Unpaid,
-    /// Nothing was asked of a caller whom the route is free for.
-    Exempt,
-    /// A payer came back, and signed in.
-    SignedIn,
-    /// What came could not be read.
-    Malformed,
-    /// The payment does not meet the terms, or the facilitator refused it.
-    Refused,
-    /// The payment is at work elsewhere.
-    InFlight,
-    /// The payment had bought its response before.
-    Spent,
-    /// It is not known what the facilitator did or would do.
-    Unknown,
-    /// The ledger is full or out of order.
-    Overloaded,
-    /// The upstream failed, and nothing was charged.
-    UpstreamFailed,
-    /// The upstream failed after the money had moved; the same payment may come again.
-    SettledUpstreamFailed,
-    /// The money has moved, and the client has gone; the same payment may come again.
-    Abandoned,
-    /// The client has gone before anything moved; the same payment may come again.
-    Left,
-    /// The client left in the middle of a stream, and has paid for what it got.
-    Billed,
-    /// The proxy has begun the request anew after the filter let it through, and it was stopped.
-    Redirected,
-    /// The money has moved, and the response is on its way.
-    Served,
-}
-
-impl Outcome {
-    /// The outcome as one word for logs.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Unpaid => "unpaid",
-            Self::Exempt => "exempt",
-            Self::SignedIn => "signed_in",
-            Self::Malformed => "malformed",
-            Self::Refused => "refused",
-            Self::InFlight => "in_flight",
-            Self::Spent => "spent",
-            Self::Unknown => "unknown",
-            Self::Overloaded => "overloaded",
-            Self::UpstreamFailed => "upstream_failed",
-            Self::SettledUpstreamFailed => "settled_upstream_failed",
-            Self::Abandoned => "abandoned",
-            Self::Left => "left",
-            Self::Billed => "billed",
-            Self::Redirected => "redirected",
-            Self::Served => "served",
-        }
-    }
-}
 
 /// A request on its way.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -408,6 +89,8 @@ pub enum Exchange {
     Metering(Payment, Box<Meter>),
     /// The claim is asked for, to look into a settlement that nobody waits for.
     Recovering(Payment),
+    /// The ledger is told that the payer may come back.
+    Granting,
 }
 
 /// What follows a settlement.
@@ -433,31 +116,6 @@ pub enum Then {
         /// Whether its `Cache-Control` keeps shared caches away already.
         keeps_cache_control: bool,
     },
-}
-
-/// Everything that a step may look at.
-#[derive(Debug, Clone, Copy)]
-pub struct Context<'a> {
-    /// The configuration under which the request came.
-    pub config: &'a Config,
-    /// The host's clock.
-    pub now: UnixTime,
-    /// What the facilitator has said of itself.
-    pub supported: &'a Supported,
-    /// A number that draws among several recipients.
-    pub draw: u64,
-    /// Random bytes that no client can know, the same for as long as the ledger lives.
-    pub secret: [u8; 32],
-    /// When the ledger began: what was before, it does not know, nor what an earlier process of the same proxy does while that
-    /// one ends.
-    pub ledger_since: UnixTime,
-}
-
-impl Context<'_> {
-    /// Whether a payment that was first seen then can have been used by way of this ledger alone.
-    fn is_exclusive_since(&self, seen: UnixTime) -> bool {
-        self.config.ledger_exclusive_after.is_some_and(|seconds| seen >= self.ledger_since.plus(seconds))
-    }
 }
 
 /// The state after a step, and what is to be done.
@@ -561,6 +219,10 @@ impl Exchange {
             (Self::Redeeming(payment, transaction), Event::Upstream(head)) => {
                 payment.on_paid_response(transaction, &head)
             }
+            (Self::Granting, Event::Ledger(Answer::Full | Answer::Failed)) => {
+                Effects { warning: Some(LOST_GRANT), ..Effects::default() }.and_over()
+            }
+            (Self::Granting, Event::Ledger(_)) => Effects::default().and_over(),
             (Self::Redeeming(payment, transaction), Event::Redirected) => payment.on_redirect(transaction),
             (exchange, Event::Ended | Event::Redirected) => exchange.end(),
             (exchange, Event::Upstream(head)) => exchange.on_stray_response(&head),
@@ -619,7 +281,7 @@ impl Exchange {
             | Self::BeginningSettlement(payment, _) => (payment, Operation::Release),
             Self::Pinning(payment, _, transaction) => {
                 let ledger = Some((payment.key, Operation::Forget { named: Some(transaction) }));
-                return Effects { ledger, shadow: payment.name, ..Effects::default() }.and_over();
+                return Effects { ledger, alias_key: payment.name, ..Effects::default() }.and_over();
             }
             // What the ledger was told last is what happened.
             Self::Over
@@ -632,7 +294,8 @@ impl Exchange {
             | Self::Recording(..)
             | Self::Opening(..)
             | Self::Metering(..)
-            | Self::Recovering(_) => return Effects::default().and_over(),
+            | Self::Recovering(_)
+            | Self::Granting => return Effects::default().and_over(),
         };
         payment.finish(Some(operation), Outcome::Left, "", None, Stream::Hold)
     }
@@ -673,6 +336,8 @@ fn redirected(route: &str) -> Next {
     let error = "the upstream redirected this request inside the proxy, which does not go with what is paid for";
     Effects::end_with(&route.into(), Outcome::Redirected, REASON, Reply::error(502, error))
 }
+
+const LOST_GRANT: &str = "a payer's right to come back has no room; raise ledger.max_claims";
 
 const TOO_MANY_HEADERS: &str = "more than 100 headers that only a proxy may send (x-x402-…, x-original-url and their like), or the name of one is longer than 128 bytes";
 

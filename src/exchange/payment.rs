@@ -6,13 +6,13 @@ use super::reply::EXPOSED;
 use super::request::PAYMENT_ID;
 use super::visit::Place;
 use super::{
-    Call, Context, Effects, Exchange, Next, Outcome, PaymentRecord, Record, Reply, RequestEdits, ResponseEdits,
-    ShownUrl, Stream, Then, UpstreamHead,
+    Call, CallKind, Context, Effects, Exchange, Next, Outcome, PaymentRecord, Record, Reply, RequestEdits,
+    ResponseEdits, ShownUrl, Stream, Then, UpstreamHead,
 };
 use crate::chain::Transfer;
 use crate::config::{Offer, Settle, Terms, Verify};
 use crate::evm::keccak256;
-use crate::facilitator::{self, CalloutAnswer, Question, Unknown, Verification};
+use crate::facilitator::{self, CalloutAnswer, Unknown, Verification};
 use crate::ledger::{Answer, Binding, Operation, PaymentKey};
 use crate::money::Amount;
 use crate::price::request::Job;
@@ -272,18 +272,18 @@ impl Payment {
         let trusts_the_filter = context.config.facilitator.verify == Verify::Local;
         let is_valid = self.standing == Standing::Good(Judgement::Valid);
         match (self.terms.settle, self.proof) {
-            (_, Proof::None) => self.ask_facilitator(context, Question::Verify, Exchange::Verifying),
+            (_, Proof::None) => self.ask_facilitator(context, CallKind::Verify, Exchange::Verifying),
             // The official facilitator sends a permit's transfer without trying it first, and says of one without money, as of
             // one whose answer was lost, that it failed: a key without money would leave one unknown after another.
             (Settle::Before | Settle::Concurrent, Proof::Signature) if self.is_by_permit() => {
-                self.ask_facilitator(context, Question::Verify, Exchange::Verifying)
+                self.ask_facilitator(context, CallKind::Verify, Exchange::Verifying)
             }
             (Settle::Before, _) => self.begin_settlement(context, Then::Forward),
             (Settle::Concurrent, _) => self.begin_settlement(context, Then::Join),
             (Settle::After, Proof::Facilitator) => self.forward(None),
             // What leaves before it is settled has to be verified by who can see the payer's money.
             (Settle::After, _) if trusts_the_filter && is_valid && !self.is_metered() => self.forward(None),
-            (Settle::After, _) => self.ask_facilitator(context, Question::Verify, Exchange::Verifying),
+            (Settle::After, _) => self.ask_facilitator(context, CallKind::Verify, Exchange::Verifying),
         }
     }
 
@@ -404,18 +404,18 @@ impl Payment {
     }
 
     pub(super) fn ask_ledger(self, operation: Operation, then: impl FnOnce(Self) -> Exchange) -> Next {
-        let (ledger, shadow) = (Some((self.key, operation)), self.name.filter(|_| !operation.begins()));
-        (then(self), Effects { ledger, shadow, ..Effects::default() })
+        let (ledger, alias_key) = (Some((self.key, operation)), self.name.filter(|_| !operation.begins()));
+        (then(self), Effects { ledger, alias_key, ..Effects::default() })
     }
 
     pub(super) fn ask_facilitator(
         self,
         context: Context<'_>,
-        question: Question,
+        kind: CallKind,
         then: impl FnOnce(Self) -> Exchange,
     ) -> Next {
         let requirement = &self.offer.requirement;
-        let body = match (self.version, self.charge.filter(|_| question == Question::Settle)) {
+        let body = match (self.version, self.charge.filter(|_| kind == CallKind::Settle)) {
             (Version::V1, _) => {
                 let Terms { description, mime_type, .. } = &*self.terms;
                 let entry = EntryV1::new(requirement, Resource { url: &self.url, description, mime_type });
@@ -427,7 +427,7 @@ impl Payment {
             (Version::V2, None) => facilitator::question(Version::V2, &self.json, requirement),
         };
         let service = Arc::clone(&context.config.facilitator.service);
-        let call = Some(Call { service, path: question.path(), body, is_cacheable: false });
+        let call = Some(Call { kind, service, body });
         (then(self), Effects { call, ..Effects::default() })
     }
 
@@ -477,8 +477,8 @@ impl Payment {
         let payment = PaymentRecord { transaction, ..self.record() };
         let record = Record { payment: Some(payment), ..Record::new(&self.route, outcome, reason) };
         let ledger = operation.map(|operation| (self.key, operation));
-        let shadow = self.name.filter(|_| ledger.is_some());
-        Effects { ledger, shadow, record: Some(record), stream, ..Effects::default() }.and_over()
+        let alias_key = self.name.filter(|_| ledger.is_some());
+        Effects { ledger, alias_key, record: Some(record), stream, ..Effects::default() }.and_over()
     }
 
     /// When a request that waits for the upstream is given up on. Should it answer later all the same, and another

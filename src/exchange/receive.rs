@@ -6,8 +6,8 @@ use super::payment::{Proof, Standing};
 use super::quote::{Asked, Price};
 use super::visit::{Place, pays};
 use super::{
-    Body, Call, Context, Effects, Exchange, Next, Outcome, Payment, PaymentRecord, Record, Reply, RequestHead,
-    ShownUrl, Stream,
+    Body, Call, CallKind, Context, Effects, Exchange, Next, Outcome, Payment, PaymentRecord, Record, Reply,
+    RequestHead, ShownUrl, Stream,
 };
 use crate::chain::Transfer;
 use crate::config::{Offer, Terms};
@@ -153,7 +153,7 @@ impl Reading {
             return self.receive(context, None);
         };
         let body = Price::question(&self.head, job.as_ref());
-        let call = Some(Call { service, path: "", body, is_cacheable: true });
+        let call = Some(Call { kind: CallKind::Price, service, body });
         self.job = job;
         // The wish can only be added while the body is at hand, and does no harm should the request go no further.
         let rewrite = if self.wants_usage() { self.rewrite.take() } else { None };
@@ -248,7 +248,8 @@ impl Payment {
                     job,
                     offer,
                 };
-                received.claim(context)
+                let (exchange, effects) = received.claim(context);
+                (exchange, Effects { has_checked: true, ..effects })
             }
             Err(rejection) => {
                 let outcome = rejection.outcome();

@@ -5,12 +5,12 @@
 //! the client is told to come again with the same payment, and the filter goes on asking by itself.
 
 use super::{
-    Call, Context, Effects, Exchange, Next, Outcome, Payment, PaymentRecord, Reply, SettlementRecord, SettlementResult,
-    Stream, Tail, Then, UpstreamHead,
+    Call, CallKind, Context, Effects, Exchange, Next, Outcome, Payment, PaymentRecord, Reply, SettlementRecord,
+    SettlementResult, Stream, Tail, Then, UpstreamHead,
 };
 use crate::chain::{Fate, INQUIRY_QUESTIONS, Inquiry, Progress, Transfer, Unclear};
 use crate::config::Rpc;
-use crate::facilitator::{self, CalloutAnswer, Question, Settlement, Unknown};
+use crate::facilitator::{self, CalloutAnswer, Settlement, Unknown};
 use crate::ledger::{Answer, Operation, PaymentKey, Unheard};
 use crate::scheme::MIN_LIFETIME_SECONDS;
 use crate::time::UnixTime;
@@ -160,7 +160,7 @@ impl Payment {
 
     pub(super) fn ask_to_settle(self, context: Context<'_>, then: Then, pursuit: Pursuit) -> Next {
         let pursuit = Pursuit { awaits: Awaits::Facilitator, has_asked: true, ..pursuit };
-        self.ask_facilitator(context, Question::Settle, |payment| Exchange::Settling(payment, then, pursuit))
+        self.ask_facilitator(context, CallKind::Settle, |payment| Exchange::Settling(payment, then, pursuit))
     }
 
     /// Asks the chain what became of the transfer; where there is no node to ask, the outcome stays unknown.
@@ -174,7 +174,7 @@ impl Payment {
             return self.leave_unknown(context, then, pursuit, &pursuit.unknown.to_string());
         };
         let body = inquiry.question(transfer, rpc, context.now);
-        let call = Some(Call { service: rpc.service.clone(), path: "", body, is_cacheable: false });
+        let call = Some(Call { kind: CallKind::Chain, service: rpc.service.clone(), body });
         let pursuit = Pursuit { awaits: Awaits::Chain(inquiry), ..pursuit };
         (Exchange::Settling(self, then, pursuit), Effects { call, ..Effects::default() })
     }
@@ -418,9 +418,12 @@ impl Payment {
             (Answer::Granted, Then::Join) => (Exchange::Redeeming(self, transaction), Effects::default()),
             (Answer::Granted, Then::Deliver { keeps_cache_control }) => {
                 let edits = self.receipt(&self.receipt_of_service(context, named), keeps_cache_control);
-                let right = self.right(context.now);
+                let grant = self.right(context.now);
                 let (over, effects) = self.finish(None, Outcome::Served, "", named, Stream::Deliver(edits));
-                (over, Effects { ledger: right, ..effects })
+                match grant {
+                    Some(grant) => (Exchange::Granting, Effects { ledger: Some(grant), ..effects }),
+                    None => (over, effects),
+                }
             }
             // The hold lapsed and another request has the payment now, or the store failed. Nothing was given for it yet,
             // and the same payment, sent again, finds what became of it.

@@ -12,11 +12,11 @@ use super::store::SharedData;
 use crate::chain::MAX_ANSWER_BYTES;
 use crate::config::{Config, Service};
 use crate::exchange::{
-    self, Body, Call, Effects, Event, Exchange, Next, Outcome, Record, Recovery, Reply, RequestEdits, RequestHead,
-    ResponseEdits, Seen, Stream, Tail, UpstreamHead,
+    self, Body, Call, CallKind, Effects, Event, Exchange, Next, Outcome, Record, Recovery, Reply, RequestEdits,
+    RequestHead, ResponseEdits, Seen, Stream, Tail, UpstreamHead,
 };
 use crate::facilitator::{CalloutAnswer, Supported};
-use crate::ledger::{Answer, Operation, Owner};
+use crate::ledger::Owner;
 use crate::time::UnixTime;
 
 pub(super) struct Http {
@@ -301,9 +301,6 @@ impl Http {
         let begun = host::now()?;
         let seen = if head.may_be_seen() { seen() } else { Seen::Never };
         let next = Exchange::start(self.context_at(begun), &head, seen);
-        if matches!(next.0, Exchange::Claiming(_) | Exchange::Resuming(_)) {
-            stats::time(Timed::Check, host::read_clock()?.saturating_sub(begun));
-        }
         if !next.0.is_over() {
             self.request_id = request_id();
         }
@@ -355,14 +352,31 @@ impl Http {
         let mut goes_on = false;
         loop {
             self.exchange = exchange;
-            let Effects { ledger, shadow, record, settlement, call, rewrite, chunk, recovery, stream } = effects;
+            let Effects {
+                ledger,
+                alias_key,
+                record,
+                settlement,
+                recovery,
+                warning,
+                has_checked,
+                rewrite,
+                call,
+                chunk,
+                stream,
+            } = effects;
+            if has_checked && let (Ok(begun), Ok(now)) = (host::now(), host::read_clock()) {
+                stats::time(Timed::Check, now.saturating_sub(begun));
+            }
+            if let Some(warning) = warning {
+                host::log(LogLevel::Warn, &format!("x402: {warning}"));
+            }
             let answer = match ledger {
                 Some((key, operation)) => {
                     let (now, mut store) = (now()?, SharedData::default());
                     let mut perform = |key| self.config.ledger.perform(&mut store, key, self.owner, operation, now);
                     let answer = perform(key);
-                    shadow.map(perform);
-                    warn_of_lost_right(operation, answer);
+                    alias_key.map(perform);
                     Some(Event::Ledger(answer))
                 }
                 None => None,
@@ -394,27 +408,26 @@ impl Http {
     }
 
     /// Sends a callout; gives the event that it could not be sent.
-    fn dispatch(&mut self, Call { service, path, body, is_cacheable }: &Call) -> Option<Event> {
+    fn dispatch(&mut self, Call { kind, service, body }: &Call) -> Option<Event> {
         self.caching = None;
-        if *is_cacheable {
+        if kind.is_cacheable() {
             let question = Question::new(service, body);
             if let Some(answer) = now().ok().and_then(|now| self.shared.answers.borrow().get(&question, now)) {
                 return Some(Event::Callout(answer));
             }
             self.caching = Some(question);
         }
-        let path_of_question = *path;
-        let path = match (service.base_path.as_str(), path_of_question) {
+        let path = match (service.base_path.as_str(), kind.path()) {
             ("", "") => "/".to_owned(),
             (base, path) => format!("{base}{path}"),
         };
         match call(service, "POST", &path, body) {
             Ok(token) => {
                 self.callout = Some(token);
-                let what = match path_of_question {
-                    "/verify" => Some(Timed::Verify),
-                    "/settle" => Some(Timed::Settle),
-                    _ => None,
+                let what = match kind {
+                    CallKind::Verify => Some(Timed::Verify),
+                    CallKind::Settle => Some(Timed::Settle),
+                    CallKind::Chain | CallKind::Price => None,
                 };
                 self.timing = what.and_then(|what| Some((what, host::read_clock().ok()?)));
                 None
@@ -675,13 +688,6 @@ fn send(reply: &Reply, admission: &[(&'static str, String)]) -> Result<(), HostE
     let is_new = |name: &str| name == "vary" || reply.headers.iter().all(|(own, _)| own != name);
     let headers: Vec<_> = own.chain(admission.filter(|(name, _)| is_new(name))).collect();
     host::send_reply(reply.status, "x402", &headers, &reply.body)
-}
-
-/// Tells of a payer who cannot come back.
-fn warn_of_lost_right(operation: Operation, answer: Answer) {
-    if let (Operation::Note { .. }, Answer::Full | Answer::Failed) = (operation, answer) {
-        host::log(LogLevel::Warn, "x402: a payer's right to come back has no room; raise ledger.max_claims");
-    }
 }
 
 /// Writes a record to the log, and to the filter state for access logs.

@@ -427,14 +427,14 @@ impl Stage {
     /// Does what the last step asked for, all at once as a worker does; `false` where there is nothing to do.
     pub fn turn(&mut self, request: &mut Request) -> bool {
         let Some(effects) = request.pending.take() else { return false };
-        let Effects { ledger, shadow, record, call, rewrite, chunk, recovery, stream, settlement } = effects;
+        let Effects { ledger, alias_key, record, settlement, recovery, rewrite, call, chunk, stream, .. } = effects;
         request.rewrite = request.rewrite.take().or(rewrite);
         request.passed.extend(chunk.into_iter().flatten());
         request.recovery = request.recovery.take().or(recovery);
         request.settlements.extend(settlement);
         let answer = ledger.map(|(key, operation)| {
             let answer = self.perform(request, key, operation);
-            shadow.map(|name| self.perform_unseen(request, name, operation));
+            alias_key.map(|name| self.perform_unseen(request, name, operation));
             answer
         });
         request.note(record, call, stream);
@@ -447,9 +447,9 @@ impl Stage {
 
     /// Does what the last step asked of the ledger, and ends the request before it hears the answer.
     pub fn end_unheard(&mut self, request: &mut Request) {
-        if let Some(Effects { ledger: Some((key, operation)), shadow, .. }) = request.pending.take() {
+        if let Some(Effects { ledger: Some((key, operation)), alias_key, .. }) = request.pending.take() {
             self.perform(request, key, operation);
-            shadow.map(|name| self.perform_unseen(request, name, operation));
+            alias_key.map(|name| self.perform_unseen(request, name, operation));
         }
         self.step(request, Event::Ended);
     }
@@ -531,7 +531,7 @@ impl Request {
             self.record = Some(record);
         }
         if let Some(call) = call {
-            self.say(match call.path {
+            self.say(match call.kind.path() {
                 "/verify" => "verify?",
                 "/settle" => "settle?",
                 _ => "chain?",

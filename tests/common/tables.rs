@@ -420,7 +420,7 @@ impl Memory {
         let facts = Facts { is_over: exchange.is_over(), wakes_at: exchange.wakes_at().map(seconds) };
         let exchange = self.exchanges.number(exchange.clone(), || (exchange, facts));
         let Effects { ledger, record, call, recovery, stream, .. } = effects;
-        let call = call.map(|call| match call.path {
+        let call = call.map(|call| match call.kind.path() {
             "/verify" => Question::Verify,
             "/settle" => Question::Settle,
             _ => Question::Node(self.questions.number(call.body.clone(), || call)),

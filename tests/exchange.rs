@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 use x402_proxy_wasm::evm::Nonce;
-use x402_proxy_wasm::exchange::{CallKind, Event, Outcome, Recoveries, RequestEdits, RequestHead, Seen, Shed};
+use x402_proxy_wasm::exchange::{CallKind, Event, Headers, Outcome, Recoveries, RequestEdits, RequestHead, Seen, Shed};
 use x402_proxy_wasm::facilitator::{CalloutAnswer, MAX_ANSWER_BYTES};
 use x402_proxy_wasm::ledger::{Answer, Owner, PaymentKey, Unheard};
 use x402_proxy_wasm::time::UnixTime;
@@ -221,7 +221,7 @@ fn the_client_gets_a_receipt() {
         let payment = record.payment.as_ref().unwrap();
         assert_eq!((&*record.route, record.outcome), ("weather", Outcome::Served));
         assert_eq!(payment.payer.to_string(), payer);
-        assert_eq!((payment.network.as_str(), payment.amount.as_str()), ("eip155:84532", "1000"));
+        assert_eq!((payment.network.as_str(), payment.amount.to_string().as_str()), ("eip155:84532", "1000"));
         assert_eq!(payment.asset.to_string(), common::USDC);
         assert_eq!(payment.transaction.unwrap().to_string(), TRANSACTION);
     }
@@ -2055,7 +2055,7 @@ fn of_a_response_only_the_headers_for_browsers_count_as_such() {
         ("set-cookie", "x"),
         ("vary", "accept"),
     ];
-    let cors = RequestHead::of_response(headers).cors();
+    let cors = Headers::new(headers).cors();
     let found: Vec<_> = cors.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     assert_eq!(
         found,

@@ -159,8 +159,8 @@ fn a_list_of_payers_holds_addresses() {
 
 // ---------------------------------------------------------------------------------------- what is told of settlements
 
-fn results(request: &Request) -> Vec<(SettlementResult, &str)> {
-    request.settlements.iter().map(|one| (one.result, one.payment.amount.as_str())).collect()
+fn results(request: &Request) -> Vec<(SettlementResult, String)> {
+    request.settlements.iter().map(|one| (one.result, one.payment.amount.to_string())).collect()
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn every_transfer_of_money_is_told_of_once() {
     let payment = payment(&mut stage, 1, 1);
     // It settles, and the upstream fails: the money has moved, and the response is still owed.
     let first = play(&mut stage, &paid("/weather", &payment), [settled(), upstream(500)]);
-    assert_eq!(results(&first), [(SettlementResult::Settled, "1000")]);
+    assert_eq!(results(&first), [(SettlementResult::Settled, "1000".to_owned())]);
     let again = play(&mut stage, &paid("/weather", &payment), [upstream(200)]);
     assert_eq!(again.record.as_ref().unwrap().outcome, Outcome::Served);
     assert_eq!(results(&again), [], "that is no other transfer");

@@ -437,13 +437,13 @@ fn sign_ins_take_no_room_of_payments() {
     stage.config.ledger = Ledger::with_room_for(1);
     buy(&mut stage, &wallet, "/weather/a", 1);
     let pages_of_payments = |stage: &Stage| stage.store.0.range(..4096).count();
-    let pages_of_rights = |stage: &Stage| stage.store.0.range(4096..8192).count();
+    let pages_of_grants = |stage: &Stage| stage.store.0.range(4096..8192).count();
     assert_eq!((pages_of_payments(&stage), stage.store.0.len()), (1, 2));
     for _ in 0..100 {
         stage.draw += 1;
         come_back(&mut stage, &wallet, "/weather/a");
     }
-    assert_eq!((pages_of_payments(&stage), pages_of_rights(&stage)), (1, 1));
+    assert_eq!((pages_of_payments(&stage), pages_of_grants(&stage)), (1, 1));
     // Nor the room of other payers: what one of them signs fills a few pages.
     let pages_of_nonces = |stage: &Stage| stage.store.0.range(8192..).count();
     assert_eq!(pages_of_nonces(&stage), 16);

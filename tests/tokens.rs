@@ -256,7 +256,7 @@ fn the_charge_is_what_was_used() {
         assert_eq!(asked_to_settle(&request), charge, "{response}");
         let receipt = decode(request.receipt_header("payment-response").unwrap());
         assert_eq!((&receipt["amount"], &receipt["transaction"]), (&json!(charge), &json!(TRANSACTION)));
-        assert_eq!(request.record.as_ref().unwrap().payment.as_ref().unwrap().amount, charge);
+        assert_eq!(request.record.as_ref().unwrap().payment.as_ref().unwrap().amount.to_string(), charge);
         assert!(request.forwarded.as_ref().unwrap().set.contains(&("accept-encoding", "identity".to_owned())));
         assert_eq!(stage.left(&request), "spent");
     }

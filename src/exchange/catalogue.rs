@@ -8,7 +8,7 @@ const PATH: &[u8] = b"/.well-known/x402";
 
 /// Whether the catalogue is asked for.
 pub(super) fn is_asked(head: &RequestHead) -> bool {
-    let is_read = matches!(head.text(":method").as_str(), "GET" | "HEAD");
+    let is_read = matches!(&*head.text(":method"), "GET" | "HEAD");
     is_read && head.path() == PATH
 }
 

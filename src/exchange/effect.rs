@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use super::record::{Record, SettlementRecord};
-use super::{Recovery, Reply};
+use super::record::{Outcome, Record, SettlementRecord};
+use super::{Context, Exchange, Next, Payment, Recovery, Reply};
 use crate::config::Service;
 use crate::ledger::{Operation, PaymentKey};
+use crate::x402::{TransactionId, Version};
 use crate::{chain, facilitator};
 
 /// What a step has the shell do, in the order of the fields.
@@ -139,4 +140,41 @@ pub struct ResponseEdits {
     pub set: Vec<(&'static str, String)>,
     /// Headers to add beside those of the same name.
     pub add: Vec<(&'static str, String)>,
+}
+
+impl Tail {
+    /// The receipt of a stream, in a trailer and in a comment.
+    pub(super) fn receipt(context: Context<'_>, payment: &Payment, transaction: Option<TransactionId>) -> Self {
+        let receipt = payment.receipt_of_service(context, transaction);
+        Self {
+            comment: format!(": payment-response {}\n\n", receipt.to_json()),
+            trailers: vec![(payment.purchase.version.receipt_header(), receipt.to_header())],
+        }
+    }
+
+    /// What is said of a settlement that did not come about, or is not known.
+    pub(super) fn failed(reply: &Reply) -> Self {
+        let receipts = [Version::V1, Version::V2].map(Version::receipt_header).into_iter();
+        let value =
+            |name: &&str| reply.headers.iter().find(|(header, _)| header == name).map(|(_, value)| value.clone());
+        let trailers = receipts.filter_map(|name| Some((name, value(&name)?))).collect();
+        Self { comment: format!(": payment {}\n\n", reply.body), trailers }
+    }
+}
+
+impl Effects {
+    /// An answer of the filter's own.
+    pub(super) fn reply(reply: Reply) -> Self {
+        Self { stream: Stream::Reply(reply), ..Self::default() }
+    }
+
+    /// The end of a request without a payment that counts.
+    pub(super) fn end_with(route: &Arc<str>, outcome: Outcome, reason: &str, reply: Reply) -> Next {
+        Self { record: Some(Record::new(route, outcome, reason)), ..Self::reply(reply) }.and_over()
+    }
+
+    /// These effects, and nothing after them.
+    pub(super) fn and_over(self) -> Next {
+        (Exchange::Over, self)
+    }
 }

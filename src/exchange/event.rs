@@ -1,5 +1,6 @@
 //! What the shell tells the exchange.
 
+use super::Headers;
 use crate::facilitator::CalloutAnswer;
 use crate::ledger::Answer;
 
@@ -61,6 +62,49 @@ pub struct UpstreamHead {
     pub is_encoded: bool,
     /// `Settlement-Overrides`: what the upstream says of the charge.
     pub settlement_overrides: Option<String>,
+}
+
+impl UpstreamHead {
+    /// Reads the head of a response, behind which a body comes or not.
+    pub fn read(headers: &Headers, has_body: bool) -> Self {
+        let directives: Vec<_> = headers.all("cache-control").map(String::from_utf8_lossy).collect();
+        Self {
+            // A response without a readable status is none that anybody should pay for.
+            status: headers.text(":status").parse().unwrap_or(502),
+            cache_control: (!directives.is_empty()).then(|| directives.join(",")),
+            grpc_failed: headers.all("grpc-status").any(|status| status != b"0"),
+            cors: headers.cors(),
+            has_body,
+            is_event_stream: is_event_stream(&headers.text("content-type")),
+            is_encoded: headers.is_encoded(),
+            settlement_overrides: headers
+                .all(SETTLEMENT_OVERRIDES)
+                .next()
+                .map(|_| headers.text(SETTLEMENT_OVERRIDES).into_owned()),
+        }
+    }
+
+    /// Returns whether the upstream failed, and owes nothing.
+    pub(super) const fn is_error(&self) -> bool {
+        self.status >= 400 || self.grpc_failed
+    }
+
+    /// Returns whether the upstream itself keeps shared caches away.
+    pub(super) fn forbids_sharing(&self) -> bool {
+        let directives = self.cache_control.as_deref().unwrap_or_default();
+        directives.split(',').any(|directive| {
+            let directive = directive.trim();
+            directive.eq_ignore_ascii_case("no-store") || directive.eq_ignore_ascii_case("private")
+        })
+    }
+}
+
+/// The header by which the upstream may name the charge; not for clients.
+pub(super) const SETTLEMENT_OVERRIDES: &str = "settlement-overrides";
+
+/// Returns whether a media type is that of server-sent events, with whatever parameters.
+fn is_event_stream(content_type: &str) -> bool {
+    content_type.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("text/event-stream"))
 }
 
 /// What the filter has done about a request before it is shown its head.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::LogText;
+use crate::money::Amount;
 use crate::x402::TransactionId;
 use crate::x402::payment::Payer;
 
@@ -42,7 +43,7 @@ impl Record {
             add(if payment.is_proven { "payer" } else { "unproven_from" }, &payment.payer.to_string());
             add("scheme", &payment.scheme);
             add("network", &payment.network);
-            add("amount", &payment.amount);
+            add("amount", &payment.amount.to_string());
             add("asset", &payment.asset);
             if let Some(transaction) = payment.transaction {
                 add("transaction", &transaction.to_string());
@@ -98,7 +99,7 @@ pub struct PaymentRecord {
     /// CAIP-2 id.
     pub network: String,
     /// Atomic units.
-    pub amount: String,
+    pub amount: Amount,
     /// The token.
     pub asset: String,
     /// The transfer, once it is known.

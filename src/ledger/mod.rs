@@ -95,7 +95,7 @@ impl PaymentKey {
 
     /// The key of a payer's right to come back to `place`, a digest of what was paid for. That has to hold something that
     /// clients cannot know, or they could choose whose page to fill.
-    pub fn of_right(place: &[u8; 32], payer: &str) -> Self {
+    pub fn of_grant(place: &[u8; 32], payer: &str) -> Self {
         Self(keccak256(&[b"x402: a right to come back: ", &place[..], payer.as_bytes()].concat()))
     }
 
@@ -301,18 +301,18 @@ pub enum Operation {
         /// The transfer, as far as the facilitator named one.
         named: Option<TransactionId>,
     },
-    /// Note something. On a key of [`PaymentKey::of_right`].
-    Note {
+    /// Note something. On a key of [`PaymentKey::of_grant`].
+    Grant {
         /// Until when.
         expires: UnixTime,
     },
     /// See whether something is noted, and was so at most this many seconds ago.
-    Recall {
+    CheckGrant {
         /// How many.
         seconds: u64,
     },
     /// Note something that must be noted once alone. On a key of [`PaymentKey::of_nonce`].
-    NoteOnce {
+    ConsumeNonce {
         /// Until when.
         expires: UnixTime,
     },
@@ -327,8 +327,8 @@ impl Operation {
     /// The first of the pages that it concerns: payments, what is noted, and what is noted once have their own.
     const fn first_page(self) -> u32 {
         match self {
-            Self::Note { .. } | Self::Recall { .. } => PAGES,
-            Self::NoteOnce { .. } => PAGES.saturating_mul(2),
+            Self::Grant { .. } | Self::CheckGrant { .. } => PAGES,
+            Self::ConsumeNonce { .. } => PAGES.saturating_mul(2),
             _ => 0,
         }
     }
@@ -362,11 +362,11 @@ pub enum Answer {
     /// To [`Operation::Look`], and to a [`Operation::Claim`] that is not proven, or not bound yet: this payment has settled, or may have, and
     /// bought nothing yet.
     Waiting,
-    /// The payment has bought its response. To [`Operation::NoteOnce`]: it is noted already.
+    /// The payment has bought its response. To [`Operation::ConsumeNonce`]: it is noted already.
     Spent,
     /// The payment has settled, and its client has broken off so many redemptions that there are no more.
     Exhausted,
-    /// This request does not hold the claim in a state that allows the operation. To [`Operation::Recall`]: nothing is
+    /// This request does not hold the claim in a state that allows the operation. To [`Operation::CheckGrant`]: nothing is
     /// noted.
     NotHeld,
     /// No room: every claim on this payment's page is still needed.
@@ -562,13 +562,13 @@ impl Ledger {
                 let is_known = claim.is_some_and(|pin| pin.binding == binding && is_of_now(pin));
                 Next::Refuse(if is_known { Answer::Granted } else { Answer::Spent })
             }
-            (Operation::Recall { seconds }, Some(Noted))
+            (Operation::CheckGrant { seconds }, Some(Noted))
                 if is_noted && claim.is_some_and(|note| note.since.plus(seconds) > now) =>
             {
                 Next::Refuse(Answer::Granted)
             }
-            (Operation::NoteOnce { .. }, Some(Noted)) if is_noted => Next::Refuse(Answer::Spent),
-            (Operation::Note { expires } | Operation::NoteOnce { expires }, None | Some(Noted)) => {
+            (Operation::ConsumeNonce { .. }, Some(Noted)) if is_noted => Next::Refuse(Answer::Spent),
+            (Operation::Grant { expires } | Operation::ConsumeNonce { expires }, None | Some(Noted)) => {
                 Next::Restart { state: Noted, expires, binding: Binding::NONE }
             }
             _ => Next::Refuse(Answer::NotHeld),

@@ -12,8 +12,8 @@ use super::store::SharedData;
 use crate::chain::MAX_ANSWER_BYTES;
 use crate::config::{Config, Service};
 use crate::exchange::{
-    self, Body, Call, CallKind, Effects, Event, Exchange, Next, Outcome, Record, Recovery, Reply, RequestEdits,
-    RequestHead, ResponseEdits, Seen, Stream, Tail, UpstreamHead,
+    self, Body, Call, CallKind, Effects, Event, Exchange, Headers, Next, Outcome, Record, Recovery, Reply,
+    RequestEdits, RequestHead, ResponseEdits, Seen, Stream, Tail, UpstreamHead,
 };
 use crate::facilitator::{CalloutAnswer, Supported};
 use crate::ledger::Owner;
@@ -291,7 +291,8 @@ impl Http {
         });
         #[cfg(feature = "provoke-panic")]
         {
-            self.provoked = host::headers(Map::Request, |list| RequestHead::of_response(list))?.text("x-provoke-panic");
+            self.provoked =
+                host::headers(Map::Request, |list| Headers::new(list))?.text("x-provoke-panic").into_owned();
         }
         let head =
             host::headers(Map::Request, |list| RequestHead::new(list))?.with_metadata(metadata).with_body(has_body);
@@ -300,7 +301,7 @@ impl Http {
         self.admission = head.admission(&self.config);
         let begun = host::now()?;
         let seen = if head.may_be_seen() { seen() } else { Seen::Never };
-        let next = Exchange::start(self.context_at(begun), &head, seen);
+        let next = Exchange::start(self.context_at(begun), &Arc::new(head), seen);
         if !next.0.is_over() {
             self.request_id = request_id();
         }
@@ -594,24 +595,12 @@ fn finish(tail: &Tail) {
 
 /// The head of an answer, whoever's it is.
 #[inline(never)]
-fn head_of(map: Map) -> Result<RequestHead, HostError> {
-    host::headers(map, |list| RequestHead::of_response(list))
+fn head_of(map: Map) -> Result<Headers, HostError> {
+    host::headers(map, |list| Headers::new(list))
 }
 
 fn response_head(has_body: bool) -> Result<UpstreamHead, HostError> {
-    let head = head_of(Map::Response)?;
-    let directives: Vec<_> = head.all("cache-control").map(String::from_utf8_lossy).collect();
-    Ok(UpstreamHead {
-        // A response without a readable status is none that anybody should pay for.
-        status: head.text(":status").parse().unwrap_or(502),
-        cache_control: (!directives.is_empty()).then(|| directives.join(",")),
-        grpc_failed: head.all("grpc-status").any(|status| status != b"0"),
-        cors: head.cors(),
-        has_body,
-        is_event_stream: is_event_stream(&head.text("content-type")),
-        is_encoded: head.is_encoded(),
-        settlement_overrides: head.all("settlement-overrides").next().map(|_| head.text("settlement-overrides")),
-    })
+    Ok(UpstreamHead::read(&head_of(Map::Response)?, has_body))
 }
 
 /// Sends a callout to a service; the token of its answer.
@@ -639,11 +628,6 @@ fn max_age() -> u64 {
         return 0;
     }
     directives.find_map(|directive| directive.strip_prefix("max-age=")?.parse().ok()).unwrap_or(0)
-}
-
-/// Whether a media type is that of server-sent events, with whatever parameters.
-fn is_event_stream(content_type: &str) -> bool {
-    content_type.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("text/event-stream"))
 }
 
 pub(super) fn callout_answer(headers: usize, body_size: usize) -> CalloutAnswer {

@@ -3,6 +3,7 @@
 pub mod node;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use k256::ecdsa::SigningKey;
 use serde_json::{Value, json};
@@ -370,7 +371,7 @@ impl Stage {
     /// Takes a request in, and does nothing about it yet.
     pub fn arrive(&mut self, head: &RequestHead) -> Request {
         let mut request = self.request();
-        let next = Exchange::start(self.context(), head, self.seen.clone());
+        let next = Exchange::start(self.context(), &Arc::new(head.clone()), self.seen.clone());
         request.accept(next);
         request
     }
@@ -662,8 +663,8 @@ const fn name_of(operation: Operation) -> &'static str {
         Operation::Abandon => "abandon",
         Operation::Pin { .. } => "pin",
         Operation::Forget { .. } => "forget",
-        Operation::Note { .. } => "note",
-        Operation::Recall { .. } => "recall",
-        Operation::NoteOnce { .. } => "note once",
+        Operation::Grant { .. } => "note",
+        Operation::CheckGrant { .. } => "recall",
+        Operation::ConsumeNonce { .. } => "note once",
     }
 }

@@ -17,7 +17,7 @@ use crate::time::UnixTime;
 use crate::x402::payment::Payer;
 use crate::x402::reason;
 
-/// Why a payer is turned away whom the configuration does not want.
+/// The reason for turning away a payer whom the configuration does not want.
 const UNWELCOME: &str = "payer_not_allowed";
 
 /// A payment that meets an offer as far as the filter can tell, and whose claim is not this request's yet.
@@ -25,7 +25,7 @@ const UNWELCOME: &str = "payer_not_allowed";
 pub struct Candidate {
     pub(super) payment: Payment,
     pub(super) standing: Standing,
-    /// What the payment is yet to be bound to. To hash a body takes long, so that comes when the payment is proven.
+    /// The request that the payment is yet to be bound to. To hash a body takes long, so that comes when the payment is proven.
     pub(super) unbound: Option<Unbound>,
 }
 
@@ -38,7 +38,7 @@ pub(super) struct Unbound {
     pub(super) body: Arc<[u8]>,
 }
 
-/// How a payment stands that meets its terms.
+/// The standing of a payment that meets its terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Standing {
     /// It may be settled.
@@ -64,7 +64,7 @@ pub struct Resuming(Candidate);
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Naming {
     candidate: Candidate,
-    /// What the ledger said about the payment's own claim.
+    /// The ledger's answer about the payment's own claim.
     claimed: Answer,
 }
 
@@ -235,7 +235,7 @@ impl State for Resuming {
 }
 
 impl State for Naming {
-    /// What a payment that came before has bought under that name is not sold again.
+    /// Refuses a name under which a payment that came before has bought something: that is not sold again.
     fn handle(self, context: Context<'_>, event: Event) -> Next {
         let Event::Ledger(answer) = event else { return self.ignore(event) };
         let Self { candidate, claimed } = self;

@@ -15,11 +15,11 @@ pub struct Meter {
     report: Report,
     /// Events with something in them.
     events: u64,
-    /// Whether the upstream has said in an event that it failed.
+    /// True if the upstream has said in an event that it failed.
     has_failed: bool,
-    /// Whether an event was too long to be read, which may have told the usage.
+    /// True if an event was too long to be read, which may have told the usage.
     has_overlong: bool,
-    /// Whether the usage that was told is that of the whole response, and not of what there was of it by then.
+    /// True if the usage that was told is that of the whole response, and not of what there was of it by then.
     is_final: bool,
     /// The client did not ask for the event with the usage, so it does not get it.
     hides_usage: bool,
@@ -46,12 +46,12 @@ impl Meter {
         }
     }
 
-    /// When the stream has to end, so that it can still be paid for.
+    /// Returns when the stream has to end, so that it can still be paid for.
     pub(super) const fn closes_at(&self) -> UnixTime {
         self.closes_at
     }
 
-    /// Whether nothing came that could be worth anything.
+    /// Returns whether nothing came that could be worth anything.
     const fn is_empty(&self) -> bool {
         self.events == 0 && !self.has_overlong
     }
@@ -99,7 +99,7 @@ impl Meter {
     }
 }
 
-/// Whether an event says that the upstream has failed. Some send an empty error beside everything they send.
+/// Returns whether an event says that the upstream has failed. Some send an empty error beside everything they send.
 fn is_error(document: &Document) -> bool {
     let is_told = match document.field("error") {
         Some(Document::Text(text)) => !text.is_empty(),
@@ -109,12 +109,12 @@ fn is_error(document: &Document) -> bool {
     is_told || document.field("type").and_then(Document::as_text).is_some_and(|kind| kind == "error")
 }
 
-/// Whether an event has something of an answer in it.
+/// Returns whether an event has something of an answer in it.
 fn has_choices(document: &Document) -> bool {
     matches!(document.field("choices"), Some(Document::List(choices)) if !choices.is_empty())
 }
 
-/// Whether an event that tells usage comes behind all output: of the interface of responses the one with the response in
+/// Returns whether an event that tells usage comes behind all output: of the interface of responses the one with the response in
 /// it, of Anthropic's the one with usage of its own and not of the message that begins.
 fn is_last_word(shape: &Shape, document: &Document) -> bool {
     match shape {
@@ -124,13 +124,13 @@ fn is_last_word(shape: &Shape, document: &Document) -> bool {
     }
 }
 
-/// What the head of a response tells of its cost.
+/// The cost of a response, as far as its head tells.
 pub(super) enum CostByHead {
     /// So much.
     Known(Amount),
     /// Its body tells, of which so many bytes are read.
     InBody {
-        /// How many.
+        /// The number.
         most: usize,
     },
     /// The events that it streams tell.
@@ -143,7 +143,7 @@ pub(super) enum CostByHead {
 struct OverrideError;
 
 impl Purchase {
-    /// What the head of a response tells of its cost.
+    /// The cost of a response, as far as its head tells.
     pub(super) fn cost_by_head(&self, head: &UpstreamHead) -> CostByHead {
         match self.override_of(head) {
             Ok(Some(charge)) => return CostByHead::Known(charge),
@@ -189,7 +189,7 @@ impl Purchase {
         }
     }
 
-    /// What was used costs this much.
+    /// Returns the price of what was used.
     fn cost(&self, usage: Usage) -> Amount {
         let maximum = self.offer.requirement.amount;
         match (&self.offer.rates, &self.job) {

@@ -19,7 +19,7 @@ use crate::x402::payment::{ForeignPayload, Payer, PaymentError, PaymentPayloadV1
 use crate::x402::requirement::{Accepted, Evm, Foreign, Rail, Scheme, TransferMethod};
 use crate::x402::{PaymentPayload, Requirement, Version, reason};
 
-/// Why a request that should pay does not.
+/// The reason why a request that should pay does not.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Rejection {
     /// No payment came.
@@ -140,7 +140,7 @@ struct Read {
     identifier: Option<String>,
 }
 
-/// What the filter goes by that deals with a payment, whatever moves the money.
+/// The facts about a payment that the filter goes by, whatever moves the money.
 struct Known {
     payer: Payer,
     proof: Proof,
@@ -313,7 +313,7 @@ impl Known {
         proof: Proof,
         requirement: &Requirement,
     ) -> Self {
-        /// How long it is remembered what a payment has bought of which nobody knows here when it expires.
+        /// The time for which it is remembered what a payment has bought of which nobody knows here when it expires.
         const MEMORY_SECONDS: u64 = 24 * 60 * 60;
         let digest = payload.digest();
         let (validity, signature) = match payload {
@@ -334,7 +334,7 @@ impl Known {
     }
 }
 
-/// How a payment stands that says to meet an offer, and who says that it is one.
+/// Returns how a payment stands that says to meet an offer, and who says that it is one.
 fn standing(context: Context<'_>, payment: &Signed, offer: &Offer, evm: &Evm) -> Result<(Standing, Proof), Rejection> {
     let payer = || Payer::Evm(payment.authorization.payer());
     match scheme::check(payment, &offer.requirement, evm, context.now) {

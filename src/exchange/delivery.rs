@@ -13,10 +13,10 @@ use crate::x402::{Receipt, TransactionId};
 /// between the upstream and the filter.
 const KEPT_FROM_CLIENTS: [&str; 3] = ["cdn-cache-control", "surrogate-control", SETTLEMENT_OVERRIDES];
 
-/// How a response is delivered that was paid for.
+/// The way in which a response is delivered that was paid for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Delivery {
-    /// Whether its `Cache-Control` keeps shared caches away already.
+    /// True if its `Cache-Control` keeps shared caches away already.
     keeps_cache_control: bool,
 }
 

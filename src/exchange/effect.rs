@@ -9,22 +9,22 @@ use crate::ledger::{Operation, PaymentKey};
 use crate::x402::{TransactionId, Version};
 use crate::{chain, facilitator};
 
-/// What a step has the shell do, in the order of the fields.
+/// The things that a step has the shell do, in the order of the fields.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Effects {
     /// An operation on the claim of this payment; its answer is the next event ([`super::Event::Ledger`]).
     pub ledger: Option<(PaymentKey, Operation)>,
     /// The claim of the payment's name, which follows the claim of the payment: the same operation, whose answer nobody needs.
     pub alias_key: Option<PaymentKey>,
-    /// What became of the request, for logs and stats.
+    /// The end of the request, for logs and stats.
     pub record: Option<Record>,
-    /// What became of a settlement, for stats.
+    /// The end of a settlement, for stats.
     pub settlement: Option<SettlementRecord>,
     /// A settlement to be taken up again by [`super::Exchange::recover`] when it is due, if the proxy still runs then.
     pub recovery: Option<Recovery>,
     /// A line for the operator's log.
     pub warning: Option<&'static str>,
-    /// Whether a payment was read and checked in this step. The time that this took is a stat.
+    /// True if a payment was read and checked in this step. The time that this took is a stat.
     pub has_checked: bool,
     /// The request's body, in place of the one that was read.
     pub rewrite: Option<Vec<u8>>,
@@ -32,7 +32,7 @@ pub struct Effects {
     pub call: Option<Call>,
     /// A piece of the response's body, in place of the one that was given.
     pub chunk: Option<Vec<u8>>,
-    /// What becomes of the stream.
+    /// The fate of the stream.
     pub stream: Stream,
 }
 
@@ -85,7 +85,7 @@ impl CallKind {
     }
 }
 
-/// What becomes of the stream that a request and its response are.
+/// The fate of the stream that a request and its response are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Stream {
     /// It waits where it is.
@@ -110,7 +110,7 @@ pub enum Stream {
     Reply(Reply),
 }
 
-/// What stands behind a stream of events.
+/// The text and trailers behind a stream of events.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tail {
     /// A line of comment for the stream itself.
@@ -152,7 +152,7 @@ impl Tail {
         }
     }
 
-    /// What is said of a settlement that did not come about, or is not known.
+    /// The tail that tells of a settlement that did not come about, or is not known.
     pub(super) fn failed(reply: &Reply) -> Self {
         let receipts = [Version::V1, Version::V2].map(Version::receipt_header).into_iter();
         let value =

@@ -4,7 +4,7 @@ use super::Headers;
 use crate::facilitator::CalloutAnswer;
 use crate::ledger::Answer;
 
-/// What may happen to a request after its head came.
+/// Something that happens to a request after its head came.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Event {
     /// The ledger has carried out [`super::Effects::ledger`].
@@ -21,7 +21,7 @@ pub enum Event {
     ResponseChunk {
         /// Its bytes.
         bytes: Vec<u8>,
-        /// Whether the body ends with it.
+        /// True if the body ends with it.
         is_last: bool,
     },
     /// Time has passed. For a state that waits for nothing else; see [`super::Exchange::wakes_at`].
@@ -43,22 +43,22 @@ pub enum Body {
     Unreachable,
 }
 
-/// What matters of the head of the upstream's response.
+/// The head of the upstream's response, as far as it matters.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct UpstreamHead {
     /// HTTP status.
     pub status: u16,
     /// `Cache-Control`.
     pub cache_control: Option<String>,
-    /// Whether it is the head of a gRPC response that failed without a message: `grpc-status` is there, and not 0.
+    /// True if it is the head of a gRPC response that failed without a message: `grpc-status` is there, and not 0.
     pub grpc_failed: bool,
-    /// What it says to browsers about requests of other origins: `access-control-…`, `vary` and `allow`.
+    /// Its headers for browsers about requests of other origins: `access-control-…`, `vary` and `allow`.
     pub cors: Vec<(String, String)>,
-    /// Whether a body follows.
+    /// True if a body follows.
     pub has_body: bool,
-    /// Whether it is a stream of events (`text/event-stream`).
+    /// True if it is a stream of events (`text/event-stream`).
     pub is_event_stream: bool,
-    /// Whether its body is compressed, or encoded in another way.
+    /// True if its body is compressed, or encoded in another way.
     pub is_encoded: bool,
     /// `Settlement-Overrides`: what the upstream says of the charge.
     pub settlement_overrides: Option<String>,
@@ -107,7 +107,7 @@ fn is_event_stream(content_type: &str) -> bool {
     content_type.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("text/event-stream"))
 }
 
-/// What the filter has done about a request before it is shown its head.
+/// The filter's own earlier doings about a request whose head it is shown.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub enum Seen {
     /// Nothing.

@@ -64,7 +64,7 @@ const READ: [&str; 18] = [
     SIGN_IN_WITH_X,
 ];
 
-/// Those that it reads in all spellings of their names.
+/// Headers that it reads in all spellings of their names.
 const READ_IN_ALL_SPELLINGS: [&str; 2] = ["content-type", "content-encoding"];
 
 /// Bytes of a value beyond which the filter cannot read it; those that may be longer have their own limits.
@@ -133,9 +133,9 @@ pub struct RequestHead {
     principals: Vec<Vec<u8>>,
     /// Names that the upstream must not see of some route or other, each once.
     unwanted: Vec<String>,
-    /// Whether there are more of them, or longer ones, than are kept.
+    /// True if there are more of them, or longer ones, than are kept.
     has_too_many: bool,
-    /// Whether a body follows, whatever the headers say.
+    /// True if a body follows, whatever the headers say.
     has_body: bool,
 }
 
@@ -148,7 +148,7 @@ impl Deref for RequestHead {
     }
 }
 
-/// Whether CGI and its heirs, who take every other character for the `-` of a name, take `name` for `meant`.
+/// Returns whether CGI and its heirs, who take every other character for the `-` of a name, take `name` for `meant`.
 #[inline(never)]
 fn is_spelt(name: &str, meant: &str) -> bool {
     let is_letter = |(one, other): (u8, u8)| one == other || (other == b'-' && !one.is_ascii_alphanumeric());
@@ -227,12 +227,12 @@ impl RequestHead {
         }
     }
 
-    /// Whether more headers came that the upstream must not see than the filter removes.
+    /// Returns whether more headers came that the upstream must not see than the filter removes.
     pub const fn has_too_many_unwanted(&self) -> bool {
         self.has_too_many
     }
 
-    /// Whether the URL is longer than one that is sold.
+    /// Returns whether the URL is longer than one that is sold.
     pub fn has_long_url(&self) -> bool {
         let length = |name| self.all(name).next().map_or(0, <[u8]>::len);
         length(":authority").saturating_add(length(":path")) > MAX_URL_BYTES
@@ -291,7 +291,7 @@ impl RequestHead {
         format!("{scheme}://{}{}", self.text(":authority"), self.text(":path"))
     }
 
-    /// What a browser wants to read on every answer to a script of another origin (Fetch standard, CORS check), where
+    /// Returns what a browser wants to read on every answer to a script of another origin (Fetch standard, CORS check), where
     /// the configuration admits that origin. Empty where it does not.
     pub fn admission(&self, config: &Config) -> Vec<(&'static str, String)> {
         let origin = self.text("origin");
@@ -301,19 +301,19 @@ impl RequestHead {
         vec![("access-control-allow-origin", origin.into_owned()), ("vary", "origin".to_owned())]
     }
 
-    /// Whether something has come by that only the filter or the proxy says of a request: then it may be one that the filter
+    /// Returns whether something has come by that only the filter or the proxy says of a request: then it may be one that the filter
     /// has let through before.
     pub fn may_be_seen(&self) -> bool {
         self.unwanted.iter().any(|name| is_identity(name)) || self.all(ORIGINAL_URL).next().is_some()
     }
 
-    /// Whether the headers say that the filter has let it through before, and the proxy has begun it anew. A client that says
+    /// Returns whether the headers say that the filter has let it through before, and the proxy has begun it anew. A client that says
     /// so itself is turned away, and nothing else.
     pub(super) fn is_redirected(&self) -> bool {
         self.all(ORIGINAL_URL).next().is_some() && self.unwanted.iter().any(|name| name == PAYMENT_ID)
     }
 
-    /// Whether nothing says that its body is in another encoding of letters than UTF-8, which some servers would follow.
+    /// Returns whether nothing says that its body is in another encoding of letters than UTF-8, which some servers would follow.
     pub fn is_plain_text(&self) -> bool {
         let is_utf8 = |kind: &[u8]| {
             let kind = String::from_utf8_lossy(kind).to_ascii_lowercase();
@@ -329,7 +329,7 @@ impl RequestHead {
         [PAYMENT_SIGNATURE, X_PAYMENT].into_iter().any(|name| self.all(name).next().is_some())
     }
 
-    /// Whether a browser asks for leave to send a request of another origin (Fetch standard, CORS-preflight fetch). It
+    /// Returns whether a browser asks for leave to send a request of another origin (Fetch standard, CORS-preflight fetch). It
     /// says where from and what for, and nothing else: no body, and no other protocol, by which an upstream could be made
     /// to take it for something else.
     pub fn is_preflight(&self) -> bool {

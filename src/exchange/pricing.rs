@@ -25,7 +25,7 @@ pub struct Pricing(Box<Measured>);
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Measured {
     request: PricedRequest,
-    /// What it asks of a model, where the route is priced by that.
+    /// The work that it asks of a model, where the route is priced by that.
     job: Option<Job>,
     /// The body, where a payment may have to be bound to it.
     body: Option<Arc<[u8]>>,

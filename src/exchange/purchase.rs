@@ -16,7 +16,7 @@ use crate::x402::payment::Payer;
 use crate::x402::requirement::{Scheme, TransferMethod};
 use crate::x402::{Receipt, Requirement, TransactionId, Version};
 
-/// What is bought, and by which payment: all that is known once the payment's text was read, and does not change any more.
+/// A thing that is bought, and the payment for it: all that is known once the payment's text was read, and does not change any more.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Purchase {
     /// The route's name in logs.
@@ -47,7 +47,7 @@ pub struct Purchase {
     pub(super) url: ShownUrl,
     /// Headers that the upstream must not see.
     pub(super) unwanted: Vec<String>,
-    /// What the request asks of a model, where it is priced by that.
+    /// The work that the request asks of a model, where it is priced by that.
     pub(super) job: Option<Job>,
 }
 
@@ -55,19 +55,19 @@ pub struct Purchase {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Payment {
     pub(super) purchase: Arc<Purchase>,
-    /// Who pays. Of some payments, only the facilitator can tell.
+    /// The payer. Of some payments, only the facilitator can tell.
     pub(super) payer: Payer,
-    /// Who says that the payment is one.
+    /// The authority that says that the payment is one.
     pub(super) proof: Proof,
     /// The key of the name that the client gave it, once that counts.
     pub(super) alias_key: Option<PaymentKey>,
-    /// What ties a claim to this payment, and to this request where it is good for that alone.
+    /// The hash that ties a claim to this payment, and to this request where it is good for that alone.
     pub(super) binding: Binding,
     /// The atomic units that are settled, where that is not the amount that was signed for.
     pub(super) charge: Option<Amount>,
 }
 
-/// Who says that a payment is one, and of whom. What is not proven reaches neither `/settle` nor the upstream, its claim is a
+/// The authority that says that a payment is one, and of whom. What is not proven reaches neither `/settle` nor the upstream, its claim is a
 /// short one, and nobody is called its payer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Proof {

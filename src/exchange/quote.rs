@@ -14,31 +14,31 @@ use crate::x402::extensions::{EIP2612_GAS_SPONSORING, ERC20_APPROVAL_GAS_SPONSOR
 use crate::x402::requirement::{Rail, Scheme, TransferMethod};
 use crate::x402::terms::Prepared;
 
-/// What the terms of a request depend on, beside its route.
+/// The facts that the terms of a request depend on, beside its route.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked<'a> {
-    /// What it asks of a model, where the route is priced by that.
+    /// The work that it asks of a model, where the route is priced by that.
     pub(super) job: Option<&'a Job>,
-    /// What the facilitator has said of itself.
+    /// The facilitator's own word on what it supports.
     pub(super) supported: &'a Supported,
-    /// What the operator's own service asks, where it knows the price.
+    /// The price that the operator's own service names, where it knows it.
     pub(super) price: Option<&'a Price>,
     /// Draws one of several recipients.
     pub(super) draw: u64,
-    /// Where the proxy may say who is paid.
+    /// The head of the request, where the proxy may say who is paid.
     pub(super) head: &'a RequestHead,
 }
 
-/// What a request is asked to pay: the terms of its route, with everything filled in that differs from request to request.
+/// The terms for one request: those of its route, with everything filled in that differs from request to request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Quote {
     /// The terms of the route.
     pub(super) terms: Arc<RouteTerms>,
-    /// What differs from the route's own; `None` where nothing does.
+    /// The parts that differ from the route's own; `None` where nothing does.
     own: Option<Own>,
 }
 
-/// What a request is asked to pay in place of what its route says.
+/// The parts of a quote that take the place of the route's.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Own {
     offers: Vec<Arc<Offer>>,
@@ -91,7 +91,7 @@ impl Quote {
 }
 
 impl RouteTerms {
-    /// How the facilitator pays for approvals of Permit2, where an entry needs one.
+    /// Returns how the facilitator pays for approvals of Permit2, where an entry needs one.
     fn sponsoring(&self, supported: &Supported) -> Vec<&'static str> {
         let is_permit2 = |offer: &Arc<Offer>| {
             offer.requirement.evm().is_some_and(|evm| evm.transfer_method == TransferMethod::Permit2)
@@ -103,7 +103,7 @@ impl RouteTerms {
 }
 
 impl Offer {
-    /// Whether it is the same for every request.
+    /// Returns whether it is the same for every request.
     pub(crate) fn is_fixed(&self) -> bool {
         self.requirement.scheme == Scheme::Exact && self.rates.is_none() && self.recipients.len() == 1
     }
@@ -176,7 +176,7 @@ pub(super) struct Price {
 }
 
 impl Price {
-    /// What is asked of the service.
+    /// Returns the JSON that the service is asked with.
     pub(super) fn question(head: &RequestHead, job: Option<&Job>) -> String {
         #[derive(serde::Serialize)]
         struct Question<'a> {
@@ -216,7 +216,7 @@ impl Price {
     }
 }
 
-/// Who is paid, as the proxy says; nobody who could not take the money.
+/// Returns the recipient that the proxy names; `None` where it could not take the money.
 fn recipient(value: Option<&[u8]>) -> Option<Address> {
     let address: Address = std::str::from_utf8(value?).ok()?.parse().ok()?;
     (address != Address::from_bytes([0; 20])).then_some(address)

@@ -12,7 +12,7 @@ use crate::x402::payment::Payer;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Recovery {
     pub(super) payment: Payment,
-    /// Whether the payment has bought a stream that was delivered, and is to be settled whoever waits.
+    /// True if the payment has bought a stream that was delivered, and is to be settled whoever waits.
     pub(super) is_of_stream: bool,
     /// The transfer, as far as the facilitator named one.
     pub(super) named: Option<TransactionId>,
@@ -20,7 +20,7 @@ pub struct Recovery {
     pub(super) since: UnixTime,
     /// The first block that is yet to be searched for the transfer, where a search came so far.
     pub(super) searched_to: Option<u64>,
-    /// How often it was looked into before, this time included.
+    /// The number of times that it was looked into, this time included.
     pub(super) attempts: u32,
     /// The time at which to try.
     pub due: UnixTime,
@@ -87,12 +87,12 @@ impl<T> Recoveries<T> {
         due
     }
 
-    /// How many are remembered.
+    /// Returns how many are remembered.
     pub fn len(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Whether none is.
+    /// Returns whether none is.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }

@@ -64,7 +64,7 @@ impl Reply {
         self.with("retry-after", RETRY_AFTER_SECONDS)
     }
 
-    /// What the upstream says to a browser about requests of other origins, and nothing else of its answer: there are
+    /// The upstream's answer to a browser about requests of other origins, and nothing else of its answer: there are
     /// upstreams that answer OPTIONS with what is for sale.
     pub(super) fn preflight(head: UpstreamHead) -> Self {
         let headers = head.cors.into_iter().map(|(name, value)| (name.into(), value)).collect();
@@ -82,7 +82,7 @@ impl Reply {
             .with("access-control-max-age", MAX_AGE_SECONDS)
     }
 
-    /// What is for sale, for whoever asks.
+    /// The catalogue of what is for sale.
     pub(super) fn catalogue(json: String) -> Self {
         let headers = [
             ("content-type", "application/json"),

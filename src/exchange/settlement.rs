@@ -23,7 +23,7 @@ use crate::x402::{TransactionId, reason};
 /// Seconds between two questions of one pursuit.
 const PAUSE_SECONDS: u64 = 1;
 
-/// What waits for a settlement, and so what follows from it.
+/// The part of a request that waits for a settlement, and so the way on from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Waiter {
     /// The request, which goes to the upstream next.
@@ -70,32 +70,32 @@ impl Waiter {
     }
 }
 
-/// How far the pursuit of a settlement has come.
+/// The progress of the pursuit of a settlement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Pursuit {
-    /// What is awaited.
+    /// The event that is awaited.
     awaits: Awaits,
     /// The time from which on no question is asked a second time.
     until: UnixTime,
     /// The transfer, as far as the facilitator named one.
     named: Option<TransactionId>,
-    /// Whether money may have moved by an earlier question, so that a refusal may mean just that.
+    /// True if money may have moved by an earlier question, so that a refusal may mean just that.
     may_have_settled: bool,
-    /// Whether the facilitator says that the money has moved, and the chain's word is still missing.
+    /// True if the facilitator says that the money has moved, and the chain's word is still missing.
     is_promised: bool,
-    /// Whether the facilitator was asked in this pursuit.
+    /// True if the facilitator was asked in this pursuit.
     has_asked: bool,
-    /// Why the outcome is not known yet.
+    /// The reason why the outcome is not known yet.
     unknown: Unknown,
     /// The time at which the ledger first saw the payment.
     since: UnixTime,
     /// The first block that is yet to be searched for the transfer, where a search came so far.
     searched_to: Option<u64>,
-    /// How often the settlement was looked into when nobody waited for it.
+    /// The number of times that the settlement was looked into when nobody waited for it.
     attempts: u32,
 }
 
-/// What a pursuit waits for.
+/// The event that a pursuit waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Awaits {
     /// The answer to `/settle`.
@@ -158,7 +158,7 @@ pub struct Pinning {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Recording {
     payment: Payment,
-    /// Whether the upstream has the request already.
+    /// True if the upstream has the request already.
     has_upstream: bool,
     transaction: TransactionId,
 }
@@ -425,7 +425,7 @@ impl Settling {
     /// the facilitator would refuse it, or where the chain can be asked, until that knows.
     fn recovery(&self, now: UnixTime) -> Option<Recovery> {
         const LONGEST_PAUSE_SECONDS: u64 = 60;
-        /// What the ledger forgets of itself, nobody needs to know.
+        /// Attempts beyond these are about a payment that the ledger forgets of itself.
         const MOST_ATTEMPTS: u32 = 24 * 60;
         let Self { payment, waiter, pursuit } = self;
         let pause = match pursuit.unknown {

@@ -10,7 +10,7 @@ use crate::config::{Config, Origin, RouteTerms, ShownAt};
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ShownUrl {
     text: String,
-    /// Whether its origin is the operator's own, so that it may be signed.
+    /// True if its origin is the operator's own, so that it may be signed.
     pub is_vouched: bool,
 }
 

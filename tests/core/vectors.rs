@@ -1,20 +1,9 @@
 //! Published and recorded figures: typed data, signatures, addresses, the table of networks, and whole exchanges of
 //! the official packages.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    reason = "a test that fails may panic"
-)]
-#![allow(dead_code, reason = "of what the tests share, each file uses a part")]
-
-mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::{PAY_TO, Stage, base_config, decode, read_config, upstream};
+use crate::common::{PAY_TO, Stage, base_config, decode, read_config, upstream};
 use serde_json::{Value, json};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -38,7 +27,7 @@ fn vectors(file: &str) -> Value {
     macro_rules! files {
         ($($name:literal),* $(,)?) => {
             match file {
-                $($name => include_str!(concat!("vectors/", $name, ".json")),)*
+                $($name => include_str!(concat!("../vectors/", $name, ".json")),)*
                 other => panic!("{other} is a new file"),
             }
         };

@@ -1,18 +1,6 @@
 //! Requests priced by tokens: quotes from the body, and charges by what was used. Played on a stage.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::string_slice,
-    clippy::arithmetic_side_effects,
-    reason = "a test that fails may panic"
-)]
-#![allow(dead_code, reason = "of what the tests share, each file uses a part")]
 
-mod common;
-
-use common::{
+use crate::common::{
     NOW, PAY_TO, Request, Stage, TRANSACTION, USDC, Wallet, base_config, decode, encode, head, refused, settled,
     supported, upstream, valid,
 };
@@ -639,7 +627,7 @@ fn the_entry_is_as_the_official_server_writes_it() {
             "maxTimeoutSeconds": 300,
             "extra": {
                 "name": "USDC", "version": "2", "assetTransferMethod": "permit2",
-                "facilitatorAddress": common::FACILITATOR,
+                "facilitatorAddress": crate::common::FACILITATOR,
             },
         })
     );
@@ -661,7 +649,7 @@ fn any_recipient_of_a_split_may_be_paid_and_no_other() {
     assert_eq!(drawn, [first, first, first, second]);
     stage.draw = 0;
     for (nonce, entry) in [(1, &entries[0]), (2, &entries[3])] {
-        let paid = common::paid("/weather", &Wallet::new(1).pay(entry, nonce));
+        let paid = crate::common::paid("/weather", &Wallet::new(1).pay(entry, nonce));
         let request = stage.play(&paid, [valid(), upstream(200), settled()]);
         assert_eq!(outcome(&request), Outcome::Served);
         let question: Value = serde_json::from_str(&request.calls[0].body).unwrap();
@@ -669,7 +657,7 @@ fn any_recipient_of_a_split_may_be_paid_and_no_other() {
     }
     let mut stranger = entries[0].clone();
     stranger["payTo"] = PAY_TO.into();
-    let request = stage.start(&common::paid("/weather", &Wallet::new(1).pay(&stranger, 3)));
+    let request = stage.start(&crate::common::paid("/weather", &Wallet::new(1).pay(&stranger, 3)));
     assert_eq!(request.body()["error"], "No matching payment requirements");
 }
 
@@ -733,7 +721,7 @@ fn the_operators_own_service_may_name_the_price() {
         (answers("no"), None),
         (Event::Callout(CalloutAnswer::Lost), None),
         (Event::Callout(CalloutAnswer::NotSent), None),
-        (common::answers_with(500, &json!({"amount": "7"})), None),
+        (crate::common::answers_with(500, &json!({"amount": "7"})), None),
     ] {
         let mut request = stage.start(&post("/plain", &[]));
         stage.step(&mut request, answer.clone());

@@ -1,21 +1,9 @@
 //! Settlements whose outcome the chain itself tells: played on a stage, with a node in memory.
 //!
 //! Stories read as those of `exchange.rs`; `chain?` is a question to the node.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::string_slice,
-    clippy::arithmetic_side_effects,
-    reason = "a test that fails may panic"
-)]
-#![allow(dead_code, reason = "of what the tests share, each file uses a part")]
 
-mod common;
-
-use common::node::{Authorized, Log, Node, Transaction, topic};
-use common::{
+use crate::common::node::{Authorized, Log, Node, Transaction, topic};
+use crate::common::{
     NOW, Request, Stage, TRANSACTION, USDC, Wallet, base_config, decode, head, paid, refused, settled, upstream, valid,
 };
 use serde_json::{Value, json};
@@ -120,7 +108,7 @@ fn outcome(request: &Request) -> Outcome {
 fn pending(hash: &str) -> Event {
     let body =
         json!({"success": false, "errorReason": "settlement_pending", "transaction": hash, "network": "eip155:84532"});
-    common::answers(&body)
+    crate::common::answers(&body)
 }
 
 // ------------------------------------------------------------------------------------------- settlements unheard of
@@ -297,8 +285,8 @@ fn a_transaction_that_moves_other_money_proves_nothing() {
         ("another authorization's transfer behind this one's", |own| {
             vec![own.used(USDC), own.transferred(USDC, Some(1)), own.transferred(USDC, None)]
         }),
-        ("another token", |own| vec![own.used(common::PAY_TO), own.transferred(common::PAY_TO, None)]),
-        ("another token's transfer", |own| vec![own.used(USDC), own.transferred(common::PAY_TO, None)]),
+        ("another token", |own| vec![own.used(crate::common::PAY_TO), own.transferred(crate::common::PAY_TO, None)]),
+        ("another token's transfer", |own| vec![own.used(USDC), own.transferred(crate::common::PAY_TO, None)]),
         ("another recipient", |own| {
             let mut log = own.transferred(USDC, None);
             log.topics[2] = log.topics[1].clone();
@@ -324,7 +312,8 @@ fn a_transaction_that_moves_other_money_proves_nothing() {
 fn another_contracts_lines_between_the_tokens_do_no_harm() {
     let mut scene = Scene::confirming("before", 1);
     let own = scene.authorized();
-    let stranger = Log { address: common::PAY_TO.to_lowercase(), topics: vec![topic("Ping()")], data: "0x".into() };
+    let stranger =
+        Log { address: crate::common::PAY_TO.to_lowercase(), topics: vec![topic("Ping()")], data: "0x".into() };
     let logs = vec![own.used(USDC), stranger, own.transferred(USDC, None)];
     scene.node.mine(NOW, vec![Transaction { hash: TRANSACTION.into(), has_failed: false, logs }]);
     assert_eq!(outcome(&scene.play([settled(), upstream(200)])), Outcome::Served);
@@ -338,7 +327,7 @@ fn a_node_that_does_not_answer_proves_nothing() {
     for (answer, reason) in [
         (lost(), "the chain could not be asked"),
         (Event::Callout(CalloutAnswer::NotSent), "the chain could not be asked"),
-        (common::answers_with(500, &json!([])), "the chain could not be asked"),
+        (crate::common::answers_with(500, &json!([])), "the chain could not be asked"),
         (garbage("[]"), "the chain's node refused a question"),
         (garbage("null"), "the chain's answer is not understood"),
         (garbage("{}"), "the chain's answer is not understood"),

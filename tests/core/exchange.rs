@@ -4,20 +4,8 @@
 //! A story reads like `claim granted, verify? | forward`: each part between bars is what one event led to, beginning
 //! with the head of the request. `verify?` and `settle?` are calls to the facilitator, `= served` is the outcome that
 //! is logged.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::string_slice,
-    clippy::arithmetic_side_effects,
-    reason = "a test that fails may panic"
-)]
-#![allow(dead_code, reason = "of what the tests share, each file uses a part")]
 
-mod common;
-
-use common::{
+use crate::common::{
     NOW, PAY_TO, Request, Stage, TRANSACTION, Wallet, answers, answers_with, base_config, decode, encode, head,
     invalid, paid, read_config, refused, settled, upstream, upstream_with, valid,
 };
@@ -222,7 +210,7 @@ fn the_client_gets_a_receipt() {
         assert_eq!((&*record.route, record.outcome), ("weather", Outcome::Served));
         assert_eq!(payment.payer.to_string(), payer);
         assert_eq!((payment.network.as_str(), payment.amount.to_string().as_str()), ("eip155:84532", "1000"));
-        assert_eq!(payment.asset.to_string(), common::USDC);
+        assert_eq!(payment.asset.to_string(), crate::common::USDC);
         assert_eq!(payment.transaction.unwrap().to_string(), TRANSACTION);
     }
 }
@@ -1263,7 +1251,7 @@ fn a_claim_outlives_every_payment_of_its_nonce() {
         store.0.len() == 1
     };
     let network = NetworkId::from_chain_id(84532);
-    let usdc = common::USDC.parse().unwrap();
+    let usdc = crate::common::USDC.parse().unwrap();
     let keys = (0_u32..).map(|number| {
         let mut nonce = [0; 32];
         nonce[..4].copy_from_slice(&number.to_be_bytes());
@@ -1542,7 +1530,7 @@ fn without_a_payment_the_client_gets_the_terms_of_both_versions() {
             "error": "Payment required",
             "resource": resource,
             "accepts": [
-                entry("eip155:84532", common::USDC, "USDC"),
+                entry("eip155:84532", crate::common::USDC, "USDC"),
                 entry("eip155:10", "0x0b2C639c533813f4Aa9D7837CAf62653d097Ff85", "USD Coin"),
             ],
         })
@@ -1562,7 +1550,7 @@ fn without_a_payment_the_client_gets_the_terms_of_both_versions() {
                 "mimeType": "application/json",
                 "payTo": PAY_TO,
                 "maxTimeoutSeconds": 300,
-                "asset": common::USDC,
+                "asset": crate::common::USDC,
                 "extra": {"name": "USDC", "version": "2"},
             }],
         })
@@ -1692,7 +1680,7 @@ fn payments_for_other_terms_are_refused_unasked() {
         ("amount", json!("999")),
         ("amount", json!("1001")),
         ("asset", json!(PAY_TO)),
-        ("payTo", json!(common::USDC)),
+        ("payTo", json!(crate::common::USDC)),
         ("maxTimeoutSeconds", json!(301)),
         ("extra", json!({"name": "USD Coin", "version": "2"})),
         ("extra", json!({"name": "USDC", "version": "1"})),
@@ -1711,7 +1699,7 @@ fn payments_for_other_terms_are_refused_unasked() {
     let mut payment = Wallet::new(1).pay(&accepted, 1);
     payment["accepted"]["extra"]["more"] = "is allowed here".into();
     payment["accepted"]["payTo"] = PAY_TO.to_lowercase().into();
-    payment["accepted"]["asset"] = common::USDC.to_lowercase().into();
+    payment["accepted"]["asset"] = crate::common::USDC.to_lowercase().into();
     assert_eq!(stage.start(&paid("/weather", &payment)).story(), "claim granted, verify?");
 }
 
@@ -1719,7 +1707,7 @@ fn payments_for_other_terms_are_refused_unasked() {
 fn payments_that_do_not_meet_their_terms_are_refused_unasked() {
     let wallet = Wallet::new(1);
     for (field, value, reason) in [
-        ("to", common::USDC.to_owned(), "invalid_exact_evm_recipient_mismatch"),
+        ("to", crate::common::USDC.to_owned(), "invalid_exact_evm_recipient_mismatch"),
         ("value", "999".to_owned(), "invalid_exact_evm_payload_authorization_value_mismatch"),
         ("value", "1001".to_owned(), "invalid_exact_evm_payload_authorization_value_mismatch"),
         ("validBefore", (NOW + 5).to_string(), "invalid_exact_evm_payload_authorization_valid_before"),

@@ -1,18 +1,6 @@
 //! Clients of version 1 and of version 2 at the same routes.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::string_slice,
-    clippy::arithmetic_side_effects,
-    reason = "a test that fails may panic"
-)]
-#![allow(dead_code, reason = "of what the tests share, each file uses a part")]
 
-mod common;
-
-use common::{
+use crate::common::{
     PAY_TO, Request, Stage, TRANSACTION, USDC, Wallet, answers, base_config, decode, encode, head, paid, refused,
     settled, upstream, valid,
 };

@@ -1,22 +1,10 @@
 //! What holds for every input, tried on many.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::string_slice,
-    clippy::arithmetic_side_effects,
-    reason = "a test that fails may panic"
-)]
-#![allow(dead_code, reason = "of what the tests share, each file uses a part")]
-
-mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use common::{
+use crate::common::{
     MemoryStore, NOW, PAY_TO, Request, Stage, TRANSACTION, Wallet, answers_with, base_config, decode, encode, head,
     invalid, paid, read_config, refused, settled, upstream, valid,
 };
@@ -612,7 +600,7 @@ proptest! {
             4 => changed.valid_before = UnixTime::from_secs(byte.into()).into(),
             _ => changed.nonce = Nonce::from_bytes([byte; 32]),
         }
-        let domain = common::separator_of(&payment["accepted"]);
+        let domain = crate::common::separator_of(&payment["accepted"]);
         prop_assert_eq!(changed == authorization, changed.digest(&domain) == authorization.digest(&domain));
     }
 }

@@ -3,7 +3,6 @@
 //! A configuration is taken as a whole or refused as a whole, and a refusal names the path of what is wrong.
 
 mod catalogue;
-pub mod networks;
 mod protobuf;
 mod raw;
 mod resolve;
@@ -21,6 +20,7 @@ use serde::Deserialize;
 use crate::evm::{Address, keccak256};
 use crate::json::{self, JsonError};
 use crate::ledger::Ledger;
+use crate::metadata::MetadataKey;
 use crate::price::{Rates, Tariff};
 use crate::route::{HostPattern, RouteTable, host_of};
 use crate::x402::Requirement;
@@ -407,15 +407,6 @@ pub struct Offer {
     pub rpc: Option<Arc<Rpc>>,
     /// Whether a settlement counts only once the chain itself shows it. Never without `rpc`.
     pub confirm: bool,
-}
-
-/// Where something stands in the proxy's dynamic metadata, which filters set and clients cannot.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct MetadataKey {
-    /// The filter's namespace, such as `envoy.lb`.
-    pub namespace: String,
-    /// The key in it.
-    pub key: String,
 }
 
 /// Who may be paid.

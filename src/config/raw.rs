@@ -11,6 +11,8 @@ use serde_json::value::RawValue;
 
 use super::secret::Secret;
 use crate::json::{self, Named, Object};
+use crate::metadata::MetadataKey;
+use crate::price::Pointers;
 
 #[derive(Debug, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -415,24 +417,6 @@ pub(super) struct Quote {
 #[derive(Debug, Clone, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
-pub(super) struct Pointers {
-    /// Of the request: the name of the model.
-    pub model: String,
-    /// Of the request: the most tokens of output.
-    pub max_output_tokens: Option<String>,
-    /// Of the request: how many outputs are wanted.
-    pub choices: Option<String>,
-    /// Of the response: tokens of input.
-    pub input_tokens: String,
-    /// Of the response: tokens of input that came from a cache.
-    pub cached_input_tokens: Option<String>,
-    /// Of the response: tokens of output.
-    pub output_tokens: Option<String>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
 pub(super) struct Rate {
     /// A million tokens of input.
     pub input: TextOr<Units>,
@@ -480,16 +464,6 @@ pub(super) struct PayTo {
     /// Where the proxy says who is paid.
     #[serde(default, deserialize_with = "optional_object")]
     pub metadata: Option<MetadataKey>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
-pub(super) struct MetadataKey {
-    /// The namespace in the dynamic metadata, such as envoy.lb.
-    pub namespace: String,
-    /// The key in it.
-    pub key: String,
 }
 
 fn optional_object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {

@@ -8,12 +8,11 @@ use std::time::Duration;
 use http::uri::Uri;
 use ruint::aliases::U256;
 
-use super::networks::{KnownAsset, NETWORKS, SOLANA, SolanaNetwork, V1_NAMES};
 use super::raw::{self, TextOr};
 use super::secret::{Secret, Shown, header_path, named};
 use super::{
-    Catalogue, Config, CorsOrigin, Extensions, Facilitator, MetadataKey, Offer, Origin, Payers, Principal, Recipient,
-    Route, Rpc, Service, Settle, ShownAt, SignInTerms, Terms,
+    Catalogue, Config, CorsOrigin, Extensions, Facilitator, Offer, Origin, Payers, Principal, Recipient, Route, Rpc,
+    Service, Settle, ShownAt, SignInTerms, Terms,
 };
 #[cfg(feature = "page")]
 use super::{OwnPage, PageConfig};
@@ -21,7 +20,9 @@ use crate::evm::signature::SecretKey;
 use crate::evm::{Address, keccak256};
 use crate::json::{self, JsonError, Named, Object};
 use crate::ledger::Ledger;
+use crate::metadata::MetadataKey;
 use crate::money::{Amount, Dollars};
+use crate::networks::{KnownAsset, NETWORKS, SOLANA, SolanaNetwork, V1_NAMES};
 #[cfg(feature = "page")]
 use crate::page::Template;
 use crate::price::{Pointers, RATE_SCALE_DIGITS, Rate, Rates, Shape, Tariff};
@@ -869,7 +870,10 @@ impl Inherited<'_> {
                     ),
                 );
             }
-            TextOr::Object(raw) => Shape::Pointers(Box::new(pointers(&format!("{path}.usage"), raw)?)),
+            TextOr::Object(pointers) => {
+                check_pointers(&format!("{path}.usage"), pointers)?;
+                Shape::Pointers(Box::new(pointers.clone()))
+            }
         };
         let models: Vec<String> =
             price.models.iter().flat_map(|models| &models.0).map(|(name, _)| name.clone()).collect();
@@ -953,9 +957,7 @@ impl Inherited<'_> {
     fn recipient_from(&self, entry: &raw::Entry) -> Option<MetadataKey> {
         let candidates = [&entry.pay_to, &self.raw.pay_to, &self.defaults.pay_to];
         match candidates.into_iter().flatten().next()? {
-            TextOr::Object(raw::PayTo { metadata: Some(raw::MetadataKey { namespace, key }), .. }) => {
-                Some(MetadataKey { namespace: namespace.clone(), key: key.clone() })
-            }
+            TextOr::Object(raw::PayTo { metadata, .. }) => metadata.clone(),
             _ => None,
         }
     }
@@ -1068,24 +1070,26 @@ fn recipient_address(path: &str, text: &str) -> Result<Address> {
     Ok(address)
 }
 
-fn pointers(path: &str, raw: &raw::Pointers) -> Result<Pointers> {
-    let check = |key: &str, pointer: &String| match pointer.strip_prefix('/') {
-        Some(_) => Ok(pointer.clone()),
-        None => refuse(
+/// Checks that JSON pointers begin with a slash.
+fn check_pointers(path: &str, pointers: &Pointers) -> Result<()> {
+    let Pointers { model, max_output_tokens, choices, input_tokens, cached_input_tokens, output_tokens } = pointers;
+    let pointers = [
+        ("model", Some(model)),
+        ("max_output_tokens", max_output_tokens.as_ref()),
+        ("choices", choices.as_ref()),
+        ("input_tokens", Some(input_tokens)),
+        ("cached_input_tokens", cached_input_tokens.as_ref()),
+        ("output_tokens", output_tokens.as_ref()),
+    ];
+    let wrong =
+        pointers.into_iter().find_map(|(key, pointer)| Some((key, pointer.filter(|text| !text.starts_with('/'))?)));
+    match wrong {
+        None => Ok(()),
+        Some((key, pointer)) => refuse(
             format!("{path}.{key}"),
             format_args!("{} is not a JSON pointer such as /usage/total", Shown(pointer)),
         ),
-    };
-    let optional =
-        |key: &str, pointer: &Option<String>| pointer.as_ref().map(|pointer| check(key, pointer)).transpose();
-    Ok(Pointers {
-        model: check("model", &raw.model)?,
-        max_output_tokens: optional("max_output_tokens", &raw.max_output_tokens)?,
-        choices: optional("choices", &raw.choices)?,
-        input_tokens: check("input_tokens", &raw.input_tokens)?,
-        cached_input_tokens: optional("cached_input_tokens", &raw.cached_input_tokens)?,
-        output_tokens: optional("output_tokens", &raw.output_tokens)?,
-    })
+    }
 }
 
 /// The built-in table with what the configuration adds to it.

@@ -2,10 +2,10 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::networks::SOLANA;
 use super::*;
 use crate::ledger::Ledger;
 use crate::money::Amount;
+use crate::networks::SOLANA;
 use crate::route::{Decision, Target};
 use crate::x402::requirement::{Evm, PaymentFlow, Rail, domain_separator};
 

@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-use crate::config::{Config, MetadataKey, Terms};
+use crate::config::{Config, Terms};
+use crate::metadata::MetadataKey;
 use crate::route::Target;
 use crate::x402::header::{self, PAYMENT_SIGNATURE, X_PAYMENT};
 use crate::x402::sign_in::{self, SIGN_IN_WITH_X};

@@ -7,18 +7,17 @@
 
 use serde::Serialize;
 
-use crate::config::networks::{NETWORKS, SOLANA};
 use crate::json::to_text;
 use crate::money::Amount;
+use crate::networks::chains::{self, WalletChain};
+use crate::networks::{NETWORKS, SOLANA};
 use crate::x402::Requirement;
 use crate::x402::requirement::{Rail, Scheme};
 
 mod accept;
-mod chains;
 mod template;
 
 pub use accept::wants_page;
-use chains::WalletChain;
 pub use template::{Template, TemplateError};
 
 /// The built-in page.

@@ -8,6 +8,7 @@ pub mod usage;
 use std::fmt;
 
 use ruint::aliases::U256;
+use serde::Deserialize;
 
 use crate::money::Amount;
 use crate::scan::ScanError;
@@ -26,19 +27,21 @@ pub enum Shape {
 }
 
 /// JSON pointers (RFC 6901) into request and response.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
 pub struct Pointers {
-    /// In the request: the model.
+    /// Of the request: the name of the model.
     pub model: String,
-    /// In the request: the most tokens of output.
+    /// Of the request: the most tokens of output.
     pub max_output_tokens: Option<String>,
-    /// In the request: how many outputs.
+    /// Of the request: the number of outputs that are wanted.
     pub choices: Option<String>,
-    /// In the response: tokens of input, cached ones included.
+    /// Of the response: tokens of input, cached ones included.
     pub input_tokens: String,
-    /// In the response: tokens of input that came from a cache.
+    /// Of the response: tokens of input that came from a cache.
     pub cached_input_tokens: Option<String>,
-    /// In the response: tokens of output.
+    /// Of the response: tokens of output.
     pub output_tokens: Option<String>,
 }
 
@@ -63,7 +66,7 @@ pub struct Tariff {
 }
 
 /// What is charged where a response does not say what was used.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum MissingUsage {

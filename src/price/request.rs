@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::{Pointers, PriceError, Shape, Tariff, document};
-use crate::config::MetadataKey;
+use crate::metadata::MetadataKey;
 use crate::scan::{Found, Names, Scanner, Text};
 
 /// The most that a request can make a model do.

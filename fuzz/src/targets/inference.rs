@@ -7,7 +7,8 @@
 use std::sync::{Arc, LazyLock};
 
 use serde_json::{Value, json};
-use x402_proxy_wasm::config::{MetadataKey, Offer};
+use x402_proxy_wasm::config::Offer;
+use x402_proxy_wasm::metadata::MetadataKey;
 use x402_proxy_wasm::money::Amount;
 use x402_proxy_wasm::price::document::Document;
 use x402_proxy_wasm::price::events::{Event, Splitter};

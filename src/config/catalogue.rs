@@ -59,7 +59,7 @@ impl Item {
             #[serde(skip_serializing_if = "Option::is_none")]
             extensions: Option<Box<RawValue>>,
         }
-        let is_fixed = terms.tariff.is_none() && terms.price_service.is_none();
+        let is_fixed = terms.has_fixed_price();
         let offers = terms.offers.iter().filter(|offer| is_fixed && offer.is_fixed());
         let bazaar = terms.extensions.bazaar.as_ref();
         let path = matcher.path.to_string();

@@ -139,7 +139,7 @@ impl Visit {
     fn recall(self, context: Context<'_>, place: Place) -> Next {
         let lasts = self.terms.extensions.sign_in.as_ref().map(|sign_in| sign_in.seconds);
         match place.right_of(&self.payer).zip(lasts) {
-            Some((right, seconds)) if context.config.payers.welcome(&self.payer) => {
+            Some((right, seconds)) if context.config.payers.accept(&self.payer) => {
                 let ledger = Some((right, Operation::Recall { seconds }));
                 (Exchange::Recalling(Box::new(self)), Effects { ledger, ..Effects::default() })
             }

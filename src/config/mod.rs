@@ -46,8 +46,8 @@ pub struct Config {
     pub kept_headers: Vec<String>,
     /// The rules of claims on payments.
     pub ledger: Ledger,
-    /// Seconds from the ledger's beginning after which no other ledger takes these payments: a nonce that is used then was used
-    /// by way of this one, or before the payment was first seen. `None` where others take them, too.
+    /// Seconds from the ledger's beginning after which no other ledger takes these payments: a nonce that is used then was
+    /// used by way of this one, or before the payment was first seen. `None` where others take them, too.
     pub ledger_exclusive_after: Option<u64>,
     /// True if an entry can be offered only once the facilitator has said what it supports.
     pub needs_introduction: bool,

@@ -16,7 +16,7 @@ use crate::facilitator::{self, CalloutAnswer, Question, Unknown, Verification};
 use crate::ledger::{Answer, Binding, Operation, PaymentKey};
 use crate::money::Amount;
 use crate::price::request::Job;
-use crate::scheme::{Judgement, Refusal};
+use crate::scheme::{Judgement, RequirementError};
 use crate::time::UnixTime;
 use crate::x402::offer_receipt::OFFER_RECEIPT;
 use crate::x402::payment::Payer;
@@ -106,7 +106,7 @@ pub(super) enum Standing {
     Good(Judgement),
     /// It can be settled no more, or for longer than the terms say; all else is in order. It still buys what it has been
     /// settled for.
-    OutOfTime(Refusal),
+    OutOfTime(RequirementError),
     /// It is in order, and was made for terms that are not these.
     ForOtherTerms,
     /// Its payer may buy nothing here. It still buys what it has been settled for.

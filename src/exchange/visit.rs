@@ -20,7 +20,7 @@ use crate::time::UnixTime;
 use crate::x402::NetworkId;
 use crate::x402::header::{self, PAYMENT_SIGNATURE, X_PAYMENT};
 use crate::x402::payment::Payer;
-use crate::x402::sign_in::{Challenge, MAX_LENGTH, Refusal, SIGN_IN_WITH_X, SignIn, SignedIn, Site, chains};
+use crate::x402::sign_in::{Challenge, MAX_LENGTH, SIGN_IN_WITH_X, SignIn, SignInError, SignedIn, Site, chains};
 
 /// Somebody who has signed in, and whose right to come in is yet to be seen.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -123,7 +123,7 @@ impl Visit {
         let chains = chains_of(terms);
         let checked = match Site::of(&ShownUrl::of(context.config, head, terms)) {
             Some(site) => sign_in.check(&site, &chains, context.now),
-            None => Err(Refusal::Uri),
+            None => Err(SignInError::Uri),
         };
         let (route, terms) = (Arc::clone(route), Arc::clone(terms));
         Some(match checked {
@@ -163,7 +163,7 @@ impl Visit {
     pub(super) fn on_nonce(self, context: Context<'_>, answer: Answer) -> Next {
         match answer {
             Answer::Granted => self.admit(context),
-            Answer::Spent => turn_away(context, &self.head, &self.route, &self.terms, Refusal::Nonce),
+            Answer::Spent => turn_away(context, &self.head, &self.route, &self.terms, SignInError::Nonce),
             _ => self.turn_back(context, "too many sign in at a time", "the nonce cannot be remembered"),
         }
     }
@@ -197,7 +197,13 @@ pub(super) fn pays(head: &RequestHead) -> bool {
 }
 
 /// Goes on with a payment that came as well, or else says why the sign-in is none.
-fn turn_away(context: Context<'_>, head: &RequestHead, route: &Arc<str>, terms: &Arc<Terms>, refusal: Refusal) -> Next {
+fn turn_away(
+    context: Context<'_>,
+    head: &RequestHead,
+    route: &Arc<str>,
+    terms: &Arc<Terms>,
+    refusal: SignInError,
+) -> Next {
     let asked = Asked { job: None, price: None, supported: context.supported, draw: context.draw, head };
     match terms.quote(asked) {
         Ok(quoted) if !pays(head) && !quoted.offers.is_empty() => {

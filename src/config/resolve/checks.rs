@@ -1,4 +1,4 @@
-//! What concerns all routes together: rules across them, what they need of the proxy, and warnings.
+//! Checks across routes: rules for all of them, their needs of the proxy, and warnings.
 
 use std::sync::Arc;
 

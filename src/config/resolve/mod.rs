@@ -1,8 +1,8 @@
 //! From the configuration as it is written ([`raw`]) to what it means ([`Config`]).
 //!
-//! One file for each thing that is resolved: a route (`route.rs`) has terms (`terms.rs`), each entry of its `accepts` becomes an
-//! offer (`offer.rs`, by rail `evm.rs` and `foreign.rs`) in an asset of a network (`network.rs`, `asset.rs`), to recipients
-//! (`recipient.rs`), at a price (`price.rs`). What concerns several routes is checked in `checks.rs`.
+//! One file for each thing that is resolved: a route (`route.rs`) has terms (`terms.rs`); each entry of its `accepts` becomes
+//! an offer (`offer.rs`; by its rail, `evm.rs` or `foreign.rs`) in an asset of a network (`network.rs`, `asset.rs`), to
+//! recipients (`recipient.rs`), at a price (`price.rs`). Checks across routes stand in `checks.rs`.
 
 mod asset;
 mod checks;

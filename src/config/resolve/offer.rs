@@ -1,4 +1,4 @@
-//! An entry of `accepts` becomes an offer: by the rail `evm.rs` where the filter checks payments itself, else by `foreign.rs`.
+//! Offers, each of an entry of `accepts`: by `evm.rs` where the filter checks payments itself, else by `foreign.rs`.
 
 use super::Result;
 use super::asset::Asset;

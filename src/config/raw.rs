@@ -11,12 +11,14 @@ use serde_json::value::RawValue;
 
 use super::secret::Secret;
 use crate::json::{self, Named, Object};
+use crate::metadata::MetadataKey;
+use crate::price::Pointers;
 
 #[derive(Debug, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Config {
-    /// Who verifies and settles payments.
+    /// The facilitator, which verifies and settles payments.
     #[serde(deserialize_with = "json::object")]
     pub facilitator: Facilitator,
     /// Nodes that can say what became of a settlement, by network (a name or a CAIP-2 id).
@@ -25,12 +27,12 @@ pub(super) struct Config {
     /// Adds to the built-in table of networks and assets, or overrides it, by name.
     #[serde(default)]
     pub networks: Named<Object<Network>>,
-    /// What holds for routes that say nothing else.
+    /// Defaults for routes that say nothing else.
     #[serde(default, deserialize_with = "json::object")]
     pub defaults: Defaults,
     /// The routes, of which the first that matches a request counts.
     pub routes: Vec<Object<Route>>,
-    /// What happens to requests that no route matches: free (default) or deny (403).
+    /// The rule for requests that no route matches: free (default) or deny (403).
     #[serde(default)]
     pub unmatched: super::Unmatched,
     /// Headers that a client may send although they can override path or method.
@@ -39,23 +41,23 @@ pub(super) struct Config {
     /// The memory of payments.
     #[serde(default, deserialize_with = "json::object")]
     pub ledger: Ledger,
-    /// Whose payments are taken.
+    /// The payers whose payments are taken.
     #[serde(default, deserialize_with = "json::object")]
     pub payers: Payers,
-    /// What browsers get with a 402.
+    /// The page that browsers get with a 402.
     #[serde(default, deserialize_with = "json::object")]
     pub page: Page,
-    /// Where clients find what is for sale, such as https://api.example.com, however they wrote it. What is shown and signed
-    /// names one of these.
+    /// Origins at which clients find what is for sale, such as https://api.example.com. URLs in offers and receipts name one of
+    /// these, whatever host the client wrote.
     #[serde(default)]
     pub origins: Vec<String>,
-    /// Whose scripts may pay from other origins.
+    /// Other origins whose scripts may pay.
     #[serde(default, deserialize_with = "optional_object")]
     pub cors: Option<Cors>,
-    /// Signs what is asked and what was delivered.
+    /// The signing of offers and receipts.
     #[serde(default, deserialize_with = "optional_object")]
     pub offer_receipt: Option<OfferReceipt>,
-    /// Whether GET /.well-known/x402 lists what is for sale, where no route takes that path (default true).
+    /// True if GET /.well-known/x402 lists what is for sale, where no route takes that path (default true).
     pub discovery: Option<bool>,
 }
 
@@ -65,9 +67,9 @@ pub(super) struct Config {
 pub(super) struct OfferReceipt {
     /// The key to sign with: 0x and 64 hexadecimal digits. Never logged. It should hold no money.
     pub key: Secret,
-    /// Whether the entries of each 402 are signed, and not receipts alone (default true).
+    /// True if the entries of each 402 are signed, and not receipts alone (default true).
     pub offers: Option<bool>,
-    /// Whether receipts name the transaction (default false).
+    /// True if receipts name the transaction (default false).
     #[serde(default)]
     pub transaction: bool,
 }
@@ -76,9 +78,9 @@ pub(super) struct OfferReceipt {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Payers {
-    /// Payments of these accounts alone are taken, where there is a list.
+    /// Only these accounts may pay, where there is a list.
     pub allow: Option<Vec<String>>,
-    /// Payments of these accounts are not taken.
+    /// These accounts may not pay.
     #[serde(default)]
     pub deny: Vec<String>,
 }
@@ -95,7 +97,7 @@ pub(super) struct Cors {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Page {
-    /// Whether they get a page that pays by the wallet of the browser (default true).
+    /// True if browsers get a page that pays by the browser's wallet (default true).
     pub enabled: Option<bool>,
     /// A page of your own in place of the built-in one: HTML with placeholders such as {{price}}.
     pub html: Option<String>,
@@ -119,12 +121,12 @@ pub(super) struct Facilitator {
     pub cluster: String,
     /// Scheme, authority and base path of the calls. Redirects are never followed.
     pub url: Secret,
-    /// How long one call may take, in decimal seconds with s (default 10s).
+    /// The longest time that one call may take, in decimal seconds with s (default 10s).
     pub timeout: Option<String>,
     /// remote (default): POST /verify before a request is served. local: the check in the filter and /settle decide.
     #[serde(default)]
     pub verify: super::Verify,
-    /// Added to each call. Values are never logged.
+    /// Headers added to each call. Values are never logged.
     #[serde(default)]
     pub headers: Named<Secret>,
 }
@@ -137,9 +139,9 @@ pub(super) struct Rpc {
     pub cluster: String,
     /// Scheme, authority and path of the calls: JSON-RPC, batches included.
     pub url: Secret,
-    /// How long one call may take (default 5s).
+    /// The longest time that one call may take (default 5s).
     pub timeout: Option<String>,
-    /// Added to each call. Values are never logged.
+    /// Headers added to each call. Values are never logged.
     #[serde(default)]
     pub headers: Named<Secret>,
     /// Blocks that must hold or follow a transfer before it counts; 1 (default) is its own block.
@@ -174,10 +176,10 @@ pub(super) struct Asset {
     /// The token's EIP-712 domain, on a chain of Ethereum's family.
     #[serde(default, deserialize_with = "optional_object")]
     pub eip712: Option<Eip712>,
-    /// What payers sign: eip3009 (default) or permit2.
+    /// The message that payers sign: eip3009 (default) or permit2.
     #[serde(default)]
     pub transfer_method: TransferMethod,
-    /// Whether a unit is worth a dollar, so that prices may be in dollars.
+    /// True if a unit is worth a dollar, so that prices may be in dollars.
     #[serde(default)]
     pub usd_pegged: bool,
 }
@@ -205,13 +207,13 @@ pub(super) enum TransferMethod {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Defaults {
-    /// Who is paid: an address, a split by weight, or where the proxy says it.
+    /// The recipient: an address, a split by weight, or the proxy's metadata that names it.
     pub pay_to: Option<TextOr<PayTo>>,
     /// The ways to pay, in the order in which they are offered.
     pub accepts: Option<Vec<Object<Entry>>>,
-    /// When the money moves: after (default) the response, before the request, or concurrent to it.
+    /// The moment at which the money moves: after (default) the response, before the request, or concurrent to it.
     pub settle: Option<super::Settle>,
-    /// How long a client may let its authorization live (default 300, at least 10).
+    /// Seconds that a client may let its authorization live (default 300, at least 10).
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub max_timeout_seconds: Option<u64>,
     /// Callers that need not pay.
@@ -229,17 +231,17 @@ pub(super) struct Entry {
     pub network: String,
     /// A symbol of the table, or an asset.
     pub asset: TextOr<Asset>,
-    /// Who is paid by this entry.
+    /// The recipient of this entry.
     pub pay_to: Option<TextOr<PayTo>>,
-    /// Whether the facilitator judges signatures of 65 bytes that are not the payer's own (ERC-1271).
+    /// True if the facilitator judges signatures of 65 bytes that are not the payer's own (ERC-1271).
     #[serde(default)]
     pub contract_wallets: bool,
-    /// Whether a settlement counts only once the chain itself shows it. Needs rpc.
+    /// True if a settlement counts only once the chain itself shows it. Needs rpc.
     #[serde(default)]
     pub confirm: bool,
-    /// What payers sign, where it is not what the asset says.
+    /// The message that payers sign, where it is not that of the asset.
     pub transfer_method: Option<TransferMethod>,
-    /// What clients need beside, where the facilitator judges payments: extra of the entry, as it stands.
+    /// Further fields that clients need where the facilitator judges payments: extra of the entry, as it stands.
     pub extra: Option<Extra>,
 }
 
@@ -267,30 +269,30 @@ impl<'de> Deserialize<'de> for Extra {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Route {
-    /// Shows in logs and stats; letters, digits, _ and -. Without one, the index does.
+    /// The name in logs and stats (default: the index); letters, digits, _ and -.
     pub name: Option<String>,
     /// The requests that the route is for.
     #[serde(rename = "match", deserialize_with = "json::object")]
     pub matcher: Match,
     /// "$0.001", {amount} in atomic units, or what tokens cost.
     pub price: Option<TextOr<Price>>,
-    /// Whether the upstream may name the charge of scheme upto by the header Settlement-Overrides.
+    /// True if the upstream may name the charge of scheme upto by the header Settlement-Overrides.
     #[serde(default)]
     pub settlement_overrides: bool,
-    /// true in place of a price.
+    /// true in place of a price makes the route free.
     #[serde(default)]
     pub free: bool,
-    /// Goes into the terms, for people and agents.
+    /// A description for people and agents; goes into the terms.
     pub description: Option<String>,
     /// The media type of what is sold; goes into the terms.
     pub mime_type: Option<String>,
-    /// Who is paid.
+    /// The recipient.
     pub pay_to: Option<TextOr<PayTo>>,
     /// The ways to pay.
     pub accepts: Option<Vec<Object<Entry>>>,
-    /// When the money moves.
+    /// The moment at which the money moves.
     pub settle: Option<super::Settle>,
-    /// How long a client may let its authorization live.
+    /// Seconds that a client may let its authorization live.
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub max_timeout_seconds: Option<u64>,
     /// Callers that need not pay.
@@ -305,12 +307,12 @@ pub(super) struct Route {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Extensions {
-    /// Whether clients may, or must, name their payments: optional or required.
+    /// The rule for names that clients give to their payments: optional or required.
     pub payment_identifier: Option<crate::x402::extensions::Identifier>,
-    /// What the route takes and gives, for catalogues.
+    /// The route's input and output, for catalogues.
     #[serde(default, deserialize_with = "optional_object")]
     pub bazaar: Option<Bazaar>,
-    /// Payers may come back without paying again, by signing in with their wallet.
+    /// Signing in with a wallet, by which payers come back without paying again.
     #[serde(default, deserialize_with = "optional_object")]
     pub sign_in_with_x: Option<SignIn>,
 }
@@ -319,9 +321,9 @@ pub(super) struct Extensions {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct SignIn {
-    /// For how long after a payment, in whole seconds with s, such as 3600s.
+    /// The time after a payment in which its payer may come back, in whole seconds with s, such as 3600s.
     pub lasts: String,
-    /// What the wallet shows to whoever signs: one line.
+    /// The statement that the wallet shows to its user: one line.
     pub statement: Option<String>,
 }
 
@@ -341,7 +343,7 @@ pub(super) struct Bazaar {
     pub body_schema: Option<Extra>,
     /// json (default), form-data or text.
     pub body_type: Option<String>,
-    /// An example of what stands for the {parameters} of the path.
+    /// An example of the {parameters} of the path.
     pub path_params: Option<Extra>,
     /// Their JSON Schema.
     pub path_params_schema: Option<Extra>,
@@ -365,7 +367,7 @@ pub(super) struct Match {
     pub path: String,
 }
 
-/// A fixed price in atomic units, or the rates of tokens. Which of the two is found out when it is resolved: an object
+/// A fixed price in atomic units, or the rates of tokens. Resolving tells which of the two it is: an object
 /// that serde may read as either would be refused without saying what is wrong with it.
 #[derive(Debug, Clone, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -373,11 +375,11 @@ pub(super) struct Match {
 pub(super) struct Price {
     /// A fixed price in atomic units of the asset.
     pub amount: Option<String>,
-    /// Where models, limits and usage stand: openai, anthropic, or JSON pointers.
+    /// The format of requests and responses, which names models, limits and usage: openai, anthropic, or JSON pointers.
     pub usage: Option<TextOr<Pointers>>,
-    /// What a million tokens cost, by model: exact names first, then patterns with *, the longest first.
+    /// The prices of a million tokens, by model: exact names first, then patterns with *, the longest first.
     pub models: Option<Named<Object<Rate>>>,
-    /// Assumed where a request names no limit (default 4096).
+    /// Tokens of output that are assumed where a request names no limit (default 4096).
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub max_output_tokens: Option<u64>,
     /// Bytes of a request that make a token at least, for the quote (default 1).
@@ -385,7 +387,7 @@ pub(super) struct Price {
     pub bytes_per_token: Option<u64>,
     /// The least that a call costs.
     pub minimum: Option<TextOr<Units>>,
-    /// What is charged where a response tells no usage.
+    /// The charge where a response tells no usage.
     pub missing_usage: Option<crate::price::MissingUsage>,
     /// The longest body that is read (default 1048576).
     #[serde(default, deserialize_with = "json::optional_whole_number")]
@@ -405,29 +407,11 @@ pub(super) struct Quote {
     pub cluster: String,
     /// Scheme, authority and path of the calls.
     pub url: Secret,
-    /// How long one call may take (default 2s).
+    /// The longest time that one call may take (default 2s).
     pub timeout: Option<String>,
-    /// Added to each call. Values are never logged.
+    /// Headers added to each call. Values are never logged.
     #[serde(default)]
     pub headers: Named<Secret>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
-pub(super) struct Pointers {
-    /// Of the request: the name of the model.
-    pub model: String,
-    /// Of the request: the most tokens of output.
-    pub max_output_tokens: Option<String>,
-    /// Of the request: how many outputs are wanted.
-    pub choices: Option<String>,
-    /// Of the response: tokens of input.
-    pub input_tokens: String,
-    /// Of the response: tokens of input that came from a cache.
-    pub cached_input_tokens: Option<String>,
-    /// Of the response: tokens of output.
-    pub output_tokens: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -459,13 +443,13 @@ pub(super) struct Ledger {
     /// Payments that are remembered at a time, about (default 262144).
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub max_claims: Option<u64>,
-    /// Whether no other ledger takes the same payments.
+    /// True if no other ledger takes the same payments.
     #[serde(default)]
     pub exclusive: bool,
-    /// For how long after the proxy's start that does not count yet, for a process that it replaces by a hot restart may still
-    /// take payments: whole seconds with s (default 1200s).
+    /// The time after the proxy's start from which exclusive counts, in whole seconds with s (default 1200s): a process that it
+    /// replaces by a hot restart may still take payments.
     pub exclusive_after: Option<String>,
-    /// How often a payment that has settled is redeemed at most, after its client broke off what it had bought (default 3, at
+    /// The number of times that a settled payment may be redeemed after its client broke off what it had bought (default 3, at
     /// least 1).
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub max_redemptions: Option<u64>,
@@ -477,19 +461,9 @@ pub(super) struct Ledger {
 pub(super) struct PayTo {
     /// Several recipients, of which one is drawn for each quote.
     pub split: Option<Vec<Object<Part>>>,
-    /// Where the proxy says who is paid.
+    /// The key of the proxy's dynamic metadata that names the recipient.
     #[serde(default, deserialize_with = "optional_object")]
     pub metadata: Option<MetadataKey>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
-pub(super) struct MetadataKey {
-    /// The namespace in the dynamic metadata, such as envoy.lb.
-    pub namespace: String,
-    /// The key in it.
-    pub key: String,
 }
 
 fn optional_object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
@@ -502,7 +476,7 @@ fn optional_object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer:
 pub(super) struct Part {
     /// The account.
     pub to: String,
-    /// How often, beside the other weights (default 1).
+    /// The share beside the other weights (default 1).
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub weight: Option<u64>,
 }

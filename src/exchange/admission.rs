@@ -12,7 +12,7 @@ use crate::config::{Settle, Verify};
 use crate::evm::keccak256;
 use crate::facilitator::{self, CalloutAnswer, Verification};
 use crate::ledger::{Answer, Operation, PaymentKey};
-use crate::scheme::{Judgement, Refusal};
+use crate::scheme::{Judgement, RequirementError};
 use crate::time::UnixTime;
 use crate::x402::payment::Payer;
 use crate::x402::reason;
@@ -45,7 +45,7 @@ pub(super) enum Standing {
     Good(Judgement),
     /// It can be settled no more, or for longer than the terms say; all else is in order. It still buys what it has been
     /// settled for.
-    OutOfTime(Refusal),
+    OutOfTime(RequirementError),
     /// It is in order, and was made for terms that are not these.
     ForOtherTerms,
     /// Its payer may buy nothing here. It still buys what it has been settled for.

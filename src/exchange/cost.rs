@@ -3,7 +3,7 @@
 use super::{Context, Purchase, UpstreamHead};
 use crate::money::{Amount, Dollars};
 use crate::price::document::Document;
-use crate::price::events::{Event, Splitter};
+use crate::price::events::{Splitter, StreamEvent};
 use crate::price::usage::{Report, Usage};
 use crate::price::{MissingUsage, Shape, Tariff};
 use crate::time::UnixTime;
@@ -73,7 +73,7 @@ impl Meter {
     }
 
     /// Takes in an event; `true` if it is there for its usage alone.
-    fn take_in(&mut self, tariff: &Tariff, event: &Event) -> bool {
+    fn take_in(&mut self, tariff: &Tariff, event: &StreamEvent) -> bool {
         self.has_overlong |= event.is_overlong;
         let data = event.data.trim();
         if data.is_empty() || data == "[DONE]" {

@@ -225,7 +225,7 @@ fn read_foreign(
     };
     let standing = match is_for_these {
         false => Standing::ForOtherTerms,
-        true if !context.config.payers.welcome(&payer) => Standing::Unwelcome,
+        true if !context.config.payers.accept(&payer) => Standing::Unwelcome,
         true => Standing::Good(Judgement::FacilitatorDecides),
     };
     let known = Known::of_foreign(context, &payload, payer, proof, requirement);
@@ -338,7 +338,7 @@ impl Known {
 fn standing(context: Context<'_>, payment: &Signed, offer: &Offer, evm: &Evm) -> Result<(Standing, Proof), Rejection> {
     let payer = || Payer::Evm(payment.authorization.payer());
     match scheme::check(payment, &offer.requirement, evm, context.now) {
-        Ok(judgement) if !context.config.payers.welcome(&payer()) => Ok((Standing::Unwelcome, judgement.into())),
+        Ok(judgement) if !context.config.payers.accept(&payer()) => Ok((Standing::Unwelcome, judgement.into())),
         Ok(judgement) => Ok((Standing::Good(judgement), judgement.into())),
         Err(refusal) if refusal.is_of_time() => Ok((Standing::OutOfTime(refusal), Proof::None)),
         Err(refusal) => {

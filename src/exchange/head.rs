@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 use std::ops::Deref;
 
-use crate::config::{Config, MetadataKey, RouteTerms};
+use crate::config::{Config, RouteTerms};
+use crate::metadata::MetadataKey;
 use crate::route::Target;
 use crate::x402::header::{self, PAYMENT_SIGNATURE, X_PAYMENT};
 use crate::x402::sign_in::{self, SIGN_IN_WITH_X};

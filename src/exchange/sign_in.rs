@@ -12,7 +12,7 @@ use crate::ledger::{Answer, Operation, PaymentKey};
 use crate::time::UnixTime;
 use crate::x402::header;
 use crate::x402::payment::Payer;
-use crate::x402::sign_in::{MAX_LENGTH, Refusal, SIGN_IN_WITH_X, SignIn, SignedIn, Site};
+use crate::x402::sign_in::{MAX_LENGTH, SIGN_IN_WITH_X, SignIn, SignInError, SignedIn, Site};
 
 /// A request of somebody who has signed in.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -68,7 +68,7 @@ fn begin_visit(context: Context<'_>, request: PricedRequest, resource: Resource)
     };
     let checked = match Site::of(&request.url(context)) {
         Some(site) => sign_in.check(&site, &chains_of(&request.terms), context.now),
-        None => Err(Refusal::Uri),
+        None => Err(SignInError::Uri),
     };
     drop(values);
     match checked {
@@ -84,7 +84,7 @@ impl Visit {
     fn check_grant(self, context: Context<'_>, resource: Resource) -> Next {
         let lasts = self.request.terms.extensions.sign_in.as_ref().map(|sign_in| sign_in.seconds);
         match resource.grant_key(&self.payer).zip(lasts) {
-            Some((grant, seconds)) if context.config.payers.welcome(&self.payer) => {
+            Some((grant, seconds)) if context.config.payers.accept(&self.payer) => {
                 let ledger = Some((grant, Operation::CheckGrant { seconds }));
                 (CheckingGrant(Box::new(self)).into(), Effects { ledger, ..Effects::default() })
             }
@@ -130,7 +130,7 @@ impl State for ConsumingNonce {
         let Event::Ledger(answer) = event else { return self.ignore(event) };
         match answer {
             Answer::Granted => self.0.admit(context),
-            Answer::Spent => turn_away(context, self.0.request, Refusal::Nonce),
+            Answer::Spent => turn_away(context, self.0.request, SignInError::Nonce),
             _ => self.0.turn_back(context, "too many sign in at a time", "the nonce cannot be remembered"),
         }
     }
@@ -146,7 +146,7 @@ impl State for Visiting {
 }
 
 /// Goes on with a payment that came as well, or else says why the sign-in is invalid.
-fn turn_away(context: Context<'_>, request: PricedRequest, refusal: Refusal) -> Next {
+fn turn_away(context: Context<'_>, request: PricedRequest, refusal: SignInError) -> Next {
     match request.quote(context, None, None) {
         Ok(quote) if !request.head.has_payment() && !quote.offers().is_empty() => {
             let error = refusal.to_string();

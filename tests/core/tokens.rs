@@ -7,9 +7,9 @@ use crate::common::{
 use serde_json::{Value, json};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
-use x402_proxy_wasm::config::MetadataKey;
 use x402_proxy_wasm::exchange::{Body, CallKind, Event, Outcome, RequestHead, UpstreamHead};
 use x402_proxy_wasm::facilitator::CalloutAnswer;
+use x402_proxy_wasm::metadata::MetadataKey;
 
 /// One route, `/chat`, by tokens of three models, and one, `/flat`, with a maximum and the upstream's word.
 fn config(scheme: &str) -> Value {

@@ -7,7 +7,6 @@ use crate::common::{PAY_TO, Stage, base_config, decode, read_config, upstream};
 use serde_json::{Value, json};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
-use x402_proxy_wasm::config::networks::{NETWORKS, V1_NAMES};
 use x402_proxy_wasm::evm::eip712::{self, Domain, Word};
 use x402_proxy_wasm::evm::eip3009::Authorization;
 use x402_proxy_wasm::evm::erc6492::{Wrapper, is_wrapped};
@@ -16,6 +15,7 @@ use x402_proxy_wasm::evm::{Address, HexError, keccak256};
 use x402_proxy_wasm::exchange::{CallKind, Event, RequestHead, UpstreamHead};
 use x402_proxy_wasm::facilitator::{CalloutAnswer, Settlement, Verification, read_settlement, read_verification};
 use x402_proxy_wasm::money::Amount;
+use x402_proxy_wasm::networks::{NETWORKS, V1_NAMES};
 use x402_proxy_wasm::scheme::{self, Judgement};
 use x402_proxy_wasm::time::UnixTime;
 use x402_proxy_wasm::x402::payment::{Payer, PaymentPayload, Signed};

@@ -1,12 +1,12 @@
-//! What people and wallets want to know of a chain: its name, where transactions can be looked up, and a public node for
-//! wallets that do not know it. As viem 2.57.20 has them (a test compares).
+//! Chains as people and wallets see them: name, block explorer, and a public node for wallets that do not know the chain.
+//! The values are those of viem 2.57.20 (a test compares).
 
 use serde::Serialize;
 
 struct Chain {
     id: u64,
     name: &'static str,
-    /// What gas is paid in.
+    /// The currency that gas is paid in.
     currency: &'static str,
     explorer: &'static str,
     /// A public node; empty for chains that every wallet knows.
@@ -45,10 +45,10 @@ const CHAINS: &[Chain] = &[
     chain(11155420, "OP Sepolia", "ETH", "https://optimism-sepolia.blockscout.com", "https://sepolia.optimism.io"),
 ];
 
-/// What a wallet is told of a chain by `wallet_addEthereumChain` (EIP-3085), but for the id.
+/// The parameter of `wallet_addEthereumChain` (EIP-3085), without the chain's id.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct WalletChain {
+pub(crate) struct WalletChain {
     chain_name: &'static str,
     native_currency: Currency,
     rpc_urls: [&'static str; 1],
@@ -66,15 +66,18 @@ fn find(id: u64) -> Option<&'static Chain> {
     CHAINS.iter().find(|chain| chain.id == id)
 }
 
-pub(super) fn name(id: u64) -> Option<&'static str> {
+/// Returns the chain's name for people.
+pub(crate) fn name(id: u64) -> Option<&'static str> {
     find(id).map(|chain| chain.name)
 }
 
-pub(super) fn explorer(id: u64) -> Option<&'static str> {
+/// Returns the URL of the chain's block explorer.
+pub(crate) fn explorer(id: u64) -> Option<&'static str> {
     find(id).map(|chain| chain.explorer)
 }
 
-pub(super) fn wallet_chain(id: u64) -> Option<WalletChain> {
+/// Returns the chain as a wallet takes it; `None` for chains that every wallet knows.
+pub(crate) fn wallet_chain(id: u64) -> Option<WalletChain> {
     let Chain { name, currency, explorer, rpc, .. } = find(id).filter(|chain| !chain.rpc.is_empty())?;
     Some(WalletChain {
         chain_name: name,

@@ -33,6 +33,9 @@
 //!
 //! Names are those of protocol v1 where it has one ([`V1_NAMES`]), else the usual one.
 
+#[cfg(feature = "page")]
+pub(crate) mod chains;
+
 /// A network that the configuration can name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KnownNetwork {
@@ -51,13 +54,13 @@ pub struct KnownAsset {
     pub symbol: &'static str,
     /// The token contract: 20 bytes with the checksum of EIP-55, `0x…`.
     pub address: &'static str,
-    /// How many decimal digits one unit has.
+    /// The decimal digits of one unit.
     pub decimals: u8,
     /// The EIP-712 domain's name, as the token contract has it.
     pub eip712_name: &'static str,
     /// The EIP-712 domain's version, as the token contract has it.
     pub eip712_version: &'static str,
-    /// Whether one unit is meant to be worth one US dollar, so that a `"$…"` price can be turned into
+    /// True if one unit is meant to be worth one US dollar, so that a `"$…"` price can be turned into
     /// atomic units.
     pub usd_pegged: bool,
 }

@@ -1,8 +1,8 @@
-//! Schemes: does this payment meet this requirement?
+//! The local check of a payment against a requirement.
 //!
-//! What is checked here is all that can be known without the chain. It is never weaker than the chain, so that
-//! nothing which passes here fails there for a reason that stood in the payment; and never stricter than the
-//! official verifier on honest payments, so that no client is turned away by the filter alone.
+//! It checks all that can be known without the chain. It is never weaker than the chain, so that nothing which passes here
+//! fails there for a reason that stood in the payment; and never stricter than the official verifier on honest payments, so
+//! that no client is turned away by the filter alone.
 
 use crate::evm::eip3009::{Authorization, Timestamp};
 use crate::evm::erc6492::{self, Wrapper};
@@ -25,7 +25,7 @@ pub const USUAL_LIFETIME_SECONDS: u64 = 3600;
 /// much.
 pub const CLOCK_SLACK_SECONDS: u64 = 600;
 
-/// What the local check found out about a payment that it did not refuse.
+/// The result of the local check for a payment that it did not refuse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Judgement {
     /// The payer's own key signed exactly what was asked.
@@ -34,9 +34,9 @@ pub enum Judgement {
     FacilitatorDecides,
 }
 
-/// Why a payment does not meet a requirement.
+/// A reason why a payment does not meet a requirement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
-pub enum Refusal {
+pub enum RequirementError {
     /// The money would go to somebody else.
     #[error("{}", reason::RECIPIENT_MISMATCH)]
     Recipient,
@@ -84,8 +84,8 @@ pub enum Refusal {
     Permit2Signature,
 }
 
-impl Refusal {
-    /// Whether all but the end of the validity is in order: such a payment may have settled before it expired, or when the
+impl RequirementError {
+    /// Returns whether all but the end of the validity is in order: such a payment may have settled before it expired, or when the
     /// terms gave it longer.
     pub const fn is_of_time(self) -> bool {
         matches!(self, Self::Expired | Self::LivesTooLong | Self::Permit2Expired | Self::Permit2LivesTooLong)
@@ -98,8 +98,13 @@ impl Refusal {
 /// it may have settled before.
 ///
 /// # Errors
-/// The first [`Refusal`] that applies.
-pub fn check(payment: &Signed, requirement: &Requirement, evm: &Evm, now: UnixTime) -> Result<Judgement, Refusal> {
+/// The first [`RequirementError`] that applies.
+pub fn check(
+    payment: &Signed,
+    requirement: &Requirement,
+    evm: &Evm,
+    now: UnixTime,
+) -> Result<Judgement, RequirementError> {
     match &payment.authorization {
         Authorized::Eip3009(authorization) => check_eip3009(authorization, requirement, evm, now)?,
         Authorized::Permit2(permit) => check_permit2(permit, requirement, evm, now)?,
@@ -111,10 +116,10 @@ pub fn check(payment: &Signed, requirement: &Requirement, evm: &Evm, now: UnixTi
     let lives_too_long = valid_before > Timestamp::from(longest);
     match (is_expired, lives_too_long, &payment.authorization) {
         (false, false, _) => Ok(judgement),
-        (true, _, Authorized::Eip3009(_)) => Err(Refusal::Expired),
-        (true, _, Authorized::Permit2(_)) => Err(Refusal::Permit2Expired),
-        (false, true, Authorized::Eip3009(_)) => Err(Refusal::LivesTooLong),
-        (false, true, Authorized::Permit2(_)) => Err(Refusal::Permit2LivesTooLong),
+        (true, _, Authorized::Eip3009(_)) => Err(RequirementError::Expired),
+        (true, _, Authorized::Permit2(_)) => Err(RequirementError::Permit2Expired),
+        (false, true, Authorized::Eip3009(_)) => Err(RequirementError::LivesTooLong),
+        (false, true, Authorized::Permit2(_)) => Err(RequirementError::Permit2LivesTooLong),
     }
 }
 
@@ -123,43 +128,43 @@ fn check_eip3009(
     requirement: &Requirement,
     evm: &Evm,
     now: UnixTime,
-) -> Result<(), Refusal> {
+) -> Result<(), RequirementError> {
     if authorization.to != evm.pay_to {
-        return Err(Refusal::Recipient);
+        return Err(RequirementError::Recipient);
     }
     if authorization.value != requirement.amount {
-        return Err(Refusal::Value);
+        return Err(RequirementError::Value);
     }
     if authorization.valid_after > Timestamp::from(now) {
-        return Err(Refusal::NotYetValid);
+        return Err(RequirementError::NotYetValid);
     }
     Ok(())
 }
 
-fn check_permit2(permit: &Permit, requirement: &Requirement, evm: &Evm, now: UnixTime) -> Result<(), Refusal> {
+fn check_permit2(permit: &Permit, requirement: &Requirement, evm: &Evm, now: UnixTime) -> Result<(), RequirementError> {
     let proxy = match requirement.scheme {
         Scheme::Exact => EXACT_PROXY,
         Scheme::Upto => UPTO_PROXY,
-        Scheme::Foreign(_) => return Err(Refusal::Permit2Spender),
+        Scheme::Foreign(_) => return Err(RequirementError::Permit2Spender),
     };
     if permit.spender != proxy {
-        return Err(Refusal::Permit2Spender);
+        return Err(RequirementError::Permit2Spender);
     }
     if permit.witness.to != evm.pay_to {
-        return Err(Refusal::Permit2Recipient);
+        return Err(RequirementError::Permit2Recipient);
     }
     // Where the requirement names none (scheme `exact`), the witness may name none either: it would be another type.
     if permit.witness.facilitator != evm.facilitator {
-        return Err(Refusal::UptoFacilitator);
+        return Err(RequirementError::UptoFacilitator);
     }
     if permit.witness.valid_after > Timestamp::from(now) {
-        return Err(Refusal::Permit2NotYetValid);
+        return Err(RequirementError::Permit2NotYetValid);
     }
     if permit.permitted.amount != requirement.amount {
-        return Err(Refusal::Permit2Amount);
+        return Err(RequirementError::Permit2Amount);
     }
     if permit.permitted.token != evm.asset {
-        return Err(Refusal::Permit2Token);
+        return Err(RequirementError::Permit2Token);
     }
     Ok(())
 }
@@ -167,11 +172,11 @@ fn check_permit2(permit: &Permit, requirement: &Requirement, evm: &Evm, now: Uni
 /// Checks the signature of a payment under the domain of its asset, whatever it pays.
 ///
 /// # Errors
-/// [`Refusal::Signature`] or [`Refusal::Permit2Signature`].
-pub fn check_signature(payment: &Signed, evm: &Evm) -> Result<Judgement, Refusal> {
+/// [`RequirementError::Signature`] or [`RequirementError::Permit2Signature`].
+pub fn check_signature(payment: &Signed, evm: &Evm) -> Result<Judgement, RequirementError> {
     let refusal = match payment.authorization {
-        Authorized::Eip3009(_) => Refusal::Signature,
-        Authorized::Permit2(_) => Refusal::Permit2Signature,
+        Authorized::Eip3009(_) => RequirementError::Signature,
+        Authorized::Permit2(_) => RequirementError::Permit2Signature,
     };
     // Official facilitators answer a wrapper that they cannot take apart with an error of theirs.
     if erc6492::is_wrapped(&payment.signature) && Wrapper::parse(&payment.signature).is_none() {

@@ -21,6 +21,7 @@ mod foreign;
 #[cfg(not(target_arch = "wasm32"))]
 #[allow(clippy::as_conversions, clippy::print_stdout, reason = "it tells how far it went")]
 mod model;
+#[cfg(target_arch = "wasm32")]
 mod numbers;
 mod policies;
 #[cfg(not(target_arch = "wasm32"))]

@@ -135,8 +135,11 @@ lint: rust-target ## Check the format of the code, and clippy's lints with warni
 	@cargo install --quiet --locked --root .tools --version $(MDBOOK) mdbook
 	@touch $@
 
+# Links that leave the book lead to this checkout, or to where REPOSITORY shows its files.
+OUTSIDE := $(or $(REPOSITORY),../..)
 docs: .tools/mdbook-$(MDBOOK).stamp ## Build the documentation as a book: target/docs/index.html
 	@.tools/bin/mdbook build docs
+	@sed -i -E -e 's|(href\|src)="\.\./|\1="$(OUTSIDE)/|g' -e 's|href="($(OUTSIDE)/[^"\#]*)\.html|href="\1.md|g' target/docs/*.html
 
 schema: ## Write the JSON Schema of the configuration: envoy/plugin.schema.json
 	@cargo run --quiet --locked --features schema --example schema > envoy/plugin.schema.json

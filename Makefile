@@ -104,7 +104,7 @@ fuzz: ## Fuzz every parser and the whole exchange for a long time (MINUTES=5 for
 	@cargo run --quiet --locked --manifest-path fuzz/Cargo.toml -- long --minutes $(or $(MINUTES),5)
 
 model: ## Visit every interleaving of larger worlds than `make test` does (takes hours)
-	@cargo test --quiet --locked --release --test model -- --ignored --nocapture
+	@cargo test --quiet --locked --release --test core model -- --ignored --nocapture
 
 test: setup debian build build-provoke-panic .tools/python-v1.stamp .tools/wasm-bindgen-$(WASM_BINDGEN).stamp ## Run every test: natively, in wasm, and in a real Envoy on a real chain
 	@node tests/run.mjs

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
-use x402_proxy_wasm::exchange::{Call, Event};
+use x402_proxy_wasm::exchange::{Call, CallKind, Event};
 use x402_proxy_wasm::facilitator::CalloutAnswer;
 
 use crate::common::node::{Authorized, Node};
@@ -214,7 +214,7 @@ fn node_answers() -> Vec<Vec<u8>> {
     for node in &nodes {
         for (question, batch) in &questions {
             let service = Stage::new(&base_config()).config.facilitator.service;
-            let answer = node.answer(&Call { service, path: "", body: batch.to_string(), is_cacheable: false });
+            let answer = node.answer(&Call { kind: CallKind::Chain, service, body: batch.to_string() });
             if let Event::Callout(CalloutAnswer::Answered { body, .. }) = answer {
                 inputs.push([&[*question, 1][..], &body].concat());
             }

@@ -193,6 +193,9 @@ pub struct Terms {
     pub prepared: Option<Arc<Prepared>>,
 }
 
+/// TODO rename
+pub type RouteTerms = Terms;
+
 /// Extensions of the protocol, on a route.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Extensions {
@@ -221,12 +224,12 @@ pub struct SignInTerms {
 impl Extensions {
     /// The extensions of a route.
     pub fn new(identifier: Option<Identifier>, bazaar: Option<Arc<str>>, sign_in: Option<SignInTerms>) -> Self {
-        Self { identifier, bazaar, sign_in, declared: None }.sponsored_by(&[])
+        let extensions = Self { identifier, bazaar, sign_in, declared: None };
+        Self { declared: extensions.declared_with(&[]), ..extensions }
     }
 
-    /// The same with ways for the facilitator to pay for approvals of Permit2.
-    #[must_use]
-    pub fn sponsored_by(self, sponsoring: &[&str]) -> Self {
+    /// Returns what is declared where the facilitator pays for approvals of Permit2 in these ways.
+    pub fn declared_with(&self, sponsoring: &[&str]) -> Option<Arc<str>> {
         let own = [
             (extensions::BAZAAR, self.bazaar.as_deref().map(str::to_owned)),
             (extensions::PAYMENT_IDENTIFIER, self.identifier.map(extensions::declare_identifier)),
@@ -237,8 +240,7 @@ impl Extensions {
             .chain(sponsoring)
             .filter_map(|(name, json)| Some(format!(r#""{name}":{}"#, json?)))
             .collect();
-        let declared = (!fields.is_empty()).then(|| format!("{{{}}}", fields.join(",")).into());
-        Self { declared, ..self }
+        (!fields.is_empty()).then(|| format!("{{{}}}", fields.join(",")).into())
     }
 }
 

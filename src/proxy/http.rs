@@ -12,11 +12,11 @@ use super::store::SharedData;
 use crate::chain::MAX_ANSWER_BYTES;
 use crate::config::{Config, Service};
 use crate::exchange::{
-    self, Body, Call, Effects, Event, Exchange, Next, Outcome, Record, Recovery, Reply, RequestEdits, RequestHead,
-    ResponseEdits, Seen, Stream, Tail, UpstreamHead,
+    self, Body, Call, CallKind, Effects, Event, Exchange, Headers, Next, Outcome, Record, Recovery, Reply,
+    RequestEdits, RequestHead, ResponseEdits, Seen, Stream, Tail, UpstreamHead,
 };
 use crate::facilitator::{CalloutAnswer, Supported};
-use crate::ledger::{Answer, Operation, Owner};
+use crate::ledger::Owner;
 use crate::time::UnixTime;
 
 pub(super) struct Http {
@@ -291,7 +291,8 @@ impl Http {
         });
         #[cfg(feature = "provoke-panic")]
         {
-            self.provoked = host::headers(Map::Request, |list| RequestHead::of_response(list))?.text("x-provoke-panic");
+            self.provoked =
+                host::headers(Map::Request, |list| Headers::new(list))?.text("x-provoke-panic").into_owned();
         }
         let head =
             host::headers(Map::Request, |list| RequestHead::new(list))?.with_metadata(metadata).with_body(has_body);
@@ -300,10 +301,7 @@ impl Http {
         self.admission = head.admission(&self.config);
         let begun = host::now()?;
         let seen = if head.may_be_seen() { seen() } else { Seen::Never };
-        let next = Exchange::start(self.context_at(begun), &head, seen);
-        if matches!(next.0, Exchange::Claiming(_) | Exchange::Resuming(_)) {
-            stats::time(Timed::Check, host::read_clock()?.saturating_sub(begun));
-        }
+        let next = Exchange::start(self.context_at(begun), &Arc::new(head), seen);
         if !next.0.is_over() {
             self.request_id = request_id();
         }
@@ -355,14 +353,31 @@ impl Http {
         let mut goes_on = false;
         loop {
             self.exchange = exchange;
-            let Effects { ledger, shadow, record, settlement, call, rewrite, chunk, recovery, stream } = effects;
+            let Effects {
+                ledger,
+                alias_key,
+                record,
+                settlement,
+                recovery,
+                warning,
+                has_checked,
+                rewrite,
+                call,
+                chunk,
+                stream,
+            } = effects;
+            if has_checked && let (Ok(begun), Ok(now)) = (host::now(), host::read_clock()) {
+                stats::time(Timed::Check, now.saturating_sub(begun));
+            }
+            if let Some(warning) = warning {
+                host::log(LogLevel::Warn, &format!("x402: {warning}"));
+            }
             let answer = match ledger {
                 Some((key, operation)) => {
                     let (now, mut store) = (now()?, SharedData::default());
                     let mut perform = |key| self.config.ledger.perform(&mut store, key, self.owner, operation, now);
                     let answer = perform(key);
-                    shadow.map(perform);
-                    warn_of_lost_right(operation, answer);
+                    alias_key.map(perform);
                     Some(Event::Ledger(answer))
                 }
                 None => None,
@@ -394,27 +409,26 @@ impl Http {
     }
 
     /// Sends a callout; gives the event that it could not be sent.
-    fn dispatch(&mut self, Call { service, path, body, is_cacheable }: &Call) -> Option<Event> {
+    fn dispatch(&mut self, Call { kind, service, body }: &Call) -> Option<Event> {
         self.caching = None;
-        if *is_cacheable {
+        if kind.is_cacheable() {
             let question = Question::new(service, body);
             if let Some(answer) = now().ok().and_then(|now| self.shared.answers.borrow().get(&question, now)) {
                 return Some(Event::Callout(answer));
             }
             self.caching = Some(question);
         }
-        let path_of_question = *path;
-        let path = match (service.base_path.as_str(), path_of_question) {
+        let path = match (service.base_path.as_str(), kind.path()) {
             ("", "") => "/".to_owned(),
             (base, path) => format!("{base}{path}"),
         };
         match call(service, "POST", &path, body) {
             Ok(token) => {
                 self.callout = Some(token);
-                let what = match path_of_question {
-                    "/verify" => Some(Timed::Verify),
-                    "/settle" => Some(Timed::Settle),
-                    _ => None,
+                let what = match kind {
+                    CallKind::Verify => Some(Timed::Verify),
+                    CallKind::Settle => Some(Timed::Settle),
+                    CallKind::Chain | CallKind::Price => None,
                 };
                 self.timing = what.and_then(|what| Some((what, host::read_clock().ok()?)));
                 None
@@ -581,24 +595,12 @@ fn finish(tail: &Tail) {
 
 /// The head of an answer, whoever's it is.
 #[inline(never)]
-fn head_of(map: Map) -> Result<RequestHead, HostError> {
-    host::headers(map, |list| RequestHead::of_response(list))
+fn head_of(map: Map) -> Result<Headers, HostError> {
+    host::headers(map, |list| Headers::new(list))
 }
 
 fn response_head(has_body: bool) -> Result<UpstreamHead, HostError> {
-    let head = head_of(Map::Response)?;
-    let directives: Vec<_> = head.all("cache-control").map(String::from_utf8_lossy).collect();
-    Ok(UpstreamHead {
-        // A response without a readable status is none that anybody should pay for.
-        status: head.text(":status").parse().unwrap_or(502),
-        cache_control: (!directives.is_empty()).then(|| directives.join(",")),
-        grpc_failed: head.all("grpc-status").any(|status| status != b"0"),
-        cors: head.cors(),
-        has_body,
-        is_event_stream: is_event_stream(&head.text("content-type")),
-        is_encoded: head.is_encoded(),
-        settlement_overrides: head.all("settlement-overrides").next().map(|_| head.text("settlement-overrides")),
-    })
+    Ok(UpstreamHead::read(&head_of(Map::Response)?, has_body))
 }
 
 /// Sends a callout to a service; the token of its answer.
@@ -626,11 +628,6 @@ fn max_age() -> u64 {
         return 0;
     }
     directives.find_map(|directive| directive.strip_prefix("max-age=")?.parse().ok()).unwrap_or(0)
-}
-
-/// Whether a media type is that of server-sent events, with whatever parameters.
-fn is_event_stream(content_type: &str) -> bool {
-    content_type.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("text/event-stream"))
 }
 
 pub(super) fn callout_answer(headers: usize, body_size: usize) -> CalloutAnswer {
@@ -675,13 +672,6 @@ fn send(reply: &Reply, admission: &[(&'static str, String)]) -> Result<(), HostE
     let is_new = |name: &str| name == "vary" || reply.headers.iter().all(|(own, _)| own != name);
     let headers: Vec<_> = own.chain(admission.filter(|(name, _)| is_new(name))).collect();
     host::send_reply(reply.status, "x402", &headers, &reply.body)
-}
-
-/// Tells of a payer who cannot come back.
-fn warn_of_lost_right(operation: Operation, answer: Answer) {
-    if let (Operation::Note { .. }, Answer::Full | Answer::Failed) = (operation, answer) {
-        host::log(LogLevel::Warn, "x402: a payer's right to come back has no room; raise ledger.max_claims");
-    }
 }
 
 /// Writes a record to the log, and to the filter state for access logs.

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use arbitrary::{Result, Unstructured};
 use serde_json::{Value, json};
-use x402_proxy_wasm::exchange::{Event, Outcome, Recovery, RequestHead, UpstreamHead};
+use x402_proxy_wasm::exchange::{CallKind, Event, Outcome, Recovery, RequestHead, UpstreamHead};
 use x402_proxy_wasm::facilitator::CalloutAnswer;
 use x402_proxy_wasm::ledger::{Answer, PaymentKey, Unheard};
 use x402_proxy_wasm::time::UnixTime;
@@ -266,7 +266,7 @@ impl World {
             22..26 if !has_ended && !actor.request.is_answered() => self.any_response(at, how),
             26..100 if actor.request.is_at_upstream() && !has_ended => self.any_response(at, how),
             _ => match self.actors[at].request.call.clone() {
-                Some(call) => self.any_answer(at, call.path, input)?,
+                Some(call) => self.any_answer(at, call.kind.path(), input)?,
                 None => {
                     self.wait(1, false);
                     Event::Tick
@@ -451,7 +451,7 @@ impl World {
                 self.turn(at);
             }
             let actor = &self.actors[at];
-            let timeout = if actor.request.call.as_ref().is_some_and(|call| call.path.is_empty()) { 5 } else { 10 };
+            let timeout = if actor.request.call.as_ref().is_some_and(|call| call.kind == CallKind::Chain) { 5 } else { 10 };
             if actor.request.call.is_some() && then > actor.asked_at + timeout {
                 self.time_out(at, is_served);
             }
@@ -468,7 +468,7 @@ impl World {
 
     /// The question that is under way gets no answer in time; the facilitator may have acted on it, and may yet.
     fn time_out(&mut self, at: usize, is_served: bool) {
-        let path = self.actors[at].request.call.as_ref().map(|call| call.path);
+        let path = self.actors[at].request.call.as_ref().map(|call| call.kind.path());
         if let (Some(payment), Some("/settle")) = (self.signed(at), path) {
             if is_served {
                 self.execute(payment, &hash_of(payment));
@@ -610,7 +610,7 @@ impl World {
         let asks = matches!(actor.request.status(), 402 | 412);
         assert!(!(asks && is_owed && actor.is_honest), "asked to pay again: {story}; {:?}", payment.settled);
         if actor.request.record.as_ref().is_some_and(|record| record.outcome == Outcome::UpstreamFailed) {
-            let asked = actor.request.calls.iter().any(|call| call.path == "/settle");
+            let asked = actor.request.calls.iter().any(|call| call.kind == CallKind::Settle);
             assert!(!asked || lies, "an upstream that failed costs money: {story}");
         }
     }
@@ -628,7 +628,7 @@ impl World {
                     self.turn(at);
                     continue;
                 }
-                let event = match request.call.as_ref().map(|call| call.path) {
+                let event = match request.call.as_ref().map(|call| call.kind.path()) {
                     _ if request.is_over() => break,
                     Some("/verify") => valid(),
                     Some("/settle") => self.settle_honestly(at),

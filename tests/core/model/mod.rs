@@ -1,6 +1,6 @@
-//! Every interleaving of a small world: the real exchange and the real ledger (`common/tables.rs`), and around them workers
+//! Every interleaving of a small world: the real exchange and the real ledger (`tables.rs`), and around them workers
 //! that crash, clients that leave, a facilitator, a chain with a node, an upstream and a clock that do whatever they may
-//! (`common/world.rs`).
+//! (`world.rs`).
 //!
 //! | requests | worlds visited, by mode |
 //! |---|---|
@@ -9,29 +9,13 @@
 //! | two payments, one of them sent twice | 26,000 to 50,000 |
 //! | two with one payment, what the chain must confirm, a facilitator that lies | 158,000 to 197,000 |
 //! | two with one payment that only the facilitator can judge, redirects inside the proxy, one redemption | 59,000 to 74,000; with a node 167,000 to 195,000 |
-#![cfg(not(target_arch = "wasm32"))]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::string_slice,
-    clippy::arithmetic_side_effects,
-    clippy::as_conversions,
-    clippy::print_stdout,
-    reason = "a test that fails may panic, and this one tells how far it went"
-)]
-#![allow(dead_code, reason = "of what the tests share, each file uses a part")]
 
-mod common;
-#[path = "common/tables.rs"]
 mod tables;
-#[path = "common/world.rs"]
 mod world;
 
 use std::time::Instant as Clock;
 
-use common::MemoryStore;
+use crate::common::MemoryStore;
 use stateright::{Checker, HasDiscoveries, Model, Property};
 use world::{Action, BEGIN, LATE, LATER, LATER_SOON, OVERDUE, PAUSED, Rules, SOON, Setup, Violation, World};
 use x402_proxy_wasm::ledger::{Answer, Ledger, Operation, Owner, PaymentKey};

@@ -1,20 +1,9 @@
 //! Published and recorded figures: typed data, signatures, addresses, the table of networks, and whole exchanges of
 //! the official packages.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    reason = "a test that fails may panic"
-)]
-#![allow(dead_code, reason = "of what the tests share, each file uses a part")]
-
-mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::{PAY_TO, Stage, base_config, decode, read_config, upstream};
+use crate::common::{PAY_TO, Stage, base_config, decode, read_config, upstream};
 use serde_json::{Value, json};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -24,10 +13,8 @@ use x402_proxy_wasm::evm::eip3009::Authorization;
 use x402_proxy_wasm::evm::erc6492::{Wrapper, is_wrapped};
 use x402_proxy_wasm::evm::signature::{Signature, SignatureError};
 use x402_proxy_wasm::evm::{Address, HexError, keccak256};
-use x402_proxy_wasm::exchange::{Event, RequestHead, UpstreamHead};
-use x402_proxy_wasm::facilitator::{
-    CalloutAnswer, Question, Settlement, Verification, read_settlement, read_verification,
-};
+use x402_proxy_wasm::exchange::{CallKind, Event, RequestHead, UpstreamHead};
+use x402_proxy_wasm::facilitator::{CalloutAnswer, Settlement, Verification, read_settlement, read_verification};
 use x402_proxy_wasm::money::Amount;
 use x402_proxy_wasm::scheme::{self, Judgement};
 use x402_proxy_wasm::time::UnixTime;
@@ -40,7 +27,7 @@ fn vectors(file: &str) -> Value {
     macro_rules! files {
         ($($name:literal),* $(,)?) => {
             match file {
-                $($name => include_str!(concat!("vectors/", $name, ".json")),)*
+                $($name => include_str!(concat!("../vectors/", $name, ".json")),)*
                 other => panic!("{other} is a new file"),
             }
         };
@@ -497,7 +484,7 @@ fn recorded_answers_of_facilitators_are_understood() {
             let payer = address(&call["request"]["body"]["paymentPayload"]["payload"]["authorization"]["from"]);
             let payer = Payer::Evm(payer);
             let url = text(&call["request"]["url"]);
-            if url == Question::Verify.path() {
+            if url == CallKind::Verify.path() {
                 let expected = match body.get("invalidReason") {
                     None => Verification::Valid,
                     Some(reason) => Verification::Invalid(text(reason).to_owned()),
@@ -505,7 +492,7 @@ fn recorded_answers_of_facilitators_are_understood() {
                 assert_eq!(body["isValid"] == true, expected == Verification::Valid);
                 assert_eq!(read_verification(&answer, &payer), expected, "{name}");
             } else {
-                assert_eq!(url, Question::Settle.path());
+                assert_eq!(url, CallKind::Settle.path());
                 let expected = match body.get("errorReason") {
                     None => Settlement::Settled(TransactionId::Evm(text(&body["transaction"]).parse().unwrap())),
                     Some(reason) => Settlement::Refused(text(reason).to_owned()),
@@ -531,7 +518,7 @@ fn recorded_exchanges_go_the_same_way_here() {
         while !request.is_over() {
             if let Some(ours) = &request.call {
                 let theirs = calls.next().unwrap_or_else(|| panic!("{name}: one call more than recorded"));
-                assert_eq!(ours.path, text(&theirs["request"]["url"]), "{name}");
+                assert_eq!(ours.kind.path(), text(&theirs["request"]["url"]), "{name}");
                 let body: Value = serde_json::from_str(&ours.body).unwrap();
                 assert_eq!(body, theirs["request"]["body"], "{name}");
                 stage.step(&mut request, Event::Callout(recorded_answer(theirs)));
@@ -571,7 +558,7 @@ fn a_recorded_exchange_of_version_1_goes_the_same_way_here() {
             stage.step(&mut request, upstream(200));
         }
         let ours = request.call.as_ref().expect("a question");
-        assert_eq!(ours.path, text(&theirs["request"]["url"]));
+        assert_eq!(ours.kind.path(), text(&theirs["request"]["url"]));
         let mut asked = theirs["request"]["body"].clone();
         asked["paymentRequirements"].as_object_mut().unwrap().remove("outputSchema");
         assert_eq!(serde_json::from_str::<Value>(&ours.body).unwrap(), asked);
@@ -643,7 +630,7 @@ fn recorded_payments_by_permit2_are_ours_from_terms_to_settlement() {
         for exchange in list(&recording["server_to_facilitator"]) {
             let Some(call) = request.call.clone() else { panic!("{name}: {}", request.story()) };
             let url = text(&exchange["request"]["url"]);
-            assert_eq!(call.path, url, "{name}");
+            assert_eq!(call.kind.path(), url, "{name}");
             let ours: Value = serde_json::from_str(&call.body).unwrap();
             let theirs = &exchange["request"]["body"];
             assert_eq!(ours["paymentPayload"]["payload"], theirs["paymentPayload"]["payload"], "{name}");

@@ -1,14 +1,5 @@
 //! Payments on Solana: what the official client makes passes, and nothing that differs from it where money is
 //! concerned.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::string_slice,
-    clippy::arithmetic_side_effects,
-    reason = "a test that fails may panic"
-)]
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
@@ -105,7 +96,7 @@ impl Case {
 }
 
 fn vectors() -> Vectors {
-    serde_json::from_str(include_str!("vectors/svm/exact.json")).unwrap()
+    serde_json::from_str(include_str!("../vectors/svm/exact.json")).unwrap()
 }
 
 fn cases(kinds: &[Kind]) -> Vec<Case> {

@@ -1,20 +1,8 @@
 //! Payments that the facilitator judges: whatever it says, one payment buys one response.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::string_slice,
-    clippy::arithmetic_side_effects,
-    reason = "a test that fails may panic"
-)]
-#![allow(dead_code, reason = "of what the tests share, each file uses a part")]
-
-mod common;
 
 use std::collections::BTreeMap;
 
-use common::{Request, Stage, answers, base_config, decode, head, invalid, paid, refused, upstream, valid};
+use crate::common::{Request, Stage, answers, base_config, decode, head, invalid, paid, refused, upstream, valid};
 use serde_json::{Value, json};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -417,7 +405,7 @@ fn an_older_account_of_the_facilitator_is_still_accepted() {
 
 /// The first payment of the official client among the vectors, with the terms that it is for.
 fn solana() -> (Stage, Value, Value) {
-    let vectors: Value = serde_json::from_str(include_str!("vectors/svm/exact.json")).unwrap();
+    let vectors: Value = serde_json::from_str(include_str!("../vectors/svm/exact.json")).unwrap();
     let case = &vectors["cases"][0];
     let terms_of = &case["terms"];
     let mut config = config("before");

@@ -1,28 +1,16 @@
 //! Settlements whose outcome the chain itself tells: played on a stage, with a node in memory.
 //!
 //! Stories read as those of `exchange.rs`; `chain?` is a question to the node.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::string_slice,
-    clippy::arithmetic_side_effects,
-    reason = "a test that fails may panic"
-)]
-#![allow(dead_code, reason = "of what the tests share, each file uses a part")]
 
-mod common;
-
-use common::node::{Authorized, Log, Node, Transaction, topic};
-use common::{
+use crate::common::node::{Authorized, Log, Node, Transaction, topic};
+use crate::common::{
     NOW, Request, Stage, TRANSACTION, USDC, Wallet, base_config, decode, head, paid, refused, settled, upstream, valid,
 };
 use serde_json::{Value, json};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 use x402_proxy_wasm::chain::{Fate, INQUIRY_QUESTIONS, Inquiry, Progress, Transfer, Unclear, Void};
-use x402_proxy_wasm::exchange::{Call, Event, Outcome, RequestHead};
+use x402_proxy_wasm::exchange::{Call, CallKind, Event, Outcome, RequestHead};
 use x402_proxy_wasm::facilitator::CalloutAnswer;
 use x402_proxy_wasm::money::Amount;
 use x402_proxy_wasm::time::UnixTime;
@@ -90,7 +78,7 @@ impl Scene {
     }
 
     fn ask_node(&mut self, request: &mut Request) {
-        while let Some(call) = request.call.clone().filter(|call| call.path.is_empty()) {
+        while let Some(call) = request.call.clone().filter(|call| call.kind == CallKind::Chain) {
             assert_eq!((call.service.cluster.as_str(), call.service.timeout.as_secs()), ("node", 2));
             let answer = self.node.answer(&call);
             self.stage.step(request, answer);
@@ -120,7 +108,7 @@ fn outcome(request: &Request) -> Outcome {
 fn pending(hash: &str) -> Event {
     let body =
         json!({"success": false, "errorReason": "settlement_pending", "transaction": hash, "network": "eip155:84532"});
-    common::answers(&body)
+    crate::common::answers(&body)
 }
 
 // ------------------------------------------------------------------------------------------- settlements unheard of
@@ -297,8 +285,8 @@ fn a_transaction_that_moves_other_money_proves_nothing() {
         ("another authorization's transfer behind this one's", |own| {
             vec![own.used(USDC), own.transferred(USDC, Some(1)), own.transferred(USDC, None)]
         }),
-        ("another token", |own| vec![own.used(common::PAY_TO), own.transferred(common::PAY_TO, None)]),
-        ("another token's transfer", |own| vec![own.used(USDC), own.transferred(common::PAY_TO, None)]),
+        ("another token", |own| vec![own.used(crate::common::PAY_TO), own.transferred(crate::common::PAY_TO, None)]),
+        ("another token's transfer", |own| vec![own.used(USDC), own.transferred(crate::common::PAY_TO, None)]),
         ("another recipient", |own| {
             let mut log = own.transferred(USDC, None);
             log.topics[2] = log.topics[1].clone();
@@ -324,7 +312,8 @@ fn a_transaction_that_moves_other_money_proves_nothing() {
 fn another_contracts_lines_between_the_tokens_do_no_harm() {
     let mut scene = Scene::confirming("before", 1);
     let own = scene.authorized();
-    let stranger = Log { address: common::PAY_TO.to_lowercase(), topics: vec![topic("Ping()")], data: "0x".into() };
+    let stranger =
+        Log { address: crate::common::PAY_TO.to_lowercase(), topics: vec![topic("Ping()")], data: "0x".into() };
     let logs = vec![own.used(USDC), stranger, own.transferred(USDC, None)];
     scene.node.mine(NOW, vec![Transaction { hash: TRANSACTION.into(), has_failed: false, logs }]);
     assert_eq!(outcome(&scene.play([settled(), upstream(200)])), Outcome::Served);
@@ -338,7 +327,7 @@ fn a_node_that_does_not_answer_proves_nothing() {
     for (answer, reason) in [
         (lost(), "the chain could not be asked"),
         (Event::Callout(CalloutAnswer::NotSent), "the chain could not be asked"),
-        (common::answers_with(500, &json!([])), "the chain could not be asked"),
+        (crate::common::answers_with(500, &json!([])), "the chain could not be asked"),
         (garbage("[]"), "the chain's node refused a question"),
         (garbage("null"), "the chain's answer is not understood"),
         (garbage("{}"), "the chain's answer is not understood"),
@@ -721,7 +710,7 @@ fn transfer_of(scene: &Scene, method: TransferMethod) -> Transfer {
 fn inquire(scene: &Scene, inquiry: Inquiry, asked_for: &Transfer, transfer: &Transfer) -> Progress {
     let rpc = scene.stage.config.routes[0].terms.as_ref().unwrap().offers[0].rpc.clone().expect("a node");
     let body = inquiry.question(asked_for, &rpc, UnixTime::from_secs(NOW));
-    let call = Call { service: rpc.service.clone(), path: "", body, is_cacheable: false };
+    let call = Call { kind: CallKind::Chain, service: rpc.service.clone(), body };
     match scene.node.answer(&call) {
         Event::Callout(answer) => inquiry.step(transfer, &rpc, &answer),
         _ => panic!("a node answers"),

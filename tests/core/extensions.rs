@@ -1,18 +1,6 @@
 //! Extensions of the protocol: what the terms declare, and what a client's name for its payment is good for.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::string_slice,
-    clippy::arithmetic_side_effects,
-    reason = "a test that fails may panic"
-)]
-#![allow(dead_code, reason = "of what the tests share, each file uses a part")]
 
-mod common;
-
-use common::{Request, Stage, Wallet, base_config, decode, head, invalid, paid, settled, upstream, valid};
+use crate::common::{Request, Stage, Wallet, base_config, decode, head, invalid, paid, settled, upstream, valid};
 use serde_json::{Value, json};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -220,7 +208,7 @@ fn offers_are_signed_entry_by_entry() {
             assert_eq!(payload[field], entry[field], "{field}");
         }
         assert_eq!(payload["resourceUrl"], terms["resource"]["url"]);
-        let until = common::NOW + entry["maxTimeoutSeconds"].as_u64().unwrap();
+        let until = crate::common::NOW + entry["maxTimeoutSeconds"].as_u64().unwrap();
         assert_eq!(payload["validUntil"], until.next_multiple_of(60));
         assert_eq!(offer["signature"].as_str().unwrap().len(), 132);
     }
@@ -238,19 +226,19 @@ fn a_receipt_is_signed_for_what_was_paid_and_served_alone() {
         let request = stage.play(&paid("/weather", &payment), [valid(), upstream(200), settled()]);
         let receipt = receipt(&request);
         let payload = &receipt["extensions"]["offer-receipt"]["info"]["receipt"]["payload"];
-        let transaction = if named { common::TRANSACTION } else { "" };
+        let transaction = if named { crate::common::TRANSACTION } else { "" };
         assert_eq!(
             payload,
             &json!({
                 "version": 1, "network": "eip155:84532", "resourceUrl": "http://api.example.com/weather",
-                "payer": wallet.address().to_string(), "issuedAt": common::NOW, "transaction": transaction,
+                "payer": wallet.address().to_string(), "issuedAt": crate::common::NOW, "transaction": transaction,
             })
         );
     }
     for (settle, events) in [
         ("before", vec![settled(), upstream(500)]),
         ("concurrent", vec![settled(), upstream(500)]),
-        ("after", vec![valid(), upstream(200), common::refused("invalid_exact_evm_insufficient_balance")]),
+        ("after", vec![valid(), upstream(200), crate::common::refused("invalid_exact_evm_insufficient_balance")]),
     ] {
         let mut config = signing(&json!({}));
         config["defaults"]["settle"] = settle.into();
@@ -269,11 +257,13 @@ fn receipts_of_version_1_name_the_network_as_version_2_does() {
     payment["x402Version"] = 1.into();
     (payment["scheme"], payment["network"]) = ("exact".into(), "base-sepolia".into());
     let request = stage.play(
-        &head("GET", "/weather", &[("x-payment", &common::encode(&payment))]),
+        &head("GET", "/weather", &[("x-payment", &crate::common::encode(&payment))]),
         [
             valid(),
             upstream(200),
-            common::answers(&json!({"success": true, "transaction": common::TRANSACTION, "network": "base-sepolia"})),
+            crate::common::answers(
+                &json!({"success": true, "transaction": crate::common::TRANSACTION, "network": "base-sepolia"}),
+            ),
         ],
     );
     let receipt = decode(request.receipt_header("x-payment-response").unwrap());
@@ -341,7 +331,7 @@ fn a_seller_signs_for_its_own_hosts_alone() {
         let offers = &terms["extensions"]["offer-receipt"]["info"]["offers"];
         assert_eq!(offers.is_array(), is_signed, "{what}");
         assert!(!is_signed || offers[0]["payload"]["resourceUrl"] == url, "{what}");
-        let payment = common::encode(&Wallet::new(1).pay(&terms["accepts"][0], 1));
+        let payment = crate::common::encode(&Wallet::new(1).pay(&terms["accepts"][0], 1));
         let paying = [more, &[("payment-signature", payment.as_str())]].concat();
         let request =
             stage.play(&asked_as("http", authority, "/weather?a=b", &paying), [valid(), upstream(200), settled()]);
@@ -356,7 +346,7 @@ fn a_seller_signs_for_its_own_hosts_alone() {
 fn a_path_that_would_go_on_in_the_host_is_not_vouched_for() {
     let mut config = signing(&json!({}));
     config["routes"] = json!([{"match": {"path": "/{*rest}"}, "price": "$1"}]);
-    let config = common::read_config(&config);
+    let config = crate::common::read_config(&config);
     let terms = config.routes[0].terms.as_ref().unwrap();
     for (path, is_vouched) in
         [("/a", true), ("//a", true), ("", false), ("@bank.example/", false), (".bank.example/", false)]

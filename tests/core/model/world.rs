@@ -1,5 +1,5 @@
 //! A small world around the filter: workers, clients, a facilitator, a chain, an upstream and a clock, each of which does
-//! whatever it may at any time. `tests/model.rs` says what holds in all of it.
+//! whatever it may at any time. `mod.rs` says what holds in all of it.
 //!
 //! What is one step here is one step there: what a worker does between two operations on the ledger touches nothing that
 //! others see, so it happens together with the operation before it. Only a delivery is a step of its own, so that a
@@ -10,10 +10,10 @@ use std::sync::Mutex;
 
 use x402_proxy_wasm::ledger::{Answer, Operation};
 
-use crate::common::{NOW, Stage, Wallet, base_config, decode, head, paid, read_config};
-use crate::tables::{
+use super::tables::{
     BLOCKS_A_SECOND, Deed, EMPTY, Flow, Happening, Heard, NOTHING, OVER, PAYMENTS, Perform, Question, Sight, Tables,
 };
+use crate::common::{NOW, Stage, Wallet, base_config, decode, head, paid, read_config};
 use serde_json::json;
 
 /// Requests and pursuits in the background that a world has at most.

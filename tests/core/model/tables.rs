@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::hash::Hash;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use serde_json::Value;
 use x402_proxy_wasm::config::Config;
@@ -161,7 +161,7 @@ pub struct Tables {
     config: Config,
     supported: Supported,
     /// The head of each request.
-    heads: Vec<RequestHead>,
+    heads: Vec<Arc<RequestHead>>,
     /// What was signed for each payment.
     authorizations: Vec<Value>,
     /// What the first request with each payment asks of the ledger.
@@ -181,6 +181,7 @@ const IDLE: Deed = Deed { ledger: None, call: None, recovery: None, stream: Flow
 
 impl Tables {
     pub fn new(config: Config, heads: Vec<RequestHead>, authorizations: Vec<Value>, perform: Perform) -> Self {
+        let heads: Vec<_> = heads.into_iter().map(Arc::new).collect();
         let mut memory = Memory {
             exchanges: Numbered::new(),
             deeds: Numbered::new(),
@@ -420,7 +421,7 @@ impl Memory {
         let facts = Facts { is_over: exchange.is_over(), wakes_at: exchange.wakes_at().map(seconds) };
         let exchange = self.exchanges.number(exchange.clone(), || (exchange, facts));
         let Effects { ledger, record, call, recovery, stream, .. } = effects;
-        let call = call.map(|call| match call.path {
+        let call = call.map(|call| match call.kind.path() {
             "/verify" => Question::Verify,
             "/settle" => Question::Settle,
             _ => Question::Node(self.questions.number(call.body.clone(), || call)),

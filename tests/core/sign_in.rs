@@ -1,18 +1,6 @@
 //! Payers who come back: the challenge, the right that a payment gives, and what it does not give.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::string_slice,
-    clippy::arithmetic_side_effects,
-    reason = "a test that fails may panic"
-)]
-#![allow(dead_code, reason = "of what the tests share, each file uses a part")]
 
-mod common;
-
-use common::{
+use crate::common::{
     Request, Stage, Wallet, base_config, decode, encode, head, paid, settled, upstream, upstream_with, valid,
 };
 use serde_json::{Value, json};
@@ -134,7 +122,7 @@ fn whoever_has_paid_comes_back_without_paying_until_it_is_over() {
 #[test]
 fn a_right_is_the_payers_and_to_the_place_alone() {
     let (mut stage, wallet) = (stage(), Wallet::new(1));
-    stage.config = common::read_config(&{
+    stage.config = crate::common::read_config(&{
         let mut config = config();
         let mut twin = config["routes"][0].clone();
         config["routes"][0]["match"]["methods"] = json!(["GET", "POST"]);
@@ -230,11 +218,11 @@ fn a_right_ends_with_the_terms_it_was_bought_by() {
     for (pointer, value) in changes {
         let (mut stage, wallet) = (stage(), Wallet::new(1));
         buy(&mut stage, &wallet, "/weather/a", 1);
-        stage.config = common::read_config(&config());
+        stage.config = crate::common::read_config(&config());
         assert_admitted(&come_back(&mut stage, &wallet, "/weather/a"));
         let mut changed = config();
         *changed.pointer_mut(pointer).unwrap() = value;
-        stage.config = common::read_config(&changed);
+        stage.config = crate::common::read_config(&changed);
         stage.draw += 1;
         assert_unpaid(&come_back(&mut stage, &wallet, "/weather/a"));
     }
@@ -243,7 +231,7 @@ fn a_right_ends_with_the_terms_it_was_bought_by() {
     buy(&mut stage, &wallet, "/weather/a", 1);
     let mut shorter = config();
     shorter["routes"][0]["extensions"]["sign_in_with_x"]["lasts"] = "100s".into();
-    stage.config = common::read_config(&shorter);
+    stage.config = crate::common::read_config(&shorter);
     stage.now += 99;
     assert_admitted(&come_back(&mut stage, &wallet, "/weather/a"));
     stage.now += 1;
@@ -374,10 +362,10 @@ fn what_was_not_served_and_paid_gives_no_right() {
         let request = stage.play(&paid("/weather/a", &payment), events);
         (outcome(&request), come_back(&mut stage, &wallet, "/weather/a").forwarded.is_some())
     };
-    let refused = || common::refused("invalid_exact_evm_insufficient_balance");
-    let broken = || common::answers_with(500, &json!({}));
+    let refused = || crate::common::refused("invalid_exact_evm_insufficient_balance");
+    let broken = || crate::common::answers_with(500, &json!({}));
     assert_eq!(played("after", vec![valid(), upstream(200), settled()]), (Outcome::Served, true));
-    assert_eq!(played("after", vec![common::invalid("invalid_exact_evm_signature")]), (Outcome::Refused, false));
+    assert_eq!(played("after", vec![crate::common::invalid("invalid_exact_evm_signature")]), (Outcome::Refused, false));
     assert_eq!(played("after", vec![valid(), upstream(500)]), (Outcome::UpstreamFailed, false));
     assert_eq!(played("after", vec![valid(), upstream(200), refused()]), (Outcome::Refused, false));
     assert_eq!(played("after", vec![valid(), upstream(200), broken()]), (Outcome::Unknown, false));
@@ -396,7 +384,7 @@ fn whoever_may_not_buy_may_not_come_back() {
     buy(&mut stage, &wallet, "/weather/a", 1);
     let mut denying = config();
     denying["payers"] = json!({"deny": [wallet.address().to_string()]});
-    stage.config = common::read_config(&denying);
+    stage.config = crate::common::read_config(&denying);
     assert_unpaid(&come_back(&mut stage, &wallet, "/weather/a"));
 }
 
@@ -437,13 +425,13 @@ fn sign_ins_take_no_room_of_payments() {
     stage.config.ledger = Ledger::with_room_for(1);
     buy(&mut stage, &wallet, "/weather/a", 1);
     let pages_of_payments = |stage: &Stage| stage.store.0.range(..4096).count();
-    let pages_of_rights = |stage: &Stage| stage.store.0.range(4096..8192).count();
+    let pages_of_grants = |stage: &Stage| stage.store.0.range(4096..8192).count();
     assert_eq!((pages_of_payments(&stage), stage.store.0.len()), (1, 2));
     for _ in 0..100 {
         stage.draw += 1;
         come_back(&mut stage, &wallet, "/weather/a");
     }
-    assert_eq!((pages_of_payments(&stage), pages_of_rights(&stage)), (1, 1));
+    assert_eq!((pages_of_payments(&stage), pages_of_grants(&stage)), (1, 1));
     // Nor the room of other payers: what one of them signs fills a few pages.
     let pages_of_nonces = |stage: &Stage| stage.store.0.range(8192..).count();
     assert_eq!(pages_of_nonces(&stage), 16);

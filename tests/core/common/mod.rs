@@ -3,6 +3,7 @@
 pub mod node;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use k256::ecdsa::SigningKey;
 use serde_json::{Value, json};
@@ -370,7 +371,7 @@ impl Stage {
     /// Takes a request in, and does nothing about it yet.
     pub fn arrive(&mut self, head: &RequestHead) -> Request {
         let mut request = self.request();
-        let next = Exchange::start(self.context(), head, self.seen.clone());
+        let next = Exchange::start(self.context(), &Arc::new(head.clone()), self.seen.clone());
         request.accept(next);
         request
     }
@@ -427,14 +428,14 @@ impl Stage {
     /// Does what the last step asked for, all at once as a worker does; `false` where there is nothing to do.
     pub fn turn(&mut self, request: &mut Request) -> bool {
         let Some(effects) = request.pending.take() else { return false };
-        let Effects { ledger, shadow, record, call, rewrite, chunk, recovery, stream, settlement } = effects;
+        let Effects { ledger, alias_key, record, settlement, recovery, rewrite, call, chunk, stream, .. } = effects;
         request.rewrite = request.rewrite.take().or(rewrite);
         request.passed.extend(chunk.into_iter().flatten());
         request.recovery = request.recovery.take().or(recovery);
         request.settlements.extend(settlement);
         let answer = ledger.map(|(key, operation)| {
             let answer = self.perform(request, key, operation);
-            shadow.map(|name| self.perform_unseen(request, name, operation));
+            alias_key.map(|name| self.perform_unseen(request, name, operation));
             answer
         });
         request.note(record, call, stream);
@@ -447,9 +448,9 @@ impl Stage {
 
     /// Does what the last step asked of the ledger, and ends the request before it hears the answer.
     pub fn end_unheard(&mut self, request: &mut Request) {
-        if let Some(Effects { ledger: Some((key, operation)), shadow, .. }) = request.pending.take() {
+        if let Some(Effects { ledger: Some((key, operation)), alias_key, .. }) = request.pending.take() {
             self.perform(request, key, operation);
-            shadow.map(|name| self.perform_unseen(request, name, operation));
+            alias_key.map(|name| self.perform_unseen(request, name, operation));
         }
         self.step(request, Event::Ended);
     }
@@ -531,7 +532,7 @@ impl Request {
             self.record = Some(record);
         }
         if let Some(call) = call {
-            self.say(match call.path {
+            self.say(match call.kind.path() {
                 "/verify" => "verify?",
                 "/settle" => "settle?",
                 _ => "chain?",
@@ -662,8 +663,8 @@ const fn name_of(operation: Operation) -> &'static str {
         Operation::Abandon => "abandon",
         Operation::Pin { .. } => "pin",
         Operation::Forget { .. } => "forget",
-        Operation::Note { .. } => "note",
-        Operation::Recall { .. } => "recall",
-        Operation::NoteOnce { .. } => "note once",
+        Operation::Grant { .. } => "note",
+        Operation::CheckGrant { .. } => "recall",
+        Operation::ConsumeNonce { .. } => "note once",
     }
 }

@@ -4,20 +4,8 @@
 //! A story reads like `claim granted, verify? | forward`: each part between bars is what one event led to, beginning
 //! with the head of the request. `verify?` and `settle?` are calls to the facilitator, `= served` is the outcome that
 //! is logged.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::string_slice,
-    clippy::arithmetic_side_effects,
-    reason = "a test that fails may panic"
-)]
-#![allow(dead_code, reason = "of what the tests share, each file uses a part")]
 
-mod common;
-
-use common::{
+use crate::common::{
     NOW, PAY_TO, Request, Stage, TRANSACTION, Wallet, answers, answers_with, base_config, decode, encode, head,
     invalid, paid, read_config, refused, settled, upstream, upstream_with, valid,
 };
@@ -25,7 +13,7 @@ use serde_json::{Value, json};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 use x402_proxy_wasm::evm::Nonce;
-use x402_proxy_wasm::exchange::{Event, Outcome, Recoveries, RequestEdits, RequestHead, Seen, Shed};
+use x402_proxy_wasm::exchange::{CallKind, Event, Headers, Outcome, Recoveries, RequestEdits, RequestHead, Seen, Shed};
 use x402_proxy_wasm::facilitator::{CalloutAnswer, MAX_ANSWER_BYTES};
 use x402_proxy_wasm::ledger::{Answer, Owner, PaymentKey, Unheard};
 use x402_proxy_wasm::time::UnixTime;
@@ -91,7 +79,7 @@ fn finish(stage: &mut Stage, head: &RequestHead) -> Request {
 /// What happens next to a request where everybody does as he should.
 fn good_event(request: &Request) -> Event {
     match &request.call {
-        Some(call) if call.path == "/verify" => valid(),
+        Some(call) if call.kind == CallKind::Verify => valid(),
         Some(_) => settled(),
         None if request.is_pausing() => Event::Tick,
         None => upstream(200),
@@ -221,8 +209,8 @@ fn the_client_gets_a_receipt() {
         let payment = record.payment.as_ref().unwrap();
         assert_eq!((&*record.route, record.outcome), ("weather", Outcome::Served));
         assert_eq!(payment.payer.to_string(), payer);
-        assert_eq!((payment.network.as_str(), payment.amount.as_str()), ("eip155:84532", "1000"));
-        assert_eq!(payment.asset.to_string(), common::USDC);
+        assert_eq!((payment.network.as_str(), payment.amount.to_string().as_str()), ("eip155:84532", "1000"));
+        assert_eq!(payment.asset.to_string(), crate::common::USDC);
         assert_eq!(payment.transaction.unwrap().to_string(), TRANSACTION);
     }
 }
@@ -260,7 +248,7 @@ fn what_was_paid_for_stays_out_of_shared_caches() {
 fn only_errors_of_the_upstream_cost_nothing() {
     for status in [200, 204, 206, 301, 304, 399] {
         let (_, request, _) = play(&after(), [valid(), upstream(status)]);
-        assert_eq!(request.calls.last().unwrap().path, "/settle", "{status}");
+        assert_eq!(request.calls.last().unwrap().kind, CallKind::Settle, "{status}");
     }
     for status in [400, 402, 404, 429, 500, 503, 599] {
         for config in [after(), local(after())] {
@@ -427,7 +415,7 @@ fn settlement_begins_only_where_the_ledger_grants_it() {
             stage.forced = Some(("settle", answer));
             let request = stage.play(&head, events);
             assert!(request.story().ends_with(end), "{}", request.story());
-            assert!(request.calls.iter().all(|call| call.path != "/settle"), "no money may move");
+            assert!(request.calls.iter().all(|call| call.kind != CallKind::Settle), "no money may move");
             assert!(request.delivered.is_none() && (config != concurrent() || request.forwarded.is_none()));
         }
     }
@@ -853,7 +841,7 @@ fn waiting_states() -> Vec<(Value, Vec<Event>, &'static str, &'static str)> {
 }
 
 fn is_settling(request: &Request) -> bool {
-    request.is_pausing() || request.call.as_ref().is_some_and(|call| call.path == "/settle")
+    request.is_pausing() || request.call.as_ref().is_some_and(|call| call.kind == CallKind::Settle)
 }
 
 #[test]
@@ -1263,7 +1251,7 @@ fn a_claim_outlives_every_payment_of_its_nonce() {
         store.0.len() == 1
     };
     let network = NetworkId::from_chain_id(84532);
-    let usdc = common::USDC.parse().unwrap();
+    let usdc = crate::common::USDC.parse().unwrap();
     let keys = (0_u32..).map(|number| {
         let mut nonce = [0; 32];
         nonce[..4].copy_from_slice(&number.to_be_bytes());
@@ -1407,7 +1395,7 @@ impl<'a> Duel<'a> {
         self.has_jumped = true;
         for request in self.requests.iter_mut().flatten() {
             if let Some(call) = &request.call {
-                self.has_settled |= call.path == "/settle";
+                self.has_settled |= call.kind == CallKind::Settle;
                 self.stage.happen(request, timed_out());
             }
         }
@@ -1542,7 +1530,7 @@ fn without_a_payment_the_client_gets_the_terms_of_both_versions() {
             "error": "Payment required",
             "resource": resource,
             "accepts": [
-                entry("eip155:84532", common::USDC, "USDC"),
+                entry("eip155:84532", crate::common::USDC, "USDC"),
                 entry("eip155:10", "0x0b2C639c533813f4Aa9D7837CAf62653d097Ff85", "USD Coin"),
             ],
         })
@@ -1562,7 +1550,7 @@ fn without_a_payment_the_client_gets_the_terms_of_both_versions() {
                 "mimeType": "application/json",
                 "payTo": PAY_TO,
                 "maxTimeoutSeconds": 300,
-                "asset": common::USDC,
+                "asset": crate::common::USDC,
                 "extra": {"name": "USDC", "version": "2"},
             }],
         })
@@ -1692,7 +1680,7 @@ fn payments_for_other_terms_are_refused_unasked() {
         ("amount", json!("999")),
         ("amount", json!("1001")),
         ("asset", json!(PAY_TO)),
-        ("payTo", json!(common::USDC)),
+        ("payTo", json!(crate::common::USDC)),
         ("maxTimeoutSeconds", json!(301)),
         ("extra", json!({"name": "USD Coin", "version": "2"})),
         ("extra", json!({"name": "USDC", "version": "1"})),
@@ -1711,7 +1699,7 @@ fn payments_for_other_terms_are_refused_unasked() {
     let mut payment = Wallet::new(1).pay(&accepted, 1);
     payment["accepted"]["extra"]["more"] = "is allowed here".into();
     payment["accepted"]["payTo"] = PAY_TO.to_lowercase().into();
-    payment["accepted"]["asset"] = common::USDC.to_lowercase().into();
+    payment["accepted"]["asset"] = crate::common::USDC.to_lowercase().into();
     assert_eq!(stage.start(&paid("/weather", &payment)).story(), "claim granted, verify?");
 }
 
@@ -1719,7 +1707,7 @@ fn payments_for_other_terms_are_refused_unasked() {
 fn payments_that_do_not_meet_their_terms_are_refused_unasked() {
     let wallet = Wallet::new(1);
     for (field, value, reason) in [
-        ("to", common::USDC.to_owned(), "invalid_exact_evm_recipient_mismatch"),
+        ("to", crate::common::USDC.to_owned(), "invalid_exact_evm_recipient_mismatch"),
         ("value", "999".to_owned(), "invalid_exact_evm_payload_authorization_value_mismatch"),
         ("value", "1001".to_owned(), "invalid_exact_evm_payload_authorization_value_mismatch"),
         ("validBefore", (NOW + 5).to_string(), "invalid_exact_evm_payload_authorization_valid_before"),
@@ -1768,7 +1756,7 @@ fn the_facilitator_gets_what_was_checked_and_nothing_of_the_clients_own() {
     let text = format!(" \n{}\t", serde_json::to_string_pretty(&payment).unwrap());
     let request = stage.start(&head("GET", "/weather", &[("payment-signature", &header::encode(&text))]));
     let call = request.call.unwrap();
-    assert_eq!(call.path, "/verify");
+    assert_eq!(call.kind, CallKind::Verify);
     let entry = entry(&mut stage, "/weather");
     let body: Value = serde_json::from_str(&call.body).unwrap();
     assert_eq!(
@@ -2055,7 +2043,7 @@ fn of_a_response_only_the_headers_for_browsers_count_as_such() {
         ("set-cookie", "x"),
         ("vary", "accept"),
     ];
-    let cors = RequestHead::of_response(headers).cors();
+    let cors = Headers::new(headers).cors();
     let found: Vec<_> = cors.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     assert_eq!(
         found,
@@ -2221,7 +2209,7 @@ fn what_only_the_facilitator_can_judge_is_verified_before_anything_else_happens(
             let mut stage = Stage::new(&config);
             let request = stage.play(&paid("/weather", &payment), [no.clone()]);
             assert!(request.forwarded.is_none() && request.recovery.is_none(), "{}", request.story());
-            assert!(request.calls.iter().all(|call| call.path == "/verify"), "{}", request.story());
+            assert!(request.calls.iter().all(|call| call.kind == CallKind::Verify), "{}", request.story());
             assert_eq!(stage.left(&request), "nothing", "{no:?}");
             let record = request.record.and_then(|record| record.payment);
             assert!(record.is_none_or(|payment| !payment.is_proven), "nobody is called its payer");

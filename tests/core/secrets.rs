@@ -1,19 +1,7 @@
 //! Nothing of a configuration that may be a secret stands in the error that refuses it, whatever the mistake and wherever
 //! the secret was pasted.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::string_slice,
-    clippy::arithmetic_side_effects,
-    reason = "a test that fails may panic"
-)]
-#![allow(dead_code, reason = "of what the tests share, each file uses a part")]
 
-mod common;
-
-use common::{PAY_TO, USDC, base_config};
+use crate::common::{PAY_TO, USDC, base_config};
 use serde_json::{Value, json};
 use x402_proxy_wasm::config::Config;
 

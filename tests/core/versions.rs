@@ -1,18 +1,6 @@
 //! Clients of version 1 and of version 2 at the same routes.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::string_slice,
-    clippy::arithmetic_side_effects,
-    reason = "a test that fails may panic"
-)]
-#![allow(dead_code, reason = "of what the tests share, each file uses a part")]
 
-mod common;
-
-use common::{
+use crate::common::{
     PAY_TO, Request, Stage, TRANSACTION, USDC, Wallet, answers, base_config, decode, encode, head, paid, refused,
     settled, upstream, valid,
 };
@@ -64,7 +52,7 @@ fn a_payment_of_version_1_is_verified_served_and_settled_in_version_1() {
     assert_eq!(request.record.as_ref().unwrap().outcome, Outcome::Served);
     for call in &request.calls {
         let body: Value = serde_json::from_str(&call.body).unwrap();
-        assert_eq!((&body["x402Version"], &body["paymentPayload"]), (&json!(1), &payment), "{}", call.path);
+        assert_eq!((&body["x402Version"], &body["paymentPayload"]), (&json!(1), &payment), "{}", call.kind.path());
         let requirements = &body["paymentRequirements"];
         assert_eq!((&requirements["network"], &requirements["payTo"]), (&json!("base-sepolia"), &json!(PAY_TO)));
         assert_eq!(requirements["resource"], "http://api.example.com/weather");

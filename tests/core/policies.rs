@@ -1,18 +1,6 @@
 //! Who need not pay, who may not, and what is told of settlements.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::string_slice,
-    clippy::arithmetic_side_effects,
-    reason = "a test that fails may panic"
-)]
-#![allow(dead_code, reason = "of what the tests share, each file uses a part")]
 
-mod common;
-
-use common::{
+use crate::common::{
     PAY_TO, Request, Stage, USDC, Wallet, base_config, decode, head, paid, refused, settled, upstream, valid,
 };
 use serde_json::{Value, json};
@@ -143,7 +131,7 @@ fn who_is_not_wanted_any_more_still_gets_what_he_paid_for() {
     stage.step(&mut request, settled());
     let mut config = base_config();
     config["payers"] = json!({"deny": [Wallet::new(1).address().to_string()]});
-    stage.config = common::read_config(&config);
+    stage.config = crate::common::read_config(&config);
     let again = play(&mut stage, &paid("/weather", &payment), [upstream(200)]);
     assert_eq!(again.record.as_ref().unwrap().outcome, Outcome::Served, "{}", again.story());
     let third = stage.start(&paid("/weather", &payment));
@@ -159,8 +147,8 @@ fn a_list_of_payers_holds_addresses() {
 
 // ---------------------------------------------------------------------------------------- what is told of settlements
 
-fn results(request: &Request) -> Vec<(SettlementResult, &str)> {
-    request.settlements.iter().map(|one| (one.result, one.payment.amount.as_str())).collect()
+fn results(request: &Request) -> Vec<(SettlementResult, String)> {
+    request.settlements.iter().map(|one| (one.result, one.payment.amount.to_string())).collect()
 }
 
 #[test]
@@ -169,7 +157,7 @@ fn every_transfer_of_money_is_told_of_once() {
     let payment = payment(&mut stage, 1, 1);
     // It settles, and the upstream fails: the money has moved, and the response is still owed.
     let first = play(&mut stage, &paid("/weather", &payment), [settled(), upstream(500)]);
-    assert_eq!(results(&first), [(SettlementResult::Settled, "1000")]);
+    assert_eq!(results(&first), [(SettlementResult::Settled, "1000".to_owned())]);
     let again = play(&mut stage, &paid("/weather", &payment), [upstream(200)]);
     assert_eq!(again.record.as_ref().unwrap().outcome, Outcome::Served);
     assert_eq!(results(&again), [], "that is no other transfer");
@@ -184,7 +172,7 @@ fn what_came_of_a_settlement_is_told() {
         ("before", vec![Event::Callout(CalloutAnswer::NotSent)], None),
         ("after", vec![valid(), upstream(200), settled()], Some(SettlementResult::Settled)),
         ("after", vec![valid(), upstream(500)], None),
-        ("after", vec![common::invalid("insufficient_funds")], None),
+        ("after", vec![crate::common::invalid("insufficient_funds")], None),
         ("concurrent", vec![upstream(200), lost], Some(SettlementResult::Unknown)),
     ] {
         let mut stage = stage(|config| config["defaults"]["settle"] = settle.into());

@@ -1,22 +1,10 @@
 //! What holds for every input, tried on many.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::string_slice,
-    clippy::arithmetic_side_effects,
-    reason = "a test that fails may panic"
-)]
-#![allow(dead_code, reason = "of what the tests share, each file uses a part")]
-
-mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use common::{
+use crate::common::{
     MemoryStore, NOW, PAY_TO, Request, Stage, TRANSACTION, Wallet, answers_with, base_config, decode, encode, head,
     invalid, paid, read_config, refused, settled, upstream, valid,
 };
@@ -29,7 +17,7 @@ use x402_proxy_wasm::config::Config;
 use x402_proxy_wasm::evm::eip3009::Authorization;
 use x402_proxy_wasm::evm::signature::Signature;
 use x402_proxy_wasm::evm::{Address, Nonce, TransactionHash};
-use x402_proxy_wasm::exchange::{Event, Outcome, RequestHead};
+use x402_proxy_wasm::exchange::{CallKind, Event, Outcome, RequestHead};
 use x402_proxy_wasm::facilitator::{CalloutAnswer, read_settlement, read_verification};
 use x402_proxy_wasm::ledger::{Answer, Binding, Ledger, Operation, Owner, PaymentKey, Unheard};
 use x402_proxy_wasm::money::{Amount, Decimal, Dollars, MoneyError};
@@ -612,7 +600,7 @@ proptest! {
             4 => changed.valid_before = UnixTime::from_secs(byte.into()).into(),
             _ => changed.nonce = Nonce::from_bytes([byte; 32]),
         }
-        let domain = common::separator_of(&payment["accepted"]);
+        let domain = crate::common::separator_of(&payment["accepted"]);
         prop_assert_eq!(changed == authorization, changed.digest(&domain) == authorization.digest(&domain));
     }
 }
@@ -1213,7 +1201,7 @@ impl World {
         } else {
             let can_respond = request.is_at_upstream() && !request.has_ended;
             let responds = can_respond && (request.call.is_none() || who >= 15);
-            let event = match request.call.as_ref().map(|call| call.path) {
+            let event = match request.call.as_ref().map(|call| call.kind.path()) {
                 _ if responds => upstream(if how < 5 { 500 } else { 200 }),
                 Some("/verify") => self.verify(how),
                 Some(_) => self.settle(how),
@@ -1261,7 +1249,7 @@ impl World {
         }
         for request in self.requests.iter_mut().flatten() {
             if let Some(call) = &request.call {
-                let is_asked = how.is_multiple_of(2) && call.path == "/settle";
+                let is_asked = how.is_multiple_of(2) && call.kind == CallKind::Settle;
                 self.has_settled |= is_asked && self.kind != Kind::Refusing;
                 self.stage.happen(request, answers_with(504, &json!({})));
                 while self.stage.turn(request) {}
@@ -1301,7 +1289,7 @@ proptest! {
             let served = world.served();
             let mut again = world.stage.start(&world.head);
             while !again.is_over() {
-                let event = match again.call.as_ref().map(|call| call.path) {
+                let event = match again.call.as_ref().map(|call| call.kind.path()) {
                     Some("/verify") => valid(),
                     Some(_) => settled(),
                     None if again.is_pausing() => Event::Tick,

@@ -1,19 +1,14 @@
-//! From the head of a request to a payment that meets an offer, or to the reason why there is none.
+//! From the text of a payment to an offer that it meets, or to the reason why there is none.
 
 use std::sync::Arc;
 
-use super::payment::{Proof, Standing};
-use super::quote::{Asked, Price};
-use super::visit::{Place, pays};
-use super::{
-    Body, Call, Context, Effects, Exchange, Next, Outcome, Payment, PaymentRecord, Record, Reply, RequestHead,
-    ShownUrl, Stream,
-};
+use super::admission::{Candidate, Standing, Unbound};
+use super::purchase::{Payment, Proof, Purchase};
+use super::quote::Quote;
+use super::{Context, Effects, Next, Outcome, PaymentRecord, PricedRequest, Record, Reply, RequestHead, ShownUrl};
 use crate::chain::Transfer;
-use crate::config::{Offer, Terms};
-use crate::facilitator::CalloutAnswer;
+use crate::config::Offer;
 use crate::ledger::{Binding, PaymentKey};
-use crate::price::PriceError;
 use crate::price::request::Job;
 use crate::scheme::{self, Judgement};
 use crate::svm;
@@ -24,9 +19,9 @@ use crate::x402::payment::{ForeignPayload, Payer, PaymentError, PaymentPayloadV1
 use crate::x402::requirement::{Accepted, Evm, Foreign, Rail, Scheme, TransferMethod};
 use crate::x402::{PaymentPayload, Requirement, Version, reason};
 
-/// Why a request that should pay does not.
+/// The reason why a request that should pay does not.
 #[derive(Debug, thiserror::Error)]
-enum Rejection {
+pub(super) enum Rejection {
     /// No payment came.
     #[error("{}", reason::PAYMENT_REQUIRED)]
     Unpaid,
@@ -54,7 +49,7 @@ enum Rejection {
 }
 
 impl Rejection {
-    fn outcome(&self) -> Outcome {
+    const fn outcome(&self) -> Outcome {
         match self {
             Self::Unpaid => Outcome::Unpaid,
             Self::Duplicate | Self::Header(..) | Self::Text(_) | Self::Payment(..) | Self::Identifier(_) => {
@@ -63,213 +58,25 @@ impl Rejection {
             Self::NoMatch | Self::Refused(..) => Outcome::Refused,
         }
     }
-}
 
-/// A request whose price is found in its body.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Reading {
-    head: RequestHead,
-    route: Arc<str>,
-    terms: Arc<Terms>,
-    /// What it asks of a model, once that is read.
-    job: Option<Job>,
-    /// The body with the wish for usage, where the filter adds it.
-    rewrite: Option<Vec<u8>>,
-    /// The body, where a payment may have to be bound to it.
-    body: Option<Arc<[u8]>>,
-}
-
-impl Reading {
-    /// Takes in a request for the priced route `route`, and reads its body where the price depends on it.
-    pub(super) fn begin(context: Context<'_>, head: &RequestHead, route: &Arc<str>, terms: &Arc<Terms>) -> Next {
-        let Some(tariff) = &terms.tariff else {
-            return Self::new(head, route, terms).price(context, None);
+    /// Ends the request with what the client is told of it.
+    pub(super) fn answer(self, context: Context<'_>, request: &PricedRequest, quote: &Quote) -> Next {
+        let (outcome, error, url) = (self.outcome(), self.to_string(), request.url(context));
+        let reply = match outcome {
+            Outcome::Malformed => Reply::error(400, &error),
+            Outcome::Unpaid => unpaid(context, &request.head, quote, &url),
+            _ => Reply::payment_required(context, &error, quote, &url),
         };
-        if tariff.namespace.is_some() {
-            let bytes = match head.text("content-length").parse() {
-                Ok(bytes) => bytes,
-                Err(_) => {
-                    return refuse(route, 411, "send the length of the body (Content-Length): it is priced by it");
-                }
-            };
-            return match tariff.job_of_metadata(|key| head.metadata(key), bytes) {
-                Ok(job) => Self::new(head, route, terms).price(context, Some(job)),
-                Err(error) => refuse(route, 400, &error.to_string()),
-            };
-        }
-        if !head.is_plain_text() {
-            return refuse(route, 415, "send one Content-Type, and the body in UTF-8: it has to be read to be priced");
-        }
-        if head.is_encoded() {
-            return refuse(route, 415, "send the body without a Content-Encoding: it has to be read to be priced");
-        }
-        let most = tariff.max_body_bytes;
-        let length = head.text("content-length").parse::<usize>().unwrap_or(0);
-        if length > most {
-            return too_long(route, most);
-        }
-        let reading = Self::new(head, route, terms);
-        (Exchange::Reading(Box::new(reading)), Effects { stream: Stream::Read { most }, ..Effects::default() })
-    }
-
-    fn new(head: &RequestHead, route: &Arc<str>, terms: &Arc<Terms>) -> Self {
-        Self {
-            head: head.clone(),
-            route: Arc::clone(route),
-            terms: Arc::clone(terms),
-            job: None,
-            rewrite: None,
-            body: None,
-        }
-    }
-
-    pub(super) fn on_body(mut self, context: Context<'_>, body: Body) -> Next {
-        let Some(tariff) = self.terms.tariff.clone() else { return self.price(context, None) };
-        let body = match body {
-            Body::Whole(body) => body,
-            Body::TooLong => return too_long(&self.route, tariff.max_body_bytes),
-            Body::Unreachable => {
-                let error = "this proxy does not let the payment filter read bodies; set allow_on_headers_stop_iteration: true in its plugin configuration";
-                return self.overloaded(error, error);
-            }
-        };
-        match tariff.job(&body) {
-            Ok(job) => {
-                // Whoever has not paid is told the price, and nothing else is done about the body.
-                if self.wants_usage() && pays(&self.head) {
-                    self.rewrite = job.with_wish_for_usage(&body);
-                    self.body = Some(body.into());
-                }
-                self.price(context, Some(job))
-            }
-            Err(error) => refuse(&self.route, 400, &error.to_string()),
-        }
-    }
-
-    /// Everything is known of the request that its price depends on; whoever knows the price is asked.
-    fn price(mut self, context: Context<'_>, job: Option<Job>) -> Next {
-        let Some(service) = self.terms.price_service.clone() else {
-            self.job = job;
-            return self.receive(context, None);
-        };
-        let body = Price::question(&self.head, job.as_ref());
-        let call = Some(Call { service, path: "", body, is_cacheable: true });
-        self.job = job;
-        // The wish can only be added while the body is at hand, and does no harm should the request go no further.
-        let rewrite = if self.wants_usage() { self.rewrite.take() } else { None };
-        (Exchange::Pricing(Box::new(self)), Effects { call, rewrite, ..Effects::default() })
-    }
-
-    pub(super) fn on_price(self, context: Context<'_>, answer: &CalloutAnswer) -> Next {
-        match Price::read(answer) {
-            Some(price) => self.receive(context, Some(&price)),
-            None => self.overloaded("the price is not known at the moment", "the price service did not name a price"),
-        }
-    }
-
-    /// Whether an entry is charged by what was used.
-    fn wants_usage(&self) -> bool {
-        self.terms.offers.iter().any(|offer| offer.requirement.scheme == Scheme::Upto)
-    }
-
-    fn receive(mut self, context: Context<'_>, price: Option<&Price>) -> Next {
-        let Self { head, route, terms, job, .. } = &self;
-        let asked = Asked { job: job.as_ref(), price, supported: context.supported, draw: context.draw, head };
-        let quoted = match terms.quote(asked) {
-            Ok(quoted) => quoted,
-            Err(error @ PriceError::Unknown) => {
-                let reason = "the price service named no price for an entry of this route";
-                return self.overloaded(&error.to_string(), reason);
-            }
-            Err(error) => return refuse(route, 400, &error.to_string()),
-        };
-        if quoted.offers.is_empty() {
-            let reason = "no entry of this route can be offered: the facilitator has not said that it supports one, or nobody has said who is paid";
-            return self.overloaded("no way to pay is open at the moment", reason);
-        }
-        let (exchange, effects) = Payment::receive(context, head, route, &quoted, job.clone(), self.body.clone());
-        let is_upto =
-            matches!(&exchange, Exchange::Claiming(payment) | Exchange::Resuming(payment) if payment.is_metered());
-        let rewrite = if is_upto { self.rewrite.take() } else { None };
-        (exchange, Effects { rewrite, ..effects })
-    }
-
-    fn overloaded(self, error: &str, reason: &str) -> Next {
-        Effects::end_with(&self.route, Outcome::Overloaded, reason, Reply::overloaded(error))
+        let payment = if let Self::Refused(payment, _) = self { Some(*payment) } else { None };
+        let record = Some(Record { payment, ..Record::new(&request.route, outcome, &error) });
+        Effects { record, ..Effects::reply(reply) }.and_over()
     }
 }
 
-pub(super) fn refuse(route: &Arc<str>, status: u16, error: &str) -> Next {
-    Effects::end_with(route, Outcome::Malformed, error, Reply::error(status, error))
-}
-
-fn too_long(route: &Arc<str>, most: usize) -> Next {
-    refuse(route, 413, &format!("the body is longer than the {most} bytes that are read to price it"))
-}
-
-impl Payment {
-    fn receive(
-        context: Context<'_>,
-        head: &RequestHead,
-        route: &Arc<str>,
-        terms: &Arc<Terms>,
-        job: Option<Job>,
-        body: Option<Arc<[u8]>>,
-    ) -> Next {
-        let url = ShownUrl::of(context.config, head, terms);
-        match read(context, head, terms) {
-            Ok(Read { version, json, offer, standing, known, identifier }) => {
-                let is_metered = offer.requirement.scheme == Scheme::Upto;
-                let received = Self {
-                    route: Arc::clone(route),
-                    terms: Arc::clone(terms),
-                    key: known.key,
-                    proof: known.proof,
-                    identifier,
-                    name: None,
-                    payer: known.payer,
-                    expires: known.expires,
-                    settles_until: known.settles_until,
-                    since: context.now,
-                    transfer: known.transfer,
-                    standing,
-                    place: Place::of(context, head, route, terms),
-                    binding: known.binding,
-                    unbound: body.filter(|_| is_metered),
-                    asked: [head.text(":method"), head.url()],
-                    version,
-                    json,
-                    url,
-                    unwanted: head.unwanted(context.config, Some(terms)),
-                    recoveries: 0,
-                    charge: None,
-                    hides_usage: job.as_ref().is_some_and(|job| job.streams && !job.wants_usage),
-                    is_billed: false,
-                    job,
-                    offer,
-                };
-                received.claim(context)
-            }
-            Err(rejection) => {
-                let outcome = rejection.outcome();
-                let error = rejection.to_string();
-                let reply = match outcome {
-                    Outcome::Malformed => Reply::error(400, &error),
-                    Outcome::Unpaid => unpaid(context, head, terms, &url),
-                    _ => Reply::payment_required(context, &error, terms, &url),
-                };
-                let payment = if let Rejection::Refused(payment, _) = rejection { Some(*payment) } else { None };
-                let record = Record { payment, ..Record::new(route, outcome, &error) };
-                Effects { record: Some(record), ..Effects::reply(reply) }.and_over()
-            }
-        }
-    }
-}
-
-/// The terms, for programs or for people.
+/// Returns the terms, for programs or for people.
 #[cfg_attr(not(feature = "page"), allow(unused_variables, reason = "a page would ask who is there"))]
-fn unpaid(context: Context<'_>, head: &RequestHead, terms: &Terms, url: &ShownUrl) -> Reply {
-    let reply = Reply::payment_required(context, reason::PAYMENT_REQUIRED, terms, url);
+fn unpaid(context: Context<'_>, head: &RequestHead, quote: &Quote, url: &ShownUrl) -> Reply {
+    let reply = Reply::payment_required(context, reason::PAYMENT_REQUIRED, quote, url);
     // Who asks just what would be has it from the head. (Of an answer to HEAD the proxy sends nothing else.)
     if head.text(":method") == "OPTIONS" {
         return reply.without_body();
@@ -278,9 +85,47 @@ fn unpaid(context: Context<'_>, head: &RequestHead, terms: &Terms, url: &ShownUr
     if let Some(page) = &context.config.page
         && crate::page::wants_page(&head.text("accept"), &head.text("sec-fetch-dest"))
     {
-        return reply.page(page.own.as_ref(), terms, &head.text(":method"), url);
+        return reply.page(page.own.as_ref(), quote, &head.text(":method"), url);
     }
     reply
+}
+
+/// Reads the payment that came with a request, and finds the offer that it meets.
+///
+/// # Errors
+/// [`Rejection`], where none came, or it meets none.
+pub(super) fn candidate(
+    context: Context<'_>,
+    request: &PricedRequest,
+    quote: &Quote,
+    job: Option<Job>,
+    body: Option<Arc<[u8]>>,
+) -> Result<Candidate, Rejection> {
+    let head = &request.head;
+    let Read { version, json, offer, standing, known, identifier } = read(context, head, quote)?;
+    let Known { payer, proof, key, binding, expires, settles_until, transfer } = known;
+    let is_metered = offer.requirement.scheme == Scheme::Upto;
+    let unbound = body.filter(|_| is_metered);
+    let unbound = unbound.map(|body| Unbound { method: head.text(":method").into_owned(), url: head.url(), body });
+    let purchase = Purchase {
+        route: Arc::clone(&request.route),
+        quote: quote.clone(),
+        offer,
+        key,
+        identifier,
+        expires,
+        settles_until,
+        received: context.now,
+        transfer,
+        resource: request.resource(context),
+        version,
+        json,
+        url: request.url(context),
+        unwanted: head.unwanted(context.config, Some(&request.terms)),
+        job,
+    };
+    let payment = Payment { purchase: Arc::new(purchase), payer, proof, alias_key: None, binding, charge: None };
+    Ok(Candidate { payment, standing, unbound })
 }
 
 /// A payment that was read and checked.
@@ -295,7 +140,7 @@ struct Read {
     identifier: Option<String>,
 }
 
-/// What the filter goes by that deals with a payment, whatever moves the money.
+/// The facts about a payment that the filter goes by, whatever moves the money.
 struct Known {
     payer: Payer,
     proof: Proof,
@@ -306,24 +151,24 @@ struct Known {
     transfer: Option<Transfer>,
 }
 
-fn read(context: Context<'_>, head: &RequestHead, terms: &Terms) -> Result<Read, Rejection> {
+fn read(context: Context<'_>, head: &RequestHead, quote: &Quote) -> Result<Read, Rejection> {
     let (version, value) = header_value(head)?;
     let json = header::decode(value).map_err(|error| Rejection::Header(version, error))?;
     let json = String::from_utf8(json).map_err(|_| Rejection::Text(version))?;
     match version {
-        Version::V1 => read_v1(context, json.as_bytes(), terms),
-        Version::V2 => read_v2(context, json.as_bytes(), terms),
+        Version::V1 => read_v1(context, json.as_bytes(), quote),
+        Version::V2 => read_v2(context, json.as_bytes(), quote),
     }
 }
 
 /// A payment of version 2 names the entry that it is for.
-fn read_v2(context: Context<'_>, json: &[u8], terms: &Terms) -> Result<Read, Rejection> {
+fn read_v2(context: Context<'_>, json: &[u8], quote: &Quote) -> Result<Read, Rejection> {
     let received = PaymentPayload::from_json(json).map_err(|error| Rejection::Payment(Version::V2, error))?;
-    let wanted = terms.extensions.identifier;
+    let wanted = quote.terms.extensions.identifier;
     let identifier = wanted.map(|wanted| read_identifier(wanted, received.extensions)).transpose();
     let identifier = identifier.map_err(Rejection::Identifier)?.flatten();
     let matching = |accepts: fn(&Requirement, &Accepted<'_>) -> bool| {
-        terms.offers.iter().find_map(|offer| offer.accepted(&received.accepted, context.supported, accepts))
+        quote.offers().iter().find_map(|offer| offer.accepted(&received.accepted, context.supported, accepts))
     };
     let matched = matching(Requirement::is);
     let is_for_these = matched.is_some();
@@ -389,8 +234,8 @@ fn read_foreign(
 }
 
 /// A payment of version 1, which knows no extensions, names a scheme and a network, and its signature tells which entry there it is for.
-fn read_v1(context: Context<'_>, json: &[u8], terms: &Terms) -> Result<Read, Rejection> {
-    if terms.extensions.identifier == Some(Identifier::Required) {
+fn read_v1(context: Context<'_>, json: &[u8], quote: &Quote) -> Result<Read, Rejection> {
+    if quote.terms.extensions.identifier == Some(Identifier::Required) {
         return Err(Rejection::Identifier(IdentifierError::Missing));
     }
     let malformed = |error| Rejection::Payment(Version::V1, error);
@@ -401,7 +246,7 @@ fn read_v1(context: Context<'_>, json: &[u8], terms: &Terms) -> Result<Read, Rej
         scheme.as_str() == received.scheme && offer.requirement.in_v1() == Some(&received.network)
     };
     let recipient = payment.authorization.recipient();
-    let candidates: Vec<_> = terms.offers.iter().filter(is_named).map(|offer| offer.paid_to(recipient)).collect();
+    let candidates: Vec<_> = quote.offers().iter().filter(is_named).map(|offer| offer.paid_to(recipient)).collect();
     let rails = || candidates.iter().filter_map(|offer| Some((offer, offer.requirement.evm()?)));
     let mut first_refusal = None;
     for (offer, evm) in rails() {
@@ -468,7 +313,7 @@ impl Known {
         proof: Proof,
         requirement: &Requirement,
     ) -> Self {
-        /// How long it is remembered what a payment has bought of which nobody knows here when it expires.
+        /// The time for which it is remembered what a payment has bought of which nobody knows here when it expires.
         const MEMORY_SECONDS: u64 = 24 * 60 * 60;
         let digest = payload.digest();
         let (validity, signature) = match payload {
@@ -489,7 +334,7 @@ impl Known {
     }
 }
 
-/// How a payment stands that says to meet an offer, and who says that it is one.
+/// Returns how a payment stands that says to meet an offer, and who says that it is one.
 fn standing(context: Context<'_>, payment: &Signed, offer: &Offer, evm: &Evm) -> Result<(Standing, Proof), Rejection> {
     let payer = || Payer::Evm(payment.authorization.payer());
     match scheme::check(payment, &offer.requirement, evm, context.now) {

@@ -1,48 +1,15 @@
-//! The core as it runs in a proxy: in wasm32, with the arithmetic that is chosen there. The vectors and the scripted
-//! exchanges once more, and what 32 bits could make different.
-//!
-//! `cargo test --target wasm32-unknown-unknown --no-default-features --test wasm`
-#![cfg(target_arch = "wasm32")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    reason = "a test that fails may panic"
-)]
-#![allow(clippy::duplicate_mod, reason = "each file of tests has what they share as its own")]
-#![allow(dead_code, reason = "of what the tests share, each file uses a part")]
+//! What 32 bits could make different: the core as it runs in a proxy.
 
-#[path = "chain.rs"]
-mod chain;
-mod common;
-#[path = "exchange.rs"]
-mod exchange;
-#[path = "extensions.rs"]
-mod extensions;
-#[path = "foreign.rs"]
-mod foreign;
-#[path = "policies.rs"]
-mod policies;
-#[path = "svm.rs"]
-mod svm;
-#[path = "tokens.rs"]
-mod tokens;
-#[path = "vectors.rs"]
-mod vectors;
-#[path = "versions.rs"]
-mod versions;
-
-use common::{base_config, read_config};
+use crate::common::{base_config, read_config};
 use serde_json::json;
-use wasm_bindgen_test::wasm_bindgen_test;
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
 use x402_proxy_wasm::config::Config;
 use x402_proxy_wasm::ledger::Ledger;
 use x402_proxy_wasm::money::{Amount, Dollars};
 use x402_proxy_wasm::time::{UnixTime, parse_duration};
 
-#[wasm_bindgen_test]
+#[test]
 fn numbers_wider_than_a_pointer_are_kept() {
     assert_eq!(size_of::<usize>(), 4, "or this is not what it is meant to be");
     let mut json = base_config();
@@ -53,7 +20,7 @@ fn numbers_wider_than_a_pointer_are_kept() {
         "scheme": "exact",
         "network": "eip155:18446744073709551615",
         "asset": {
-            "address": common::USDC,
+            "address": crate::common::USDC,
             "decimals": 77,
             "eip712": {"name": "USD₮0", "version": "1"},
             "usd_pegged": true,
@@ -74,7 +41,7 @@ fn numbers_wider_than_a_pointer_are_kept() {
     assert_eq!(UnixTime::from_secs(u64::MAX).plus(1).as_secs(), u64::MAX);
 }
 
-#[wasm_bindgen_test]
+#[test]
 fn a_configuration_is_refused_with_its_path() {
     let mut json = base_config();
     json["routes"][0]["price"] = "$0.0000001".into();

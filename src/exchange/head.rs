@@ -1,8 +1,9 @@
-//! The head of a request, as the filter sees it.
+//! Heads of requests and responses, as the filter sees them.
 
 use std::borrow::Cow;
+use std::ops::Deref;
 
-use crate::config::{Config, MetadataKey, Terms};
+use crate::config::{Config, MetadataKey, RouteTerms};
 use crate::route::Target;
 use crate::x402::header::{self, PAYMENT_SIGNATURE, X_PAYMENT};
 use crate::x402::sign_in::{self, SIGN_IN_WITH_X};
@@ -63,7 +64,7 @@ const READ: [&str; 18] = [
     SIGN_IN_WITH_X,
 ];
 
-/// Those that it reads in all spellings of their names.
+/// Headers that it reads in all spellings of their names.
 const READ_IN_ALL_SPELLINGS: [&str; 2] = ["content-type", "content-encoding"];
 
 /// Bytes of a value beyond which the filter cannot read it; those that may be longer have their own limits.
@@ -81,29 +82,73 @@ const MAX_UNWANTED_BYTES: usize = 128;
 /// over, and signed. Most servers take no longer one.
 const MAX_URL_BYTES: usize = 8 * 1024;
 
-/// What the filter looks at of the head of a request, or of a response: pseudo-headers (`:method`, `:authority`, `:path`)
-/// and headers in the order they came.
+/// The headers and pseudo-headers (`:status`, `:path`, …) of a head, in the order they came; names in lower case.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub struct RequestHead {
-    headers: Vec<(String, Vec<u8>)>,
-    /// Names that the upstream must not see of some route or other, each once.
-    unwanted: Vec<String>,
-    /// There are more of them, or longer ones, than are kept.
-    has_too_many: bool,
-    /// A body follows, whatever the headers say.
-    has_body: bool,
-}
+pub struct Headers(Vec<(String, Vec<u8>)>);
 
-/// Under which a head keeps what no header can say.
-const PRINCIPAL: &str = "\0principal";
+impl Headers {
+    /// Takes over a host's list of headers, all of it.
+    #[inline(never)]
+    pub fn new<N: AsRef<[u8]>, V: AsRef<[u8]>>(headers: impl IntoIterator<Item = (N, V)>) -> Self {
+        let whole = |(name, value): (N, V)| (fold(name.as_ref()).into_owned(), value.as_ref().to_vec());
+        Self(headers.into_iter().map(whole).collect())
+    }
 
-impl MetadataKey {
-    fn fact(&self) -> String {
-        format!("\0{}\0{}", self.namespace, self.key)
+    /// Returns every value of a header.
+    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        self.0.iter().filter(move |(candidate, _)| candidate == name).map(|(_, value)| value.as_slice())
+    }
+
+    /// Returns the first value of a header as text, with a replacement character for every byte that is none; empty where the
+    /// header is missing.
+    pub fn text<'a>(&'a self, name: &'a str) -> Cow<'a, str> {
+        String::from_utf8_lossy(self.all(name).next().unwrap_or_default())
+    }
+
+    /// Returns every value of a header in all spellings of its name.
+    fn all_spelt<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        self.0.iter().filter(move |(other, _)| is_spelt(other, name)).map(|(_, value)| value.as_slice())
+    }
+
+    /// Returns whether the body is compressed, or encoded in another way.
+    pub fn is_encoded(&self) -> bool {
+        self.all_spelt("content-encoding").any(|encoding| !encoding.trim_ascii().eq_ignore_ascii_case(b"identity"))
+    }
+
+    /// Returns what a response says to browsers about requests of other origins.
+    pub fn cors(&self) -> Vec<(String, String)> {
+        let is_cors = |name: &str| name.starts_with("access-control-") || matches!(name, "vary" | "allow");
+        let headers = self.0.iter().filter(|(name, _)| is_cors(name));
+        headers.map(|(name, value)| (name.clone(), String::from_utf8_lossy(value).into_owned())).collect()
     }
 }
 
-/// Whether CGI and its heirs, who take every other character for the `-` of a name, take `name` for `meant`.
+/// The head of a request, as far as the filter reads it, with what the proxy knows beside it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct RequestHead {
+    headers: Headers,
+    /// Values of the proxy's dynamic metadata, as bytes.
+    metadata: Vec<(MetadataKey, Vec<u8>)>,
+    /// Names that the caller's certificate is for.
+    principals: Vec<Vec<u8>>,
+    /// Names that the upstream must not see of some route or other, each once.
+    unwanted: Vec<String>,
+    /// True if there are more of them, or longer ones, than are kept.
+    has_too_many: bool,
+    /// True if a body follows, whatever the headers say.
+    has_body: bool,
+}
+
+/// A request's head is its headers, and more.
+impl Deref for RequestHead {
+    type Target = Headers;
+
+    fn deref(&self) -> &Headers {
+        &self.headers
+    }
+}
+
+/// Returns whether CGI and its heirs, who take every other character for the `-` of a name, take `name` for `meant`.
 #[inline(never)]
 fn is_spelt(name: &str, meant: &str) -> bool {
     let is_letter = |(one, other): (u8, u8)| one == other || (other == b'-' && !one.is_ascii_alphanumeric());
@@ -140,13 +185,6 @@ impl RequestHead {
         head
     }
 
-    /// The head of a response: all of it.
-    #[inline(never)]
-    pub fn of_response<N: AsRef<[u8]>, V: AsRef<[u8]>>(headers: impl IntoIterator<Item = (N, V)>) -> Self {
-        let whole = |(name, value): (N, V)| (fold(name.as_ref()).into_owned(), value.as_ref().to_vec());
-        Self { headers: headers.into_iter().map(whole).collect(), ..Self::default() }
-    }
-
     /// Keeps a header that is read: the first two of a name, for one that stands more often is as good as unreadable.
     fn keep(&mut self, name: &str, value: &[u8]) {
         // Of what has its own limit one byte more is kept than is taken, so that its reader sees that it is too long.
@@ -161,10 +199,10 @@ impl RequestHead {
             None if value.len() > MAX_VALUE_BYTES => UNREADABLE,
             None => value,
         };
-        let mut same = self.headers.iter_mut().filter(|(other, _)| *other == name);
+        let mut same = self.headers.0.iter_mut().filter(|(other, _)| *other == name);
         match (same.next(), same.next()) {
-            (Some(_), None) if most.is_some() => self.headers.push((name.to_owned(), UNREADABLE.to_vec())),
-            (_, None) => self.headers.push((name.to_owned(), readable.to_vec())),
+            (Some(_), None) if most.is_some() => self.headers.0.push((name.to_owned(), UNREADABLE.to_vec())),
+            (_, None) => self.headers.0.push((name.to_owned(), readable.to_vec())),
             (_, Some((_, second))) if second != UNREADABLE => *second = UNREADABLE.to_vec(),
             _ => {}
         }
@@ -189,34 +227,33 @@ impl RequestHead {
         }
     }
 
-    /// Whether more headers came that the upstream must not see than the filter removes.
+    /// Returns whether more headers came that the upstream must not see than the filter removes.
     pub const fn has_too_many_unwanted(&self) -> bool {
         self.has_too_many
     }
 
-    /// Whether the URL is longer than one that is sold.
+    /// Returns whether the URL is longer than one that is sold.
     pub fn has_long_url(&self) -> bool {
         let length = |name| self.all(name).next().map_or(0, <[u8]>::len);
         length(":authority").saturating_add(length(":path")) > MAX_URL_BYTES
     }
 
-    /// The same head with what the proxy knows beside it. Clients have no way to set it: no header has such a name.
+    /// The same head with values of the proxy's dynamic metadata.
     #[must_use]
     pub fn with_metadata(mut self, values: impl IntoIterator<Item = (MetadataKey, Vec<u8>)>) -> Self {
-        self.headers.extend(values.into_iter().map(|(key, value)| (key.fact(), value)));
+        self.metadata.extend(values);
         self
     }
 
     /// A value of the proxy's dynamic metadata, as bytes: a text, or a double of 64 bits, least significant byte first.
     pub fn metadata(&self, key: &MetadataKey) -> Option<&[u8]> {
-        let fact = key.fact();
-        self.headers.iter().find(|(name, _)| *name == fact).map(|(_, value)| value.as_slice())
+        self.metadata.iter().find(|(known, _)| known == key).map(|(_, value)| value.as_slice())
     }
 
     /// The same head with the names that the certificate of the calling proxy or client is for, as the proxy checked it.
     #[must_use]
     pub fn with_principals(mut self, names: impl IntoIterator<Item = Vec<u8>>) -> Self {
-        self.headers.extend(names.into_iter().map(|name| (PRINCIPAL.to_owned(), name)));
+        self.principals.extend(names);
         self
     }
 
@@ -226,19 +263,9 @@ impl RequestHead {
         Self { has_body, ..self }
     }
 
-    /// The names that the caller's certificate is for. Clients have no way to set them: no header has such a name.
+    /// Returns the names that the caller's certificate is for.
     pub fn principals(&self) -> impl Iterator<Item = &str> {
-        self.all(PRINCIPAL).filter_map(|name| std::str::from_utf8(name).ok())
-    }
-
-    /// Every value of a header.
-    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.headers.iter().filter(move |(candidate, _)| candidate == name).map(|(_, value)| value.as_slice())
-    }
-
-    /// The first value of a header as text, with a replacement character for every byte that is none.
-    pub fn text(&self, name: &str) -> String {
-        String::from_utf8_lossy(self.all(name).next().unwrap_or_default()).into_owned()
+        self.principals.iter().filter_map(|name| std::str::from_utf8(name).ok())
     }
 
     /// Decides with the parts of the request that routing cares for.
@@ -264,34 +291,29 @@ impl RequestHead {
         format!("{scheme}://{}{}", self.text(":authority"), self.text(":path"))
     }
 
-    /// What a browser wants to read on every answer to a script of another origin (Fetch standard, CORS check), where
+    /// Returns what a browser wants to read on every answer to a script of another origin (Fetch standard, CORS check), where
     /// the configuration admits that origin. Empty where it does not.
     pub fn admission(&self, config: &Config) -> Vec<(&'static str, String)> {
         let origin = self.text("origin");
         if origin.is_empty() || !config.admits_origin(&origin) {
             return Vec::new();
         }
-        vec![("access-control-allow-origin", origin), ("vary", "origin".to_owned())]
+        vec![("access-control-allow-origin", origin.into_owned()), ("vary", "origin".to_owned())]
     }
 
-    /// Whether something has come by that only the filter or the proxy says of a request: then it may be one that the filter
+    /// Returns whether something has come by that only the filter or the proxy says of a request: then it may be one that the filter
     /// has let through before.
     pub fn may_be_seen(&self) -> bool {
         self.unwanted.iter().any(|name| is_identity(name)) || self.all(ORIGINAL_URL).next().is_some()
     }
 
-    /// Whether the headers say that the filter has let it through before, and the proxy has begun it anew. A client that says
+    /// Returns whether the headers say that the filter has let it through before, and the proxy has begun it anew. A client that says
     /// so itself is turned away, and nothing else.
     pub(super) fn is_redirected(&self) -> bool {
         self.all(ORIGINAL_URL).next().is_some() && self.unwanted.iter().any(|name| name == PAYMENT_ID)
     }
 
-    /// Whether its body is compressed, or encoded in another way.
-    pub fn is_encoded(&self) -> bool {
-        self.all_spelt("content-encoding").any(|encoding| !encoding.trim_ascii().eq_ignore_ascii_case(b"identity"))
-    }
-
-    /// Whether nothing says that its body is in another encoding of letters than UTF-8, which some servers would follow.
+    /// Returns whether nothing says that its body is in another encoding of letters than UTF-8, which some servers would follow.
     pub fn is_plain_text(&self) -> bool {
         let is_utf8 = |kind: &[u8]| {
             let kind = String::from_utf8_lossy(kind).to_ascii_lowercase();
@@ -302,24 +324,17 @@ impl RequestHead {
         self.all_spelt("content-type").count() <= 1 && self.all_spelt("content-type").all(is_utf8)
     }
 
-    /// Every value of a header in all spellings of its name.
-    fn all_spelt<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.headers.iter().filter(move |(other, _)| is_spelt(other, name)).map(|(_, value)| value.as_slice())
+    /// Returns whether a payment came.
+    pub fn has_payment(&self) -> bool {
+        [PAYMENT_SIGNATURE, X_PAYMENT].into_iter().any(|name| self.all(name).next().is_some())
     }
 
-    /// What a response says to browsers about requests of other origins.
-    pub fn cors(&self) -> Vec<(String, String)> {
-        let is_cors = |name: &str| name.starts_with("access-control-") || matches!(name, "vary" | "allow");
-        let headers = self.headers.iter().filter(|(name, _)| is_cors(name));
-        headers.map(|(name, value)| (name.clone(), String::from_utf8_lossy(value).into_owned())).collect()
-    }
-
-    /// Whether a browser asks for leave to send a request of another origin (Fetch standard, CORS-preflight fetch). It
+    /// Returns whether a browser asks for leave to send a request of another origin (Fetch standard, CORS-preflight fetch). It
     /// says where from and what for, and nothing else: no body, and no other protocol, by which an upstream could be made
     /// to take it for something else.
     pub fn is_preflight(&self) -> bool {
         let (mut origins, mut methods, mut is_plain) = (0_u32, 0_u32, !self.has_body);
-        for (name, value) in &self.headers {
+        for (name, value) in &self.headers.0 {
             let is_said = !value.trim_ascii().is_empty();
             match name.as_str() {
                 "origin" => origins = origins.saturating_add(u32::from(is_said)),
@@ -335,7 +350,7 @@ impl RequestHead {
     /// The names of headers that the upstream must not see from this client.
     ///
     /// `terms` are those by which the request pays or comes back, so that payment and sign-in are for the filter.
-    pub fn unwanted(&self, config: &Config, terms: Option<&Terms>) -> Vec<String> {
+    pub fn unwanted(&self, config: &Config, terms: Option<&RouteTerms>) -> Vec<String> {
         let is_priced = terms.is_some();
         let has_sign_in = terms.is_some_and(|terms| terms.extensions.sign_in.is_some());
         let minds_host = config.table.prices_by_host() || has_sign_in;
@@ -438,7 +453,7 @@ mod tests {
             let bytes =
                 |(name, value): &(String, Vec<u8>)| name.capacity() + value.capacity() + size_of::<(String, Vec<u8>)>();
             let unwanted = |name: &String| name.capacity() + size_of::<String>();
-            head.headers.iter().map(bytes).sum::<usize>() + head.unwanted.iter().map(unwanted).sum::<usize>()
+            head.headers.0.iter().map(bytes).sum::<usize>() + head.unwanted.iter().map(unwanted).sum::<usize>()
         };
         let plain = [(":method", "GET"), (":authority", "api.example.com"), (":path", "/weather")];
         assert_eq!(

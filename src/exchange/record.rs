@@ -1,0 +1,168 @@
+//! What is remembered of a request and of a settlement, for logs and stats.
+
+use std::sync::Arc;
+
+use super::LogText;
+use crate::money::Amount;
+use crate::x402::TransactionId;
+use crate::x402::payment::Payer;
+
+/// The end of a request, for logs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// The name of the route, or its index.
+    pub route: Arc<str>,
+    /// The outcome.
+    pub outcome: Outcome,
+    /// More of why, where there is more: an official error string, mostly.
+    pub reason: LogText,
+    /// The payer who has signed in.
+    pub visitor: Option<Payer>,
+    /// The payment, where one came that could be read.
+    pub payment: Option<PaymentRecord>,
+}
+
+impl Record {
+    /// A record without a payment.
+    pub(super) fn new(route: &Arc<str>, outcome: Outcome, reason: &str) -> Self {
+        Self { route: Arc::clone(route), outcome, reason: LogText::new(reason), visitor: None, payment: None }
+    }
+
+    /// Returns the facts by name: all that a log or the filter state gets of them.
+    pub fn facts(&self) -> Vec<(&'static str, LogText)> {
+        let mut facts = vec![("route", LogText::new(&self.route)), ("outcome", LogText::new(self.outcome.as_str()))];
+        let mut add = |name, text: &str| facts.push((name, LogText::new(text)));
+        if !self.reason.is_empty() {
+            add("reason", &self.reason);
+        }
+        if let Some(visitor) = &self.visitor {
+            add("payer", &visitor.to_string());
+        }
+        if let Some(payment) = &self.payment {
+            // Whoever is named by a payment that nobody has proven has not paid, and may know nothing of it.
+            add(if payment.is_proven { "payer" } else { "unproven_from" }, &payment.payer.to_string());
+            add("scheme", &payment.scheme);
+            add("network", &payment.network);
+            add("amount", &payment.amount.to_string());
+            add("asset", &payment.asset);
+            if let Some(transaction) = payment.transaction {
+                add("transaction", &transaction.to_string());
+            }
+        }
+        facts
+    }
+}
+
+/// The end of a settlement, for stats: every transfer of money is told of once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SettlementRecord {
+    /// The payment. Its amount is what was settled, or was to be.
+    pub payment: PaymentRecord,
+    /// The result.
+    pub result: SettlementResult,
+}
+
+/// The result of a settlement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SettlementResult {
+    /// The money has moved.
+    Settled,
+    /// It has not, and will not.
+    Refused,
+    /// Nobody knows yet.
+    Unknown,
+}
+
+impl SettlementResult {
+    /// The result as one word for stats.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Settled => "settled",
+            Self::Refused => "refused",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// A payment, for logs and for the upstream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PaymentRecord {
+    /// The payer, or who is said to be.
+    pub payer: Payer,
+    /// True if the payment was proven: its signature was checked, or the facilitator has verified it. Nobody is called the
+    /// payer of one that was not.
+    pub is_proven: bool,
+    /// The account that is paid.
+    pub pay_to: String,
+    /// `exact`, `upto`, …
+    pub scheme: String,
+    /// CAIP-2 id.
+    pub network: String,
+    /// Atomic units.
+    pub amount: Amount,
+    /// The token.
+    pub asset: String,
+    /// The transfer, once it is known.
+    pub transaction: Option<TransactionId>,
+}
+
+/// The outcome of a request on a priced route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// No payment came; the client has the terms.
+    Unpaid,
+    /// Nothing was asked of a caller whom the route is free for.
+    Exempt,
+    /// A payer came back, and signed in.
+    SignedIn,
+    /// A payment or a sign-in could not be read.
+    Malformed,
+    /// The payment does not meet the terms, or the facilitator refused it.
+    Refused,
+    /// The payment is at work elsewhere.
+    InFlight,
+    /// The payment had bought its response before.
+    Spent,
+    /// It is not known what the facilitator did or would do.
+    Unknown,
+    /// The ledger is full or out of order.
+    Overloaded,
+    /// The upstream failed, and nothing was charged.
+    UpstreamFailed,
+    /// The upstream failed after the money had moved; the same payment may come again.
+    SettledUpstreamFailed,
+    /// The money has moved, and the client has gone; the same payment may come again.
+    Abandoned,
+    /// The client has gone before anything moved; the same payment may come again.
+    Left,
+    /// The client left in the middle of a stream, and has paid for what it got.
+    Billed,
+    /// The proxy has begun the request anew after the filter let it through, and it was stopped.
+    Redirected,
+    /// The money has moved, and the response is on its way.
+    Served,
+}
+
+impl Outcome {
+    /// The outcome as one word for logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unpaid => "unpaid",
+            Self::Exempt => "exempt",
+            Self::SignedIn => "signed_in",
+            Self::Malformed => "malformed",
+            Self::Refused => "refused",
+            Self::InFlight => "in_flight",
+            Self::Spent => "spent",
+            Self::Unknown => "unknown",
+            Self::Overloaded => "overloaded",
+            Self::UpstreamFailed => "upstream_failed",
+            Self::SettledUpstreamFailed => "settled_upstream_failed",
+            Self::Abandoned => "abandoned",
+            Self::Left => "left",
+            Self::Billed => "billed",
+            Self::Redirected => "redirected",
+            Self::Served => "served",
+        }
+    }
+}

@@ -14,13 +14,14 @@ BINARYEN := node_modules/.bin
 CARGO_HOME ?= $(HOME)/.cargo
 REMAP := --config 'target.$(TARGET).rustflags=[$(foreach dir,$(wildcard $(CARGO_HOME)/registry/src/*),"--remap-path-prefix=$(dir)=",)"--remap-path-prefix=$(CURDIR)="]'
 WASM_BINDGEN := $(shell sed -n '/^name = "wasm-bindgen"$$/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)
+MDBOOK := 0.4.52
 PYTHON ?= python3
 DEBIAN := prometheus chromium
 
 .DEFAULT_GOAL := help
 PANICKING := target/provoke-panic
 
-.PHONY: help setup build build-provoke-panic size demo up pay down test test-matrix storm fuzz model bench growth profile lint schema dist clean rust-target debian
+.PHONY: help setup build build-provoke-panic size demo up run pay down docs test test-matrix storm fuzz model bench growth profile lint schema dist clean rust-target debian
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,6 +79,9 @@ demo: setup build ## Watch one request being paid for, end to end, on a local ch
 up: setup build ## Start everything and leave it running
 	@node stage/up.mjs
 
+run: .venv/.stamp build ## Run Envoy in front of your own API: API=http://127.0.0.1:8000 PAY_TO=0x… (LISTEN=8402 ADMIN=9901)
+	@node stage/run.mjs --api '$(API)' --pay-to '$(PAY_TO)' $(if $(LISTEN),--listen $(LISTEN)) $(if $(ADMIN),--admin $(ADMIN))
+
 pay: node_modules/.stamp ## Pay for a request to what `make up` started (URL=… DATA=…)
 	@node stage/pay.mjs $(if $(DATA),--data '$(DATA)') $(if $(URL),'$(URL)')
 
@@ -125,6 +129,17 @@ lint: rust-target ## Check the format of the code, and clippy's lints with warni
 	@cargo fmt --check --manifest-path benches/tools/Cargo.toml
 	@cargo clippy --quiet --locked --manifest-path benches/tools/Cargo.toml -- --deny warnings
 	@cargo fmt --check --manifest-path benches/axum/Cargo.toml
+
+.tools/mdbook-$(MDBOOK).stamp:
+	@echo "Installing mdBook into .tools (takes a few minutes, once)"
+	@cargo install --quiet --locked --root .tools --version $(MDBOOK) mdbook
+	@touch $@
+
+# Links that leave the book lead to this checkout, or to where REPOSITORY shows its files.
+OUTSIDE := $(or $(REPOSITORY),../..)
+docs: .tools/mdbook-$(MDBOOK).stamp ## Build the documentation as a book: target/docs/index.html
+	@.tools/bin/mdbook build docs
+	@sed -i -E -e 's|(href\|src)="\.\./|\1="$(OUTSIDE)/|g' -e 's|href="($(OUTSIDE)/[^"\#]*)\.html|href="\1.md|g' target/docs/*.html
 
 schema: ## Write the JSON Schema of the configuration: envoy/plugin.schema.json
 	@cargo run --quiet --locked --features schema --example schema > envoy/plugin.schema.json

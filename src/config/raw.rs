@@ -18,46 +18,47 @@ use crate::price::Pointers;
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Config {
-    /// The facilitator, which verifies and settles payments.
+    /// The service that verifies and settles payments.
     #[serde(deserialize_with = "json::object")]
     pub facilitator: Facilitator,
-    /// Nodes that can say what became of a settlement, by network (a name or a CAIP-2 id).
+    /// Nodes of chains, by network (a name or a CAIP-2 id), which say what became of a settlement whose answer was lost.
+    /// Configure a node for every network you charge on.
     #[serde(default)]
     pub rpc: Named<Object<Rpc>>,
-    /// Adds to the built-in table of networks and assets, or overrides it, by name.
+    /// Networks and assets that add to the built-in table, or override it, by name.
     #[serde(default)]
     pub networks: Named<Object<Network>>,
-    /// Defaults for routes that say nothing else.
+    /// Values for routes that do not set their own.
     #[serde(default, deserialize_with = "json::object")]
     pub defaults: Defaults,
-    /// The routes, of which the first that matches a request counts.
+    /// The routes. The first that matches a request counts.
     pub routes: Vec<Object<Route>>,
-    /// The rule for requests that no route matches: free (default) or deny (403).
+    /// What happens to requests that no route matches: free (default) lets them pass, deny answers 403.
     #[serde(default)]
     pub unmatched: super::Unmatched,
-    /// Headers that a client may send although they can override path or method.
+    /// Headers that are not removed although a client can override path or method by them.
     #[serde(default)]
     pub keep_headers: Vec<String>,
     /// The memory of payments.
     #[serde(default, deserialize_with = "json::object")]
     pub ledger: Ledger,
-    /// The payers whose payments are taken.
+    /// The accounts that may pay.
     #[serde(default, deserialize_with = "json::object")]
     pub payers: Payers,
-    /// The page that browsers get with a 402.
+    /// What a browser gets with a 402.
     #[serde(default, deserialize_with = "json::object")]
     pub page: Page,
-    /// Origins at which clients find what is for sale, such as https://api.example.com. URLs in offers and receipts name one of
-    /// these, whatever host the client wrote.
+    /// The public URLs of what is for sale, such as https://api.example.com: scheme, host, and port if it is not the usual
+    /// one. What is shown and signed names one of these, whatever host the client wrote.
     #[serde(default)]
     pub origins: Vec<String>,
     /// Other origins whose scripts may pay.
     #[serde(default, deserialize_with = "optional_object")]
     pub cors: Option<Cors>,
-    /// The signing of offers and receipts.
+    /// How offers and receipts are signed; without it they are not.
     #[serde(default, deserialize_with = "optional_object")]
     pub offer_receipt: Option<OfferReceipt>,
-    /// True if GET /.well-known/x402 lists what is for sale, where no route takes that path (default true).
+    /// Whether GET /.well-known/x402 lists what is for sale, unless a route takes that path (default true).
     pub discovery: Option<bool>,
 }
 
@@ -65,9 +66,9 @@ pub(super) struct Config {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct OfferReceipt {
-    /// The key to sign with: 0x and 64 hexadecimal digits. Never logged. It should hold no money.
+    /// The key to sign with: 0x and 64 hexadecimal digits. Never logged. Keep no money under it.
     pub key: Secret,
-    /// True if the entries of each 402 are signed, and not receipts alone (default true).
+    /// Whether the offers of each 402 are signed as well as receipts (default true).
     pub offers: Option<bool>,
     /// True if receipts name the transaction (default false).
     #[serde(default)]
@@ -78,9 +79,9 @@ pub(super) struct OfferReceipt {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Payers {
-    /// Only these accounts may pay, where there is a list.
+    /// Only these may pay, if there is a list.
     pub allow: Option<Vec<String>>,
-    /// These accounts may not pay.
+    /// These may not pay.
     #[serde(default)]
     pub deny: Vec<String>,
 }
@@ -97,7 +98,7 @@ pub(super) struct Cors {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Page {
-    /// True if browsers get a page that pays by the browser's wallet (default true).
+    /// Whether a browser gets a page that pays by its wallet (default true).
     pub enabled: Option<bool>,
     /// A page of your own in place of the built-in one: HTML with placeholders such as {{price}}.
     pub html: Option<String>,
@@ -109,7 +110,7 @@ pub(super) struct Page {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct FreeFor {
-    /// Names of certificates, a SPIFFE URI or a DNS name each; /* at the end stands for all below.
+    /// Names in the certificates of callers, a SPIFFE URI or a DNS name each; /* at the end covers everything below.
     pub principals: Vec<String>,
 }
 
@@ -123,7 +124,7 @@ pub(super) struct Facilitator {
     pub url: Secret,
     /// The longest time that one call may take, in decimal seconds with s (default 10s).
     pub timeout: Option<String>,
-    /// remote (default): POST /verify before a request is served. local: the check in the filter and /settle decide.
+    /// remote (default): POST /verify is asked before a request is served. local: the filter's own check and /settle decide.
     #[serde(default)]
     pub verify: super::Verify,
     /// Headers added to each call. Values are never logged.
@@ -144,10 +145,10 @@ pub(super) struct Rpc {
     /// Headers added to each call. Values are never logged.
     #[serde(default)]
     pub headers: Named<Secret>,
-    /// Blocks that must hold or follow a transfer before it counts; 1 (default) is its own block.
+    /// How many blocks, its own included, a transfer needs before it counts (default 1).
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub confirmations: Option<u64>,
-    /// Blocks, beside its first, that one question for logs covers: what the node takes (default 1800).
+    /// How many blocks, beside its first, one query for logs covers: what the node allows (default 1800).
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub log_range: Option<u64>,
 }
@@ -156,7 +157,7 @@ pub(super) struct Rpc {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Network {
-    /// EIP-155 id of the chain. Required where the built-in table has no such name.
+    /// EIP-155 id of the chain. Required if the built-in table has no network of this name.
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub chain_id: Option<u64>,
     /// Assets by symbol.
@@ -170,7 +171,7 @@ pub(super) struct Network {
 pub(super) struct Asset {
     /// The token's contract.
     pub address: String,
-    /// Decimals of its amounts.
+    /// How many decimals one unit has.
     #[serde(deserialize_with = "json::whole_number")]
     pub decimals: u64,
     /// The token's EIP-712 domain, on a chain of Ethereum's family.
@@ -179,7 +180,7 @@ pub(super) struct Asset {
     /// The message that payers sign: eip3009 (default) or permit2.
     #[serde(default)]
     pub transfer_method: TransferMethod,
-    /// True if a unit is worth a dollar, so that prices may be in dollars.
+    /// Whether one unit is worth a dollar, so that prices may be in dollars.
     #[serde(default)]
     pub usd_pegged: bool,
 }
@@ -188,9 +189,9 @@ pub(super) struct Asset {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Eip712 {
-    /// Its name in the domain.
+    /// The name in the domain.
     pub name: String,
-    /// Its version in the domain.
+    /// The version in the domain.
     pub version: String,
 }
 
@@ -207,13 +208,13 @@ pub(super) enum TransferMethod {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Defaults {
-    /// The recipient: an address, a split by weight, or the proxy's metadata that names it.
+    /// Who is paid: an account, a split by weight, or a key of the proxy's metadata.
     pub pay_to: Option<TextOr<PayTo>>,
     /// The ways to pay, in the order in which they are offered.
     pub accepts: Option<Vec<Object<Entry>>>,
-    /// The moment at which the money moves: after (default) the response, before the request, or concurrent to it.
+    /// When the money moves: after (default) the response, before the request, or concurrent with it.
     pub settle: Option<super::Settle>,
-    /// Seconds that a client may let its authorization live (default 300, at least 10).
+    /// How many seconds a client's authorization may be valid (default 300, at least 10).
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub max_timeout_seconds: Option<u64>,
     /// Callers that need not pay.
@@ -225,23 +226,23 @@ pub(super) struct Defaults {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Entry {
-    /// exact: the price. upto: what the request turned out to cost, at most the price. Any other is left to the facilitator.
+    /// exact: the price. upto: what was used, at most the price. Any other is judged by the facilitator.
     pub scheme: String,
-    /// A name of the table, eip155:<chain id>, or another CAIP-2 id, whose payments the facilitator judges.
+    /// A name of the table, eip155:<chain id>, or another CAIP-2 id, on which the facilitator judges payments.
     pub network: String,
     /// A symbol of the table, or an asset.
     pub asset: TextOr<Asset>,
     /// The recipient of this entry.
     pub pay_to: Option<TextOr<PayTo>>,
-    /// True if the facilitator judges signatures of 65 bytes that are not the payer's own (ERC-1271).
+    /// Whether the facilitator judges 65-byte signatures that are not the payer's own (ERC-1271). Otherwise they are refused.
     #[serde(default)]
     pub contract_wallets: bool,
     /// True if a settlement counts only once the chain itself shows it. Needs rpc.
     #[serde(default)]
     pub confirm: bool,
-    /// The message that payers sign, where it is not that of the asset.
+    /// What payers sign, if it is not what the asset says.
     pub transfer_method: Option<TransferMethod>,
-    /// Further fields that clients need where the facilitator judges payments: extra of the entry, as it stands.
+    /// Fields that clients need besides, if the facilitator judges payments; passed on as they stand.
     pub extra: Option<Extra>,
 }
 
@@ -269,30 +270,30 @@ impl<'de> Deserialize<'de> for Extra {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Route {
-    /// The name in logs and stats (default: the index); letters, digits, _ and -.
+    /// Shown in logs and stats; letters, digits, _ and -. Without one, the index is shown.
     pub name: Option<String>,
     /// The requests that the route is for.
     #[serde(rename = "match", deserialize_with = "json::object")]
     pub matcher: Match,
-    /// "$0.001", {amount} in atomic units, or what tokens cost.
+    /// "$0.001", {amount} in atomic units, or the prices of tokens.
     pub price: Option<TextOr<Price>>,
-    /// True if the upstream may name the charge of scheme upto by the header Settlement-Overrides.
+    /// Whether the upstream may name the charge of scheme upto in the header Settlement-Overrides.
     #[serde(default)]
     pub settlement_overrides: bool,
     /// true in place of a price makes the route free.
     #[serde(default)]
     pub free: bool,
-    /// A description for people and agents; goes into the terms.
+    /// A description for people and agents, shown in the terms.
     pub description: Option<String>,
-    /// The media type of what is sold; goes into the terms.
+    /// The media type of what is sold, shown in the terms.
     pub mime_type: Option<String>,
     /// The recipient.
     pub pay_to: Option<TextOr<PayTo>>,
     /// The ways to pay.
     pub accepts: Option<Vec<Object<Entry>>>,
-    /// The moment at which the money moves.
+    /// When the money moves: after, before or concurrent.
     pub settle: Option<super::Settle>,
-    /// Seconds that a client may let its authorization live.
+    /// How many seconds a client's authorization may be valid.
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub max_timeout_seconds: Option<u64>,
     /// Callers that need not pay.
@@ -312,7 +313,7 @@ pub(super) struct Extensions {
     /// The route's input and output, for catalogues.
     #[serde(default, deserialize_with = "optional_object")]
     pub bazaar: Option<Bazaar>,
-    /// Signing in with a wallet, by which payers come back without paying again.
+    /// Lets payers come back without paying again, by signing in with their wallet.
     #[serde(default, deserialize_with = "optional_object")]
     pub sign_in_with_x: Option<SignIn>,
 }
@@ -321,9 +322,9 @@ pub(super) struct Extensions {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct SignIn {
-    /// The time after a payment in which its payer may come back, in whole seconds with s, such as 3600s.
+    /// How long after a payment, in whole seconds with s, such as 3600s.
     pub lasts: String,
-    /// The statement that the wallet shows to its user: one line.
+    /// What the wallet shows to the person who signs: one line.
     pub statement: Option<String>,
 }
 
@@ -331,25 +332,25 @@ pub(super) struct SignIn {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Bazaar {
-    /// The method, where the route is for several.
+    /// The method, if the route is for several.
     pub method: Option<String>,
     /// An example of the query's parameters.
     pub query: Option<Extra>,
-    /// Their JSON Schema.
+    /// The JSON Schema of the query's parameters.
     pub query_schema: Option<Extra>,
-    /// An example of the body; not beside query.
+    /// An example of the body. Not together with query.
     pub body: Option<Extra>,
-    /// Its JSON Schema.
+    /// The JSON Schema of the body.
     pub body_schema: Option<Extra>,
-    /// json (default), form-data or text.
+    /// The encoding of the body: json (default), form-data or text.
     pub body_type: Option<String>,
-    /// An example of the {parameters} of the path.
+    /// Examples of the path's {parameters}.
     pub path_params: Option<Extra>,
-    /// Their JSON Schema.
+    /// The JSON Schema of the path's parameters.
     pub path_params_schema: Option<Extra>,
     /// An example of the response.
     pub output: Option<Extra>,
-    /// Its JSON Schema.
+    /// The JSON Schema of the response.
     pub output_schema: Option<Extra>,
 }
 
@@ -357,13 +358,13 @@ pub(super) struct Bazaar {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Match {
-    /// api.example.com or *.example.com, without port; any if absent.
+    /// Hosts such as api.example.com or *.example.com, without port. Any if absent.
     #[serde(default)]
     pub hosts: Vec<String>,
-    /// Any if absent. GET covers HEAD.
+    /// Methods. Any if absent. GET covers HEAD.
     #[serde(default)]
     pub methods: Vec<String>,
-    /// /exact, /with/{param} or /prefix/{*rest}, written decoded.
+    /// A path: /exact, /with/{param} or /prefix/{*rest}, written decoded.
     pub path: String,
 }
 
@@ -375,26 +376,26 @@ pub(super) struct Match {
 pub(super) struct Price {
     /// A fixed price in atomic units of the asset.
     pub amount: Option<String>,
-    /// The format of requests and responses, which names models, limits and usage: openai, anthropic, or JSON pointers.
+    /// Where model, limits and usage stand: openai, anthropic, or JSON pointers.
     pub usage: Option<TextOr<Pointers>>,
     /// The prices of a million tokens, by model: exact names first, then patterns with *, the longest first.
     pub models: Option<Named<Object<Rate>>>,
-    /// Tokens of output that are assumed where a request names no limit (default 4096).
+    /// Tokens of output assumed if a request names no limit (default 4096).
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub max_output_tokens: Option<u64>,
-    /// Bytes of a request that make a token at least, for the quote (default 1).
+    /// The fewest bytes of a request that make one token, for the quote (default 1).
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub bytes_per_token: Option<u64>,
-    /// The least that a call costs.
+    /// The least that a request costs.
     pub minimum: Option<TextOr<Units>>,
-    /// The charge where a response tells no usage.
+    /// What is charged if a response does not say what it used.
     pub missing_usage: Option<crate::price::MissingUsage>,
-    /// The longest body that is read (default 1048576).
+    /// The longest body that is read, in bytes (default 1048576).
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub max_body_bytes: Option<u64>,
-    /// The namespace of the proxy's dynamic metadata that holds the request's fields, for hosts that let no filter read bodies.
+    /// The namespace of the proxy's dynamic metadata that holds the request's fields, for proxies that let no filter read bodies.
     pub metadata: Option<String>,
-    /// A service of your own that names the price of each request.
+    /// Your own service that names the price of each request.
     #[serde(default, deserialize_with = "optional_object")]
     pub quote: Option<Quote>,
 }
@@ -418,13 +419,13 @@ pub(super) struct Quote {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Rate {
-    /// A million tokens of input.
+    /// The price of a million tokens of input.
     pub input: TextOr<Units>,
-    /// A million tokens of input from a cache (default: as input).
+    /// The price of a million tokens of input from a cache (default: as input).
     pub cached_input: Option<TextOr<Units>>,
-    /// A million tokens of input written to a cache (default: as input).
+    /// The price of a million tokens of input written to a cache (default: as input).
     pub cache_write: Option<TextOr<Units>>,
-    /// A million tokens of output.
+    /// The price of a million tokens of output.
     pub output: TextOr<Units>,
 }
 
@@ -440,16 +441,16 @@ pub(super) struct Units {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Ledger {
-    /// Payments that are remembered at a time, about (default 262144).
+    /// About how many payments can be remembered at a time (default 262144).
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub max_claims: Option<u64>,
-    /// True if no other ledger takes the same payments.
+    /// Whether no other proxy takes the same payments.
     #[serde(default)]
     pub exclusive: bool,
-    /// The time after the proxy's start from which exclusive counts, in whole seconds with s (default 1200s): a process that it
-    /// replaces by a hot restart may still take payments.
+    /// How long after the proxy's start exclusive does not count yet, because a process that it replaces by a hot restart may
+    /// still take payments: whole seconds with s (default 1200s).
     pub exclusive_after: Option<String>,
-    /// The number of times that a settled payment may be redeemed after its client broke off what it had bought (default 3, at
+    /// How often a payment that has settled may come again after its client disconnected before the response (default 3, at
     /// least 1).
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub max_redemptions: Option<u64>,
@@ -474,9 +475,9 @@ fn optional_object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer:
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Part {
-    /// The account.
+    /// The recipient's account.
     pub to: String,
-    /// The share beside the other weights (default 1).
+    /// How often the account is drawn, relative to the other weights (default 1).
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub weight: Option<u64>,
 }

@@ -111,6 +111,7 @@ test: setup debian build build-provoke-panic build-sdk .tools/python-v1.stamp .t
 
 bench: setup build build-sdk ## Measure the filter beside its peers, on one core each (five minutes; QUICK=1 for a look)
 	@node benches/bench.mjs $(if $(QUICK),--quick)
+	@node benches/sdk.mjs $(if $(QUICK),--quick)
 
 growth: setup build ## Measure what must not grow (routes, the ledger, memory over a soak: SOAK=100000 requests), and the worst that is not paid for (WORST=1: that alone)
 	@node benches/growth.mjs $(if $(SOAK),--soak $(SOAK)) $(if $(WORST),--worst)

@@ -10,6 +10,7 @@ use crate::metadata::MetadataKey;
 use crate::price::{Rates, Tariff};
 use crate::x402::Requirement;
 use crate::x402::extensions::{self, Identifier};
+use crate::x402::requirement::Scheme;
 use crate::x402::terms::Prepared;
 
 /// A route.
@@ -172,4 +173,11 @@ pub struct Recipient {
     pub to: Address,
     /// Its share beside the other weights. At least 1.
     pub weight: u64,
+}
+
+impl Offer {
+    /// Returns whether it is the same for every request.
+    pub(crate) fn is_fixed(&self) -> bool {
+        self.requirement.scheme == Scheme::Exact && self.rates.is_none() && self.recipients.len() == 1
+    }
 }

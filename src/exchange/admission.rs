@@ -15,7 +15,7 @@ use crate::ledger::{Answer, Operation, PaymentKey};
 use crate::scheme::{Judgement, RequirementError};
 use crate::time::UnixTime;
 use crate::x402::payment::Payer;
-use crate::x402::reason;
+use crate::x402::{Version, reason};
 
 /// The reason for turning away a payer whom the configuration does not want.
 const UNWELCOME: &str = "payer_not_allowed";
@@ -186,7 +186,12 @@ impl Candidate {
             (_, Proof::None) => self.verify(context),
             // The official facilitator sends a permit's transfer without trying it first, and says of one without money, as of
             // one whose answer was lost, that it failed: a key without money would leave one unknown after another.
-            (Settle::Before | Settle::Concurrent, Proof::Signature) if purchase.is_by_permit() => self.verify(context),
+            // Of version 1, it passes on the text of whatever exception there was.
+            (Settle::Before | Settle::Concurrent, Proof::Signature)
+                if purchase.is_by_permit() || purchase.version == Version::V1 =>
+            {
+                self.verify(context)
+            }
             (Settle::Before, _) => begin_settlement(self.payment, context, Waiter::Request),
             (Settle::Concurrent, _) => begin_settlement(self.payment, context, Waiter::Upstream),
             (Settle::After, Proof::Facilitator) => Serving::begin(self.payment),
@@ -268,7 +273,7 @@ impl State for Naming {
 impl Verifying {
     fn on_verification(self, context: Context<'_>, answer: &CalloutAnswer) -> Next {
         let Self(mut candidate) = self;
-        let release = Some(Operation::Release);
+        let (release, service) = (Some(Operation::Release), &context.config.facilitator.service);
         match facilitator::read_verification(answer, &candidate.payment.payer) {
             Verification::Valid => {
                 candidate.payment.learn_payer(answer);
@@ -277,8 +282,16 @@ impl Verifying {
                 // Only now does it take the place in the ledger that a payment has, if it is still to be had.
                 if is_claimed { candidate.on_granted(context) } else { candidate.claim(context) }
             }
-            Verification::Invalid(reason) => candidate.payment.refuse(context, release, Outcome::Refused, &reason),
-            Verification::Unknown(unknown) => candidate.payment.end_unknown(release, unknown),
+            Verification::Invalid(reason) => {
+                let said = facilitator::report(service, CallKind::Verify.path(), answer);
+                let (exchange, effects) = candidate.payment.refuse(context, release, Outcome::Refused, &reason);
+                (exchange, effects.with_said(Some(&said)))
+            }
+            Verification::Unknown(unknown) => {
+                let said = facilitator::report(service, CallKind::Verify.path(), answer);
+                let (exchange, effects) = candidate.payment.end_unknown(release, unknown);
+                (exchange, effects.with_said(Some(&said)))
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::record::{Outcome, Record, SettlementRecord};
-use super::{Context, Exchange, Next, Payment, Recovery, Reply};
+use super::{Context, Exchange, LogText, Next, Payment, Recovery, Reply};
 use crate::config::Service;
 use crate::ledger::{Operation, PaymentKey};
 use crate::x402::{TransactionId, Version};
@@ -171,6 +171,14 @@ impl Effects {
     /// The end of a request without a payment that counts.
     pub(super) fn end_with(route: &Arc<str>, outcome: Outcome, reason: &str, reply: Reply) -> Next {
         Self { record: Some(Record::new(route, outcome, reason)), ..Self::reply(reply) }.and_over()
+    }
+
+    /// These effects, with the facilitator's answer in the record.
+    pub(super) fn with_said(mut self, said: Option<&str>) -> Self {
+        if let (Some(record), Some(said)) = (&mut self.record, said) {
+            record.said = Some(LogText::new(said));
+        }
+        self
     }
 
     /// These effects, and nothing after them.

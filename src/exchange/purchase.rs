@@ -14,7 +14,7 @@ use crate::time::UnixTime;
 use crate::x402::offer_receipt::OFFER_RECEIPT;
 use crate::x402::payment::Payer;
 use crate::x402::requirement::{Scheme, TransferMethod};
-use crate::x402::{Receipt, Requirement, TransactionId, Version};
+use crate::x402::{Receipt, Requirement, TransactionId, Version, reason};
 
 /// A thing that is bought, and the payment for it: all that is known once the payment's text was read, and does not change any more.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -172,7 +172,12 @@ impl Payment {
     /// Returns what a client gets to keep of a settlement.
     pub(super) fn receipt<'a>(&'a self, result: Result<Option<TransactionId>, &'a str>) -> Receipt<'a> {
         let network = self.purchase.requirement().network_in(self.purchase.version);
-        Receipt { payer: &self.payer, network, charge: self.charge, result, extensions: None }
+        Receipt { payer: &self.payer, network, charge: self.charge, result, named: None, extensions: None }
+    }
+
+    /// Returns what a client gets to keep of a settlement that is not certain, but for its transaction.
+    pub(super) fn receipt_of_pending(&self, transaction: TransactionId) -> Receipt<'_> {
+        Receipt { named: Some(transaction), ..self.receipt(Err(reason::SETTLEMENT_PENDING)) }
     }
 
     /// Returns what a client gets to keep that was served, signed where there is a key to.

@@ -103,11 +103,6 @@ impl RouteTerms {
 }
 
 impl Offer {
-    /// Returns whether it is the same for every request.
-    pub(crate) fn is_fixed(&self) -> bool {
-        self.requirement.scheme == Scheme::Exact && self.rates.is_none() && self.recipients.len() == 1
-    }
-
     /// The offer for a request; `None` where it cannot be made.
     fn quote(self: &Arc<Self>, asked: Asked<'_>) -> Result<Option<Arc<Self>>, PriceError> {
         if asked.supported.excludes(&self.requirement) {

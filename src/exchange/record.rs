@@ -16,6 +16,8 @@ pub struct Record {
     pub outcome: Outcome,
     /// More of why, where there is more: an official error string, mostly.
     pub reason: LogText,
+    /// The answer of the facilitator that led to it, where it was not a yes: whom it came from, its status and its beginning.
+    pub said: Option<LogText>,
     /// The payer who has signed in.
     pub visitor: Option<Payer>,
     /// The payment, where one came that could be read.
@@ -25,15 +27,25 @@ pub struct Record {
 impl Record {
     /// A record without a payment.
     pub(super) fn new(route: &Arc<str>, outcome: Outcome, reason: &str) -> Self {
-        Self { route: Arc::clone(route), outcome, reason: LogText::new(reason), visitor: None, payment: None }
+        Self {
+            route: Arc::clone(route),
+            outcome,
+            reason: LogText::new(reason),
+            said: None,
+            visitor: None,
+            payment: None,
+        }
     }
 
     /// Returns the facts by name: all that a log or the filter state gets of them.
     pub fn facts(&self) -> Vec<(&'static str, LogText)> {
         let mut facts = vec![("route", LogText::new(&self.route)), ("outcome", LogText::new(self.outcome.as_str()))];
         let mut add = |name, text: &str| facts.push((name, LogText::new(text)));
-        if !self.reason.is_empty() {
-            add("reason", &self.reason);
+        match &self.said {
+            Some(said) if self.reason.is_empty() => add("reason", said),
+            Some(said) => add("reason", &format!("{}; {said}", &*self.reason)),
+            None if self.reason.is_empty() => {}
+            None => add("reason", &self.reason),
         }
         if let Some(visitor) = &self.visitor {
             add("payer", &visitor.to_string());

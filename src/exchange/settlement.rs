@@ -4,6 +4,8 @@
 //! have settled before, and the chain shows that it can no longer settle. Everything else leaves the outcome unknown:
 //! the client is told to come again with the same payment, and the filter goes on asking by itself.
 
+use std::sync::Arc;
+
 use super::delivery::{Delivery, Spending, end_unrecorded};
 use super::redeeming::{Redeeming, deliver_error};
 use super::state::State;
@@ -71,7 +73,7 @@ impl Waiter {
 }
 
 /// The progress of the pursuit of a settlement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Pursuit {
     /// The event that is awaited.
     awaits: Awaits,
@@ -87,6 +89,8 @@ pub struct Pursuit {
     has_asked: bool,
     /// The reason why the outcome is not known yet.
     unknown: Unknown,
+    /// The facilitator's last answer, for the log.
+    said: Option<Arc<str>>,
     /// The time at which the ledger first saw the payment.
     since: UnixTime,
     /// The first block that is yet to be searched for the transfer, where a search came so far.
@@ -119,6 +123,7 @@ impl Pursuit {
             is_promised: false,
             has_asked: false,
             unknown: Unknown::MaybeSettledBefore,
+            said: None,
             since: payment.purchase.received,
             searched_to: None,
             attempts: 0,
@@ -126,7 +131,7 @@ impl Pursuit {
     }
 
     /// The same after so many attempts, and with the chain searched so far.
-    pub(super) const fn after(self, attempts: u32, searched_to: Option<u64>) -> Self {
+    pub(super) fn after(self, attempts: u32, searched_to: Option<u64>) -> Self {
         Self { attempts, searched_to, ..self }
     }
 }
@@ -294,6 +299,10 @@ impl Settling {
         let had_settled = self.pursuit.may_have_settled;
         self.pursuit.may_have_settled = true;
         let settlement = self.read_settlement(answer);
+        if !matches!(settlement, Settlement::Settled(_)) {
+            let service = &context.config.facilitator.service;
+            self.pursuit.said = Some(facilitator::report(service, CallKind::Settle.path(), answer).into());
+        }
         self.payment.learn_payer(answer);
         let is_first = !had_settled && !self.waiter.has_response();
         match settlement {
@@ -303,7 +312,8 @@ impl Settling {
             }
             Settlement::Settled(transaction) => self.on_facilitated(context, transaction, had_settled),
             Settlement::Unknown(Unknown::NotSent, _) if is_first => {
-                self.payment.end_unknown(Some(Operation::Release), Unknown::NotSent)
+                let (exchange, effects) = self.payment.end_unknown(Some(Operation::Release), Unknown::NotSent);
+                (exchange, effects.with_said(self.pursuit.said.as_deref()))
             }
             Settlement::Unknown(unknown, named) => {
                 let named = named.or(self.pursuit.named);
@@ -351,12 +361,12 @@ impl Settling {
 
     /// The facilitator refuses to settle, and nothing has moved.
     fn end_refused(self, reason: &str) -> Next {
-        let Self { payment, waiter, .. } = self;
+        let Self { payment, waiter, pursuit } = self;
         let reply = Reply::settlement_refused(payment.purchase.version, &payment.receipt(Err(reason)), reason);
         let operation = (!waiter.has_response()).then_some(Operation::Release);
         let settlement = payment.settlement(SettlementResult::Refused, None);
         let (exchange, effects) = payment.end(operation, Outcome::Refused, reason, reply);
-        (exchange, Effects { settlement, ..effects })
+        (exchange, Effects { settlement, ..effects.with_said(pursuit.said.as_deref()) })
     }
 
     fn on_chain_answer(mut self, context: Context<'_>, inquiry: Inquiry, answer: &CalloutAnswer) -> Next {
@@ -416,9 +426,15 @@ impl Settling {
         // A stream that was delivered is to be settled, whoever waits; a response that was not is still owed for it.
         let operation = (!waiter.has_response()).then_some(Operation::Forget { named: pursuit.named });
         let reply = Reply::outcome_unknown(pursuit.unknown);
+        // What is named can be looked up by the client as well.
+        let reply = match pursuit.named {
+            Some(transaction) => reply.with_receipt(payment.purchase.version, &payment.receipt_of_pending(transaction)),
+            None => reply,
+        };
         let settlement = payment.settlement(SettlementResult::Unknown, None);
-        let (exchange, effects) = payment.end(operation, Outcome::Unknown, reason, reply);
-        (exchange, Effects { recovery, settlement, ..effects })
+        let (exchange, effects) =
+            payment.finish(operation, Outcome::Unknown, reason, pursuit.named, Stream::Reply(reply));
+        (exchange, Effects { recovery, settlement, ..effects.with_said(pursuit.said.as_deref()) })
     }
 
     /// Returns when and how to look into the payment again, if that can still bring anything to light: later and later, until
@@ -436,9 +452,10 @@ impl Settling {
         let attempts = pursuit.attempts.saturating_add(1);
         let due = now.plus(pause);
         let can_settle = due.plus(MIN_LIFETIME_SECONDS) <= payment.purchase.settles_until;
-        // Where Permit2 is concerned, the chain knows no more in the end than that the nonce was used.
-        let is_by_authorization = |transfer: Transfer| transfer.method == TransferMethod::Eip3009;
-        let chain_will_know = self.can_ask_chain() && payment.purchase.transfer.is_some_and(is_by_authorization);
+        // Where Permit2 is concerned, the chain knows no more in the end than that the nonce was used, unless it is asked about
+        // a transaction.
+        let is_told = |transfer: Transfer| transfer.method == TransferMethod::Eip3009 || pursuit.named.is_some();
+        let chain_will_know = self.can_ask_chain() && payment.purchase.transfer.is_some_and(is_told);
         let is_worth_it = attempts <= MOST_ATTEMPTS && (can_settle || chain_will_know);
         is_worth_it.then(|| Recovery {
             payment: payment.clone(),

@@ -18,6 +18,8 @@ pub struct Receipt<'a> {
     pub charge: Option<Amount>,
     /// The transaction that moved the money, `None` where there was none to move, or why it did not move.
     pub result: Result<Option<TransactionId>, &'a str>,
+    /// The transaction that may yet turn out to have moved the money, where it is not certain that it did.
+    pub named: Option<TransactionId>,
     /// The JSON of extensions' parts in it: an object.
     pub extensions: Option<String>,
 }
@@ -49,7 +51,7 @@ impl Receipt<'_> {
             success: self.result.is_ok(),
             error_reason: self.result.err(),
             payer: self.payer.to_string(),
-            transaction: self.result.ok().flatten().map(|hash| hash.to_string()).unwrap_or_default(),
+            transaction: self.result.ok().flatten().or(self.named).map(|hash| hash.to_string()).unwrap_or_default(),
             network: self.network,
             amount: self.charge,
             extensions: self.extensions.as_deref().and_then(|json| serde_json::from_str(json).ok()),

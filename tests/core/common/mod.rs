@@ -327,7 +327,7 @@ pub fn supported(settlers: &[&str]) -> Supported {
     let upto = settlers.iter().map(extra).map(|extra| ("upto", extra));
     let kinds = upto.chain([("exact", BTreeMap::new())]);
     let kind = |(scheme, extra): (&str, _)| Kind { scheme: scheme.to_owned(), network: "eip155:*".to_owned(), extra };
-    Supported { kinds: kinds.map(kind).collect(), extensions: Vec::new() }
+    Supported { kinds: kinds.map(kind).collect(), ..Supported::default() }
 }
 
 impl Stage {

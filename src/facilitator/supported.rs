@@ -1,0 +1,175 @@
+//! What a facilitator supports: the answer to `GET /supported`.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{CalloutAnswer, MAX_SUPPORTED_BYTES, without_mark};
+use crate::evm::Address;
+use crate::json;
+use crate::x402::{Requirement, Version};
+
+/// A facilitator's own word on what it supports: the answer to `GET /supported`, as far as the filter needs it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Supported {
+    /// The schemes and networks that it settles in version 2 of the protocol; empty until it has said so. A facilitator with several accounts names
+    /// one of them at random each time it is asked; what it said last comes first.
+    pub kinds: Vec<Kind>,
+    /// Extensions of the protocol that it knows.
+    pub extensions: Vec<String>,
+    /// The first entry that could not be read, and why, for the log.
+    pub unread: Option<String>,
+}
+
+/// A scheme on a network that a facilitator settles.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kind {
+    /// Its name.
+    pub scheme: String,
+    /// CAIP-2 id, or a whole namespace (`eip155:*`).
+    pub network: String,
+    /// The fields of `extra` of an entry: by name, each value as canonical JSON ([`json::canonical`]).
+    pub extra: BTreeMap<String, String>,
+}
+
+impl Kind {
+    /// Reads an entry of `kinds`; `None` for one that is for version 1 of the protocol alone.
+    fn read(entry: &RawValue) -> Result<Option<Self>, json::JsonError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Wire<'a> {
+            #[serde(borrow)]
+            x402_version: Option<&'a RawValue>,
+            scheme: String,
+            network: String,
+            #[serde(borrow)]
+            extra: Option<&'a RawValue>,
+        }
+        let json::Object(wire): json::Object<Wire<'_>> = json::from_slice(entry.get().as_bytes())?;
+        let Wire { x402_version, scheme, network, extra } = wire;
+        // Some write the number as a text.
+        let version = x402_version.map(|version| version.get().trim_matches('"').parse::<u64>());
+        // What it says for version 1 alone is remembered for the networks that this version names in its own way.
+        let is_current = version.is_none_or(|version| version == Ok(Version::V2.number())) || !is_caip_2(&network);
+        let extra = extra.and_then(|extra| json::canonical_fields(extra).ok()).unwrap_or_default();
+        Ok(is_current.then_some(Self { scheme, network, extra }))
+    }
+
+    fn is_for(&self, scheme: &str, network: &str) -> bool {
+        let is_network = match self.network.strip_suffix('*') {
+            Some(namespace) => namespace.ends_with(':') && network.starts_with(namespace),
+            None => self.network == network,
+        };
+        is_network && self.scheme == scheme
+    }
+}
+
+impl Supported {
+    /// The path of the question below the facilitator's base path.
+    pub const PATH: &'static str = "/supported";
+
+    /// Kinds that are remembered at most.
+    const MOST: usize = 1024;
+
+    /// Reads the answer, entry by entry; `None` where it is not an answer at all.
+    pub fn read(answer: &CalloutAnswer) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Answer<'a> {
+            #[serde(borrow)]
+            kinds: Vec<&'a RawValue>,
+            #[serde(borrow, default)]
+            extensions: Option<Vec<&'a RawValue>>,
+        }
+        let CalloutAnswer::Answered { status: 200..300, body } = answer else { return None };
+        let body = Some(without_mark(body)).filter(|body| body.len() <= MAX_SUPPORTED_BYTES)?;
+        let Answer { kinds, extensions } = json::from_slice(body).ok()?;
+        let mut supported = Self::default();
+        for kind in kinds.into_iter().take(Self::MOST) {
+            match Kind::read(kind) {
+                Ok(kind) => supported.kinds.extend(kind),
+                Err(error) => supported.note_unread("kinds", &error.to_string()),
+            }
+        }
+        for extension in extensions.into_iter().flatten().take(Self::MOST) {
+            match read_extension(extension) {
+                Some(name) => supported.extensions.push(name),
+                None => supported.note_unread("extensions", "neither a name nor an object with a key"),
+            }
+        }
+        Some(supported)
+    }
+
+    fn note_unread(&mut self, list: &str, error: &str) {
+        self.unread = self.unread.take().or_else(|| Some(format!("an entry of {list} is left out: {error}")));
+    }
+
+    /// Returns what it says of a scheme on a network, the latest first; nothing where it has not said so yet.
+    pub fn kinds<'a>(&'a self, scheme: &'a str, network: &'a str) -> impl Iterator<Item = &'a Kind> + 'a {
+        self.kinds.iter().filter(move |kind| kind.is_for(scheme, network))
+    }
+
+    /// Returns whether it has said what it settles, and this is not among that.
+    pub fn excludes(&self, requirement: &Requirement) -> bool {
+        let names = [Some(requirement.network.as_str()), requirement.in_v1()];
+        let mut known = names.into_iter().flatten();
+        // Who names networks in the way of version 1 alone has not said what is settled in version 2.
+        self.kinds.iter().any(|kind| is_caip_2(&kind.network))
+            && !known.any(|network| self.kinds(requirement.scheme.as_str(), network).next().is_some())
+    }
+
+    /// Returns who settles scheme `upto` on a network, who was named last first; nobody where nobody has said so yet.
+    pub fn settlers<'a>(&'a self, network: &'a str) -> impl Iterator<Item = Address> + 'a {
+        self.kinds("upto", network).filter_map(|kind| {
+            let address: String = serde_json::from_str(kind.extra.get("facilitatorAddress")?).ok()?;
+            address.parse().ok()
+        })
+    }
+
+    /// The same with what was known before, as far as there is room for it.
+    #[must_use]
+    pub fn or_earlier(mut self, earlier: &Self) -> Self {
+        for known in &earlier.kinds {
+            if self.kinds.len() < Self::MOST && !self.kinds.contains(known) {
+                self.kinds.push(known.clone());
+            }
+        }
+        self
+    }
+
+    /// As a text that [`Self::from_text`] reads.
+    pub fn to_text(&self) -> String {
+        let line = |Kind { scheme, network, extra }: &Kind| json::to_text(&(scheme, network, extra)) + "\n";
+        let extensions = self.extensions.iter().map(|name| json::to_text(name) + "\n");
+        self.kinds.iter().map(line).chain(extensions).collect()
+    }
+
+    /// Reads what [`Self::to_text`] wrote; leaves out what it does not understand.
+    pub fn from_text(text: &str) -> Self {
+        let kinds = text.lines().filter_map(|line| {
+            let (scheme, network, extra) = serde_json::from_str(line).ok()?;
+            Some(Kind { scheme, network, extra })
+        });
+        let extensions = text.lines().filter_map(|line| serde_json::from_str(line).ok());
+        Self { kinds: kinds.collect(), extensions: extensions.collect(), unread: None }
+    }
+}
+
+/// Returns whether a network is named as version 2 of the protocol does.
+fn is_caip_2(network: &str) -> bool {
+    network.contains(':')
+}
+
+/// Reads an entry of `extensions`: a name, or an object that says it as its `key` or `name`.
+fn read_extension(entry: &RawValue) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Wire {
+        key: Option<String>,
+        name: Option<String>,
+    }
+    let text = entry.get().as_bytes();
+    json::from_slice(text).ok().or_else(|| {
+        let json::Object(Wire { key, name }) = json::from_slice(text).ok()?;
+        key.or(name)
+    })
+}

@@ -15,7 +15,7 @@ pub mod money;
 #[cfg(feature = "page")]
 pub mod page;
 pub mod price;
-#[cfg(all(feature = "proxy", target_arch = "wasm32"))]
+#[cfg(feature = "proxy")]
 pub mod proxy;
 mod recent;
 pub mod route;

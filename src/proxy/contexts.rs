@@ -128,20 +128,16 @@ impl<H: Host> Contexts<H> {
 
     /// The head of a request is there.
     pub fn on_request_head(&self, id: u32, has_body: bool) -> Verdict {
-        self.on_head(id, |stream| stream.on_request(has_body))
-    }
-
-    /// The head of a response is there.
-    pub fn on_response_head(&self, id: u32, has_body: bool) -> Verdict {
-        self.on_head(id, |stream| stream.on_response(has_body))
-    }
-
-    fn on_head(&self, id: u32, act: impl FnOnce(&mut HttpContext<H>) -> Verdict) -> Verdict {
-        self.with_stream(id, act).unwrap_or_else(|| {
+        self.with_stream(id, |stream| stream.on_request(has_body)).unwrap_or_else(|| {
             // A stream without a context has no configuration to be judged by.
             let _ = edits::reply_no_configuration(&self.host);
             Verdict::Hold
         })
+    }
+
+    /// The head of a response is there. Without a context it is the filter's own answer, for such a request goes nowhere.
+    pub fn on_response_head(&self, id: u32, has_body: bool) -> Verdict {
+        self.with_stream(id, |stream| stream.on_response(has_body)).unwrap_or(Verdict::Continue)
     }
 
     /// A piece of a body is there: `size` bytes of it by now. A body is only seen of streams whose head was: one without a

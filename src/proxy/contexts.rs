@@ -28,6 +28,8 @@ struct Table<H> {
     callouts: Vec<(u32, u32)>,
     /// Tokens of questions to the facilitator about itself, and the roots that wait for the answer.
     supported_calls: Vec<(u32, u32)>,
+    /// Streams without a context whose requests were answered for that reason: their responses are the filter's own.
+    turned_away: Vec<u32>,
     /// Settlements that are to be looked into later.
     recoveries: Option<Recoveries<Arc<Config>>>,
     /// Pursuits of settlements without a stream that were begun. They stand among the streams, and take their ids from
@@ -45,6 +47,7 @@ impl<H: Host> Table<H> {
             roots: Vec::new(),
             callouts: Vec::new(),
             supported_calls: Vec::new(),
+            turned_away: Vec::new(),
             recoveries: None,
             pursuits: 0,
         }
@@ -129,15 +132,23 @@ impl<H: Host> Contexts<H> {
     /// The head of a request is there.
     pub fn on_request_head(&self, id: u32, has_body: bool) -> Verdict {
         self.with_stream(id, |stream| stream.on_request(has_body)).unwrap_or_else(|| {
-            // A stream without a context has no configuration to be judged by.
-            let _ = edits::reply_no_configuration(&self.host);
-            Verdict::Hold
+            self.with_table(|table| table.turned_away.push(id));
+            self.turn_away()
         })
     }
 
-    /// The head of a response is there. Without a context it is the filter's own answer, for such a request goes nowhere.
+    /// The head of a response is there.
     pub fn on_response_head(&self, id: u32, has_body: bool) -> Verdict {
-        self.with_stream(id, |stream| stream.on_response(has_body)).unwrap_or(Verdict::Continue)
+        self.with_stream(id, |stream| stream.on_response(has_body)).unwrap_or_else(|| {
+            let is_own = self.with_table(|table| table.turned_away.contains(&id));
+            if is_own == Some(true) { Verdict::Continue } else { self.turn_away() }
+        })
+    }
+
+    /// A stream without a context has no configuration to be judged by.
+    fn turn_away(&self) -> Verdict {
+        let _ = edits::reply_no_configuration(&self.host);
+        Verdict::Hold
     }
 
     /// A piece of a body is there: `size` bytes of it by now. A body is only seen of streams whose head was: one without a
@@ -197,6 +208,7 @@ impl<H: Host> Contexts<H> {
             let roots = table.roots.len();
             table.roots.retain(|(root_id, _)| *root_id != id);
             table.supported_calls.retain(|(_, root_id)| *root_id != id);
+            table.turned_away.retain(|other| *other != id);
             table.roots.len() < roots
         });
         if is_root == Some(true) {

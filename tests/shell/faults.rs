@@ -156,8 +156,7 @@ fn a_worker_whose_configuration_cannot_be_read_serves_nothing() {
             break;
         }
         let is_refused = root.is_none();
-        let (id, call) = (scene.envoy.last_id(), scene.envoy.failed()[0]);
-        assert!(is_refused || call == "call_foreign_function", "{call}");
+        let id = scene.envoy.last_id();
         scene.envoy.fail(Faults::None);
         let head = [(":method", "GET"), (":authority", "api.example.com"), (":path", "/weather")];
         let stream = scene.envoy.request(id, &head, false);

@@ -27,7 +27,7 @@ pub const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 /// The transfer that a payment authorizes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Transfer {
-    /// Who moves the money.
+    /// The contract that moves the money.
     pub method: TransferMethod,
     /// The token's contract.
     pub asset: Address,
@@ -37,19 +37,19 @@ pub struct Transfer {
     pub to: Address,
     /// Atomic units.
     pub value: Amount,
-    /// Whether less may be moved, but not nothing (scheme `upto`).
+    /// True if less may be moved, but not nothing (scheme `upto`).
     pub is_at_most: bool,
     /// The authorization's.
     pub nonce: Nonce,
     /// From this time on the token refuses the transfer.
     pub valid_before: Timestamp,
-    /// When the payment was first seen. A transfer in an older block was not made for it.
+    /// The time at which the payment was first seen. A transfer in an older block was not made for it.
     pub since: UnixTime,
     /// The first block that is yet to be searched for the use of the nonce, where a search came so far.
     pub searched_to: Option<u64>,
 }
 
-/// What the chain says about a transfer.
+/// The chain's word on a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Fate {
     /// It happened, in this transaction, and enough blocks confirm it.
@@ -64,7 +64,7 @@ pub enum Fate {
     Unclear(Unclear),
 }
 
-/// Why a transfer will never happen.
+/// The reason why a transfer will never happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Void {
     /// The chain's clock has passed the end of its validity.
@@ -81,7 +81,7 @@ pub enum Void {
     UsedOtherwise,
 }
 
-/// Why a node's answers prove nothing.
+/// The reason why a node's answers prove nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Unclear {
     /// No answer, or one that is none.
@@ -110,7 +110,7 @@ pub enum Unclear {
 /// Questions to a node that one inquiry takes at most.
 pub const INQUIRY_QUESTIONS: u64 = 4 + search::QUESTIONS;
 
-/// How far an inquiry into a transfer has come: up to [`INQUIRY_QUESTIONS`], one after the other.
+/// The progress of an inquiry into a transfer: up to [`INQUIRY_QUESTIONS`], one after the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Inquiry {
     /// Which block is the last? What became of the transaction that the facilitator named?
@@ -127,7 +127,7 @@ pub enum Inquiry {
     Time(TransactionHash, u64, bool),
 }
 
-/// What follows from an answer.
+/// The consequence of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Progress {
     /// There is more to ask.
@@ -281,7 +281,7 @@ fn read_nonce(replies: &Replies<'_>, head: u64, transfer: &Transfer, rpc: &Rpc) 
     Ok(Progress::Done(if is_late { Fate::Void(Void::Expired) } else { Fate::Open }))
 }
 
-/// What follows from the token's logs of the nonce; `None` where they do not tell of it.
+/// Returns what follows from the token's logs of the nonce; `None` where they do not tell of it.
 fn read_logs(replies: &Replies<'_>, head: u64, transfer: &Transfer, rpc: &Rpc) -> Result<Option<Progress>, Unclear> {
     let logs: Vec<Log<'_>> = replies.parse(LOGS_ID)?.ok_or(Unclear::Unreadable)?;
     let Some(log) = logs.iter().find(|log| !log.removed && log.is_from(transfer.asset)) else { return Ok(None) };
@@ -298,7 +298,7 @@ fn read_logs(replies: &Replies<'_>, head: u64, transfer: &Transfer, rpc: &Rpc) -
     })))
 }
 
-/// What a transaction did about a transfer.
+/// The part of a transaction in a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Found {
     /// It is in no block, or it failed, or has nothing to do with the transfer.
@@ -310,7 +310,7 @@ enum Found {
 }
 
 impl Found {
-    /// What is left to ask about the transfer, where it was found.
+    /// The question that is left about the transfer, where it was found.
     fn when(self, hash: Option<TransactionHash>) -> Option<Inquiry> {
         match (self, hash) {
             (Self::This { block, is_confirmed }, Some(hash)) => Some(Inquiry::Time(hash, block, is_confirmed)),
@@ -357,7 +357,7 @@ fn look_into(
     })
 }
 
-/// Where Permit2 keeps the bit of a nonce: 256 nonces to a word.
+/// Returns where Permit2 keeps the bit of a nonce: 256 nonces to a word.
 fn bitmap_word(nonce: &Nonce) -> [u8; 32] {
     let [first @ .., _] = nonce.as_bytes();
     let mut word = [0; 32];
@@ -367,7 +367,7 @@ fn bitmap_word(nonce: &Nonce) -> [u8; 32] {
     word
 }
 
-/// Whether a nonce is used, by the answer of the contract that remembers it.
+/// Returns whether a nonce is used, by the answer of the contract that remembers it.
 fn is_used(answer: &str, transfer: &Transfer) -> Result<bool, Unclear> {
     let word = number(answer).ok_or(Unclear::Unreadable)?;
     match transfer.method {
@@ -386,7 +386,7 @@ impl Transfer {
         UnixTime::from_secs(self.since.as_secs().saturating_sub(CLOCK_SLACK_SECONDS))
     }
 
-    /// Whether a block of that time, and any behind it, refuses the transfer: from `validBefore` on (EIP-3009), or beyond
+    /// Returns whether a block of that time, and any behind it, refuses the transfer: from `validBefore` on (EIP-3009), or beyond
     /// `deadline` (Permit2).
     fn is_too_late_at(&self, time: UnixTime) -> bool {
         match self.method {
@@ -395,7 +395,7 @@ impl Transfer {
         }
     }
 
-    /// Whether an amount, as a log's data has it, is what was to be moved.
+    /// Returns whether an amount, as a log's data has it, is what was to be moved.
     fn is_moved_by(&self, data: &str) -> bool {
         number(data).map(Amount::from).is_some_and(|moved| match self.is_at_most {
             true => moved > Amount::ZERO && moved <= self.value,

@@ -17,10 +17,10 @@ use crate::x402::{Requirement, TransactionId, Version, reason};
 /// Bytes of an answer beyond which it is not read.
 pub const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
-/// What a facilitator says that it can do: the answer to `GET /supported`, as far as the filter needs it.
+/// A facilitator's own word on what it supports: the answer to `GET /supported`, as far as the filter needs it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Supported {
-    /// What it settles in version 2 of the protocol; empty until it has said so. A facilitator with several accounts names
+    /// The schemes and networks that it settles in version 2 of the protocol; empty until it has said so. A facilitator with several accounts names
     /// one of them at random each time it is asked; what it said last comes first.
     pub kinds: Vec<Kind>,
     /// Extensions of the protocol that it knows.
@@ -34,7 +34,7 @@ pub struct Kind {
     pub scheme: String,
     /// CAIP-2 id, or a whole namespace (`eip155:*`).
     pub network: String,
-    /// What goes into `extra` of an entry: by name, each value as canonical JSON ([`json::canonical`]).
+    /// The fields of `extra` of an entry: by name, each value as canonical JSON ([`json::canonical`]).
     pub extra: BTreeMap<String, String>,
 }
 
@@ -85,12 +85,12 @@ impl Supported {
         Some(Self { kinds: kinds.take(Self::MOST).collect(), extensions })
     }
 
-    /// What it says of a scheme on a network, the latest first; nothing where it has not said so yet.
+    /// Returns what it says of a scheme on a network, the latest first; nothing where it has not said so yet.
     pub fn kinds<'a>(&'a self, scheme: &'a str, network: &'a str) -> impl Iterator<Item = &'a Kind> + 'a {
         self.kinds.iter().filter(move |kind| kind.is_for(scheme, network))
     }
 
-    /// Whether it has said what it settles, and this is not among that.
+    /// Returns whether it has said what it settles, and this is not among that.
     pub fn excludes(&self, requirement: &Requirement) -> bool {
         let names = [Some(requirement.network.as_str()), requirement.in_v1()];
         let mut known = names.into_iter().flatten();
@@ -99,7 +99,7 @@ impl Supported {
             && !known.any(|network| self.kinds(requirement.scheme.as_str(), network).next().is_some())
     }
 
-    /// Who settles scheme `upto` on a network, who was named last first; nobody where nobody has said so yet.
+    /// Returns who settles scheme `upto` on a network, who was named last first; nobody where nobody has said so yet.
     pub fn settlers<'a>(&'a self, network: &'a str) -> impl Iterator<Item = Address> + 'a {
         self.kinds("upto", network).filter_map(|kind| {
             let address: String = serde_json::from_str(kind.extra.get("facilitatorAddress")?).ok()?;
@@ -136,12 +136,12 @@ impl Supported {
     }
 }
 
-/// Whether a network is named as version 2 of the protocol does.
+/// Returns whether a network is named as version 2 of the protocol does.
 fn is_caip_2(network: &str) -> bool {
     network.contains(':')
 }
 
-/// What came back from a callout.
+/// The answer to a callout.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum CalloutAnswer {
     /// The callout could not be sent: nothing was asked.
@@ -192,7 +192,7 @@ pub enum Unknown {
     Unrecorded,
 }
 
-/// What `/verify` says.
+/// The meaning of an answer to `/verify`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verification {
     /// The payment would settle.
@@ -203,7 +203,7 @@ pub enum Verification {
     Unknown(Unknown),
 }
 
-/// What `/settle` says.
+/// The meaning of an answer to `/settle`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Settlement {
     /// The money has moved.
@@ -297,7 +297,7 @@ const UNSURE_REASONS: [&str; 5] = [
     "unexpected_settle_error",
 ];
 
-/// Whether a refusal leaves open whether the money has moved. Some come with more words behind a colon.
+/// Returns whether a refusal leaves open whether the money has moved. Some come with more words behind a colon.
 fn is_unsure(reason: &str, rail: &Rail) -> bool {
     let name = reason.split(':').next().unwrap_or(reason);
     match rail {
@@ -326,7 +326,7 @@ fn given(text: Option<String>) -> Option<String> {
     text.filter(|text| !text.is_empty())
 }
 
-/// Whether an answer names this payer, or nobody.
+/// Returns whether an answer names this payer, or nobody.
 fn names(named: Option<String>, payer: &Payer) -> bool {
     given(named).is_none_or(|named| payer.may_be(&named))
 }

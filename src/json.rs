@@ -17,13 +17,13 @@ use serde_json::value::RawValue;
 use crate::money::Decimal;
 use crate::scan::{ScanError, Scanner, Text};
 
-/// Why a text is not the JSON that was expected.
+/// The reason why a text is not the JSON that was expected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{path}: {message}")]
 pub struct JsonError {
-    /// Where, such as `routes[2].price`; `.` for the whole.
+    /// The path, such as `routes[2].price`; `.` for the whole.
     pub path: String,
-    /// What is wrong there.
+    /// The fault there.
     pub message: String,
 }
 
@@ -55,7 +55,7 @@ pub(crate) fn from_slice_discreetly<'a, T: Deserialize<'a>>(
     })
 }
 
-/// Where an error stands, and what it says.
+/// Returns where an error stands, and what it says.
 fn explain(json: &[u8], error: &serde_json::Error) -> (Path, String) {
     let (line, column) = (error.line(), error.column());
     let mut message = error.to_string();
@@ -73,7 +73,7 @@ fn explain(json: &[u8], error: &serde_json::Error) -> (Path, String) {
     (path, message)
 }
 
-/// What serde says of a value, without the value: it quotes what it found, and says behind that what it expected.
+/// Returns what serde says of a value, without the value: it quotes what it found, and says behind that what it expected.
 /// `is_key_shown` is for the key that it may speak of.
 fn without_values(message: String, is_key_shown: bool) -> String {
     let Some((said, _)) = message.split_once(['"', '`']) else { return message };
@@ -86,7 +86,7 @@ fn without_values(message: String, is_key_shown: bool) -> String {
     format!("{said}{why}{expected}")
 }
 
-/// What a visitor expects that takes texts and objects.
+/// The expectation of a visitor that takes texts and objects.
 pub const TEXT_OR_OBJECT: &str = "a string or an object";
 
 /// Cuts a text that may hold whatever somebody sent.
@@ -148,7 +148,7 @@ fn drop_zeros(value: &mut String) {
     }
 }
 
-/// Why a value has no canonical form.
+/// The reason why a value has no canonical form.
 struct Flaw(String);
 
 impl From<ScanError> for Flaw {

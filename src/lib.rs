@@ -11,7 +11,9 @@ pub mod exchange;
 pub mod facilitator;
 pub mod json;
 pub mod ledger;
+pub mod metadata;
 pub mod money;
+pub mod networks;
 #[cfg(feature = "page")]
 pub mod page;
 pub mod price;

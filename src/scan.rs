@@ -10,15 +10,15 @@ use std::fmt;
 /// Containers in each other beyond which nobody honest goes, and some parsers do not.
 const DEEPEST: usize = 128;
 
-/// What a key that is looked at counts for, with its value: it takes as long as so many that are passed over.
+/// The weight of a key that is looked at, with its value: it takes as long as so many that are passed over.
 const LOOKED_AT: usize = 32;
 
-/// What an element of a list counts for that is looked at.
+/// The weight of an element of a list that is looked at.
 const LOOKED_AT_ELEMENT: usize = 4;
 
 const NO_COMMA: &str = "no comma and no bracket that fits";
 
-/// What is wrong with a text that goes on and on.
+/// The fault of a text that goes on and on.
 const TOO_MANY: &str = "too many keys and values";
 
 /// A place in a text that is JSON up to there.
@@ -31,14 +31,14 @@ pub(crate) struct Scanner<'a> {
     depth: usize,
     /// Keys and values that may still come; those count for several that take as long as several.
     left: usize,
-    /// Whether nothing of the container that was opened last has been read.
+    /// True if nothing of the container that was opened last has been read.
     is_at_first: bool,
     /// Of the list that was passed over last: its own commas, and whether all that stands in it is numbers.
     commas: usize,
     only_numbers: bool,
 }
 
-/// Why a text is not JSON.
+/// The reason why a text is not JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{what} at byte {at}")]
 pub(crate) struct ScanError {
@@ -65,7 +65,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// How many bytes lie behind.
+    /// Returns how many bytes lie behind.
     pub(crate) const fn position(&self) -> usize {
         self.at
     }
@@ -81,7 +81,7 @@ impl<'a> Scanner<'a> {
         byte(self.text, self.at)
     }
 
-    /// Whether nothing follows.
+    /// Returns whether nothing follows.
     ///
     /// # Errors
     /// Where something does.
@@ -149,7 +149,7 @@ impl<'a> Scanner<'a> {
         self.open(b'[')
     }
 
-    /// Whether the list that was opened last has one more element, which has to be read or skipped before the next.
+    /// Returns whether the list that was opened last has one more element, which has to be read or skipped before the next.
     ///
     /// # Errors
     /// Where neither it nor the end of the list stands here.
@@ -169,7 +169,7 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    /// Whether the innermost container goes on; goes out of it where it does not.
+    /// Returns whether the innermost container goes on; goes out of it where it does not.
     fn goes_on(&mut self, closing: u8) -> Result<bool, ScanError> {
         let is_at_first = std::mem::take(&mut self.is_at_first);
         match self.peek() {
@@ -346,7 +346,7 @@ fn behind_word(text: &[u8], at: usize) -> usize {
     }
 }
 
-/// Where the text ends whose first letter is at `start`, behind its closing quote. Those that are not short and plain take
+/// Returns where the text ends whose first letter is at `start`, behind its closing quote. Those that are not short and plain take
 /// as long as two, and those that are short and not plain as three.
 #[inline(always)]
 fn behind_text(text: &[u8], start: usize, left: &mut usize) -> usize {
@@ -579,14 +579,14 @@ impl<'a> Text<'a> {
         self.0
     }
 
-    /// Whether this is what it says.
+    /// Returns whether this is what it says.
     pub(crate) fn says(self, text: &str) -> bool {
         // An escape is six times as long as its letter at most.
         let may_be = self.0.len() <= text.len().saturating_mul(6) && self.0.contains(&b'\\');
         self.0 == text.as_bytes() || (may_be && self.decode().as_deref() == Some(text))
     }
 
-    /// What it says; `None` where a half of a surrogate pair stands in it, of which parsers make different things. Where it
+    /// Returns what it says; `None` where a half of a surrogate pair stands in it, of which parsers make different things. Where it
     /// has escapes, this takes memory.
     pub(crate) fn decode(self) -> Option<Cow<'a, str>> {
         if !self.0.contains(&b'\\') {
@@ -640,11 +640,11 @@ pub(crate) struct Names<'n> {
     /// For each byte that a key may begin with the lengths, a bit each, of those that fold into what begins with it.
     lengths: [u64; 256],
     has_empty: bool,
-    /// What the key folds into that is looked at.
+    /// The form into which the key folds that is looked at.
     folded: Folded,
 }
 
-/// What a key is.
+/// The kind of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Found {
     /// The name with this number, for the first time.
@@ -716,7 +716,7 @@ impl<'n> Names<'n> {
 const LONG_S: char = 'ſ';
 const KELVIN: char = '\u{212A}';
 
-/// What becomes of each byte of a key where neither letter case nor strokes count.
+/// The form of each byte of a key where neither letter case nor strokes count.
 const FOLDED: [u8; 256] = {
     let mut folded = [ODD; 256];
     let mut byte = 0_u8;

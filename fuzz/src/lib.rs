@@ -5,7 +5,7 @@
 //! but Rust; the binary `guided` lets coverage choose (LLVM's libFuzzer).
 
 #[allow(dead_code, missing_docs, clippy::as_conversions, reason = "of what the tests share, this uses a part")]
-#[path = "../../tests/common/mod.rs"]
+#[path = "../../tests/core/common/mod.rs"]
 mod common;
 pub mod json;
 pub mod mutate;

@@ -14,7 +14,7 @@ use crate::time::UnixTime;
 /// Questions to a node that a search takes at most.
 pub(super) const QUESTIONS: u64 = 6;
 
-/// Those of them that are kept for logs.
+/// Questions of them that are kept for logs.
 const LOGS_QUESTIONS: u64 = 3;
 
 /// A block and its time.
@@ -22,11 +22,11 @@ const LOGS_QUESTIONS: u64 = 3;
 pub struct Moment {
     /// Its number.
     pub block: u64,
-    /// When it was made, by its maker's clock.
+    /// The time at which it was made, by its maker's clock.
     pub time: UnixTime,
 }
 
-/// How far it is known in which block the payment was first seen.
+/// The blocks between which the payment was first seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Sight {
     /// The last block.

@@ -1,10 +1,10 @@
-//! What is for sale, for agents that look around: made when the configuration is loaded. A request puts the pieces of its
-//! host together, and nothing else.
+//! The list of what is for sale, for agents that look around: made when the configuration is loaded. A request only puts
+//! the pieces of its host together.
 
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::{Origin, Route, ShownAt, Terms};
+use super::{Origin, Route, RouteTerms, ShownAt};
 use crate::json::to_text;
 use crate::route::{HostPattern, Matcher, host_of};
 use crate::x402::extensions::BAZAAR;
@@ -32,7 +32,7 @@ pub struct Catalogue {
 struct Item {
     /// The end of its URL: from the path to the closing quote.
     url: String,
-    /// The same with all that follows in the object.
+    /// The end of its URL with all that follows in the object.
     object: String,
     shown_at: ShownAt,
     hosts: Vec<HostPattern>,
@@ -42,7 +42,7 @@ const OBJECT: &str = r#"{"resource":""#;
 
 impl Item {
     /// The item. Its `accepts` are empty where the price depends on the request: that is left to the 402.
-    fn new(terms: &Terms, matcher: &Matcher) -> Self {
+    fn new(terms: &RouteTerms, matcher: &Matcher) -> Self {
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]
         struct Wire<'a> {
@@ -59,7 +59,7 @@ impl Item {
             #[serde(skip_serializing_if = "Option::is_none")]
             extensions: Option<Box<RawValue>>,
         }
-        let is_fixed = terms.tariff.is_none() && terms.price_service.is_none();
+        let is_fixed = terms.has_fixed_price();
         let offers = terms.offers.iter().filter(|offer| is_fixed && offer.is_fixed());
         let bazaar = terms.extensions.bazaar.as_ref();
         let path = matcher.path.to_string();
@@ -110,7 +110,7 @@ impl Catalogue {
         catalogue
     }
 
-    /// What the operator should know of it, where it lacks something.
+    /// Returns a warning for the operator, where the catalogue leaves something out.
     pub(super) fn warning(&self, origins: &[Origin]) -> Option<String> {
         /// Enough of them to find out that one has too much.
         const MOST_HOSTS: usize = 1000;
@@ -130,7 +130,7 @@ impl Catalogue {
         ))
     }
 
-    /// What is for sale at the host that a client asks, as JSON. `resources` are the URLs alone; `items` have the terms in
+    /// Returns what is for sale at the host that a client asks, as JSON. `resources` are the URLs alone; `items` have the terms in
     /// version 2, where a path may hold `{parameters}`. Whole items up to [`MOST_BYTES`]; `truncated` where there are more.
     pub fn to_json(&self, scheme: &str, authority: &str, origins: &[Origin]) -> String {
         self.list(scheme, authority, origins).0

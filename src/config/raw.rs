@@ -11,51 +11,54 @@ use serde_json::value::RawValue;
 
 use super::secret::Secret;
 use crate::json::{self, Named, Object};
+use crate::metadata::MetadataKey;
+use crate::price::Pointers;
 
 #[derive(Debug, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Config {
-    /// Who verifies and settles payments.
+    /// The service that verifies and settles payments.
     #[serde(deserialize_with = "json::object")]
     pub facilitator: Facilitator,
-    /// Nodes that can say what became of a settlement, by network (a name or a CAIP-2 id).
+    /// Nodes of chains, by network (a name or a CAIP-2 id), which say what became of a settlement whose answer was lost.
+    /// Configure a node for every network you charge on.
     #[serde(default)]
     pub rpc: Named<Object<Rpc>>,
-    /// Adds to the built-in table of networks and assets, or overrides it, by name.
+    /// Networks and assets that add to the built-in table, or override it, by name.
     #[serde(default)]
     pub networks: Named<Object<Network>>,
-    /// What holds for routes that say nothing else.
+    /// Values for routes that do not set their own.
     #[serde(default, deserialize_with = "json::object")]
     pub defaults: Defaults,
-    /// The routes, of which the first that matches a request counts.
+    /// The routes. The first that matches a request counts.
     pub routes: Vec<Object<Route>>,
-    /// What happens to requests that no route matches: free (default) or deny (403).
+    /// What happens to requests that no route matches: free (default) lets them pass, deny answers 403.
     #[serde(default)]
     pub unmatched: super::Unmatched,
-    /// Headers that a client may send although they can override path or method.
+    /// Headers that are not removed although a client can override path or method by them.
     #[serde(default)]
     pub keep_headers: Vec<String>,
     /// The memory of payments.
     #[serde(default, deserialize_with = "json::object")]
     pub ledger: Ledger,
-    /// Whose payments are taken.
+    /// The accounts that may pay.
     #[serde(default, deserialize_with = "json::object")]
     pub payers: Payers,
-    /// What browsers get with a 402.
+    /// What a browser gets with a 402.
     #[serde(default, deserialize_with = "json::object")]
     pub page: Page,
-    /// Where clients find what is for sale, such as https://api.example.com, however they wrote it. What is shown and signed
-    /// names one of these.
+    /// The public URLs of what is for sale, such as https://api.example.com: scheme, host, and port if it is not the usual
+    /// one. What is shown and signed names one of these, whatever host the client wrote.
     #[serde(default)]
     pub origins: Vec<String>,
-    /// Whose scripts may pay from other origins.
+    /// Other origins whose scripts may pay.
     #[serde(default, deserialize_with = "optional_object")]
     pub cors: Option<Cors>,
-    /// Signs what is asked and what was delivered.
+    /// How offers and receipts are signed; without it they are not.
     #[serde(default, deserialize_with = "optional_object")]
     pub offer_receipt: Option<OfferReceipt>,
-    /// Whether GET /.well-known/x402 lists what is for sale, where no route takes that path (default true).
+    /// Whether GET /.well-known/x402 lists what is for sale, unless a route takes that path (default true).
     pub discovery: Option<bool>,
 }
 
@@ -63,11 +66,11 @@ pub(super) struct Config {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct OfferReceipt {
-    /// The key to sign with: 0x and 64 hexadecimal digits. Never logged. It should hold no money.
+    /// The key to sign with: 0x and 64 hexadecimal digits. Never logged. Keep no money under it.
     pub key: Secret,
-    /// Whether the entries of each 402 are signed, and not receipts alone (default true).
+    /// Whether the offers of each 402 are signed as well as receipts (default true).
     pub offers: Option<bool>,
-    /// Whether receipts name the transaction (default false).
+    /// True if receipts name the transaction (default false).
     #[serde(default)]
     pub transaction: bool,
 }
@@ -76,9 +79,9 @@ pub(super) struct OfferReceipt {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Payers {
-    /// Payments of these accounts alone are taken, where there is a list.
+    /// Only these may pay, if there is a list.
     pub allow: Option<Vec<String>>,
-    /// Payments of these accounts are not taken.
+    /// These may not pay.
     #[serde(default)]
     pub deny: Vec<String>,
 }
@@ -95,7 +98,7 @@ pub(super) struct Cors {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Page {
-    /// Whether they get a page that pays by the wallet of the browser (default true).
+    /// Whether a browser gets a page that pays by its wallet (default true).
     pub enabled: Option<bool>,
     /// A page of your own in place of the built-in one: HTML with placeholders such as {{price}}.
     pub html: Option<String>,
@@ -107,7 +110,7 @@ pub(super) struct Page {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct FreeFor {
-    /// Names of certificates, a SPIFFE URI or a DNS name each; /* at the end stands for all below.
+    /// Names in the certificates of callers, a SPIFFE URI or a DNS name each; /* at the end covers everything below.
     pub principals: Vec<String>,
 }
 
@@ -119,12 +122,12 @@ pub(super) struct Facilitator {
     pub cluster: String,
     /// Scheme, authority and base path of the calls. Redirects are never followed.
     pub url: Secret,
-    /// How long one call may take, in decimal seconds with s (default 10s).
+    /// The longest time that one call may take, in decimal seconds with s (default 10s).
     pub timeout: Option<String>,
-    /// remote (default): POST /verify before a request is served. local: the check in the filter and /settle decide.
+    /// remote (default): POST /verify is asked before a request is served. local: the filter's own check and /settle decide.
     #[serde(default)]
     pub verify: super::Verify,
-    /// Added to each call. Values are never logged.
+    /// Headers added to each call. Values are never logged.
     #[serde(default)]
     pub headers: Named<Secret>,
 }
@@ -137,15 +140,15 @@ pub(super) struct Rpc {
     pub cluster: String,
     /// Scheme, authority and path of the calls: JSON-RPC, batches included.
     pub url: Secret,
-    /// How long one call may take (default 5s).
+    /// The longest time that one call may take (default 5s).
     pub timeout: Option<String>,
-    /// Added to each call. Values are never logged.
+    /// Headers added to each call. Values are never logged.
     #[serde(default)]
     pub headers: Named<Secret>,
-    /// Blocks that must hold or follow a transfer before it counts; 1 (default) is its own block.
+    /// How many blocks, its own included, a transfer needs before it counts (default 1).
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub confirmations: Option<u64>,
-    /// Blocks, beside its first, that one question for logs covers: what the node takes (default 1800).
+    /// How many blocks, beside its first, one query for logs covers: what the node allows (default 1800).
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub log_range: Option<u64>,
 }
@@ -154,7 +157,7 @@ pub(super) struct Rpc {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Network {
-    /// EIP-155 id of the chain. Required where the built-in table has no such name.
+    /// EIP-155 id of the chain. Required if the built-in table has no network of this name.
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub chain_id: Option<u64>,
     /// Assets by symbol.
@@ -168,16 +171,16 @@ pub(super) struct Network {
 pub(super) struct Asset {
     /// The token's contract.
     pub address: String,
-    /// Decimals of its amounts.
+    /// How many decimals one unit has.
     #[serde(deserialize_with = "json::whole_number")]
     pub decimals: u64,
     /// The token's EIP-712 domain, on a chain of Ethereum's family.
     #[serde(default, deserialize_with = "optional_object")]
     pub eip712: Option<Eip712>,
-    /// What payers sign: eip3009 (default) or permit2.
+    /// The message that payers sign: eip3009 (default) or permit2.
     #[serde(default)]
     pub transfer_method: TransferMethod,
-    /// Whether a unit is worth a dollar, so that prices may be in dollars.
+    /// Whether one unit is worth a dollar, so that prices may be in dollars.
     #[serde(default)]
     pub usd_pegged: bool,
 }
@@ -186,9 +189,9 @@ pub(super) struct Asset {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Eip712 {
-    /// Its name in the domain.
+    /// The name in the domain.
     pub name: String,
-    /// Its version in the domain.
+    /// The version in the domain.
     pub version: String,
 }
 
@@ -205,13 +208,13 @@ pub(super) enum TransferMethod {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Defaults {
-    /// Who is paid: an address, a split by weight, or where the proxy says it.
+    /// Who is paid: an account, a split by weight, or a key of the proxy's metadata.
     pub pay_to: Option<TextOr<PayTo>>,
     /// The ways to pay, in the order in which they are offered.
     pub accepts: Option<Vec<Object<Entry>>>,
-    /// When the money moves: after (default) the response, before the request, or concurrent to it.
+    /// When the money moves: after (default) the response, before the request, or concurrent with it.
     pub settle: Option<super::Settle>,
-    /// How long a client may let its authorization live (default 300, at least 10).
+    /// How many seconds a client's authorization may be valid (default 300, at least 10).
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub max_timeout_seconds: Option<u64>,
     /// Callers that need not pay.
@@ -223,23 +226,23 @@ pub(super) struct Defaults {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Entry {
-    /// exact: the price. upto: what the request turned out to cost, at most the price. Any other is left to the facilitator.
+    /// exact: the price. upto: what was used, at most the price. Any other is judged by the facilitator.
     pub scheme: String,
-    /// A name of the table, eip155:<chain id>, or another CAIP-2 id, whose payments the facilitator judges.
+    /// A name of the table, eip155:<chain id>, or another CAIP-2 id, on which the facilitator judges payments.
     pub network: String,
     /// A symbol of the table, or an asset.
     pub asset: TextOr<Asset>,
-    /// Who is paid by this entry.
+    /// The recipient of this entry.
     pub pay_to: Option<TextOr<PayTo>>,
-    /// Whether the facilitator judges signatures of 65 bytes that are not the payer's own (ERC-1271).
+    /// Whether the facilitator judges 65-byte signatures that are not the payer's own (ERC-1271). Otherwise they are refused.
     #[serde(default)]
     pub contract_wallets: bool,
-    /// Whether a settlement counts only once the chain itself shows it. Needs rpc.
+    /// True if a settlement counts only once the chain itself shows it. Needs rpc.
     #[serde(default)]
     pub confirm: bool,
-    /// What payers sign, where it is not what the asset says.
+    /// What payers sign, if it is not what the asset says.
     pub transfer_method: Option<TransferMethod>,
-    /// What clients need beside, where the facilitator judges payments: extra of the entry, as it stands.
+    /// Fields that clients need besides, if the facilitator judges payments; passed on as they stand.
     pub extra: Option<Extra>,
 }
 
@@ -267,30 +270,30 @@ impl<'de> Deserialize<'de> for Extra {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Route {
-    /// Shows in logs and stats; letters, digits, _ and -. Without one, the index does.
+    /// Shown in logs and stats; letters, digits, _ and -. Without one, the index is shown.
     pub name: Option<String>,
     /// The requests that the route is for.
     #[serde(rename = "match", deserialize_with = "json::object")]
     pub matcher: Match,
-    /// "$0.001", {amount} in atomic units, or what tokens cost.
+    /// "$0.001", {amount} in atomic units, or the prices of tokens.
     pub price: Option<TextOr<Price>>,
-    /// Whether the upstream may name the charge of scheme upto by the header Settlement-Overrides.
+    /// Whether the upstream may name the charge of scheme upto in the header Settlement-Overrides.
     #[serde(default)]
     pub settlement_overrides: bool,
-    /// true in place of a price.
+    /// true in place of a price makes the route free.
     #[serde(default)]
     pub free: bool,
-    /// Goes into the terms, for people and agents.
+    /// A description for people and agents, shown in the terms.
     pub description: Option<String>,
-    /// The media type of what is sold; goes into the terms.
+    /// The media type of what is sold, shown in the terms.
     pub mime_type: Option<String>,
-    /// Who is paid.
+    /// The recipient.
     pub pay_to: Option<TextOr<PayTo>>,
     /// The ways to pay.
     pub accepts: Option<Vec<Object<Entry>>>,
-    /// When the money moves.
+    /// When the money moves: after, before or concurrent.
     pub settle: Option<super::Settle>,
-    /// How long a client may let its authorization live.
+    /// How many seconds a client's authorization may be valid.
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub max_timeout_seconds: Option<u64>,
     /// Callers that need not pay.
@@ -305,12 +308,12 @@ pub(super) struct Route {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Extensions {
-    /// Whether clients may, or must, name their payments: optional or required.
+    /// The rule for names that clients give to their payments: optional or required.
     pub payment_identifier: Option<crate::x402::extensions::Identifier>,
-    /// What the route takes and gives, for catalogues.
+    /// The route's input and output, for catalogues.
     #[serde(default, deserialize_with = "optional_object")]
     pub bazaar: Option<Bazaar>,
-    /// Payers may come back without paying again, by signing in with their wallet.
+    /// Lets payers come back without paying again, by signing in with their wallet.
     #[serde(default, deserialize_with = "optional_object")]
     pub sign_in_with_x: Option<SignIn>,
 }
@@ -319,9 +322,9 @@ pub(super) struct Extensions {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct SignIn {
-    /// For how long after a payment, in whole seconds with s, such as 3600s.
+    /// How long after a payment, in whole seconds with s, such as 3600s.
     pub lasts: String,
-    /// What the wallet shows to whoever signs: one line.
+    /// What the wallet shows to the person who signs: one line.
     pub statement: Option<String>,
 }
 
@@ -329,25 +332,25 @@ pub(super) struct SignIn {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Bazaar {
-    /// The method, where the route is for several.
+    /// The method, if the route is for several.
     pub method: Option<String>,
     /// An example of the query's parameters.
     pub query: Option<Extra>,
-    /// Their JSON Schema.
+    /// The JSON Schema of the query's parameters.
     pub query_schema: Option<Extra>,
-    /// An example of the body; not beside query.
+    /// An example of the body. Not together with query.
     pub body: Option<Extra>,
-    /// Its JSON Schema.
+    /// The JSON Schema of the body.
     pub body_schema: Option<Extra>,
-    /// json (default), form-data or text.
+    /// The encoding of the body: json (default), form-data or text.
     pub body_type: Option<String>,
-    /// An example of what stands for the {parameters} of the path.
+    /// Examples of the path's {parameters}.
     pub path_params: Option<Extra>,
-    /// Their JSON Schema.
+    /// The JSON Schema of the path's parameters.
     pub path_params_schema: Option<Extra>,
     /// An example of the response.
     pub output: Option<Extra>,
-    /// Its JSON Schema.
+    /// The JSON Schema of the response.
     pub output_schema: Option<Extra>,
 }
 
@@ -355,17 +358,17 @@ pub(super) struct Bazaar {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Match {
-    /// api.example.com or *.example.com, without port; any if absent.
+    /// Hosts such as api.example.com or *.example.com, without port. Any if absent.
     #[serde(default)]
     pub hosts: Vec<String>,
-    /// Any if absent. GET covers HEAD.
+    /// Methods. Any if absent. GET covers HEAD.
     #[serde(default)]
     pub methods: Vec<String>,
-    /// /exact, /with/{param} or /prefix/{*rest}, written decoded.
+    /// A path: /exact, /with/{param} or /prefix/{*rest}, written decoded.
     pub path: String,
 }
 
-/// A fixed price in atomic units, or the rates of tokens. Which of the two is found out when it is resolved: an object
+/// A fixed price in atomic units, or the rates of tokens. Resolving tells which of the two it is: an object
 /// that serde may read as either would be refused without saying what is wrong with it.
 #[derive(Debug, Clone, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -373,26 +376,26 @@ pub(super) struct Match {
 pub(super) struct Price {
     /// A fixed price in atomic units of the asset.
     pub amount: Option<String>,
-    /// Where models, limits and usage stand: openai, anthropic, or JSON pointers.
+    /// Where model, limits and usage stand: openai, anthropic, or JSON pointers.
     pub usage: Option<TextOr<Pointers>>,
-    /// What a million tokens cost, by model: exact names first, then patterns with *, the longest first.
+    /// The prices of a million tokens, by model: exact names first, then patterns with *, the longest first.
     pub models: Option<Named<Object<Rate>>>,
-    /// Assumed where a request names no limit (default 4096).
+    /// Tokens of output assumed if a request names no limit (default 4096).
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub max_output_tokens: Option<u64>,
-    /// Bytes of a request that make a token at least, for the quote (default 1).
+    /// The fewest bytes of a request that make one token, for the quote (default 1).
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub bytes_per_token: Option<u64>,
-    /// The least that a call costs.
+    /// The least that a request costs.
     pub minimum: Option<TextOr<Units>>,
-    /// What is charged where a response tells no usage.
+    /// What is charged if a response does not say what it used.
     pub missing_usage: Option<crate::price::MissingUsage>,
-    /// The longest body that is read (default 1048576).
+    /// The longest body that is read, in bytes (default 1048576).
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub max_body_bytes: Option<u64>,
-    /// The namespace of the proxy's dynamic metadata that holds the request's fields, for hosts that let no filter read bodies.
+    /// The namespace of the proxy's dynamic metadata that holds the request's fields, for proxies that let no filter read bodies.
     pub metadata: Option<String>,
-    /// A service of your own that names the price of each request.
+    /// Your own service that names the price of each request.
     #[serde(default, deserialize_with = "optional_object")]
     pub quote: Option<Quote>,
 }
@@ -405,9 +408,9 @@ pub(super) struct Quote {
     pub cluster: String,
     /// Scheme, authority and path of the calls.
     pub url: Secret,
-    /// How long one call may take (default 2s).
+    /// The longest time that one call may take (default 2s).
     pub timeout: Option<String>,
-    /// Added to each call. Values are never logged.
+    /// Headers added to each call. Values are never logged.
     #[serde(default)]
     pub headers: Named<Secret>,
 }
@@ -415,32 +418,14 @@ pub(super) struct Quote {
 #[derive(Debug, Clone, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
-pub(super) struct Pointers {
-    /// Of the request: the name of the model.
-    pub model: String,
-    /// Of the request: the most tokens of output.
-    pub max_output_tokens: Option<String>,
-    /// Of the request: how many outputs are wanted.
-    pub choices: Option<String>,
-    /// Of the response: tokens of input.
-    pub input_tokens: String,
-    /// Of the response: tokens of input that came from a cache.
-    pub cached_input_tokens: Option<String>,
-    /// Of the response: tokens of output.
-    pub output_tokens: Option<String>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
 pub(super) struct Rate {
-    /// A million tokens of input.
+    /// The price of a million tokens of input.
     pub input: TextOr<Units>,
-    /// A million tokens of input from a cache (default: as input).
+    /// The price of a million tokens of input from a cache (default: as input).
     pub cached_input: Option<TextOr<Units>>,
-    /// A million tokens of input written to a cache (default: as input).
+    /// The price of a million tokens of input written to a cache (default: as input).
     pub cache_write: Option<TextOr<Units>>,
-    /// A million tokens of output.
+    /// The price of a million tokens of output.
     pub output: TextOr<Units>,
 }
 
@@ -456,16 +441,16 @@ pub(super) struct Units {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Ledger {
-    /// Payments that are remembered at a time, about (default 262144).
+    /// About how many payments can be remembered at a time (default 262144).
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub max_claims: Option<u64>,
-    /// Whether no other ledger takes the same payments.
+    /// Whether no other proxy takes the same payments.
     #[serde(default)]
     pub exclusive: bool,
-    /// For how long after the proxy's start that does not count yet, for a process that it replaces by a hot restart may still
-    /// take payments: whole seconds with s (default 1200s).
+    /// How long after the proxy's start exclusive does not count yet, because a process that it replaces by a hot restart may
+    /// still take payments: whole seconds with s (default 1200s).
     pub exclusive_after: Option<String>,
-    /// How often a payment that has settled is redeemed at most, after its client broke off what it had bought (default 3, at
+    /// How often a payment that has settled may come again after its client disconnected before the response (default 3, at
     /// least 1).
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub max_redemptions: Option<u64>,
@@ -477,19 +462,9 @@ pub(super) struct Ledger {
 pub(super) struct PayTo {
     /// Several recipients, of which one is drawn for each quote.
     pub split: Option<Vec<Object<Part>>>,
-    /// Where the proxy says who is paid.
+    /// The key of the proxy's dynamic metadata that names the recipient.
     #[serde(default, deserialize_with = "optional_object")]
     pub metadata: Option<MetadataKey>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
-pub(super) struct MetadataKey {
-    /// The namespace in the dynamic metadata, such as envoy.lb.
-    pub namespace: String,
-    /// The key in it.
-    pub key: String,
 }
 
 fn optional_object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
@@ -500,9 +475,9 @@ fn optional_object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer:
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Part {
-    /// The account.
+    /// The recipient's account.
     pub to: String,
-    /// How often, beside the other weights (default 1).
+    /// How often the account is drawn, relative to the other weights (default 1).
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub weight: Option<u64>,
 }

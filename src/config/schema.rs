@@ -1,5 +1,5 @@
-//! The JSON Schema of the configuration, made of the types that read it. What they mean beyond their shape (networks,
-//! prices, patterns), only the filter itself checks.
+//! The JSON Schema of the configuration, made of the types that read it. Their meaning beyond the shape (networks, prices,
+//! patterns) only the filter itself checks.
 
 use std::borrow::Cow;
 

@@ -1,4 +1,4 @@
-//! What must not be shown: keys and whatever may hold one, and what of a configuration an error may repeat.
+//! Secrets: texts that must not be shown, and the parts of a configuration that an error may repeat.
 //!
 //! An error names the path of what is wrong and says what would be right. What stands there it repeats only where that
 //! cannot be a secret, for a secret may have been pasted anywhere.
@@ -59,7 +59,7 @@ const HEADERS: &str = "accept api-key api-token apikey authorization cf-access-c
 /// Objects whose keys are names of the operator's choice.
 const NAMED: [&str; 4] = ["assets", "models", "networks", "rpc"];
 
-/// Whether an error may repeat a key of a configuration, given the key of the object around it.
+/// Returns whether an error may repeat a key of a configuration, given the key of the object around it.
 pub(super) fn shows_key(around: &str, key: &str) -> bool {
     match around {
         "headers" => is_known_header(key),
@@ -68,7 +68,7 @@ pub(super) fn shows_key(around: &str, key: &str) -> bool {
     }
 }
 
-/// Where a header stands, as far as its name may be shown.
+/// Returns the path of a header, as far as its name may be shown.
 pub(super) fn header_path(service: &str, name: &str) -> String {
     if is_known_header(name) { format!("{service}.headers.{name}") } else { format!("{service}.headers") }
 }
@@ -91,7 +91,7 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
-/// Whether a text is too short and too plain for a secret.
+/// Returns whether a text is too short and too plain for a secret.
 fn is_harmless(text: &str) -> bool {
     const LONGEST: usize = 48;
     /// Letters and digits in a row, beyond which they may be a key.
@@ -110,7 +110,7 @@ fn is_harmless(text: &str) -> bool {
         && !text.split(|letter: char| !letter.is_ascii_alphanumeric()).any(is_key)
 }
 
-/// Whether a key is a known one, or was meant to be: at most one letter in three is wrong, and no more than two.
+/// Returns whether a key is a known one, or was meant to be: at most one letter in three is wrong, and no more than two.
 fn is_near(known: &str, key: &str) -> bool {
     const MOST: usize = 2;
     let most = known.len().checked_div(3).unwrap_or_default().min(MOST);

@@ -2,11 +2,16 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::networks::SOLANA;
+use std::time::Duration;
+
 use super::*;
+use crate::json;
 use crate::ledger::Ledger;
 use crate::money::Amount;
+use crate::networks::SOLANA;
 use crate::route::{Decision, Target};
+use crate::x402::Requirement;
+use crate::x402::payment::Payer;
 use crate::x402::requirement::{Evm, PaymentFlow, Rail, domain_separator};
 
 const PAY_TO: &str = "0x3C44CdDdB6a900fa2b585dd299e03d12FA4293BC";
@@ -98,7 +103,7 @@ fn read(json: &Value) -> Config {
     Config::from_json(json.to_string().as_bytes()).unwrap()
 }
 
-fn refused(json: &Value) -> JsonError {
+fn refused(json: &Value) -> ConfigError {
     Config::from_json(json.to_string().as_bytes()).unwrap_err()
 }
 
@@ -120,7 +125,7 @@ fn with(pointer: &str, value: Value) -> Value {
     json
 }
 
-fn terms(config: &Config, index: usize) -> &Terms {
+fn terms(config: &Config, index: usize) -> &RouteTerms {
     config.routes[index].terms.as_ref().unwrap()
 }
 
@@ -374,7 +379,7 @@ fn values_at_their_limits_are_taken() {
 // ------------------------------------------------------------------------------------------- what is refused, and why
 
 #[track_caller]
-fn assert_refused(error: &JsonError, path: &str, message: &str, what: &str) {
+fn assert_refused(error: &ConfigError, path: &str, message: &str, what: &str) {
     assert_eq!(error.path, path, "{what}: {error}");
     assert!(error.message.contains(message), "{what}: {error}");
     assert!(!error.message.contains(" at line "), "{what}: {error}");
@@ -1066,9 +1071,9 @@ fn entries_that_the_facilitator_judges_are_refused_where_they_are_wrong() {
     let mut listed = with_entry(&solana);
     set(&mut listed, "/payers", json!({"deny": [SOLANA_PAY_TO]}));
     let config = read(&listed);
-    assert!(!config.payers.welcome(&Payer::Foreign(SOLANA_PAY_TO.to_owned())));
-    assert!(config.payers.welcome(&Payer::Foreign("another".to_owned())));
-    assert!(!config.payers.welcome(&Payer::Unknown));
+    assert!(!config.payers.accept(&Payer::Foreign(SOLANA_PAY_TO.to_owned())));
+    assert!(config.payers.accept(&Payer::Foreign("another".to_owned())));
+    assert!(!config.payers.accept(&Payer::Unknown));
 }
 
 #[test]

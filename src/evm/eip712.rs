@@ -5,7 +5,7 @@ use super::{Address, keccak256};
 /// A 32-byte word of an encoded struct.
 pub type Word = [u8; 32];
 
-/// What a signature is good for: which contract, on which chain. The EIP-712 domain that tokens use.
+/// The domain of a signature (EIP-712): which contract, on which chain. The domain that tokens use.
 #[derive(Debug, Clone, Copy)]
 pub struct Domain<'a> {
     /// The token's name, as its contract reports it for signing (differs from network to network).

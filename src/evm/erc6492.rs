@@ -2,18 +2,18 @@
 
 use super::Address;
 
-/// What such a signature ends with.
+/// The last 32 bytes of such a signature.
 pub const MAGIC: [u8; 32] = *b"\x64\x92\x64\x92\x64\x92\x64\x92\x64\x92\x64\x92\x64\x92\x64\x92\
     \x64\x92\x64\x92\x64\x92\x64\x92\x64\x92\x64\x92\x64\x92\x64\x92";
 
 /// A wrapper: the wallet's own signature, and how to deploy the wallet first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wrapper<'a> {
-    /// Who deploys the wallet; zero where nobody has to.
+    /// The contract that deploys the wallet; zero where none has to.
     pub factory: Address,
-    /// What to call the factory with.
+    /// The data of the call to that contract.
     pub calldata: &'a [u8],
-    /// What the wallet itself is to judge. A wallet may take an empty one, for it may have approved beforehand.
+    /// The signature that the wallet itself is to judge. A wallet may take an empty one, for it may have approved beforehand.
     pub signature: &'a [u8],
 }
 
@@ -33,7 +33,7 @@ impl<'a> Wrapper<'a> {
     }
 }
 
-/// Whether a signature says of itself that it is wrapped.
+/// Returns whether a signature says of itself that it is wrapped.
 pub fn is_wrapped(signature: &[u8]) -> bool {
     signature.ends_with(&MAGIC)
 }

@@ -26,7 +26,7 @@ pub fn keccak256(bytes: &[u8]) -> [u8; 32] {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address([u8; 20]);
 
-/// Why a text is not an [`Address`] or a [`Nonce`].
+/// The reason why a text is not an [`Address`] or a [`Nonce`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HexError {
     /// Not `0x` and the right number of hexadecimal digits.
@@ -48,7 +48,7 @@ impl Address {
         &self.0
     }
 
-    /// Whether a text is this address, in whatever letter case. For comparing: unlike reading, it asks for no checksum.
+    /// Returns whether a text is this address, in whatever letter case. For comparing: unlike reading, it asks for no checksum.
     pub fn is_written(&self, text: &str) -> bool {
         text.eq_ignore_ascii_case(&format!("0x{}", hex::encode(self.0)))
     }

@@ -54,22 +54,22 @@ const UPTO_PERMIT_HASH: Word = [
     0x55, 0x3a, 0x14, 0x40, 0x98, 0xce, 0x20, 0xea, 0x66, 0x1d, 0x70, 0xc2, 0xee,
 ];
 
-/// What the payer signs. In JSON as the official clients write it: every number is a string in decimal.
+/// The permit that the payer signs. In JSON as the official clients write it: every number is a string in decimal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Permit {
     /// The payer, who signs.
     pub from: Address,
-    /// What may be moved.
+    /// The token and amount that may be moved.
     #[serde(deserialize_with = "crate::json::object")]
     pub permitted: Permitted,
-    /// Who may move it: one of x402's proxies.
+    /// The contract that may move it: one of x402's proxies.
     pub spender: Address,
     /// Chosen by the payer; Permit2 accepts each of a payer once, whatever the token.
     pub nonce: Amount,
     /// Permit2 accepts the transfer only until this time.
     pub deadline: Timestamp,
-    /// What the proxy checks.
+    /// The conditions that the proxy checks.
     #[serde(deserialize_with = "crate::json::object")]
     pub witness: Witness,
 }
@@ -90,7 +90,7 @@ pub struct Permitted {
 pub struct Witness {
     /// The recipient.
     pub to: Address,
-    /// Who alone may settle: scheme `upto` has one, scheme `exact` has none.
+    /// The only account that may settle: scheme `upto` has one, scheme `exact` has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub facilitator: Option<Address>,
     /// The proxy accepts the transfer only from this time on.

@@ -12,7 +12,7 @@ pub struct Signature {
     recovery_id: RecoveryId,
 }
 
-/// Why bytes are not a signature that a token would accept.
+/// The reason why bytes are not a signature that a token would accept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
     /// Not 65 bytes.

@@ -3,12 +3,12 @@
 use super::RequestHead;
 use crate::config::Config;
 
-/// Where it is asked for.
+/// The path at which it is asked for.
 const PATH: &[u8] = b"/.well-known/x402";
 
-/// Whether the catalogue is asked for.
+/// Returns whether the catalogue is asked for.
 pub(super) fn is_asked(head: &RequestHead) -> bool {
-    let is_read = matches!(head.text(":method").as_str(), "GET" | "HEAD");
+    let is_read = matches!(&*head.text(":method"), "GET" | "HEAD");
     is_read && head.path() == PATH
 }
 

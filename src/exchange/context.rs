@@ -11,19 +11,19 @@ pub struct Context<'a> {
     pub config: &'a Config,
     /// The host's clock.
     pub now: UnixTime,
-    /// What the facilitator has said of itself.
+    /// The facilitator's own word on what it supports.
     pub supported: &'a Supported,
     /// A number that draws among several recipients.
     pub draw: u64,
     /// Random bytes that no client can know, the same for as long as the ledger lives.
     pub secret: [u8; 32],
-    /// When the ledger began: what was before, it does not know, nor what an earlier process of the same proxy does while that
+    /// The time at which the ledger began: what was before, it does not know, nor what an earlier process of the same proxy does while that
     /// one ends.
     pub ledger_since: UnixTime,
 }
 
 impl Context<'_> {
-    /// Whether a payment that was first seen then can have been used by way of this ledger alone.
+    /// Returns whether a payment that was first seen then can have been used by way of this ledger alone.
     pub(super) fn is_exclusive_since(&self, seen: UnixTime) -> bool {
         self.config.ledger_exclusive_after.is_some_and(|seconds| seen >= self.ledger_since.plus(seconds))
     }

@@ -2,28 +2,29 @@
 
 use std::sync::Arc;
 
-use super::record::{Record, SettlementRecord};
-use super::{Recovery, Reply};
+use super::record::{Outcome, Record, SettlementRecord};
+use super::{Context, Exchange, Next, Payment, Recovery, Reply};
 use crate::config::Service;
 use crate::ledger::{Operation, PaymentKey};
+use crate::x402::{TransactionId, Version};
 use crate::{chain, facilitator};
 
-/// What a step has the shell do, in the order of the fields.
+/// The things that a step has the shell do, in the order of the fields.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Effects {
     /// An operation on the claim of this payment; its answer is the next event ([`super::Event::Ledger`]).
     pub ledger: Option<(PaymentKey, Operation)>,
     /// The claim of the payment's name, which follows the claim of the payment: the same operation, whose answer nobody needs.
     pub alias_key: Option<PaymentKey>,
-    /// What became of the request, for logs and stats.
+    /// The end of the request, for logs and stats.
     pub record: Option<Record>,
-    /// What became of a settlement, for stats.
+    /// The end of a settlement, for stats.
     pub settlement: Option<SettlementRecord>,
     /// A settlement to be taken up again by [`super::Exchange::recover`] when it is due, if the proxy still runs then.
     pub recovery: Option<Recovery>,
     /// A line for the operator's log.
     pub warning: Option<&'static str>,
-    /// Whether a payment was read and checked in this step. The time that this took is a stat.
+    /// True if a payment was read and checked in this step. The time that this took is a stat.
     pub has_checked: bool,
     /// The request's body, in place of the one that was read.
     pub rewrite: Option<Vec<u8>>,
@@ -31,7 +32,7 @@ pub struct Effects {
     pub call: Option<Call>,
     /// A piece of the response's body, in place of the one that was given.
     pub chunk: Option<Vec<u8>>,
-    /// What becomes of the stream.
+    /// The fate of the stream.
     pub stream: Stream,
 }
 
@@ -84,7 +85,7 @@ impl CallKind {
     }
 }
 
-/// What becomes of the stream that a request and its response are.
+/// The fate of the stream that a request and its response are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Stream {
     /// It waits where it is.
@@ -109,7 +110,7 @@ pub enum Stream {
     Reply(Reply),
 }
 
-/// What stands behind a stream of events.
+/// The text and trailers behind a stream of events.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tail {
     /// A line of comment for the stream itself.
@@ -139,4 +140,41 @@ pub struct ResponseEdits {
     pub set: Vec<(&'static str, String)>,
     /// Headers to add beside those of the same name.
     pub add: Vec<(&'static str, String)>,
+}
+
+impl Tail {
+    /// The receipt of a stream, in a trailer and in a comment.
+    pub(super) fn receipt(context: Context<'_>, payment: &Payment, transaction: Option<TransactionId>) -> Self {
+        let receipt = payment.receipt_of_service(context, transaction);
+        Self {
+            comment: format!(": payment-response {}\n\n", receipt.to_json()),
+            trailers: vec![(payment.purchase.version.receipt_header(), receipt.to_header())],
+        }
+    }
+
+    /// The tail that tells of a settlement that did not come about, or is not known.
+    pub(super) fn failed(reply: &Reply) -> Self {
+        let receipts = [Version::V1, Version::V2].map(Version::receipt_header).into_iter();
+        let value =
+            |name: &&str| reply.headers.iter().find(|(header, _)| header == name).map(|(_, value)| value.clone());
+        let trailers = receipts.filter_map(|name| Some((name, value(&name)?))).collect();
+        Self { comment: format!(": payment {}\n\n", reply.body), trailers }
+    }
+}
+
+impl Effects {
+    /// An answer of the filter's own.
+    pub(super) fn reply(reply: Reply) -> Self {
+        Self { stream: Stream::Reply(reply), ..Self::default() }
+    }
+
+    /// The end of a request without a payment that counts.
+    pub(super) fn end_with(route: &Arc<str>, outcome: Outcome, reason: &str, reply: Reply) -> Next {
+        Self { record: Some(Record::new(route, outcome, reason)), ..Self::reply(reply) }.and_over()
+    }
+
+    /// These effects, and nothing after them.
+    pub(super) fn and_over(self) -> Next {
+        (Exchange::Over, self)
+    }
 }

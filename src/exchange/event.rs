@@ -1,9 +1,10 @@
 //! What the shell tells the exchange.
 
+use super::Headers;
 use crate::facilitator::CalloutAnswer;
 use crate::ledger::Answer;
 
-/// What may happen to a request after its head came.
+/// Something that happens to a request after its head came.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Event {
     /// The ledger has carried out [`super::Effects::ledger`].
@@ -20,7 +21,7 @@ pub enum Event {
     ResponseChunk {
         /// Its bytes.
         bytes: Vec<u8>,
-        /// Whether the body ends with it.
+        /// True if the body ends with it.
         is_last: bool,
     },
     /// Time has passed. For a state that waits for nothing else; see [`super::Exchange::wakes_at`].
@@ -42,28 +43,71 @@ pub enum Body {
     Unreachable,
 }
 
-/// What matters of the head of the upstream's response.
+/// The head of the upstream's response, as far as it matters.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct UpstreamHead {
     /// HTTP status.
     pub status: u16,
     /// `Cache-Control`.
     pub cache_control: Option<String>,
-    /// Whether it is the head of a gRPC response that failed without a message: `grpc-status` is there, and not 0.
+    /// True if it is the head of a gRPC response that failed without a message: `grpc-status` is there, and not 0.
     pub grpc_failed: bool,
-    /// What it says to browsers about requests of other origins: `access-control-…`, `vary` and `allow`.
+    /// Its headers for browsers about requests of other origins: `access-control-…`, `vary` and `allow`.
     pub cors: Vec<(String, String)>,
-    /// Whether a body follows.
+    /// True if a body follows.
     pub has_body: bool,
-    /// Whether it is a stream of events (`text/event-stream`).
+    /// True if it is a stream of events (`text/event-stream`).
     pub is_event_stream: bool,
-    /// Whether its body is compressed, or encoded in another way.
+    /// True if its body is compressed, or encoded in another way.
     pub is_encoded: bool,
     /// `Settlement-Overrides`: what the upstream says of the charge.
     pub settlement_overrides: Option<String>,
 }
 
-/// What the filter has done about a request before it is shown its head.
+impl UpstreamHead {
+    /// Reads the head of a response, behind which a body comes or not.
+    pub fn read(headers: &Headers, has_body: bool) -> Self {
+        let directives: Vec<_> = headers.all("cache-control").map(String::from_utf8_lossy).collect();
+        Self {
+            // A response without a readable status is none that anybody should pay for.
+            status: headers.text(":status").parse().unwrap_or(502),
+            cache_control: (!directives.is_empty()).then(|| directives.join(",")),
+            grpc_failed: headers.all("grpc-status").any(|status| status != b"0"),
+            cors: headers.cors(),
+            has_body,
+            is_event_stream: is_event_stream(&headers.text("content-type")),
+            is_encoded: headers.is_encoded(),
+            settlement_overrides: headers
+                .all(SETTLEMENT_OVERRIDES)
+                .next()
+                .map(|_| headers.text(SETTLEMENT_OVERRIDES).into_owned()),
+        }
+    }
+
+    /// Returns whether the upstream failed, and owes nothing.
+    pub(super) const fn is_error(&self) -> bool {
+        self.status >= 400 || self.grpc_failed
+    }
+
+    /// Returns whether the upstream itself keeps shared caches away.
+    pub(super) fn forbids_sharing(&self) -> bool {
+        let directives = self.cache_control.as_deref().unwrap_or_default();
+        directives.split(',').any(|directive| {
+            let directive = directive.trim();
+            directive.eq_ignore_ascii_case("no-store") || directive.eq_ignore_ascii_case("private")
+        })
+    }
+}
+
+/// The header by which the upstream may name the charge; not for clients.
+pub(super) const SETTLEMENT_OVERRIDES: &str = "settlement-overrides";
+
+/// Returns whether a media type is that of server-sent events, with whatever parameters.
+fn is_event_stream(content_type: &str) -> bool {
+    content_type.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("text/event-stream"))
+}
+
+/// The filter's own earlier doings about a request whose head it is shown.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub enum Seen {
     /// Nothing.

@@ -49,7 +49,7 @@ impl fmt::Display for LogText {
     }
 }
 
-/// Whether a character is seen as itself: none of the controls (C0, DEL, C1), of the separators of lines and paragraphs,
+/// Returns whether a character is seen as itself: none of the controls (C0, DEL, C1), of the separators of lines and paragraphs,
 /// and of what Unicode has to direct, join, tag or hide others (general category Cf, and what is drawn as nothing).
 const fn is_plain(letter: char) -> bool {
     !matches!(

@@ -1,10 +1,9 @@
-//! What a request is asked to pay: the terms of its route with everything filled in that differs from request to
-//! request.
+//! From the terms of a route to what one request is asked to pay.
 
 use std::sync::Arc;
 
 use super::RequestHead;
-use crate::config::{Offer, Terms};
+use crate::config::{Offer, RouteTerms};
 use crate::evm::Address;
 use crate::facilitator::{CalloutAnswer, Supported};
 use crate::money::{Amount, Dollars};
@@ -12,71 +11,87 @@ use crate::price::PriceError;
 use crate::price::request::Job;
 use crate::x402::Requirement;
 use crate::x402::extensions::{EIP2612_GAS_SPONSORING, ERC20_APPROVAL_GAS_SPONSORING};
-use crate::x402::requirement::{Accepted, Evm, Rail, Scheme, TransferMethod};
+use crate::x402::requirement::{Rail, Scheme, TransferMethod};
+use crate::x402::terms::Prepared;
 
-/// What the terms of a request depend on, beside its route.
+/// The facts that the terms of a request depend on, beside its route.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked<'a> {
-    /// What it asks of a model, where the route is priced by that.
+    /// The work that it asks of a model, where the route is priced by that.
     pub(super) job: Option<&'a Job>,
-    /// What the facilitator has said of itself.
+    /// The facilitator's own word on what it supports.
     pub(super) supported: &'a Supported,
-    /// What the operator's own service asks, where it knows the price.
+    /// The price that the operator's own service names, where it knows it.
     pub(super) price: Option<&'a Price>,
     /// Draws one of several recipients.
     pub(super) draw: u64,
-    /// Where the proxy may say who is paid.
+    /// The head of the request, where the proxy may say who is paid.
     pub(super) head: &'a RequestHead,
 }
 
-impl Terms {
-    /// The terms for a request. Without offers where none can be made at the moment.
+/// The terms for one request: those of its route, with everything filled in that differs from request to request.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Quote {
+    /// The terms of the route.
+    pub(super) terms: Arc<RouteTerms>,
+    /// The parts that differ from the route's own; `None` where nothing does.
+    own: Option<Own>,
+}
+
+/// The parts of a quote that take the place of the route's.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Own {
+    offers: Vec<Arc<Offer>>,
+    declared: Option<Arc<str>>,
+}
+
+impl Quote {
+    /// Makes the quote for a request; without offers where none can be made at the moment.
     ///
     /// # Errors
     /// [`PriceError`].
-    pub(super) fn quote(self: &Arc<Self>, asked: Asked<'_>) -> Result<Arc<Self>, PriceError> {
-        let sponsoring = self.sponsoring(asked.supported);
+    pub(super) fn new(terms: &Arc<RouteTerms>, asked: Asked<'_>) -> Result<Self, PriceError> {
+        let sponsoring = terms.sponsoring(asked.supported);
         let is_ready = |offer: &Arc<Offer>| {
             offer.is_fixed() && !asked.supported.excludes(&offer.requirement) && sponsoring.is_empty()
         };
-        if asked.price.is_none() && self.offers.iter().all(is_ready) {
-            return Ok(Arc::clone(self));
+        if asked.price.is_none() && terms.offers.iter().all(is_ready) {
+            return Ok(Self { terms: Arc::clone(terms), own: None });
         }
-        let mut offers = Vec::with_capacity(self.offers.len());
-        for offer in &self.offers {
+        let mut offers = Vec::with_capacity(terms.offers.len());
+        for offer in &terms.offers {
             offers.extend(offer.quote(asked)?);
         }
-        let Self {
-            description,
-            mime_type,
-            settle,
-            tariff,
-            price_service,
-            settlement_overrides,
-            free_for,
-            extensions,
-            shown_at,
-            ..
-        } = &**self;
-        Ok(Arc::new(Self {
-            offers,
-            description: description.clone(),
-            mime_type: mime_type.clone(),
-            settle: *settle,
-            tariff: tariff.clone(),
-            price_service: price_service.clone(),
-            settlement_overrides: *settlement_overrides,
-            free_for: free_for.clone(),
-            extensions: match sponsoring.as_slice() {
-                [] => extensions.clone(),
-                sponsoring => extensions.clone().sponsored_by(sponsoring),
-            },
-            shown_at: shown_at.clone(),
-            prepared: None,
-        }))
+        let declared = match sponsoring.as_slice() {
+            [] => terms.extensions.declared.clone(),
+            sponsoring => terms.extensions.declared_with(sponsoring),
+        };
+        Ok(Self { terms: Arc::clone(terms), own: Some(Own { offers, declared }) })
     }
 
-    /// How the facilitator pays for approvals of Permit2, where an entry needs one.
+    /// Returns the ways to pay, in the order of the configuration.
+    pub(super) fn offers(&self) -> &[Arc<Offer>] {
+        self.own.as_ref().map_or(&self.terms.offers, |own| &own.offers)
+    }
+
+    /// Returns the JSON of the extensions that are the same for every request: an object; `None` where it would be empty.
+    pub(super) fn declared(&self) -> Option<&str> {
+        self.own.as_ref().map_or(&self.terms.extensions.declared, |own| &own.declared).as_deref()
+    }
+
+    /// Returns what a 402 says, where it was made at load.
+    pub(super) fn prepared(&self) -> Option<&Prepared> {
+        self.terms.prepared.as_deref().filter(|_| self.own.is_none())
+    }
+
+    /// Returns the entries of `accepts`.
+    pub(super) fn requirements(&self) -> Vec<&Requirement> {
+        self.offers().iter().map(|offer| &offer.requirement).collect()
+    }
+}
+
+impl RouteTerms {
+    /// Returns how the facilitator pays for approvals of Permit2, where an entry needs one.
     fn sponsoring(&self, supported: &Supported) -> Vec<&'static str> {
         let is_permit2 = |offer: &Arc<Offer>| {
             offer.requirement.evm().is_some_and(|evm| evm.transfer_method == TransferMethod::Permit2)
@@ -88,7 +103,7 @@ impl Terms {
 }
 
 impl Offer {
-    /// Whether it is the same for every request.
+    /// Returns whether it is the same for every request.
     pub(crate) fn is_fixed(&self) -> bool {
         self.requirement.scheme == Scheme::Exact && self.rates.is_none() && self.recipients.len() == 1
     }
@@ -133,7 +148,7 @@ impl Offer {
         Ok(Some(self.with(requirement)))
     }
 
-    fn with(&self, requirement: Requirement) -> Arc<Self> {
+    pub(super) fn with(&self, requirement: Requirement) -> Arc<Self> {
         Arc::new(Self { requirement, ..self.clone() })
     }
 
@@ -149,51 +164,6 @@ impl Offer {
             }
         })
     }
-
-    /// The offer with this recipient, where it may be paid.
-    pub(super) fn paid_to(self: &Arc<Self>, recipient: Address) -> Arc<Self> {
-        let other = self.requirement.evm().filter(|evm| evm.pay_to != recipient);
-        match other.filter(|_| self.recipients.iter().any(|one| one.to == recipient)) {
-            Some(evm) => self.with_rail(Rail::Evm(Evm { pay_to: recipient, ..evm.clone() })),
-            None => Arc::clone(self),
-        }
-    }
-
-    fn with_rail(&self, rail: Rail) -> Arc<Self> {
-        self.with(Requirement { rail, ..self.requirement.clone() })
-    }
-
-    /// The offer as a client accepted it, by the measure of `accepts`; any of its recipients will do, and any account of
-    /// the facilitator's.
-    pub(super) fn accepted(
-        self: &Arc<Self>,
-        accepted: &Accepted<'_>,
-        supported: &Supported,
-        accepts: fn(&Requirement, &Accepted<'_>) -> bool,
-    ) -> Option<Arc<Self>> {
-        if accepts(&self.requirement, accepted) {
-            return Some(Arc::clone(self));
-        }
-        let Requirement { scheme, network, .. } = &self.requirement;
-        let fits = |rail: Rail| Some(self.with_rail(rail)).filter(|offer| accepts(&offer.requirement, accepted));
-        match &self.requirement.rail {
-            Rail::Evm(evm) => {
-                let others = self.recipients.iter().map(|one| one.to).filter(|to| *to != evm.pay_to);
-                let recipients: Vec<Address> = std::iter::once(evm.pay_to).chain(others).collect();
-                let settlers: Vec<Option<Address>> = match evm.facilitator {
-                    Some(_) => supported.settlers(network.as_str()).map(Some).collect(),
-                    None => vec![None],
-                };
-                let variants = recipients.iter().flat_map(|to| settlers.iter().map(move |settler| (*to, *settler)));
-                variants
-                    .into_iter()
-                    .find_map(|(pay_to, facilitator)| fits(Rail::Evm(Evm { pay_to, facilitator, ..evm.clone() })))
-            }
-            Rail::Foreign(foreign) => supported
-                .kinds(scheme.as_str(), network.as_str())
-                .find_map(|kind| fits(Rail::Foreign(foreign.supplied_with(&kind.extra)))),
-        }
-    }
 }
 
 /// A price that the operator's own service has named.
@@ -206,7 +176,7 @@ pub(super) struct Price {
 }
 
 impl Price {
-    /// What is asked of the service.
+    /// Returns the JSON that the service is asked with.
     pub(super) fn question(head: &RequestHead, job: Option<&Job>) -> String {
         #[derive(serde::Serialize)]
         struct Question<'a> {
@@ -246,7 +216,7 @@ impl Price {
     }
 }
 
-/// Who is paid, as the proxy says; nobody who could not take the money.
+/// Returns the recipient that the proxy names; `None` where it could not take the money.
 fn recipient(value: Option<&[u8]>) -> Option<Address> {
     let address: Address = std::str::from_utf8(value?).ok()?.parse().ok()?;
     (address != Address::from_bytes([0; 20])).then_some(address)

@@ -3,19 +3,20 @@
 use std::sync::Arc;
 
 use super::LogText;
+use crate::money::Amount;
 use crate::x402::TransactionId;
 use crate::x402::payment::Payer;
 
-/// What became of a request, for logs.
+/// The end of a request, for logs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     /// The name of the route, or its index.
     pub route: Arc<str>,
-    /// What became of it.
+    /// The outcome.
     pub outcome: Outcome,
     /// More of why, where there is more: an official error string, mostly.
     pub reason: LogText,
-    /// Who has signed in.
+    /// The payer who has signed in.
     pub visitor: Option<Payer>,
     /// The payment, where one came that could be read.
     pub payment: Option<PaymentRecord>,
@@ -27,7 +28,7 @@ impl Record {
         Self { route: Arc::clone(route), outcome, reason: LogText::new(reason), visitor: None, payment: None }
     }
 
-    /// What is known, by name: all that a log or the filter state gets of it.
+    /// Returns the facts by name: all that a log or the filter state gets of them.
     pub fn facts(&self) -> Vec<(&'static str, LogText)> {
         let mut facts = vec![("route", LogText::new(&self.route)), ("outcome", LogText::new(self.outcome.as_str()))];
         let mut add = |name, text: &str| facts.push((name, LogText::new(text)));
@@ -42,7 +43,7 @@ impl Record {
             add(if payment.is_proven { "payer" } else { "unproven_from" }, &payment.payer.to_string());
             add("scheme", &payment.scheme);
             add("network", &payment.network);
-            add("amount", &payment.amount);
+            add("amount", &payment.amount.to_string());
             add("asset", &payment.asset);
             if let Some(transaction) = payment.transaction {
                 add("transaction", &transaction.to_string());
@@ -52,16 +53,16 @@ impl Record {
     }
 }
 
-/// What came of a settlement, for stats: every transfer of money is told of once.
+/// The end of a settlement, for stats: every transfer of money is told of once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SettlementRecord {
     /// The payment. Its amount is what was settled, or was to be.
     pub payment: PaymentRecord,
-    /// What came of it.
+    /// The result.
     pub result: SettlementResult,
 }
 
-/// What came of a settlement.
+/// The result of a settlement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SettlementResult {
     /// The money has moved.
@@ -86,26 +87,26 @@ impl SettlementResult {
 /// A payment, for logs and for the upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PaymentRecord {
-    /// Who paid, or is said to pay.
+    /// The payer, or who is said to be.
     pub payer: Payer,
-    /// Whether the payment was proven: its signature was checked, or the facilitator has verified it. Nobody is called the
+    /// True if the payment was proven: its signature was checked, or the facilitator has verified it. Nobody is called the
     /// payer of one that was not.
     pub is_proven: bool,
-    /// Who is paid.
+    /// The account that is paid.
     pub pay_to: String,
     /// `exact`, `upto`, …
     pub scheme: String,
     /// CAIP-2 id.
     pub network: String,
     /// Atomic units.
-    pub amount: String,
+    pub amount: Amount,
     /// The token.
     pub asset: String,
     /// The transfer, once it is known.
     pub transaction: Option<TransactionId>,
 }
 
-/// What became of a request on a priced route.
+/// The outcome of a request on a priced route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// No payment came; the client has the terms.
@@ -114,7 +115,7 @@ pub enum Outcome {
     Exempt,
     /// A payer came back, and signed in.
     SignedIn,
-    /// What came could not be read.
+    /// A payment or a sign-in could not be read.
     Malformed,
     /// The payment does not meet the terms, or the facilitator refused it.
     Refused,

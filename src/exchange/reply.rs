@@ -2,10 +2,11 @@
 
 use std::borrow::Cow;
 
-use super::{Context, RequestHead, ShownUrl, UpstreamHead, visit};
+use super::quote::Quote;
+use super::{Context, RequestHead, ShownUrl, UpstreamHead, grant};
 #[cfg(feature = "page")]
 use crate::config::OwnPage;
-use crate::config::Terms;
+use crate::config::RouteTerms;
 use crate::facilitator::Unknown;
 use crate::json::to_text;
 #[cfg(feature = "page")]
@@ -63,24 +64,25 @@ impl Reply {
         self.with("retry-after", RETRY_AFTER_SECONDS)
     }
 
-    /// What the upstream says to a browser about requests of other origins, and nothing else of its answer: there are
+    /// The upstream's answer to a browser about requests of other origins, and nothing else of its answer: there are
     /// upstreams that answer OPTIONS with what is for sale.
     pub(super) fn preflight(head: UpstreamHead) -> Self {
         let headers = head.cors.into_iter().map(|(name, value)| (name.into(), value)).collect();
         Self { status: head.status, headers, body: String::new() }
     }
 
-    /// Leave for a script of another origin to send a request that pays.
-    pub(super) fn leave(head: &RequestHead) -> Self {
+    /// The answer to a browser that asks whether a script of another origin may send a request that pays (Fetch standard,
+    /// CORS-preflight fetch): it may.
+    pub(super) fn cors_preflight(head: &RequestHead) -> Self {
         const MAX_AGE_SECONDS: &str = "600";
-        let asked = |name: &str| head.text(name);
+        let asked = |name: &'static str| head.text(name);
         Self { status: 204, headers: Vec::new(), body: String::new() }
             .with("access-control-allow-methods", asked("access-control-request-method"))
             .with("access-control-allow-headers", asked("access-control-request-headers"))
             .with("access-control-max-age", MAX_AGE_SECONDS)
     }
 
-    /// What is for sale, for whoever asks.
+    /// The catalogue of what is for sale.
     pub(super) fn catalogue(json: String) -> Self {
         let headers = [
             ("content-type", "application/json"),
@@ -91,15 +93,16 @@ impl Reply {
     }
 
     /// The terms of a route, and why the request was not served.
-    pub(super) fn payment_required(context: Context<'_>, error: &str, terms: &Terms, url: &ShownUrl) -> Self {
-        let extensions = declared(context, terms, url);
-        let (header, body) = match (&terms.prepared, &extensions) {
+    pub(super) fn payment_required(context: Context<'_>, error: &str, quote: &Quote, url: &ShownUrl) -> Self {
+        let extensions = declared(context, quote, url);
+        let (header, body) = match (quote.prepared(), &extensions) {
             (Some(prepared), None | Some(Cow::Borrowed(_))) if error == reason::PAYMENT_REQUIRED => prepared.fill(url),
             _ => {
-                let resource = Resource { url, description: &terms.description, mime_type: &terms.mime_type };
-                let accepts = terms.requirements();
+                let RouteTerms { description, mime_type, .. } = &*quote.terms;
+                let resource = Resource { url, description, mime_type };
+                let accepts = quote.requirements();
                 let header = terms::to_header(error, resource, &accepts, extensions.as_deref());
-                (header, terms::to_v1_body(error, resource, terms.requirements_of_v1(&accepts)))
+                (header, terms::to_v1_body(error, resource, quote.terms.requirements_of_v1(&accepts)))
             }
         };
         let status = if error == reason::PERMIT2_ALLOWANCE_REQUIRED { 412 } else { 402 };
@@ -113,13 +116,13 @@ impl Reply {
 
     /// The same for people: the terms as a page that pays.
     #[cfg(feature = "page")]
-    pub(super) fn page(mut self, own: Option<&OwnPage>, terms: &Terms, method: &str, url: &str) -> Self {
-        let Terms { description, mime_type, .. } = terms;
+    pub(super) fn page(mut self, own: Option<&OwnPage>, quote: &Quote, method: &str, url: &str) -> Self {
+        let RouteTerms { description, mime_type, .. } = &*quote.terms;
         let error = reason::PAYMENT_REQUIRED;
         let ways: Vec<Way<'_>> =
-            terms.offers.iter().map(|offer| Way::new(&offer.requirement, offer.dollar_decimals)).collect();
+            quote.offers().iter().map(|offer| Way::new(&offer.requirement, offer.dollar_decimals)).collect();
         let accepts: Vec<_> = ways.iter().map(|way| way.requirement).collect();
-        let extensions = terms.extensions.declared.as_deref();
+        let extensions = quote.declared();
         let json = terms::to_json(error, Resource { url, description, mime_type }, &accepts, extensions);
         let data = PageData { terms: &json, ways: &ways, description, url, method, error };
         let page = match own {
@@ -156,12 +159,12 @@ impl Reply {
 }
 
 /// The JSON of all that the terms of a request declare: an object; `None` where it would be empty.
-fn declared<'a>(context: Context<'_>, terms: &'a Terms, url: &ShownUrl) -> Option<Cow<'a, str>> {
-    let fixed = terms.extensions.declared.as_deref();
+fn declared<'a>(context: Context<'_>, quote: &'a Quote, url: &ShownUrl) -> Option<Cow<'a, str>> {
+    let fixed = quote.declared();
     let issuer = context.config.issuer.as_ref().filter(|issuer| issuer.signs_offers && url.is_vouched);
     let own = [
-        (SIGN_IN_WITH_X, visit::challenge(context, terms, url)),
-        (OFFER_RECEIPT, issuer.map(|issuer| issuer.offers(url, &terms.requirements(), context.now))),
+        (SIGN_IN_WITH_X, grant::challenge(context, &quote.terms, url)),
+        (OFFER_RECEIPT, issuer.map(|issuer| issuer.offers(url, &quote.requirements(), context.now))),
     ];
     let own = own.into_iter().filter_map(|(name, json)| Some(format!(r#""{name}":{}"#, json?)));
     let own = own.collect::<Vec<_>>().join(",");

@@ -4,481 +4,574 @@
 //! have settled before, and the chain shows that it can no longer settle. Everything else leaves the outcome unknown:
 //! the client is told to come again with the same payment, and the filter goes on asking by itself.
 
+use super::delivery::{Delivery, Spending, end_unrecorded};
+use super::redeeming::{Redeeming, deliver_error};
+use super::state::State;
 use super::{
-    Call, CallKind, Context, Effects, Exchange, Next, Outcome, Payment, PaymentRecord, Reply, SettlementRecord,
-    SettlementResult, Stream, Tail, Then, UpstreamHead,
+    Call, CallKind, Context, Effects, Event, Next, Outcome, Payment, Recovery, Reply, SettlementResult, Stream, Tail,
+    UpstreamHead,
 };
-use crate::chain::{Fate, INQUIRY_QUESTIONS, Inquiry, Progress, Transfer, Unclear};
-use crate::config::Rpc;
+use crate::chain::{Fate, Inquiry, Progress, Transfer, Unclear};
 use crate::facilitator::{self, CalloutAnswer, Settlement, Unknown};
 use crate::ledger::{Answer, Operation, PaymentKey, Unheard};
 use crate::scheme::MIN_LIFETIME_SECONDS;
 use crate::time::UnixTime;
 use crate::x402::payment::Payer;
 use crate::x402::requirement::{Rail, TransferMethod};
-use crate::x402::{TransactionId, Version, reason};
+use crate::x402::{TransactionId, reason};
 
 /// Seconds between two questions of one pursuit.
 const PAUSE_SECONDS: u64 = 1;
 
-/// How far the pursuit of a settlement has come.
+/// The part of a request that waits for a settlement, and so the way on from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Waiter {
+    /// The request, which goes to the upstream next.
+    Request,
+    /// The response of the upstream, which has the request already.
+    Upstream,
+    /// The response, which goes to the client next.
+    Response(Delivery),
+    /// The response, an error, which goes to the client next; the payment keeps its claim to a better one.
+    ErrorResponse(Delivery),
+    /// The end of the stream that was paid for.
+    StreamEnd,
+    /// Nobody any more: the payment keeps its claim to a response.
+    Nobody,
+    /// Nobody any more: the stream that is paid for is over.
+    NobodyOfStream,
+}
+
+impl Waiter {
+    /// Returns whether the response is out already.
+    const fn has_response(self) -> bool {
+        matches!(self, Self::StreamEnd | Self::NobodyOfStream)
+    }
+
+    /// Returns what waits once the client has gone.
+    const fn without_client(self) -> Self {
+        if self.has_response() { Self::NobodyOfStream } else { Self::Nobody }
+    }
+
+    /// Returns whether a response that comes unasked could be the one that is sold.
+    const fn could_be_sold(self) -> bool {
+        matches!(self, Self::Response(_) | Self::ErrorResponse(_))
+    }
+
+    /// Returns what becomes of the stream, given what would become of it if a request waited.
+    fn fit(self, stream: Stream) -> Stream {
+        match (self, stream) {
+            // Where nobody waits, the ledger alone is told.
+            (Self::Nobody | Self::NobodyOfStream, _) => Stream::Hold,
+            // Where the response has begun, its end is all that can be held back, and there is no use in that.
+            (Self::StreamEnd, Stream::Reply(reply)) => Stream::Finish(Tail::failed(&reply)),
+            (_, stream) => stream,
+        }
+    }
+}
+
+/// The progress of the pursuit of a settlement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Pursuit {
-    /// What is awaited.
-    pub(super) awaits: Awaits,
-    /// No question is asked a second time from then on.
+    /// The event that is awaited.
+    awaits: Awaits,
+    /// The time from which on no question is asked a second time.
     until: UnixTime,
     /// The transfer, as far as the facilitator named one.
     named: Option<TransactionId>,
-    /// Money may have moved by an earlier question, so that a refusal may mean just that.
+    /// True if money may have moved by an earlier question, so that a refusal may mean just that.
     may_have_settled: bool,
-    /// The facilitator says that the money has moved; the chain's word is still missing.
+    /// True if the facilitator says that the money has moved, and the chain's word is still missing.
     is_promised: bool,
-    /// The facilitator was asked in this pursuit.
+    /// True if the facilitator was asked in this pursuit.
     has_asked: bool,
-    /// Why the outcome is not known yet.
+    /// The reason why the outcome is not known yet.
     unknown: Unknown,
+    /// The time at which the ledger first saw the payment.
+    since: UnixTime,
+    /// The first block that is yet to be searched for the transfer, where a search came so far.
+    searched_to: Option<u64>,
+    /// The number of times that the settlement was looked into when nobody waited for it.
+    attempts: u32,
 }
 
-/// What a pursuit waits for.
+/// The event that a pursuit waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Awaits {
+enum Awaits {
     /// The answer to `/settle`.
     Facilitator,
     /// A node's answer.
     Chain(Inquiry),
-    /// Time to pass until then, before the facilitator is asked again.
+    /// The time at which the facilitator is asked again.
     Facilitation(UnixTime),
-    /// Time to pass until then, before the chain is asked again.
+    /// The time at which the chain is asked again.
     Confirmation(UnixTime),
 }
 
-/// A payment whose settlement went unheard, to be looked into again when nobody waits for it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Recovery {
-    pub(super) payment: Payment,
-    /// The transfer, as far as the facilitator named one.
-    pub(super) named: Option<TransactionId>,
-    /// When to try.
-    pub due: UnixTime,
-}
-
-impl Recovery {
-    /// Who pays.
-    pub(super) const fn payer(&self) -> &Payer {
-        &self.payment.payer
-    }
-
-    /// Whether it is the settlement of a stream that was delivered.
-    pub(super) const fn is_of_stream(&self) -> bool {
-        self.payment.is_billed
-    }
-}
-
 impl Pursuit {
+    /// The pursuit of a settlement that is asked for for the first time.
     pub(super) fn new(context: Context<'_>, payment: &Payment) -> Self {
         Self {
             awaits: Awaits::Facilitator,
-            until: payment.pursued_until(context),
+            until: payment.purchase.pursued_until(context),
             named: None,
             may_have_settled: false,
             is_promised: false,
             has_asked: false,
             unknown: Unknown::MaybeSettledBefore,
+            since: payment.purchase.received,
+            searched_to: None,
+            attempts: 0,
         }
     }
 
-    /// When the pause ends, where there is one.
+    /// The same after so many attempts, and with the chain searched so far.
+    pub(super) const fn after(self, attempts: u32, searched_to: Option<u64>) -> Self {
+        Self { attempts, searched_to, ..self }
+    }
+}
+
+/// State: the ledger is told that settlement begins.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct BeginningSettlement {
+    payment: Payment,
+    waiter: Waiter,
+}
+
+/// State: the facilitator is asked to settle, and where need be the chain whether it did.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Settling {
+    payment: Payment,
+    waiter: Waiter,
+    pursuit: Pursuit,
+}
+
+/// State: the facilitator names the transaction that has moved the money, and the ledger is asked whether that is news.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Pinning {
+    payment: Payment,
+    waiter: Waiter,
+    transaction: TransactionId,
+}
+
+/// State: the money has moved, the response is yet to come, and the ledger is told.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Recording {
+    payment: Payment,
+    /// True if the upstream has the request already.
+    has_upstream: bool,
+    transaction: TransactionId,
+}
+
+/// Begins the settlement of a payment that no money has moved for yet.
+pub(super) fn begin_settlement(payment: Payment, context: Context<'_>, waiter: Waiter) -> Next {
+    let until = payment.purchase.surely_settled(context);
+    let operation = Operation::Settle { until, charge: payment.charge };
+    payment.ask_ledger(operation, |payment| BeginningSettlement { payment, waiter })
+}
+
+impl State for BeginningSettlement {
+    fn handle(self, context: Context<'_>, event: Event) -> Next {
+        let Event::Ledger(answer) = event else { return self.ignore(event) };
+        let Self { payment, waiter } = self;
+        match answer {
+            Answer::Granted => {
+                let edits = payment.forwarding(None);
+                let (exchange, effects) = Settling::begin(payment, context, waiter);
+                let stream = if waiter == Waiter::Upstream { Stream::Forward(edits) } else { effects.stream };
+                (exchange, Effects { stream, ..effects })
+            }
+            Answer::NotHeld => payment.end_in_flight(),
+            _ => payment.out_of_order(),
+        }
+    }
+
+    fn end(self) -> Next {
+        self.payment.end_left()
+    }
+
+    fn could_be_sold(&self) -> bool {
+        self.waiter.could_be_sold()
+    }
+}
+
+impl Settling {
+    /// Asks the facilitator to settle, for the first time.
+    pub(super) fn begin(payment: Payment, context: Context<'_>, waiter: Waiter) -> Next {
+        let pursuit = Pursuit::new(context, &payment);
+        Self { payment, waiter, pursuit }.ask_to_settle(context)
+    }
+
+    /// Finds out what became of a settlement whose answer was not heard. The chain knows best, where it can be asked.
+    pub(super) fn resume(
+        mut payment: Payment,
+        context: Context<'_>,
+        waiter: Waiter,
+        pursuit: Pursuit,
+        Unheard { named, since, charge }: Unheard,
+    ) -> Next {
+        payment.charge = charge;
+        let pursuit = Pursuit { named, since, may_have_settled: true, ..pursuit };
+        let settling = Self { payment, waiter, pursuit };
+        if settling.can_ask_chain() { settling.ask_chain(context) } else { settling.ask_to_settle(context) }
+    }
+
+    /// Returns when the pause ends, where there is one.
     pub(super) const fn pause(&self) -> Option<UnixTime> {
-        match self.awaits {
+        match self.pursuit.awaits {
             Awaits::Facilitation(due) | Awaits::Confirmation(due) => Some(due),
             Awaits::Facilitator | Awaits::Chain(_) => None,
         }
     }
-}
 
-impl Payment {
-    pub(super) fn begin_settlement(self, context: Context<'_>, then: Then) -> Next {
-        let operation = Operation::Settle { until: self.surely_settled(context), charge: self.charge };
-        self.ask_ledger(operation, |payment| Exchange::BeginningSettlement(payment, then))
+    fn can_ask_chain(&self) -> bool {
+        self.payment.purchase.offer.rpc.is_some()
     }
 
-    pub(super) fn on_settlement_begun(self, context: Context<'_>, then: Then, answer: Answer) -> Next {
-        match answer {
-            Answer::Granted => {
-                let edits = self.forwarding(None);
-                let pursuit = Pursuit::new(context, &self);
-                let (exchange, effects) = self.ask_to_settle(context, then, pursuit);
-                let stream = if then == Then::Join { Stream::Forward(edits) } else { effects.stream };
-                (exchange, Effects { stream, ..effects })
-            }
-            Answer::NotHeld => self.end(None, Outcome::InFlight, "", Reply::in_flight()),
-            _ => self.out_of_order(),
-        }
+    fn with(self, change: impl FnOnce(Pursuit) -> Pursuit) -> Self {
+        Self { pursuit: change(self.pursuit), ..self }
     }
 
-    /// Finds out what became of a settlement whose answer was not heard. The chain knows best, where it can be asked.
-    pub(super) fn pursue(mut self, context: Context<'_>, then: Then, unheard: Unheard) -> Next {
-        let Unheard { named, since, charge } = unheard;
-        self.since = since;
-        self.charge = charge;
-        self.transfer = self.transfer.map(|transfer| Transfer { since, ..transfer });
-        let pursuit = Pursuit { named, may_have_settled: true, ..Pursuit::new(context, &self) };
-        match self.offer.rpc {
-            Some(_) => self.ask_chain(context, then, pursuit),
-            None => self.ask_to_settle(context, then, pursuit),
-        }
+    fn wait_for(self, awaits: Awaits) -> Next {
+        self.with(|pursuit| Pursuit { awaits, ..pursuit }).stay()
     }
 
-    /// A callout that the pursuit waits for was answered.
-    pub(super) fn on_answer(self, context: Context<'_>, then: Then, pursuit: Pursuit, answer: &CalloutAnswer) -> Next {
-        let (exchange, effects) = match pursuit.awaits {
-            Awaits::Facilitator => self.on_settlement(context, then, pursuit, answer),
-            Awaits::Chain(inquiry) => self.on_chain_answer(context, then, pursuit, inquiry, answer),
-            Awaits::Facilitation(_) | Awaits::Confirmation(_) => {
-                (Exchange::Settling(self, then, pursuit), Effects::default())
-            }
-        };
-        let stream = match (then, effects.stream) {
-            // Where nobody waits, the ledger alone is told.
-            (Then::Keep | Then::Bill, _) => Stream::Hold,
-            // Where the response has begun, its end is all that can be held back, and there is no use in that.
-            (Then::Close, Stream::Reply(reply)) => Stream::Finish(Tail::failed(&reply)),
-            (_, stream) => stream,
-        };
-        (exchange, Effects { stream, ..effects })
-    }
-
-    /// Time has passed.
-    pub(super) fn on_tick(self, context: Context<'_>, then: Then, pursuit: Pursuit) -> Next {
-        match pursuit.awaits {
-            Awaits::Facilitation(due) if context.now >= due => self.ask_to_settle(context, then, pursuit),
-            Awaits::Confirmation(due) if context.now >= due => self.ask_chain(context, then, pursuit),
-            _ => (Exchange::Settling(self, then, pursuit), Effects::default()),
-        }
-    }
-
-    pub(super) fn ask_to_settle(self, context: Context<'_>, then: Then, pursuit: Pursuit) -> Next {
+    fn ask_to_settle(self, context: Context<'_>) -> Next {
+        let Self { payment, waiter, pursuit } = self;
         let pursuit = Pursuit { awaits: Awaits::Facilitator, has_asked: true, ..pursuit };
-        self.ask_facilitator(context, CallKind::Settle, |payment| Exchange::Settling(payment, then, pursuit))
+        payment.ask_facilitator(context, CallKind::Settle, |payment| Self { payment, waiter, pursuit })
     }
 
     /// Asks the chain what became of the transfer; where there is no node to ask, the outcome stays unknown.
-    fn ask_chain(self, context: Context<'_>, then: Then, pursuit: Pursuit) -> Next {
-        let inquiry = Inquiry::Head(pursuit.named.and_then(TransactionId::hash));
-        self.inquire(context, then, pursuit, inquiry)
+    fn ask_chain(self, context: Context<'_>) -> Next {
+        let inquiry = Inquiry::Head(self.pursuit.named.and_then(TransactionId::hash));
+        self.inquire(context, inquiry)
     }
 
-    fn inquire(self, context: Context<'_>, then: Then, pursuit: Pursuit, inquiry: Inquiry) -> Next {
-        let (Some(rpc), Some(transfer)) = (self.offer.rpc.as_deref(), &self.transfer) else {
-            return self.leave_unknown(context, then, pursuit, &pursuit.unknown.to_string());
+    fn inquire(self, context: Context<'_>, inquiry: Inquiry) -> Next {
+        let (Some(rpc), Some(transfer)) = (self.payment.purchase.offer.rpc.clone(), self.transfer()) else {
+            return self.leave_unknown_for_itself(context);
         };
-        let body = inquiry.question(transfer, rpc, context.now);
+        let body = inquiry.question(&transfer, &rpc, context.now);
         let call = Some(Call { kind: CallKind::Chain, service: rpc.service.clone(), body });
-        let pursuit = Pursuit { awaits: Awaits::Chain(inquiry), ..pursuit };
-        (Exchange::Settling(self, then, pursuit), Effects { call, ..Effects::default() })
+        let (exchange, effects) = self.wait_for(Awaits::Chain(inquiry));
+        (exchange, Effects { call, ..effects })
     }
 
-    fn on_settlement(mut self, context: Context<'_>, then: Then, pursuit: Pursuit, answer: &CalloutAnswer) -> Next {
-        let had_settled = pursuit.may_have_settled;
-        let pursuit = Pursuit { may_have_settled: true, ..pursuit };
-        // Where the payer is the facilitator's word alone, it may spell it otherwise the second time.
-        let payer = match &self.offer.requirement.rail {
-            Rail::Foreign(foreign) if foreign.svm.is_none() => &Payer::Unknown,
-            _ => &self.payer,
+    /// Returns the transfer that the payment authorizes, as the chain is asked about it.
+    fn transfer(&self) -> Option<Transfer> {
+        let Pursuit { since, searched_to, .. } = self.pursuit;
+        self.payment.purchase.transfer.map(|transfer| Transfer { since, searched_to, ..transfer })
+    }
+
+    fn on_answer(self, context: Context<'_>, answer: &CalloutAnswer) -> Next {
+        let waiter = self.waiter;
+        let (exchange, effects) = match self.pursuit.awaits {
+            Awaits::Facilitator => self.on_settlement(context, answer),
+            Awaits::Chain(inquiry) => self.on_chain_answer(context, inquiry, answer),
+            Awaits::Facilitation(_) | Awaits::Confirmation(_) => self.stay(),
         };
-        let settlement = facilitator::read_settlement(answer, self.version, &self.offer.requirement, payer);
-        self.learn_payer(answer);
+        let stream = waiter.fit(effects.stream);
+        (exchange, Effects { stream, ..effects })
+    }
+
+    fn on_tick(self, context: Context<'_>) -> Next {
+        match self.pursuit.awaits {
+            Awaits::Facilitation(due) if context.now >= due => self.ask_to_settle(context),
+            Awaits::Confirmation(due) if context.now >= due => self.ask_chain(context),
+            _ => self.stay(),
+        }
+    }
+
+    /// The response is there, and the settlement that was asked for beside it is not.
+    fn on_joining_response(self, head: &UpstreamHead) -> Next {
+        let delivery = Delivery::of(head);
+        let waiter = if head.is_error() { Waiter::ErrorResponse(delivery) } else { Waiter::Response(delivery) };
+        Self { waiter, ..self }.stay()
+    }
+
+    fn on_settlement(mut self, context: Context<'_>, answer: &CalloutAnswer) -> Next {
+        let had_settled = self.pursuit.may_have_settled;
+        self.pursuit.may_have_settled = true;
+        let settlement = self.read_settlement(answer);
+        self.payment.learn_payer(answer);
+        let is_first = !had_settled && !self.waiter.has_response();
         match settlement {
-            Settlement::Settled(transaction) if self.offer.confirm => {
-                let named = Some(transaction);
-                let pursuit = Pursuit { named, is_promised: true, unknown: Unknown::Unconfirmed, ..pursuit };
-                self.ask_chain(context, then, pursuit)
+            Settlement::Settled(transaction) if self.payment.purchase.offer.confirm => {
+                let (named, unknown) = (Some(transaction), Unknown::Unconfirmed);
+                self.with(|pursuit| Pursuit { named, is_promised: true, unknown, ..pursuit }).ask_chain(context)
             }
-            Settlement::Settled(transaction) => self.on_facilitated(context, then, transaction, had_settled),
-            Settlement::Unknown(Unknown::NotSent, _) if !had_settled && !then.is_over() => {
-                self.end_unknown(Some(Operation::Release), Unknown::NotSent)
+            Settlement::Settled(transaction) => self.on_facilitated(context, transaction, had_settled),
+            Settlement::Unknown(Unknown::NotSent, _) if is_first => {
+                self.payment.end_unknown(Some(Operation::Release), Unknown::NotSent)
             }
             Settlement::Unknown(unknown, named) => {
-                let pursuit = Pursuit { named: named.or(pursuit.named), unknown, ..pursuit };
+                let named = named.or(self.pursuit.named);
+                let settling = self.with(|pursuit| Pursuit { named, unknown, ..pursuit });
                 match unknown {
-                    Unknown::Pending if context.now < pursuit.until => {
-                        let awaits = Awaits::Facilitation(context.now.plus(PAUSE_SECONDS));
-                        (Exchange::Settling(self, then, Pursuit { awaits, ..pursuit }), Effects::default())
+                    Unknown::Pending if context.now < settling.pursuit.until => {
+                        settling.wait_for(Awaits::Facilitation(context.now.plus(PAUSE_SECONDS)))
                     }
-                    _ => self.ask_chain(context, then, pursuit),
+                    _ => settling.ask_chain(context),
                 }
             }
             // That it cannot settle now does not mean that it has not.
             Settlement::Refused(reason) if had_settled => {
-                let pursuit = Pursuit { unknown: Unknown::MaybeSettledBefore, ..pursuit };
-                match self.offer.rpc {
-                    Some(_) => self.ask_chain(context, then, pursuit),
-                    None => self.leave_unknown(context, then, pursuit, &reason),
+                let unknown = Unknown::MaybeSettledBefore;
+                let settling = self.with(|pursuit| Pursuit { unknown, ..pursuit });
+                match settling.can_ask_chain() {
+                    true => settling.ask_chain(context),
+                    false => settling.leave_unknown(context, &reason),
                 }
             }
             // Something on the way may have asked twice, and let the second answer through. Where another ledger takes the same
             // payments it may as well have been spent there, and then nothing is to be had for it here.
             Settlement::Refused(reason)
                 if reason == reason::NONCE_USED
-                    && self.offer.rpc.is_some()
-                    && context.is_exclusive_since(self.since)
-                    && !then.is_over() =>
+                    && self.can_ask_chain()
+                    && context.is_exclusive_since(self.pursuit.since)
+                    && is_first =>
             {
-                self.ask_chain(context, then, Pursuit { unknown: Unknown::MaybeSettledBefore, ..pursuit })
+                let unknown = Unknown::MaybeSettledBefore;
+                self.with(|pursuit| Pursuit { unknown, ..pursuit }).ask_chain(context)
             }
-            Settlement::Refused(reason) => {
-                let reply = Reply::settlement_refused(self.version, &self.receipt_of(Err(&reason)), &reason);
-                let operation = (!then.is_over()).then_some(Operation::Release);
-                let settlement = Some(SettlementRecord { payment: self.record(), result: SettlementResult::Refused });
-                let (exchange, effects) = self.end(operation, Outcome::Refused, &reason, reply);
-                (exchange, Effects { settlement, ..effects })
-            }
+            Settlement::Refused(reason) => self.end_refused(&reason),
         }
     }
 
-    fn on_chain_answer(
-        mut self,
-        context: Context<'_>,
-        then: Then,
-        pursuit: Pursuit,
-        inquiry: Inquiry,
-        answer: &CalloutAnswer,
-    ) -> Next {
-        let (Some(rpc), Some(transfer)) = (self.offer.rpc.as_deref(), &self.transfer) else {
-            return self.leave_unknown(context, then, pursuit, &pursuit.unknown.to_string());
+    fn read_settlement(&self, answer: &CalloutAnswer) -> Settlement {
+        let purchase = &self.payment.purchase;
+        // Where the payer is the facilitator's word alone, it may spell it otherwise the second time.
+        let payer = match &purchase.requirement().rail {
+            Rail::Foreign(foreign) if foreign.svm.is_none() => &Payer::Unknown,
+            _ => &self.payment.payer,
         };
-        let fate = match inquiry.step(transfer, rpc, answer) {
-            Progress::Ask(inquiry) => return self.inquire(context, then, pursuit, inquiry),
+        facilitator::read_settlement(answer, purchase.version, purchase.requirement(), payer)
+    }
+
+    /// The facilitator refuses to settle, and nothing has moved.
+    fn end_refused(self, reason: &str) -> Next {
+        let Self { payment, waiter, .. } = self;
+        let reply = Reply::settlement_refused(payment.purchase.version, &payment.receipt(Err(reason)), reason);
+        let operation = (!waiter.has_response()).then_some(Operation::Release);
+        let settlement = payment.settlement(SettlementResult::Refused, None);
+        let (exchange, effects) = payment.end(operation, Outcome::Refused, reason, reply);
+        (exchange, Effects { settlement, ..effects })
+    }
+
+    fn on_chain_answer(mut self, context: Context<'_>, inquiry: Inquiry, answer: &CalloutAnswer) -> Next {
+        let (Some(rpc), Some(transfer)) = (self.payment.purchase.offer.rpc.as_deref(), self.transfer()) else {
+            return self.leave_unknown_for_itself(context);
+        };
+        let fate = match inquiry.step(&transfer, rpc, answer) {
+            Progress::Ask(inquiry) => return self.inquire(context, inquiry),
             Progress::Done(fate) => fate,
         };
         // The next inquiry, of this request or in the background, goes on from there.
         if let Fate::Unclear(Unclear::OutOfRange { searched_to }) = fate {
-            self.transfer = self.transfer.map(|transfer| Transfer { searched_to, ..transfer });
+            self.pursuit.searched_to = searched_to;
         }
-        let may_wait = context.now < pursuit.until;
         match fate {
-            Fate::Settled(transaction) => self.on_settled(context, then, transaction.into()),
+            Fate::Settled(transaction) => self.on_settled(context, transaction.into()),
             Fate::Void(void) => {
-                let operation = (!then.is_over()).then_some(Operation::Release);
-                let settlement = Some(SettlementRecord { payment: self.record(), result: SettlementResult::Refused });
-                let (exchange, effects) = self.refuse(context, operation, Outcome::Refused, &void.to_string());
+                let Self { payment, waiter, .. } = self;
+                let operation = (!waiter.has_response()).then_some(Operation::Release);
+                let settlement = payment.settlement(SettlementResult::Refused, None);
+                let (exchange, effects) = payment.refuse(context, operation, Outcome::Refused, &void.to_string());
                 (exchange, Effects { settlement, ..effects })
             }
             // An earlier request asked for the settlement, and it may be asked for again.
-            Fate::Open | Fate::Unclear(_) if !pursuit.has_asked => self.ask_to_settle(context, then, pursuit),
-            Fate::Unconfirmed(_) | Fate::Open | Fate::Unclear(_) => {
-                let (named, is_seen) = match fate {
-                    Fate::Unconfirmed(transaction) => (Some(transaction.into()), true),
-                    _ => (pursuit.named, pursuit.is_promised),
-                };
-                let unknown = if is_seen { Unknown::Unconfirmed } else { pursuit.unknown };
-                let reason = match fate {
-                    Fate::Unclear(unclear) => format!("{unknown}; {unclear}"),
-                    _ => unknown.to_string(),
-                };
-                let pursuit = Pursuit { named, unknown, ..pursuit };
-                if is_seen && may_wait {
-                    let awaits = Awaits::Confirmation(context.now.plus(PAUSE_SECONDS));
-                    return (Exchange::Settling(self, then, Pursuit { awaits, ..pursuit }), Effects::default());
-                }
-                self.leave_unknown(context, then, pursuit, &reason)
-            }
+            Fate::Open | Fate::Unclear(_) if !self.pursuit.has_asked => self.ask_to_settle(context),
+            Fate::Unconfirmed(_) | Fate::Open | Fate::Unclear(_) => self.on_unproven(context, fate),
         }
     }
 
+    /// The chain does not prove what became of the transfer, and the facilitator was asked.
+    fn on_unproven(self, context: Context<'_>, fate: Fate) -> Next {
+        let (named, is_seen) = match fate {
+            Fate::Unconfirmed(transaction) => (Some(transaction.into()), true),
+            _ => (self.pursuit.named, self.pursuit.is_promised),
+        };
+        let unknown = if is_seen { Unknown::Unconfirmed } else { self.pursuit.unknown };
+        let reason = match fate {
+            Fate::Unclear(unclear) => format!("{unknown}; {unclear}"),
+            _ => unknown.to_string(),
+        };
+        let settling = self.with(|pursuit| Pursuit { named, unknown, ..pursuit });
+        if is_seen && context.now < settling.pursuit.until {
+            return settling.wait_for(Awaits::Confirmation(context.now.plus(PAUSE_SECONDS)));
+        }
+        settling.leave_unknown(context, &reason)
+    }
+
+    fn leave_unknown_for_itself(self, context: Context<'_>) -> Next {
+        let reason = self.pursuit.unknown.to_string();
+        self.leave_unknown(context, &reason)
+    }
+
     /// Ends the request with the outcome unknown. The payment stays in the ledger, and is looked into again.
-    fn leave_unknown(self, context: Context<'_>, then: Then, pursuit: Pursuit, reason: &str) -> Next {
+    fn leave_unknown(self, context: Context<'_>, reason: &str) -> Next {
+        let recovery = self.recovery(context.now);
+        let Self { payment, waiter, pursuit } = self;
         // A stream that was delivered is to be settled, whoever waits; a response that was not is still owed for it.
-        let is_billed = then.is_over();
-        let recovery = Self { is_billed, ..self.clone() }.recovery(context.now, pursuit);
-        let operation = (!is_billed).then_some(Operation::Forget { named: pursuit.named });
+        let operation = (!waiter.has_response()).then_some(Operation::Forget { named: pursuit.named });
         let reply = Reply::outcome_unknown(pursuit.unknown);
-        let settlement = Some(SettlementRecord { payment: self.record(), result: SettlementResult::Unknown });
-        let (exchange, effects) = self.end(operation, Outcome::Unknown, reason, reply);
+        let settlement = payment.settlement(SettlementResult::Unknown, None);
+        let (exchange, effects) = payment.end(operation, Outcome::Unknown, reason, reply);
         (exchange, Effects { recovery, settlement, ..effects })
     }
 
-    /// When to look into the payment again, if that can still bring anything to light: later and later, until the
-    /// facilitator would refuse it, or where the chain can be asked, until that knows.
-    fn recovery(mut self, now: UnixTime, pursuit: Pursuit) -> Option<Recovery> {
+    /// Returns when and how to look into the payment again, if that can still bring anything to light: later and later, until
+    /// the facilitator would refuse it, or where the chain can be asked, until that knows.
+    fn recovery(&self, now: UnixTime) -> Option<Recovery> {
         const LONGEST_PAUSE_SECONDS: u64 = 60;
-        /// What the ledger forgets of itself, nobody needs to know.
+        /// Attempts beyond these are about a payment that the ledger forgets of itself.
         const MOST_ATTEMPTS: u32 = 24 * 60;
+        let Self { payment, waiter, pursuit } = self;
         let pause = match pursuit.unknown {
             // Whoever has too much to do is not helped by more of it.
             Unknown::Busy => LONGEST_PAUSE_SECONDS,
-            _ => 1_u64.checked_shl(self.recoveries).unwrap_or(LONGEST_PAUSE_SECONDS).min(LONGEST_PAUSE_SECONDS),
+            _ => 1_u64.checked_shl(pursuit.attempts).unwrap_or(LONGEST_PAUSE_SECONDS).min(LONGEST_PAUSE_SECONDS),
         };
-        self.recoveries = self.recoveries.saturating_add(1);
+        let attempts = pursuit.attempts.saturating_add(1);
         let due = now.plus(pause);
-        let can_settle = due.plus(MIN_LIFETIME_SECONDS) <= self.settles_until;
+        let can_settle = due.plus(MIN_LIFETIME_SECONDS) <= payment.purchase.settles_until;
         // Where Permit2 is concerned, the chain knows no more in the end than that the nonce was used.
-        let chain_will_know = self.offer.rpc.is_some()
-            && self.transfer.is_some_and(|transfer| transfer.method == TransferMethod::Eip3009);
-        let is_worth_it = self.recoveries <= MOST_ATTEMPTS && (can_settle || chain_will_know);
-        is_worth_it.then_some(Recovery { payment: self, named: pursuit.named, due })
+        let is_by_authorization = |transfer: Transfer| transfer.method == TransferMethod::Eip3009;
+        let chain_will_know = self.can_ask_chain() && payment.purchase.transfer.is_some_and(is_by_authorization);
+        let is_worth_it = attempts <= MOST_ATTEMPTS && (can_settle || chain_will_know);
+        is_worth_it.then(|| Recovery {
+            payment: payment.clone(),
+            is_of_stream: waiter.has_response(),
+            named: pursuit.named,
+            since: pursuit.since,
+            searched_to: pursuit.searched_to,
+            attempts,
+            due,
+        })
     }
 
     /// The facilitator says that the money has moved. Where nothing but its word ties the transaction to the payment, it
     /// must not be one that another payment has bought its response with.
-    fn on_facilitated(self, context: Context<'_>, then: Then, transaction: TransactionId, may_be_known: bool) -> Next {
-        if let Rail::Evm(_) = self.offer.requirement.rail {
-            return self.on_settled(context, then, transaction);
+    fn on_facilitated(self, context: Context<'_>, transaction: TransactionId, may_be_known: bool) -> Next {
+        if let Rail::Evm(_) = self.payment.purchase.requirement().rail {
+            return self.on_settled(context, transaction);
         }
-        let key = PaymentKey::of_transaction(&self.offer.requirement.network, transaction);
-        let (binding, expires) = (self.binding, self.expires);
-        let known_since = may_be_known.then_some(self.since);
+        let Self { payment, waiter, pursuit } = self;
+        let key = PaymentKey::of_transaction(&payment.purchase.requirement().network, transaction);
+        let (binding, expires) = (payment.binding, payment.purchase.expires);
+        let known_since = may_be_known.then_some(pursuit.since);
         let ledger = Some((key, Operation::Pin { binding, transaction, expires, known_since }));
-        (Exchange::Pinning(self, then, transaction), Effects { ledger, ..Effects::default() })
+        (Pinning { payment, waiter, transaction }.into(), Effects { ledger, ..Effects::default() })
     }
 
-    /// The ledger has said whether the transaction is this payment's.
-    pub(super) fn on_pinned(
-        self,
-        context: Context<'_>,
-        then: Then,
-        transaction: TransactionId,
-        answer: Answer,
-    ) -> Next {
+    fn on_settled(self, context: Context<'_>, transaction: TransactionId) -> Next {
+        on_settled(self.payment, context, self.waiter, transaction)
+    }
+}
+
+impl State for Settling {
+    fn handle(self, context: Context<'_>, event: Event) -> Next {
+        match event {
+            Event::Callout(answer) => self.on_answer(context, &answer),
+            Event::Tick => self.on_tick(context),
+            Event::Upstream(head) if self.waiter == Waiter::Upstream => self.on_joining_response(&head),
+            _ => self.ignore(event),
+        }
+    }
+
+    /// The settlement goes on, and its answer is still worth hearing.
+    fn end(self) -> Next {
+        let waiter = self.waiter.without_client();
+        Self { waiter, ..self }.stay()
+    }
+
+    fn could_be_sold(&self) -> bool {
+        self.waiter.could_be_sold()
+    }
+}
+
+impl State for Pinning {
+    fn handle(self, context: Context<'_>, event: Event) -> Next {
+        let Event::Ledger(answer) = event else { return self.ignore(event) };
+        let Self { payment, waiter, transaction } = self;
         let (exchange, effects) = match answer {
-            Answer::Granted => return self.on_settled(context, then, transaction),
+            Answer::Granted => return on_settled(payment, context, waiter, transaction),
             Answer::Spent => {
-                self.refuse(context, Some(Operation::Spend { transaction }), Outcome::Spent, reason::NONCE_USED)
+                payment.refuse(context, Some(Operation::Spend { transaction }), Outcome::Spent, reason::NONCE_USED)
             }
             _ => {
                 let forget = Some(Operation::Forget { named: Some(transaction) });
-                self.end_unknown(forget, Unknown::Unrecorded)
+                payment.end_unknown(forget, Unknown::Unrecorded)
             }
         };
-        let stream = if then == Then::Keep { Stream::Hold } else { effects.stream };
+        let stream = waiter.fit(effects.stream);
         (exchange, Effects { stream, ..effects })
     }
 
-    /// The money has moved.
-    fn on_settled(self, context: Context<'_>, then: Then, transaction: TransactionId) -> Next {
-        let payment = PaymentRecord { transaction: Some(transaction), ..self.record() };
-        let settlement = Some(SettlementRecord { payment, result: SettlementResult::Settled });
-        let (exchange, effects) = self.record_settlement(context, then, transaction);
-        (exchange, Effects { settlement, ..effects })
+    fn end(self) -> Next {
+        let ledger = Some((self.payment.purchase.key, Operation::Forget { named: Some(self.transaction) }));
+        Effects { ledger, alias_key: self.payment.alias_key, ..Effects::default() }.and_over()
     }
 
-    /// Tells the ledger, before anything is given for it.
-    fn record_settlement(self, context: Context<'_>, then: Then, transaction: TransactionId) -> Next {
-        let operation = match then {
-            Then::Forward | Then::Join if !self.is_bound() => {
-                let reply = Reply::payment_required(context, reason::NONCE_USED, &self.terms, &self.url);
-                let (operation, stream) = (Some(Operation::Spend { transaction }), Stream::Reply(reply));
-                return self.finish(operation, Outcome::Spent, reason::NONCE_USED, Some(transaction), stream);
-            }
-            Then::Forward | Then::Join => Operation::Redeem { transaction, until: self.surely_served(context) },
-            Then::Deliver { .. } => Operation::Spend { transaction },
-            Then::Keep => {
-                let operation = match self.is_bound() {
-                    true => Some(Operation::Keep { transaction }),
-                    false => Some(Operation::Spend { transaction }),
-                };
-                return self.finish(operation, Outcome::Abandoned, "", Some(transaction), Stream::Hold);
-            }
-            Then::Close => {
-                let tail = Tail::receipt(context, &self, Some(transaction));
-                return self.finish(None, Outcome::Served, "", Some(transaction), Stream::Finish(tail));
-            }
-            Then::Bill => return self.finish(None, Outcome::Billed, "", Some(transaction), Stream::Hold),
-            Then::DeliverError { keeps_cache_control } => {
-                let stream =
-                    Stream::Deliver(self.receipt(&self.receipt_of(Ok(Some(transaction))), keeps_cache_control));
-                let outcome = Outcome::SettledUpstreamFailed;
-                return self.finish(Some(Operation::Keep { transaction }), outcome, "", Some(transaction), stream);
-            }
-        };
-        self.ask_ledger(operation, |payment| Exchange::Recording(payment, then, transaction))
-    }
-
-    /// The response is there, and the settlement that was asked for beside it is not.
-    pub(super) fn on_joining_response(self, pursuit: Pursuit, head: &UpstreamHead) -> Next {
-        let keeps_cache_control = head.forbids_sharing();
-        let then = match head.is_error() {
-            true => Then::DeliverError { keeps_cache_control },
-            false => Then::Deliver { keeps_cache_control },
-        };
-        (Exchange::Settling(self, then, pursuit), Effects::default())
-    }
-
-    pub(super) fn on_recorded(
-        self,
-        context: Context<'_>,
-        then: Then,
-        transaction: TransactionId,
-        answer: Answer,
-    ) -> Next {
-        let named = Some(transaction);
-        match (answer, then) {
-            (Answer::Granted, Then::Forward) => self.forward(named),
-            (Answer::Granted, Then::Join) => (Exchange::Redeeming(self, transaction), Effects::default()),
-            (Answer::Granted, Then::Deliver { keeps_cache_control }) => {
-                let edits = self.receipt(&self.receipt_of_service(context, named), keeps_cache_control);
-                let grant = self.right(context.now);
-                let (over, effects) = self.finish(None, Outcome::Served, "", named, Stream::Deliver(edits));
-                match grant {
-                    Some(grant) => (Exchange::Granting, Effects { ledger: Some(grant), ..effects }),
-                    None => (over, effects),
-                }
-            }
-            // The hold lapsed and another request has the payment now, or the store failed. Nothing was given for it yet,
-            // and the same payment, sent again, finds what became of it.
-            _ => {
-                let reply = Reply::outcome_unknown(Unknown::Unrecorded);
-                let stream = Stream::Reply(reply);
-                self.finish(None, Outcome::Unknown, &Unknown::Unrecorded.to_string(), named, stream)
-            }
-        }
-    }
-
-    /// Until when a pursuit that begins now asks again.
-    fn pursued_until(&self, context: Context<'_>) -> UnixTime {
-        let facilitator = context.config.facilitator.service.timeout_seconds();
-        context.now.plus(facilitator).plus(self.node_seconds())
-    }
-
-    /// When a request that asks for settlement now is over, at the latest: one more question to the facilitator after
-    /// the last pause, one inquiry into the chain, and some slack.
-    pub(super) fn surely_settled(&self, context: Context<'_>) -> UnixTime {
-        const SLACK_SECONDS: u64 = 5;
-        let facilitator = context.config.facilitator.service.timeout_seconds();
-        let inquiry = self.node_seconds().saturating_mul(INQUIRY_QUESTIONS);
-        // An inquiry may come before the first question, and another after the last.
-        self.pursued_until(context).plus(inquiry).plus(facilitator).plus(inquiry).plus(SLACK_SECONDS)
-    }
-
-    fn node_seconds(&self) -> u64 {
-        self.offer.rpc.as_deref().map_or(0, |rpc: &Rpc| rpc.service.timeout_seconds())
+    fn could_be_sold(&self) -> bool {
+        self.waiter.could_be_sold() || self.waiter == Waiter::Upstream
     }
 }
 
-impl Then {
-    /// Whether the response is out already.
-    const fn is_over(self) -> bool {
-        matches!(self, Self::Close | Self::Bill)
-    }
-}
-
-impl Tail {
-    /// The receipt of a stream, in a trailer and in a comment.
-    pub(super) fn receipt(context: Context<'_>, payment: &Payment, transaction: Option<TransactionId>) -> Self {
-        let receipt = payment.receipt_of_service(context, transaction);
-        Self {
-            comment: format!(": payment-response {}\n\n", receipt.to_json()),
-            trailers: vec![(payment.version.receipt_header(), receipt.to_header())],
+impl State for Recording {
+    fn handle(self, _: Context<'_>, event: Event) -> Next {
+        let Event::Ledger(answer) = event else { return self.ignore(event) };
+        let Self { payment, has_upstream, transaction } = self;
+        match answer {
+            Answer::Granted if has_upstream => Redeeming::join(payment, transaction),
+            Answer::Granted => Redeeming::begin(payment, transaction),
+            _ => end_unrecorded(payment, transaction),
         }
     }
 
-    /// What is said of a settlement that did not come about, or is not known.
-    fn failed(reply: &Reply) -> Self {
-        let receipts = [Version::V1, Version::V2].map(Version::receipt_header).into_iter();
-        let value =
-            |name: &&str| reply.headers.iter().find(|(header, _)| header == name).map(|(_, value)| value.clone());
-        let trailers = receipts.filter_map(|name| Some((name, value(&name)?))).collect();
-        Self { comment: format!(": payment {}\n\n", reply.body), trailers }
+    fn could_be_sold(&self) -> bool {
+        self.has_upstream
+    }
+}
+
+/// The money has moved: the ledger is told, before anything is given for it.
+fn on_settled(payment: Payment, context: Context<'_>, waiter: Waiter, transaction: TransactionId) -> Next {
+    let settlement = payment.settlement(SettlementResult::Settled, Some(transaction));
+    let (exchange, effects) = record_settlement(payment, context, waiter, transaction);
+    (exchange, Effects { settlement, ..effects })
+}
+
+fn record_settlement(payment: Payment, context: Context<'_>, waiter: Waiter, transaction: TransactionId) -> Next {
+    let named = Some(transaction);
+    match waiter {
+        Waiter::Request | Waiter::Upstream if !payment.purchase.is_bound() => {
+            let reply =
+                Reply::payment_required(context, reason::NONCE_USED, &payment.purchase.quote, &payment.purchase.url);
+            let (operation, stream) = (Some(Operation::Spend { transaction }), Stream::Reply(reply));
+            payment.finish(operation, Outcome::Spent, reason::NONCE_USED, named, stream)
+        }
+        Waiter::Request | Waiter::Upstream => {
+            let until = payment.purchase.surely_served(context);
+            let has_upstream = waiter == Waiter::Upstream;
+            let wait = |payment| Recording { payment, has_upstream, transaction };
+            payment.ask_ledger(Operation::Redeem { transaction, until }, wait)
+        }
+        Waiter::Response(delivery) => Spending::begin(payment, delivery, transaction),
+        Waiter::ErrorResponse(delivery) => {
+            deliver_error(payment, delivery, transaction, Operation::Keep { transaction })
+        }
+        Waiter::StreamEnd => {
+            let tail = Tail::receipt(context, &payment, named);
+            payment.finish(None, Outcome::Served, "", named, Stream::Finish(tail))
+        }
+        Waiter::Nobody => {
+            let operation = match payment.purchase.is_bound() {
+                true => Operation::Keep { transaction },
+                false => Operation::Spend { transaction },
+            };
+            payment.finish(Some(operation), Outcome::Abandoned, "", named, Stream::Hold)
+        }
+        Waiter::NobodyOfStream => payment.finish(None, Outcome::Billed, "", named, Stream::Hold),
     }
 }

@@ -3,14 +3,14 @@
 use std::ops::Deref;
 
 use super::RequestHead;
-use crate::config::{Config, Origin, ShownAt, Terms};
+use crate::config::{Config, Origin, RouteTerms, ShownAt};
 
 /// The URL of a request as answers and receipts show it. A client may write any host into its request; what is vouched for
 /// names one that the configuration knows.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ShownUrl {
     text: String,
-    /// Whether its origin is the operator's own, so that it may be signed.
+    /// True if its origin is the operator's own, so that it may be signed.
     pub is_vouched: bool,
 }
 
@@ -25,7 +25,7 @@ impl Deref for ShownUrl {
 impl ShownUrl {
     /// The URL of a request for what `terms` sell: at one of the configured origins, else at the host that the route names,
     /// and else as the client wrote it.
-    pub fn of(config: &Config, head: &RequestHead, terms: &Terms) -> Self {
+    pub fn of(config: &Config, head: &RequestHead, terms: &RouteTerms) -> Self {
         let (asked, target) = (head.url(), head.text(":path"));
         let scheme = asked.split("://").next().unwrap_or_default();
         let used = Origin::of_request(scheme, &head.text(":authority"));

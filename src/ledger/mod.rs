@@ -23,7 +23,7 @@ use page::{Claim, Page};
 
 /// Shared memory with compare-and-swap.
 pub trait Store {
-    /// What marks a version of a value.
+    /// The mark of a version of a value.
     type Version: Copy;
 
     /// The value of page `page` and its version; `None` where none was written yet.
@@ -55,7 +55,7 @@ pub enum Written {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoreFailed;
 
-/// What identifies a payment: the hash of network, asset, payer and nonce. Made of the decoded values, so that another
+/// The key of a payment: the hash of network, asset, payer and nonce. Made of the decoded values, so that another
 /// spelling of the same payment has the same key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PaymentKey([u8; 32]);
@@ -95,7 +95,7 @@ impl PaymentKey {
 
     /// The key of a payer's right to come back to `place`, a digest of what was paid for. That has to hold something that
     /// clients cannot know, or they could choose whose page to fill.
-    pub fn of_right(place: &[u8; 32], payer: &str) -> Self {
+    pub fn of_grant(place: &[u8; 32], payer: &str) -> Self {
         Self(keccak256(&[b"x402: a right to come back: ", &place[..], payer.as_bytes()].concat()))
     }
 
@@ -120,7 +120,7 @@ impl PaymentKey {
     }
 }
 
-/// What a claim was made with: one hash of what was signed, of the signature, and, where the payment is good for one
+/// The binding of a claim to what made it: one hash of what was signed, of the signature, and, where the payment is good for one
 /// request alone, of that request.
 ///
 /// Whoever knows payer and nonce, which the chain shows to all, could otherwise collect what a settled payment has yet to
@@ -161,12 +161,12 @@ impl Binding {
         Self { request: Self::hash(&all), ..self }
     }
 
-    /// Whether the other is bound to a request, and this one to none yet.
+    /// Returns whether the other is bound to a request, and this one to none yet.
     fn lacks_request_of(self, other: Self) -> bool {
         self.request == Self::NONE.request && other.request != Self::NONE.request
     }
 
-    /// Whether both are of one payment, whatever request they are bound to.
+    /// Returns whether both are of one payment, whatever request they are bound to.
     fn is_of_payment(self, other: Self) -> bool {
         self.payment == other.payment
     }
@@ -181,11 +181,11 @@ pub struct Owner(pub u64);
 pub struct Hold {
     /// The request.
     pub owner: Owner,
-    /// When the request has surely ended. From then on others may take the claim over.
+    /// The time at which the request has surely ended. From then on others may take the claim over.
     pub until: UnixTime,
 }
 
-/// How a claim stands. A payment without a claim is absent from the ledger.
+/// The state of a claim. A payment without a claim is absent from the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum State {
     /// A request holds the claim, and asks the facilitator whether the payment is one at all. No money can have moved, and
@@ -200,7 +200,7 @@ pub enum State {
     Redeeming(Hold, TransactionId),
     /// Settlement was asked for, and nobody heard the answer.
     Unknown {
-        /// When the request was over.
+        /// The time at which the request was over.
         since: UnixTime,
         /// The transfer, as far as the facilitator named one.
         named: Option<TransactionId>,
@@ -222,37 +222,37 @@ pub enum State {
 pub enum Operation {
     /// Take the claim, if nobody holds it.
     Claim {
-        /// When the payment's validity ends, and with it the claim.
+        /// The time at which the payment's validity ends, and with it the claim.
         expires: UnixTime,
-        /// When the request has surely ended.
+        /// The time at which the request has surely ended.
         until: UnixTime,
-        /// What came. A claim that was left behind is resumed only with the binding that made it.
+        /// The binding of what came. A claim that was left behind is resumed only with the binding that made it.
         binding: Binding,
-        /// Whether the payment is proven: the filter has checked its signature, or `/verify` has said yes.
+        /// True if the payment is proven: the filter has checked its signature, or `/verify` has said yes.
         is_proven: bool,
     },
     /// Take the claim, if nobody holds it and settlement was asked for before. For a payment whose validity has ended:
     /// it buys nothing new, but it may have settled, and then it still buys its response.
     Resume {
-        /// When the request has surely ended.
+        /// The time at which the request has surely ended.
         until: UnixTime,
-        /// What came.
+        /// The binding of what came.
         binding: Binding,
     },
     /// Take the claim, if nobody holds it and the answer to a settlement is not known: to find out in the background
     /// what became of it.
     Recover {
-        /// When that has surely ended.
+        /// The time at which that has surely ended.
         until: UnixTime,
     },
     /// See how the claim stands, and take nothing.
     Look {
-        /// Where there is one, what was left behind is told of to the same payment alone, whatever request it came with.
+        /// The binding of the one payment, whatever request it came with, that is told of what was left behind. Where there is none, what was left behind is told of to the same payment alone, whatever request it came with.
         of: Option<Binding>,
     },
     /// Settlement is about to be asked for: from now on money may move.
     Settle {
-        /// When the request has surely ended.
+        /// The time at which the request has surely ended.
         until: UnixTime,
         /// Atomic units that are to be settled, where that is not the amount that was signed for.
         charge: Option<Amount>,
@@ -261,7 +261,7 @@ pub enum Operation {
     Redeem {
         /// The transfer.
         transaction: TransactionId,
-        /// When the request has surely ended.
+        /// The time at which the request has surely ended.
         until: UnixTime,
     },
     /// The response is on its way to the client, and costs what it turns out to cost: the payment has bought it, and
@@ -292,7 +292,7 @@ pub enum Operation {
         transaction: TransactionId,
         /// Until when this is remembered, and a day longer.
         expires: UnixTime,
-        /// When the ledger first saw the payment, where that may have been found out before: it was asked to settle
+        /// The time at which the ledger first saw the payment, where that may have been found out before: it was asked to settle
         /// earlier. What was found out before that, the payment has spent, and the ledger has forgotten since.
         known_since: Option<UnixTime>,
     },
@@ -301,25 +301,25 @@ pub enum Operation {
         /// The transfer, as far as the facilitator named one.
         named: Option<TransactionId>,
     },
-    /// Note something. On a key of [`PaymentKey::of_right`].
-    Note {
+    /// Note something. On a key of [`PaymentKey::of_grant`].
+    Grant {
         /// Until when.
         expires: UnixTime,
     },
     /// See whether something is noted, and was so at most this many seconds ago.
-    Recall {
-        /// How many.
+    CheckGrant {
+        /// The number.
         seconds: u64,
     },
     /// Note something that must be noted once alone. On a key of [`PaymentKey::of_nonce`].
-    NoteOnce {
+    ConsumeNonce {
         /// Until when.
         expires: UnixTime,
     },
 }
 
 impl Operation {
-    /// Whether it asks for a claim, and does nothing to one.
+    /// Returns whether it asks for a claim, and does nothing to one.
     pub const fn begins(self) -> bool {
         matches!(self, Self::Claim { .. } | Self::Resume { .. } | Self::Look { .. })
     }
@@ -327,26 +327,26 @@ impl Operation {
     /// The first of the pages that it concerns: payments, what is noted, and what is noted once have their own.
     const fn first_page(self) -> u32 {
         match self {
-            Self::Note { .. } | Self::Recall { .. } => PAGES,
-            Self::NoteOnce { .. } => PAGES.saturating_mul(2),
+            Self::Grant { .. } | Self::CheckGrant { .. } => PAGES,
+            Self::ConsumeNonce { .. } => PAGES.saturating_mul(2),
             _ => 0,
         }
     }
 }
 
-/// What is known of a settlement whose answer was not heard.
+/// The knowledge of a settlement whose answer was not heard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Unheard {
     /// The transfer, as far as the facilitator named one.
     pub named: Option<TransactionId>,
-    /// When the ledger first saw the payment. What settled before settled for somebody else: in another proxy, or for a
+    /// The time at which the ledger first saw the payment. What settled before settled for somebody else: in another proxy, or for a
     /// ledger that is no more.
     pub since: UnixTime,
     /// Atomic units that were to be settled, where that is not the amount that was signed for.
     pub charge: Option<Amount>,
 }
 
-/// What the ledger says to an [`Operation`].
+/// The ledger's answer to an [`Operation`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Answer {
     /// Done. For [`Operation::Claim`]: the payment is new, and this request's alone.
@@ -362,11 +362,11 @@ pub enum Answer {
     /// To [`Operation::Look`], and to a [`Operation::Claim`] that is not proven, or not bound yet: this payment has settled, or may have, and
     /// bought nothing yet.
     Waiting,
-    /// The payment has bought its response. To [`Operation::NoteOnce`]: it is noted already.
+    /// The payment has bought its response. To [`Operation::ConsumeNonce`]: it is noted already.
     Spent,
     /// The payment has settled, and its client has broken off so many redemptions that there are no more.
     Exhausted,
-    /// This request does not hold the claim in a state that allows the operation. To [`Operation::Recall`]: nothing is
+    /// This request does not hold the claim in a state that allows the operation. To [`Operation::CheckGrant`]: nothing is
     /// noted.
     NotHeld,
     /// No room: every claim on this payment's page is still needed.
@@ -386,7 +386,7 @@ pub struct Ledger {
 /// size finds the claims of the one before it.
 const PAGES: u32 = 4096;
 
-/// Whether a page is one of payments, and not of notes.
+/// Returns whether a page is one of payments, and not of notes.
 pub const fn is_of_payments(page: u32) -> bool {
     page < PAGES
 }
@@ -396,7 +396,7 @@ pub const fn is_of_payments(page: u32) -> bool {
 const ATTEMPTS: u32 = 64;
 
 impl Ledger {
-    /// How often a settled payment is redeemed, unless told otherwise, after its client broke off what it had bought.
+    /// The number of times that a settled payment is redeemed, unless told otherwise, after its client broke off what it had bought.
     pub const DEFAULT_MAX_REDEMPTIONS: u8 = 3;
 
     /// A ledger with room for about `claims` claims at a time (at least one a page).
@@ -473,7 +473,7 @@ impl Ledger {
     }
 }
 
-/// What an operation makes of a claim.
+/// The change that an operation makes to a claim.
 enum Next {
     Refuse(Answer),
     Restart { state: State, expires: UnixTime, binding: Binding },
@@ -562,20 +562,20 @@ impl Ledger {
                 let is_known = claim.is_some_and(|pin| pin.binding == binding && is_of_now(pin));
                 Next::Refuse(if is_known { Answer::Granted } else { Answer::Spent })
             }
-            (Operation::Recall { seconds }, Some(Noted))
+            (Operation::CheckGrant { seconds }, Some(Noted))
                 if is_noted && claim.is_some_and(|note| note.since.plus(seconds) > now) =>
             {
                 Next::Refuse(Answer::Granted)
             }
-            (Operation::NoteOnce { .. }, Some(Noted)) if is_noted => Next::Refuse(Answer::Spent),
-            (Operation::Note { expires } | Operation::NoteOnce { expires }, None | Some(Noted)) => {
+            (Operation::ConsumeNonce { .. }, Some(Noted)) if is_noted => Next::Refuse(Answer::Spent),
+            (Operation::Grant { expires } | Operation::ConsumeNonce { expires }, None | Some(Noted)) => {
                 Next::Restart { state: Noted, expires, binding: Binding::NONE }
             }
             _ => Next::Refuse(Answer::NotHeld),
         }
     }
 
-    /// What a request that wants the claim finds; `None` where there is nothing but a hold that counts for nothing: one that
+    /// Returns what a request finds that wants the claim; `None` where there is nothing but a hold that counts for nothing: one that
     /// lapsed before any money could move, the request's own, or one of a payment that is not proven where this one is.
     fn take_over(
         &self,

@@ -18,9 +18,9 @@ pub(super) struct Claim {
     pub(super) key: PaymentKey,
     /// The end of the payment's validity.
     pub(super) expires: UnixTime,
-    /// When it was made.
+    /// The time at which it was made.
     pub(super) since: UnixTime,
-    /// What the payment came with.
+    /// The binding of what the payment came with.
     pub(super) binding: Binding,
     /// Redemptions that were begun since the payment settled, but for those that failed by the upstream's fault.
     pub(super) redemptions: u8,
@@ -33,7 +33,7 @@ pub(super) struct Claim {
 /// transaction. Every claim has all of them.
 pub const CLAIM_BYTES: usize = 32 + 1 + 8 + 8 + 64 + 1 + 1 + 32 + 8 + 8 + TransactionId::BYTES;
 
-/// Where the state's tag stands in a claim.
+/// The offset of the state's tag in a claim.
 const TAG_AT: usize = 32;
 
 /// The tag of [`State::Unproven`].
@@ -127,7 +127,7 @@ impl Page {
 }
 
 impl Claim {
-    /// What a request is told that takes up a settlement whose answer was not heard.
+    /// Returns what a request is told that takes up a settlement whose answer was not heard.
     pub(super) const fn unheard(&self, named: Option<TransactionId>) -> Answer {
         Answer::GrantedUnknown(Unheard { named, since: self.since, charge: self.charge })
     }

@@ -296,18 +296,18 @@ fn an_expired_payment_resumes_what_it_had_begun_and_nothing_else() {
 
 #[test]
 fn notes_stand_until_they_expire_and_take_no_payments_place() {
-    let recall = Operation::Recall { seconds: 1000 };
-    let (note, once) = (Operation::Note { expires: at(100) }, Operation::NoteOnce { expires: at(100) });
+    let recall = Operation::CheckGrant { seconds: 1000 };
+    let (note, once) = (Operation::Grant { expires: at(100) }, Operation::ConsumeNonce { expires: at(100) });
     let answers = run(&[(0, A, recall), (0, A, note), (99, B, recall), (100, B, recall)]);
     assert_eq!(answers, [Answer::NotHeld, Answer::Granted, Answer::Granted, Answer::NotHeld]);
-    let later = Operation::Note { expires: at(200) };
+    let later = Operation::Grant { expires: at(200) };
     assert_eq!(run(&[(0, A, note), (50, B, later), (150, A, recall)]), [Answer::Granted; 3]);
     assert_eq!(
         run(&[
             (0, A, once),
             (99, A, once),
             (99, B, once),
-            (100, B, Operation::NoteOnce { expires: at(200) }),
+            (100, B, Operation::ConsumeNonce { expires: at(200) }),
             (150, A, once)
         ]),
         [Answer::Granted, Answer::Spent, Answer::Spent, Answer::Granted, Answer::Spent]
@@ -331,7 +331,7 @@ fn a_page_that_is_full_of_notes_takes_no_more_until_they_expire() {
         PaymentKey(bytes)
     };
     let mut note = |byte, now: u64| {
-        ledger.perform(&mut store, key(byte), A, Operation::NoteOnce { expires: at(now + 10) }, at(now))
+        ledger.perform(&mut store, key(byte), A, Operation::ConsumeNonce { expires: at(now + 10) }, at(now))
     };
     assert_eq!(
         [note(1, 0), note(2, 0), note(2, 9), note(2, 10), note(1, 10)],

@@ -1,6 +1,6 @@
-//! Who is answered with a page: browsers, and nobody who could be a program.
+//! The choice of clients that are answered with a page: browsers, and nobody who could be a program.
 
-/// Whether a request is a browser's that opens a page, by its headers `Accept` and `Sec-Fetch-Dest` (empty where absent).
+/// Returns whether a request is a browser's that opens a page, by its headers `Accept` and `Sec-Fetch-Dest` (empty where absent).
 ///
 /// A browser names `text/html` and prefers it to JSON and to anything at all. Programs send `*/*`, or name several types
 /// alike, and get JSON; so do requests of scripts, frames and images, for none of which a page is of use.

@@ -1,5 +1,4 @@
-//! What people see who open a priced URL in a browser: a page that says what is for sale and pays by the wallet that the
-//! browser has.
+//! The page for people who open a priced URL in a browser: it says what is for sale and pays by the browser's wallet.
 //!
 //! The page is one file without anything loaded from elsewhere ([`render`]), or an operator's own ([`Template`]). Whatever
 //! an operator or a client has written is escaped for the place where it is put. The page's own policy
@@ -7,18 +6,17 @@
 
 use serde::Serialize;
 
-use crate::config::networks::{NETWORKS, SOLANA};
 use crate::json::to_text;
 use crate::money::Amount;
+use crate::networks::chains::{self, WalletChain};
+use crate::networks::{NETWORKS, SOLANA};
 use crate::x402::Requirement;
 use crate::x402::requirement::{Rail, Scheme};
 
 mod accept;
-mod chains;
 mod template;
 
 pub use accept::wants_page;
-use chains::WalletChain;
 pub use template::{Template, TemplateError};
 
 /// The built-in page.
@@ -31,20 +29,20 @@ pub const CSP: &str = "default-src 'none'; script-src 'sha256-YC6fva9pqVPBjnV48t
 /// The policy of an operator's own page, unless the operator says otherwise: its own scripts and those of its host.
 pub const TEMPLATE_CSP: &str = "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' blob: data:; media-src 'self' blob: data:; font-src 'self' data:; frame-src blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// What a page tells: all of it is known where a 402 is made.
+/// The content of a page: all of it is known where a 402 is made.
 #[derive(Debug, Clone, Copy)]
 pub struct PageData<'a> {
     /// The terms of version 2 as JSON, as `PAYMENT-REQUIRED` carries them in base64.
     pub terms: &'a str,
     /// The ways to pay, one for each entry of `accepts`, in the same order.
     pub ways: &'a [Way<'a>],
-    /// The operator's words.
+    /// The operator's description.
     pub description: &'a str,
     /// The URL that the client used.
     pub url: &'a str,
     /// The method of the request. The page pays for GET alone.
     pub method: &'a str,
-    /// Why the request was not served.
+    /// The reason why the request was not served.
     pub error: &'a str,
 }
 
@@ -55,7 +53,7 @@ pub struct Way<'a> {
     pub requirement: &'a Requirement,
     /// The decimals of its asset, if they are known; without them amounts are shown in atomic units.
     pub decimals: Option<u8>,
-    /// Whether a unit of the asset is worth a dollar.
+    /// True if a unit of the asset is worth a dollar.
     pub is_dollar: bool,
     /// The asset's symbol.
     pub asset: &'a str,
@@ -91,7 +89,7 @@ impl<'a> Way<'a> {
         }
     }
 
-    /// What it costs: `$0.001`, `0.5 EURC`, or `1000 atomic units of EURC`.
+    /// Returns the price: `$0.001`, `0.5 EURC`, or `1000 atomic units of EURC`.
     pub fn price(&self) -> String {
         let most = if self.requirement.scheme == Scheme::Upto { "up to " } else { "" };
         let Self { asset, .. } = self;
@@ -123,8 +121,7 @@ pub struct Page {
 }
 
 impl Page {
-    /// What has to be said of the page in the head of the answer, beside what every 402 says. `Vary`, because the same URL
-    /// answers programs otherwise.
+    /// Returns the headers of the page, beside those of every 402. `Vary`, because the same URL answers programs otherwise.
     pub fn headers(&self) -> [(&'static str, &str); 6] {
         [
             ("content-type", "text/html; charset=utf-8"),
@@ -147,7 +144,7 @@ pub fn render_custom(template: &Template, csp: Option<&str>, data: &PageData<'_>
     Page { html: template::fill(template.as_str(), data), csp: csp.unwrap_or(TEMPLATE_CSP).to_owned() }
 }
 
-/// What the script of a page is told of a way to pay.
+/// A way to pay, as the script of a page is told.
 #[derive(Serialize)]
 struct WireWay<'a> {
     price: String,
@@ -155,7 +152,7 @@ struct WireWay<'a> {
     network: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     explorer: Option<&'static str>,
-    /// What `wallet_addEthereumChain` takes, but for the id.
+    /// The parameter of `wallet_addEthereumChain`, without the chain's id.
     #[serde(skip_serializing_if = "Option::is_none")]
     chain: Option<WalletChain>,
 }
@@ -171,7 +168,7 @@ impl PageData<'_> {
         self.ways.iter().find(is_payable).or(self.ways.first())
     }
 
-    /// The value of a placeholder as it is, and what it is; `None` for names that are none.
+    /// Returns the value of a placeholder; `None` for names that are none.
     fn value(&self, name: &str) -> Option<template::Value> {
         use template::Value::{Json, Text};
         let way = self.first_way();

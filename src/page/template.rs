@@ -1,11 +1,11 @@
-//! Placeholders and what stands for them. A value is escaped for its place, and put in once: what it says is never read
-//! for placeholders again.
+//! Placeholders and their values. A value is escaped for its place, and put in once: it is never read for placeholders
+//! again.
 
 use std::fmt::Write;
 
 use super::PageData;
 
-/// What stands for a placeholder.
+/// The value of a placeholder.
 pub(super) enum Value {
     /// For the text of an element, or a quoted attribute.
     Text(String),
@@ -25,7 +25,7 @@ const ATTRIBUTES: &[&str] = &["alt", "content", "label", "placeholder", "title",
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Template(String);
 
-/// Why a page cannot be used.
+/// An error in a page that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
     /// A name that stands for nothing.
@@ -140,7 +140,7 @@ fn push_json(html: &mut String, json: &str) {
     }
 }
 
-/// Whether a script for JSON has just begun, and ends right after.
+/// Returns whether a script for JSON has just begun, and ends right after.
 fn is_json_script(before: &str, after: &str) -> bool {
     let Some((outside, tag)) = before.rsplit_once('<') else { return false };
     let opens = tag.strip_prefix("script").and_then(|tag| tag.trim_end().strip_suffix('>'));
@@ -154,7 +154,7 @@ fn is_json_script(before: &str, after: &str) -> bool {
     is_json && closes && !is_raw(outside)
 }
 
-/// Whether a text may stand behind this.
+/// Returns whether a text may stand behind this.
 fn is_text(before: &str, name: &str) -> bool {
     if is_raw(before) {
         return false;
@@ -181,7 +181,7 @@ fn is_text(before: &str, name: &str) -> bool {
     is_whole_href || ATTRIBUTES.contains(&attribute) || attribute.starts_with("data-") || attribute.starts_with("aria-")
 }
 
-/// Whether what follows is no markup: it is in a script, a style or a comment that has not ended.
+/// Returns whether what follows is no markup: it is in a script, a style or a comment that has not ended.
 fn is_raw(before: &str) -> bool {
     [
         ("<script", "</script"),

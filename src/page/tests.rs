@@ -38,7 +38,7 @@ fn page_of(description: &str, terms: &str, use_template: Option<&str>) -> Page {
     }
 }
 
-/// What stands between the only `open` of a page and the `close` behind it.
+/// Returns the text between the only `open` of a page and the `close` behind it.
 fn between<'a>(html: &'a str, open: &str, close: &str) -> &'a str {
     assert_eq!(html.matches(open).count(), 1, "{open}");
     html.split_once(open).unwrap().1.split_once(close).unwrap().0

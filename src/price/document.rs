@@ -1,5 +1,5 @@
-//! JSON of a response, read so that no two parsers could read it differently. What a request asks for is not read like
-//! this: that costs its sender nothing, and the tree of a hostile one is a hundred times its size.
+//! JSON of a response, read so that no two parsers could read it differently. Requests are not read like this: they cost
+//! their sender nothing, and the tree of a hostile one is a hundred times its size.
 
 use std::collections::BTreeSet;
 
@@ -24,7 +24,7 @@ pub enum Document {
     Object(Vec<(String, Self)>),
 }
 
-/// Why a text is not a document.
+/// An error in a text that is not a document.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the body is not JSON that can be read in one way only: {0}")]
 pub struct DocumentError(String);
@@ -88,7 +88,7 @@ impl Document {
         fields.iter().find(|(key, _)| key == name).map(|(_, value)| value).filter(|value| **value != Self::Null)
     }
 
-    /// What a JSON pointer leads to (RFC 6901); `None` where it leads nowhere, or to `null`.
+    /// Returns the value that a JSON pointer leads to (RFC 6901); `None` where it leads nowhere, or to `null`.
     pub fn at(&self, pointer: &str) -> Option<&Self> {
         let steps = pointer.split('/').skip(1).map(|step| step.replace("~1", "/").replace("~0", "~"));
         let mut place = self;

@@ -1,13 +1,13 @@
 //! A stream of server-sent events (HTML standard, section 9.2), split into events as its bytes arrive.
 
-/// Splits a stream. It keeps no more than the event that is not complete yet.
+/// A splitter of a stream, which keeps no more than the event that is not complete yet.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Splitter {
     /// The bytes of the event that is not complete.
     pending: Vec<u8>,
-    /// Where in them the search for an end goes on.
+    /// The position in them at which the search for an end goes on.
     searched: usize,
-    /// The event has grown beyond what is kept, and passes unread.
+    /// True if the event has grown beyond what is kept, and passes unread.
     is_overlong: bool,
 }
 
@@ -16,16 +16,16 @@ const MAX_EVENT_BYTES: usize = 4 * 1024 * 1024;
 
 /// A complete event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
-    /// As it came, with the empty line at its end.
+pub struct StreamEvent {
+    /// The bytes as they came, with the empty line at the end.
     pub raw: Vec<u8>,
     /// The text of its `data` lines; empty where it has none.
     pub data: String,
-    /// Whether it, or the rest of it, was too long to be read.
+    /// True if it, or the rest of it, was too long to be read.
     pub is_overlong: bool,
 }
 
-impl Event {
+impl StreamEvent {
     fn new(raw: Vec<u8>, is_overlong: bool) -> Self {
         let data = if is_overlong { String::new() } else { data_of(&raw) };
         Self { raw, data, is_overlong }
@@ -33,36 +33,36 @@ impl Event {
 }
 
 impl Splitter {
-    /// Takes in bytes, and gives out the events that are complete with them.
-    pub fn push(&mut self, bytes: &[u8]) -> Vec<Event> {
+    /// Takes in bytes, and returns the events that are complete with them.
+    pub fn push(&mut self, bytes: &[u8]) -> Vec<StreamEvent> {
         self.pending.extend_from_slice(bytes);
         let mut events = Vec::new();
         let mut start = 0;
         while let Some(end) = self.end_of_event() {
             let raw = self.pending.get(start..end).unwrap_or_default().to_vec();
             (start, self.searched) = (end, end);
-            events.push(Event::new(raw, std::mem::take(&mut self.is_overlong)));
+            events.push(StreamEvent::new(raw, std::mem::take(&mut self.is_overlong)));
         }
         self.pending.drain(..start);
         self.searched = self.searched.saturating_sub(start);
         if self.pending.len() > MAX_EVENT_BYTES {
             // Its end will still be found, and is all that is needed of it.
             let keep = self.pending.len().saturating_sub(4);
-            events.push(Event::new(self.pending.drain(..keep).collect(), true));
+            events.push(StreamEvent::new(self.pending.drain(..keep).collect(), true));
             self.searched = 0;
             self.is_overlong = true;
         }
         events
     }
 
-    /// What is left when the stream has ended: an event without its end, which counts for what it says all the same.
-    pub fn finish(&mut self) -> Option<Event> {
+    /// Returns the rest when the stream has ended: an event without its end, which counts all the same.
+    pub fn finish(&mut self) -> Option<StreamEvent> {
         let raw = std::mem::take(&mut self.pending);
         self.searched = 0;
-        (!raw.is_empty()).then(|| Event::new(raw, self.is_overlong))
+        (!raw.is_empty()).then(|| StreamEvent::new(raw, self.is_overlong))
     }
 
-    /// Behind the first empty line. Lines end in LF, CR or both.
+    /// Returns the position behind the first empty line. Lines end in LF, CR or both.
     fn end_of_event(&mut self) -> Option<usize> {
         let is_end = |byte: u8| matches!(byte, b'\n' | b'\r');
         let mut position = self.searched;
@@ -117,7 +117,7 @@ mod tests {
     const STREAM: &str =
         ": hello\n\nevent: x\ndata: {\"a\":\ndata: 1}\n\r\ndata:y\r\n\r\ndata: z\r\rid: 7\n\ndata: [DONE]\n\n";
 
-    fn data(events: &[Event]) -> Vec<&str> {
+    fn data(events: &[StreamEvent]) -> Vec<&str> {
         events.iter().map(|event| event.data.as_str()).collect()
     }
 
@@ -136,7 +136,7 @@ mod tests {
             assert_eq!(splitter.finish(), None);
         }
         let mut splitter = Splitter::default();
-        let events: Vec<Event> = STREAM.bytes().flat_map(|byte| splitter.push(&[byte])).collect();
+        let events: Vec<StreamEvent> = STREAM.bytes().flat_map(|byte| splitter.push(&[byte])).collect();
         assert_eq!(data(&events), expected);
     }
 

@@ -1,4 +1,4 @@
-//! What an inference costs: before it runs, from what it asks for, and after it ran, from what it used.
+//! The price of an inference: before it runs, by what it asks for, and after it ran, by what it used.
 
 pub mod document;
 pub mod events;
@@ -8,44 +8,47 @@ pub mod usage;
 use std::fmt;
 
 use ruint::aliases::U256;
+use serde::Deserialize;
 
 use crate::money::Amount;
 use crate::scan::ScanError;
 use request::Job;
 use usage::Usage;
 
-/// Where the model, the limits and the usage stand in bodies.
+/// The format of bodies, which says where the model, the limits and the usage stand.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Shape {
     /// Those of OpenAI's chat completions, completions, responses and embeddings.
     OpenAi,
     /// Those of Anthropic's messages.
     Anthropic,
-    /// Where the operator says.
+    /// Any format, by the operator's JSON pointers.
     Pointers(Box<Pointers>),
 }
 
 /// JSON pointers (RFC 6901) into request and response.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
 pub struct Pointers {
-    /// In the request: the model.
+    /// Of the request: the name of the model.
     pub model: String,
-    /// In the request: the most tokens of output.
+    /// Of the request: the most tokens of output.
     pub max_output_tokens: Option<String>,
-    /// In the request: how many outputs.
+    /// Of the request: the number of outputs that are wanted.
     pub choices: Option<String>,
-    /// In the response: tokens of input, cached ones included.
+    /// Of the response: tokens of input, cached ones included.
     pub input_tokens: String,
-    /// In the response: tokens of input that came from a cache.
+    /// Of the response: tokens of input that came from a cache.
     pub cached_input_tokens: Option<String>,
-    /// In the response: tokens of output.
+    /// Of the response: tokens of output.
     pub output_tokens: Option<String>,
 }
 
-/// How requests of a route are priced by tokens. What differs from entry to entry of `accepts` is in [`Rates`].
+/// The pricing of a route by tokens. What differs from entry to entry of `accepts` is in [`Rates`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Tariff {
-    /// Where to look.
+    /// The format of bodies.
     pub shape: Shape,
     /// The models that have a price: names, and patterns with `*`.
     pub models: Vec<String>,
@@ -53,7 +56,7 @@ pub struct Tariff {
     pub bytes_per_token: u64,
     /// Tokens of output that are assumed where a request names no limit.
     pub max_output_tokens: u64,
-    /// What is charged where the response does not say what was used.
+    /// The charge where the response does not say what was used.
     pub missing_usage: MissingUsage,
     /// The longest body that is read, of request or response.
     pub max_body_bytes: usize,
@@ -62,8 +65,8 @@ pub struct Tariff {
     pub namespace: Option<String>,
 }
 
-/// What is charged where a response does not say what was used.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, serde::Deserialize)]
+/// The charge where a response does not say what was used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum MissingUsage {
@@ -103,7 +106,7 @@ pub const RATE_SCALE_DIGITS: u32 = 12;
 /// A million, and [`RATE_SCALE_DIGITS`] zeros.
 const TOKENS_OF_A_RATE: u64 = 1_000_000_000_000_000_000;
 
-/// Why a request has no price.
+/// A reason why a request has no price.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PriceError {
     /// The body cannot be read in one way only.
@@ -115,12 +118,12 @@ pub enum PriceError {
     /// The model is not for sale.
     #[error("the model {model:?} has no price here; these have: {known}")]
     Model {
-        /// What was asked for.
+        /// The model that was asked for.
         model: String,
-        /// What could be.
+        /// The models that have a price.
         known: String,
     },
-    /// Whoever knows the price did not say it.
+    /// The service that knows the price did not say it.
     #[error("the price is not known at the moment")]
     Unknown,
     /// More than any amount can be.
@@ -169,7 +172,7 @@ impl Tariff {
     }
 }
 
-/// Whether a text fits a pattern, in which `*` stands for any letters.
+/// Returns whether a text fits a pattern, in which `*` stands for any letters.
 fn fits(pattern: &str, text: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = parts.next().and_then(|first| text.strip_prefix(first)) else { return false };
@@ -196,7 +199,7 @@ impl Rates {
         Ok(cost.max(self.minimum).max(Amount::from(1)))
     }
 
-    /// What a job costs that used this much: rounded up, at least the minimum, at most `maximum`.
+    /// Returns the charge for a job that used this much: rounded up, at least the minimum, at most `maximum`.
     pub fn charge(&self, model_index: usize, usage: Usage, maximum: Amount) -> Amount {
         let Some(rate) = self.models.get(model_index) else { return maximum };
         let fresh = usage.input.saturating_sub(usage.cached_input).saturating_sub(usage.cache_write);

@@ -1,9 +1,9 @@
-//! What a request asks of a model, as far as its price goes.
+//! The part of a request to a model that its price depends on.
 
 use std::borrow::Cow;
 
 use super::{Pointers, PriceError, Shape, Tariff, document};
-use crate::config::MetadataKey;
+use crate::metadata::MetadataKey;
 use crate::scan::{Found, Names, Scanner, Text};
 
 /// The most that a request can make a model do.
@@ -11,29 +11,29 @@ use crate::scan::{Found, Names, Scanner, Text};
 pub struct Job {
     /// The model, as the request names it.
     pub model: String,
-    /// Which of the tariff's models.
+    /// The index of the model in the tariff.
     pub model_index: usize,
     /// Tokens of input.
     pub input: u64,
     /// Tokens of output, of all choices together.
     pub output: u64,
-    /// Whether the response is to be a stream of events.
+    /// True if the response is to be a stream of events.
     pub streams: bool,
-    /// Whether the client itself asks for the usage at the end of the stream.
+    /// True if the client itself asks for the usage at the end of the stream.
     pub wants_usage: bool,
-    /// Whether it was found in the whole body, so that another body may be another job. What the proxy's metadata say is
+    /// True if it was found in the whole body, so that another body may be another job. What the proxy's metadata say is
     /// not all of it.
     pub is_read_whole: bool,
-    /// What asks for the usage at the end of the stream, where the client does not and its interface lets it.
+    /// The edit that asks for the usage at the end of the stream, where the client does not and its interface lets it.
     pub wish: Option<Wish>,
 }
 
 /// An edit of a body that asks for the usage at the end of the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Wish {
-    /// Where the bytes begin that it replaces, and where they end.
+    /// The start and the end of the bytes that it replaces.
     place: (usize, usize),
-    /// What stands there then.
+    /// The text in their place.
     text: &'static str,
 }
 
@@ -111,15 +111,15 @@ impl Tariff {
         })
     }
 
-    /// What is to be fetched of the proxy's dynamic metadata.
+    /// Returns the keys of the proxy's dynamic metadata that the price depends on.
     pub fn metadata(&self) -> Vec<MetadataKey> {
         let Some(namespace) = &self.namespace else { return Vec::new() };
         let keys: &[&str] = if self.shape == Shape::Anthropic { &["model", "max_tokens"] } else { &IN_METADATA };
         keys.iter().map(|key| MetadataKey { namespace: namespace.clone(), key: (*key).to_owned() }).collect()
     }
 
-    /// What a request asks for by the proxy's metadata, where `value` finds it by its key, and the body is so many bytes
-    /// long. Several prompts in one request look like one here.
+    /// Reads what a request asks for from the proxy's metadata, where `value` finds it by its key, and the body has so many
+    /// bytes. Several prompts in one request look like one here.
     ///
     /// # Errors
     /// [`PriceError`] where it has no price.
@@ -179,7 +179,8 @@ fn number(bytes: &[u8], what: &str) -> Result<u64, PriceError> {
     text.parse().map_err(|_| PriceError::Shape(format!("{what} is not a whole number of tokens")))
 }
 
-struct Asked {
+/// The fields of a body that the job follows from.
+struct JobFields {
     model: String,
     limit: Option<u64>,
     choices: u64,
@@ -225,7 +226,7 @@ impl<'a> Fields<'a> {
 
 const NULL: &[u8] = b"null";
 
-/// Which of the names a key is; `None` for other keys.
+/// Returns the index of the name that a key is; `None` for other keys.
 #[inline(never)]
 fn look_up(names: &mut Names<'_>, key: Text<'_>) -> Result<Option<usize>, PriceError> {
     match names.find(key) {
@@ -240,7 +241,7 @@ fn look_up(names: &mut Names<'_>, key: Text<'_>) -> Result<Option<usize>, PriceE
     }
 }
 
-fn openai(scanner: &mut Scanner<'_>) -> Result<Asked, PriceError> {
+fn openai(scanner: &mut Scanner<'_>) -> Result<JobFields, PriceError> {
     let mut include_usage = None;
     let mut prompts = 1;
     // Where the wish for usage belongs, and as what, if there are options already.
@@ -277,7 +278,7 @@ fn openai(scanner: &mut Scanner<'_>) -> Result<Asked, PriceError> {
     // The interface of responses tells its usage unasked, and has no such option.
     let can_wish = fields.get("messages").is_some() || fields.get("prompt").is_some_and(is_prompt);
     let at_end = Wish { place: (brace, brace), text: r#","stream_options":{"include_usage":true}"# };
-    Ok(Asked {
+    Ok(JobFields {
         model: model(fields.get("model"), "model")?,
         limit,
         choices: choices.into_iter().max().unwrap_or(1).checked_mul(prompts).ok_or(PriceError::TooMuch)?,
@@ -287,7 +288,7 @@ fn openai(scanner: &mut Scanner<'_>) -> Result<Asked, PriceError> {
     })
 }
 
-/// Whether the options of a stream ask for the usage, as it is written, and what would ask for it.
+/// Returns whether the options of a stream ask for the usage, as it is written, and what would ask for it.
 fn stream_options<'a>(scanner: &mut Scanner<'a>) -> Result<(Option<&'a [u8]>, Option<Wish>), PriceError> {
     let start = scanner.position();
     let mut place = None;
@@ -338,9 +339,9 @@ fn openai_limit(fields: &Fields<'_>) -> Result<Option<u64>, PriceError> {
     Ok(if is_known && limits.contains(&None) { None } else { limits.into_iter().flatten().max() })
 }
 
-fn anthropic(scanner: &mut Scanner<'_>) -> Result<Asked, PriceError> {
+fn anthropic(scanner: &mut Scanner<'_>) -> Result<JobFields, PriceError> {
     let fields = Fields::read(scanner, ANTHROPIC, &mut |_, _, _| Ok(()))?;
-    Ok(Asked {
+    Ok(JobFields {
         model: model(fields.get("model"), "model")?,
         limit: limit_of(fields.get("max_tokens"), "max_tokens")?,
         choices: 1,
@@ -351,7 +352,7 @@ fn anthropic(scanner: &mut Scanner<'_>) -> Result<Asked, PriceError> {
 }
 
 #[inline(never)]
-fn by_pointers(scanner: &mut Scanner<'_>, pointers: &Pointers) -> Result<Asked, PriceError> {
+fn by_pointers(scanner: &mut Scanner<'_>, pointers: &Pointers) -> Result<JobFields, PriceError> {
     let mut ways = Steps::default();
     let asked = [Some(&pointers.model), pointers.max_output_tokens.as_ref(), pointers.choices.as_ref()];
     for (number, pointer) in asked.into_iter().enumerate() {
@@ -360,7 +361,7 @@ fn by_pointers(scanner: &mut Scanner<'_>, pointers: &Pointers) -> Result<Asked, 
     let mut found = [NULL; 3];
     ways.follow(scanner, &mut found)?;
     let [model_found, limit, choices] = found.map(|value| Some(value).filter(|value| *value != NULL));
-    Ok(Asked {
+    Ok(JobFields {
         model: model(model_found, &pointers.model)?,
         limit: limit_of(limit, "the limit of output tokens")?,
         choices: at_least_one(choices, "the number of outputs")?,

@@ -1,4 +1,4 @@
-//! What a response says that it used.
+//! Usage: the tokens that a response says it used.
 
 use super::document::Document;
 use super::{Pointers, Shape};
@@ -16,7 +16,7 @@ pub struct Usage {
     pub output: u64,
 }
 
-/// What has been said about usage so far. Streams say it in pieces, and say some of it again; the last word counts.
+/// The usage that has been reported so far. Streams report it in pieces, and some of it again; the last word counts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Report {
     input: Option<u64>,

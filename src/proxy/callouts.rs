@@ -103,7 +103,7 @@ pub(super) fn read_answer(host: &impl Host, headers: usize, body_size: usize, ma
     if headers == 0 {
         return CalloutAnswer::Lost;
     }
-    let answer = heads::answer(host, Map::CalloutAnswer).and_then(|head| {
+    let answer = heads::all(host, Map::CalloutAnswer).and_then(|head| {
         let status = head.text(":status").parse().unwrap_or(0);
         // One byte more than may be read, so that the reader sees that it is too long.
         let body = host.buffer(Buffer::CalloutAnswer, body_size.min(max_bytes.saturating_add(1)))?;
@@ -114,7 +114,7 @@ pub(super) fn read_answer(host: &impl Host, headers: usize, body_size: usize, ma
 
 /// Seconds for which the answer that is there holds.
 fn max_age(host: &impl Host) -> u64 {
-    let head = heads::answer(host, Map::CalloutAnswer).unwrap_or_default();
+    let head = heads::all(host, Map::CalloutAnswer).unwrap_or_default();
     let control = head.text("cache-control").to_ascii_lowercase();
     let mut directives = control.split(',').map(str::trim);
     if directives.clone().any(|directive| matches!(directive, "no-store" | "no-cache")) {

@@ -184,7 +184,7 @@ impl<H: Host> Driver<H> {
     // -------------------------------------------------------------------------------------------------- the exchange
 
     /// Begins the exchange of a request.
-    pub(super) fn start(&mut self, head: &RequestHead) -> Result<Next, HostError> {
+    pub(super) fn start(&mut self, head: &Arc<RequestHead>) -> Result<Next, HostError> {
         self.cors = head.admission(&self.config);
         let begun = self.host.now()?;
         let seen = if head.may_be_seen() { properties::seen(&self.host) } else { Seen::Never };

@@ -175,7 +175,8 @@ impl<H: Host> HttpContext<H> {
     fn start(&mut self, has_body: bool) -> Result<Next, HostError> {
         #[cfg(feature = "provoke-panic")]
         {
-            self.provoked = heads::answer(self.driver.host(), super::host::Map::Request)?.text("x-provoke-panic");
+            self.provoked =
+                heads::all(self.driver.host(), super::host::Map::Request)?.text("x-provoke-panic").into_owned();
         }
         let head = heads::request(self.driver.host(), self.driver.config(), has_body)?;
         self.may_panic(|_| "request");

@@ -27,7 +27,7 @@ pub(super) fn count_settlement(host: &impl Host, settlement: &SettlementRecord) 
         let name =
             format!("x402.revenue.network.{network}.asset.{}.pay_to.{}", label(&payment.asset), label(&payment.pay_to));
         // What does not fit cannot be counted, and is more than there is of any currency.
-        add(host, MetricKind::Counter, &name, payment.amount.parse().unwrap_or_default());
+        add(host, MetricKind::Counter, &name, i64::try_from(payment.amount.to_integer()).unwrap_or_default());
     }
 }
 

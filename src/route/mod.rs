@@ -12,7 +12,7 @@ use path::{Decoded, Path};
 use pattern::PatternTree;
 pub use pattern::{Pattern, PatternError};
 
-/// What requests a route is for.
+/// The requests that a route is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Matcher {
     /// Hosts; empty for any.
@@ -60,7 +60,7 @@ impl HostPattern {
         }
     }
 
-    /// Whether it is for this host, in lower case and without port.
+    /// Returns whether it is for this host, in lower case and without port.
     pub(crate) fn takes(&self, host: &str) -> bool {
         match self {
             Self::Exact(name) => name == host,
@@ -70,23 +70,23 @@ impl HostPattern {
 }
 
 impl Matcher {
-    /// Whether it is for requests to this authority, among others perhaps.
+    /// Returns whether it is for requests to this authority, among others perhaps.
     pub fn takes_host(&self, authority: &str) -> bool {
         let Some(host) = host_of(authority) else { return false };
         self.hosts.is_empty() || self.hosts.iter().any(|pattern| pattern.takes(&host))
     }
 }
 
-/// What a route's request must do.
+/// The condition for access to a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Pay. Matches leniently.
+    /// Payment. Such a route matches leniently.
     Priced,
-    /// Nothing. Matches to the letter.
+    /// None. Such a route matches to the letter.
     Free,
 }
 
-/// Where a request belongs. Routes are named by their index in the order of configuration.
+/// The route of a request, by its index in the order of configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
     /// The request is to pay for this route.
@@ -149,12 +149,12 @@ impl RouteTable {
         table
     }
 
-    /// What requests each route is for, in order.
+    /// Returns the requests that each route is for, in order.
     pub fn matchers(&self) -> impl Iterator<Item = &Matcher> {
         self.routes.iter().map(|(matcher, _)| matcher)
     }
 
-    /// Where a request belongs.
+    /// Finds the route of a request.
     pub fn decide(&self, target: Target<'_>) -> Decision {
         let method = target.method.to_ascii_uppercase();
         let host = host_of(target.authority);
@@ -162,10 +162,10 @@ impl RouteTable {
         let literal = decoded.literal();
         let path = decoded.path();
         let decide = |host: Option<&str>| {
-            let asked = Asked { trees: self.trees_for(host), method: &method, literal: literal.as_deref() };
+            let lookup = Lookup { trees: self.trees_for(host), method: &method, literal: literal.as_deref() };
             match &path {
-                Path::Readable(readings) => self.decide_among(&asked, readings),
-                Path::Opaque(prefix) => self.decide_below(&asked, prefix),
+                Path::Readable(readings) => self.decide_among(&lookup, readings),
+                Path::Opaque(prefix) => self.decide_below(&lookup, prefix),
             }
         };
         let is_for_sale = |host: Option<&str>| matches!(decide(host), Decision::Priced(_) | Decision::Ambiguous);
@@ -183,17 +183,17 @@ impl RouteTable {
         }
     }
 
-    /// Whether a price depends on the host, so that a client must not tell the upstream another one.
+    /// Returns whether a price depends on the host, so that a client must not tell the upstream another one.
     pub const fn prices_by_host(&self) -> bool {
         self.prices_by_host
     }
 
-    fn decide_among(&self, asked: &Asked<'_>, readings: &[Vec<&str>]) -> Decision {
+    fn decide_among(&self, lookup: &Lookup<'_>, readings: &[Vec<&str>]) -> Decision {
         let mut free = None;
         let mut priced = Vec::new();
         for (position, reading) in readings.iter().enumerate() {
-            let literal = asked.literal.filter(|_| position == 0);
-            match self.first_match(asked, literal, reading) {
+            let literal = lookup.literal.filter(|_| position == 0);
+            match self.first_match(lookup, literal, reading) {
                 Some((index, Access::Priced)) if !priced.contains(&index) => priced.push(index),
                 Some((index, Access::Free)) => free = Some(index),
                 _ => {}
@@ -208,24 +208,24 @@ impl RouteTable {
     }
 
     /// Decides on a path that may be anything below `prefix`.
-    fn decide_below(&self, asked: &Asked<'_>, prefix: &[&str]) -> Decision {
+    fn decide_below(&self, lookup: &Lookup<'_>, prefix: &[&str]) -> Decision {
         let mut found = Vec::new();
-        asked.trees.iter().for_each(|tree| tree.find_below(prefix, &mut found));
+        lookup.trees.iter().for_each(|tree| tree.find_below(prefix, &mut found));
         match self
-            .first_that_takes(&found, |route| route.1 == Access::Priced && takes(route, asked.method, asked.literal))
+            .first_that_takes(&found, |route| route.1 == Access::Priced && takes(route, lookup.method, lookup.literal))
         {
             Some(_) => Decision::Ambiguous,
-            None => match self.first_that_takes(&found, |route| takes(route, asked.method, asked.literal)) {
+            None => match self.first_that_takes(&found, |route| takes(route, lookup.method, lookup.literal)) {
                 Some((index, _)) => Decision::Free(index),
                 None => Decision::Unmatched,
             },
         }
     }
 
-    fn first_match(&self, asked: &Asked<'_>, literal: Option<&[&str]>, path: &[&str]) -> Option<(usize, Access)> {
+    fn first_match(&self, lookup: &Lookup<'_>, literal: Option<&[&str]>, path: &[&str]) -> Option<(usize, Access)> {
         let mut found = Vec::new();
-        asked.trees.iter().for_each(|tree| tree.find(path, &mut found));
-        self.first_that_takes(&found, |route| takes(route, asked.method, literal))
+        lookup.trees.iter().for_each(|tree| tree.find(path, &mut found));
+        self.first_that_takes(&found, |route| takes(route, lookup.method, literal))
     }
 
     fn first_that_takes(&self, found: &[usize], takes: impl Fn(&(Matcher, Access)) -> bool) -> Option<(usize, Access)> {
@@ -245,7 +245,7 @@ impl RouteTable {
 }
 
 /// A request, as it is looked for among the routes.
-struct Asked<'a> {
+struct Lookup<'a> {
     /// The patterns for its host.
     trees: Vec<&'a PatternTree>,
     /// In upper case.
@@ -273,7 +273,7 @@ fn takes_method(matcher: &Matcher, access: Access, method: &str) -> bool {
         || (method == "OPTIONS" && access == Access::Priced)
 }
 
-/// Whether a path begins with two slashes to those alone who take a backslash, or an encoded one, for one.
+/// Returns whether a path begins with two slashes to those alone who take a backslash, or an encoded one, for one.
 fn names_host_oddly(path: &[u8]) -> bool {
     let rest = path.strip_prefix(b"/").unwrap_or(path);
     let rest = rest.get(..3).unwrap_or(rest).to_ascii_lowercase();

@@ -21,7 +21,7 @@ pub(super) const MAX_SEGMENTS: usize = 256;
 /// Readings of a path beyond which it is opaque.
 const MAX_READINGS: usize = 32;
 
-/// What a path can be read as.
+/// The readings of a path.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Path<'a> {
     /// One of these. The first is the path as it was written, but for the folding that they all have undergone.
@@ -33,13 +33,13 @@ pub enum Path<'a> {
 /// A path, decoded up to where servers would not agree on what it says.
 #[derive(Debug)]
 pub struct Decoded<'a> {
-    /// As it was written, without query; `None` where it is no text.
+    /// The path as it was written, without query; `None` where it is no text.
     written: Option<&'a str>,
     /// The segments, folded, one behind the other.
     text: String,
     /// The end of each.
     ends: Vec<usize>,
-    /// Whether there is more, which is trouble.
+    /// True if there is more, on which servers would not agree.
     is_cut: bool,
 }
 
@@ -77,7 +77,7 @@ impl<'a> Decoded<'a> {
         (!segments.is_empty()).then_some(segments)
     }
 
-    /// What it can be read as.
+    /// Returns the readings of the path.
     pub fn path(&self) -> Path<'_> {
         let mut segments = self.segments();
         if self.is_cut {
@@ -153,7 +153,7 @@ fn decode_segment(raw: &str) -> Option<Cow<'_, str>> {
     (!is_encoded_dots && !is_trimmed(&text)).then_some(Cow::Owned(text))
 }
 
-/// Whether some server would trim something off the text, or off what it leaves of it where it cuts it at a `;`, a `?` or
+/// Returns whether some server would trim something off the text, or off what it leaves of it where it cuts it at a `;`, a `?` or
 /// a `#`: some trim spaces, and some systems final dots.
 #[inline(never)]
 fn is_trimmed(text: &str) -> bool {
@@ -181,12 +181,12 @@ fn hex_byte(digits_and_rest: &[u8]) -> Option<(u8, &[u8])> {
     Some((digit(*high)? << 4 | digit(*low)?, rest))
 }
 
-/// Whether a segment can be read in one way only.
+/// Returns whether a segment can be read in one way only.
 fn is_plain(segment: &str) -> bool {
     !segment.is_empty() && !is_dots(segment) && !segment.bytes().any(|byte| matches!(byte, b'?' | b'#' | b';'))
 }
 
-/// Whether some number of decodings could bring out a `..`, which climbs over the segments before it.
+/// Returns whether some number of decodings could bring out a `..`, which climbs over the segments before it.
 #[inline(never)]
 fn climbs(path: &str) -> bool {
     const DECODINGS: usize = 4;

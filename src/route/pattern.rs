@@ -8,7 +8,7 @@ pub struct Pattern {
     segments: Vec<Segment>,
     has_rest: bool,
     has_final_slash: bool,
-    /// As it was written.
+    /// The pattern as it was written.
     text: String,
 }
 
@@ -25,7 +25,7 @@ pub(super) enum Segment {
     Param,
 }
 
-/// Why a text is not a pattern.
+/// An error in a text that is not a pattern.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PatternError {
     /// Does not begin with a slash.
@@ -84,7 +84,7 @@ impl Pattern {
         self.segments.iter().map(length).max().unwrap_or(0)
     }
 
-    /// Whether a path of these segments (all that stands between its slashes, without query) is written exactly as the
+    /// Returns whether a path of these segments (all that stands between its slashes, without query) is written exactly as the
     /// pattern has it: letter case and slashes included. A parameter takes one segment that is not empty, `{*rest}`
     /// anything. It takes no more steps than the pattern has segments.
     pub(super) fn matches_literally(&self, path: &[&str]) -> bool {

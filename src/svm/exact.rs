@@ -17,7 +17,7 @@ const SET_COMPUTE_UNIT_LIMIT: u8 = 2;
 const SET_COMPUTE_UNIT_PRICE: u8 = 3;
 const TRANSFER_CHECKED: u8 = 12;
 
-/// What a payment has to pay: an entry of the 402, as far as Solana is concerned.
+/// The terms that a payment has to meet: an entry of the 402, as far as Solana is concerned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Terms {
     /// The token: `asset` of the entry.
@@ -43,7 +43,7 @@ pub struct Terms {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Memo(String);
 
-/// Why a text is not a [`Memo`].
+/// The reason why a text is not a [`Memo`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum MemoError {
     /// Empty, which means none.
@@ -80,20 +80,20 @@ impl Memo {
     }
 }
 
-/// What is known of a payment that was not refused.
+/// The facts about a payment that was not refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Checked {
     /// Whose tokens move, or who may move them: the transfer's authority. The official facilitator's `payer`.
     pub payer: Pubkey,
-    /// What the payment is known by, for the ledger.
+    /// The digest by which the ledger knows the payment.
     pub message_hash: MessageHash,
-    /// Whether something is left that only the chain knows beyond balances: accounts in lookup tables, or the members of
+    /// True if something is left that only the chain knows beyond balances: accounts in lookup tables, or the members of
     /// a multisig account that pays. Then nothing speaks against the payment, and nothing but the facilitator's word for
     /// it.
     pub facilitator_decides: bool,
 }
 
-/// Why a payment does not meet its terms; said in the official package's words.
+/// The reason why a payment does not meet its terms; said in the official package's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Not a transaction, or not one that the chain would take up at all.
@@ -161,7 +161,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Whether a facilitator that knows smart wallets (`extra.features.smartWalletSupported` of its `/supported`) may
+    /// Returns whether a facilitator that knows smart wallets (`extra.features.smartWalletSupported` of its `/supported`) may
     /// still accept the payment: the official one then executes the transaction to see what it transfers.
     pub const fn may_be_smart_wallet(self) -> bool {
         matches!(
@@ -225,7 +225,7 @@ impl Transaction {
         })
     }
 
-    /// Whether the accounts of the transfer may do what they have to: the payer sign, the two others change. `true` if
+    /// Returns whether the accounts of the transfer may do what they have to: the payer sign, the two others change. `true` if
     /// the payer is not a key but an account for which others sign (a multisig of the token program).
     fn check_roles(&self, transfer: &Transfer) -> Result<bool, Refusal> {
         let may_change = |place: usize| place >= self.accounts.len() || self.is_writable(place);
@@ -241,7 +241,7 @@ impl Transaction {
         Err(Refusal::WouldFail)
     }
 
-    /// What the memo program asks: text, and that the accounts named with it sign.
+    /// Checks what the memo program asks: text, and that the accounts named with it sign.
     fn check_memos_execute(&self, instructions: &[Instruction]) -> Result<(), Refusal> {
         let mut memos = instructions.iter().filter(|instruction| instruction.program == MEMO);
         let executes = |memo: &Instruction| {
@@ -348,7 +348,7 @@ impl<'a> Transfer<'a> {
         Ok(())
     }
 
-    /// What the chain compares with the mint.
+    /// The decimals that the chain compares with the mint's.
     fn check_token(&self, terms: &Terms) -> Result<(), Refusal> {
         let is_other_program = terms.token_program.is_some_and(|program| program != self.program);
         if is_other_program || self.decimals != terms.decimals { Err(Refusal::WouldFail) } else { Ok(()) }

@@ -19,7 +19,7 @@ pub struct Pubkey([u8; 32]);
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Signature([u8; 64]);
 
-/// Why a text is not a [`Pubkey`] or a [`Signature`].
+/// The reason why a text is not a [`Pubkey`] or a [`Signature`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// A character that base58 does not have.
@@ -41,7 +41,7 @@ impl Pubkey {
         &self.0
     }
 
-    /// Whether the bytes are a point of the curve, so that a key may belong to them. Addresses that programs derive are
+    /// Returns whether the bytes are a point of the curve, so that a key may belong to them. Addresses that programs derive are
     /// chosen not to be.
     pub fn is_on_curve(&self) -> bool {
         CompressedEdwardsY(self.0).decompress().is_some()
@@ -60,7 +60,7 @@ impl Signature {
     }
 }
 
-/// Whether `signature` is that of `signer` over `message`: for transactions, and for signing in with a wallet.
+/// Returns whether `signature` is that of `signer` over `message`: for transactions, and for signing in with a wallet.
 ///
 /// By the rules of Solana's own check, which are stricter than RFC 8032: `s` below the group's order, and neither the
 /// key nor `R` of small order. Whatever an honest wallet signs passes.

@@ -31,19 +31,19 @@ const VERSION_0: u8 = VERSION_MARK;
 pub struct Transaction {
     /// One for each of the accounts that have to sign, in their order.
     pub(super) signatures: Vec<Signature>,
-    /// What the signatures are over.
+    /// The bytes that the signatures are over.
     pub(super) message: Vec<u8>,
-    /// How many of `accounts` have to sign; they come first, and the first of them pays the fee.
+    /// The number of `accounts` that have to sign; they come first, and the first of them pays the fee.
     pub(super) signers: usize,
-    /// How many of the accounts that have to sign are only read; they are the last of those.
+    /// The number of accounts that have to sign and are only read; they are the last of those.
     read_only_signers: usize,
-    /// How many of the other accounts are only read; they are the last of all.
+    /// The number of the other accounts that are only read; they are the last of all.
     read_only_others: usize,
     /// The accounts that the message names.
     pub(super) accounts: Vec<Pubkey>,
-    /// How many further accounts it takes from lookup tables, which only the chain knows.
+    /// The number of further accounts that it takes from lookup tables, which only the chain knows.
     pub(super) looked_up: usize,
-    /// What is to be done, in order.
+    /// The instructions, in order.
     pub(super) instructions: Vec<Instruction>,
 }
 
@@ -108,17 +108,17 @@ impl Transaction {
         BASE64.encode(bytes)
     }
 
-    /// What the payment is known by.
+    /// Returns the digest by which the payment is known.
     pub fn message_hash(&self) -> MessageHash {
         MessageHash(Sha256::digest(&self.message).into())
     }
 
-    /// Whether the account at `place`, one that stands in the message, has to sign.
+    /// Returns whether the account at `place`, one that stands in the message, has to sign.
     pub(super) const fn is_signer(&self, place: usize) -> bool {
         place < self.signers
     }
 
-    /// Whether the account at `place`, one that stands in the message, may be changed.
+    /// Returns whether the account at `place`, one that stands in the message, may be changed.
     pub(super) const fn is_writable(&self, place: usize) -> bool {
         if self.is_signer(place) {
             place < self.signers.saturating_sub(self.read_only_signers)

@@ -1,4 +1,4 @@
-//! Extensions of the protocol: what the terms declare, and what the filter reads of a client's part.
+//! Extensions of the protocol: their declarations in the terms, and the client's part as far as the filter reads it.
 //!
 //! Source: `specs/extensions` of the x402 repository, and the package `@x402/extensions` 2.27.0, whose validators take
 //! what is written here.
@@ -10,14 +10,14 @@ use crate::json::{self, JsonError, Object, to_text};
 
 /// A client's own name for a payment, so that its retries are known for what they are.
 pub const PAYMENT_IDENTIFIER: &str = "payment-identifier";
-/// What is sold, for catalogues.
+/// A description of what is sold, for catalogues.
 pub const BAZAAR: &str = "bazaar";
-/// The facilitator takes a permit for Permit2 along (EIP-2612), and pays the gas.
+/// The sponsoring of gas by which the facilitator takes a permit for Permit2 along (EIP-2612).
 pub const EIP2612_GAS_SPONSORING: &str = "eip2612GasSponsoring";
-/// The facilitator sends the payer's signed approval of Permit2, and pays the gas.
+/// The sponsoring of gas by which the facilitator sends the payer's signed approval of Permit2.
 pub const ERC20_APPROVAL_GAS_SPONSORING: &str = "erc20ApprovalGasSponsoring";
 
-/// Whether clients may name their payments.
+/// The rule for names that clients give to their payments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
@@ -28,7 +28,7 @@ pub enum Identifier {
     Required,
 }
 
-/// Why a client's part in [`PAYMENT_IDENTIFIER`] is refused.
+/// An error in a client's part of [`PAYMENT_IDENTIFIER`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdentifierError {
     /// Not of the right shape.
@@ -112,20 +112,20 @@ pub fn declare_sponsoring(extension: &str) -> Option<String> {
     ))
 }
 
-/// What a route takes and gives, for [`BAZAAR`]. Examples and schemas are JSON objects as text.
+/// A route's input and output, for [`BAZAAR`]. Examples and schemas are JSON objects as text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Bazaar {
     /// The method, in upper case.
     pub method: String,
     /// The route's path with `:param` in place of what differs; `None` where it is always the same.
     pub template: Option<String>,
-    /// How a body is sent (`json`, `form-data`, `text`); `None` where there is none, and `input` is the query.
+    /// The encoding of the body (`json`, `form-data`, `text`); `None` where there is none, and `input` is the query.
     pub body_type: Option<String>,
     /// An example of the query, or of the body.
     pub input: Option<String>,
     /// Its schema.
     pub input_schema: Option<String>,
-    /// An example of what stands in the path.
+    /// An example of the path's parameters.
     pub path_params: Option<String>,
     /// Its schema.
     pub path_params_schema: Option<String>,

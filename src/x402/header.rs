@@ -19,7 +19,7 @@ pub const X_PAYMENT_RESPONSE: &str = "x-payment-response";
 /// that is yet to be deployed, by ERC-6492) stays well below.
 pub const MAX_LENGTH: usize = 32 * 1024;
 
-/// Why a payment header cannot be decoded.
+/// An error in a payment header that cannot be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// Longer than [`MAX_LENGTH`].

@@ -1,4 +1,4 @@
-//! x402 on the wire: what stands in headers and bodies, in versions 1 and 2 of the protocol.
+//! x402 on the wire: the content of headers and bodies, in versions 1 and 2 of the protocol.
 //!
 //! Source: `specs/x402-specification-v2.md` and `specs/transports-v2/http.md` of the x402 repository, and
 //! recorded exchanges of the official packages (`tests/vectors/wire`), which decide where the two differ.
@@ -21,7 +21,7 @@ pub use receipt::Receipt;
 pub use requirement::Requirement;
 pub use transaction::TransactionId;
 
-/// A version of the protocol: which one a client speaks, its payment's header tells.
+/// A version of the protocol. The name of the payment's header tells which one a client speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Version {
     /// `X-PAYMENT`, `X-PAYMENT-RESPONSE`, and terms in the body of the 402.

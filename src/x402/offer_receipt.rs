@@ -48,26 +48,26 @@ const RECEIPT_FIELDS: [(&str, &str); 6] = [
     ("transaction", "string"),
 ];
 
-/// Signs in the seller's name.
+/// The signer of offers and receipts, in the seller's name.
 #[derive(PartialEq, Eq)]
 pub struct Issuer {
     key: SecretKey,
-    offers: Signed,
-    receipts: Signed,
-    /// Whether offers are signed, and not receipts alone.
+    offers: MessageKind,
+    receipts: MessageKind,
+    /// True if offers are signed, and not receipts alone.
     pub signs_offers: bool,
-    /// Whether receipts name the transaction, by which everybody can find the payer's other ones.
+    /// True if receipts name the transaction, by which everybody can find the payer's other ones.
     pub names_transactions: bool,
 }
 
-/// What one kind of message is signed under.
+/// The EIP-712 domain and type under which one kind of message is signed.
 #[derive(PartialEq, Eq)]
-struct Signed {
+struct MessageKind {
     domain: Word,
     r#type: Word,
 }
 
-/// Shows whose signatures it makes, and never the key.
+/// Shows the account whose signatures these are, and never the key.
 impl fmt::Debug for Issuer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Issuer")
@@ -81,7 +81,7 @@ impl fmt::Debug for Issuer {
 impl Issuer {
     /// The issuer with this key.
     pub fn new(key: SecretKey, signs_offers: bool, names_transactions: bool) -> Self {
-        let (offers, receipts) = (Signed::new("x402 offer", OFFER), Signed::new("x402 receipt", RECEIPT));
+        let (offers, receipts) = (MessageKind::new("x402 offer", OFFER), MessageKind::new("x402 receipt", RECEIPT));
         Self { key, offers, receipts, signs_offers, names_transactions }
     }
 
@@ -154,7 +154,7 @@ impl Issuer {
     }
 }
 
-impl Signed {
+impl MessageKind {
     fn new(domain: &str, r#type: &str) -> Self {
         let domain_type = keccak256(b"EIP712Domain(string name,string version,uint256 chainId)");
         let version = keccak256(VERSION.to_string().as_bytes());
@@ -176,7 +176,7 @@ struct Artefact<T> {
 }
 
 impl<T> Artefact<T> {
-    fn signed<const N: usize>(self, issuer: &Issuer, under: &Signed, fields: fn(&T) -> [Word; N]) -> Self {
+    fn signed<const N: usize>(self, issuer: &Issuer, under: &MessageKind, fields: fn(&T) -> [Word; N]) -> Self {
         let struct_hash = eip712::struct_hash(&under.r#type, &fields(&self.payload));
         let signature = issuer.sign(&eip712::digest(&under.domain, &struct_hash));
         Self { signature: format!("0x{}", hex::encode(signature)), ..self }

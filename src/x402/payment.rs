@@ -28,10 +28,10 @@ pub struct PaymentPayload<'a> {
     /// The entry that the client chose.
     #[serde(borrow, deserialize_with = "json::object")]
     pub accepted: Accepted<'a>,
-    /// What the chosen scheme wants signed.
+    /// The payload that the scheme wants signed.
     #[serde(borrow)]
     pub payload: &'a RawValue,
-    /// What the client says it pays for. Not signed, and not relied on.
+    /// The resource that the client says it pays for. Not signed, and not relied on.
     #[serde(borrow)]
     pub resource: Option<&'a RawValue>,
     /// The client's part in extensions of the protocol.
@@ -39,7 +39,7 @@ pub struct PaymentPayload<'a> {
     pub extensions: Option<&'a RawValue>,
 }
 
-/// Why bytes are not a payment.
+/// An error in bytes that are not a payment.
 #[derive(Debug, thiserror::Error)]
 pub enum PaymentError {
     /// Not JSON of the right shape; names the field.
@@ -119,8 +119,8 @@ impl ForeignPayload {
         })
     }
 
-    /// What the payment is known by: no other way of writing the same payment has another. Where the filter does not know
-    /// what it reads, that is as far as JSON goes.
+    /// Returns the text that the payment is known by: every way of writing the same payment gives the same. Where the filter
+    /// does not know the payload, that holds as far as JSON goes.
     pub fn digest(&self) -> Word {
         match self {
             Self::Svm(transaction) => *transaction.message_hash().as_bytes(),
@@ -144,7 +144,7 @@ impl ForeignPayload {
     }
 }
 
-/// Who pays, as far as it is known.
+/// The payer, as far as it is known.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Payer {
     /// An account of Ethereum's family.
@@ -156,7 +156,7 @@ pub enum Payer {
 }
 
 impl Payer {
-    /// Whether an answer that names this payer may be about the payment.
+    /// Returns whether an answer that names this payer may be about the payment.
     pub fn may_be(&self, named: &str) -> bool {
         match self {
             Self::Evm(address) => address.is_written(named),
@@ -187,7 +187,7 @@ pub struct PaymentPayloadV1<'a> {
     pub scheme: String,
     /// The network's name, such as `base-sepolia`.
     pub network: String,
-    /// What the scheme wants signed.
+    /// The payload that the scheme wants signed.
     #[serde(borrow)]
     pub payload: &'a RawValue,
 }
@@ -207,16 +207,16 @@ fn check_version(said: u64, version: Version) -> Result<(), PaymentError> {
     if said == version.number() { Ok(()) } else { Err(PaymentError::Version(said, version)) }
 }
 
-/// What a payer signed, with the signature.
+/// A message that a payer signed, with the signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signed {
-    /// What was signed.
+    /// The message.
     pub authorization: Authorized,
     /// The signature, of any length: contract wallets sign in ways of their own.
     pub signature: Vec<u8>,
 }
 
-/// The two things that a payer may sign.
+/// The two messages that a payer may sign.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Authorized {
     /// A transfer by the token itself (EIP-3009).
@@ -226,7 +226,7 @@ pub enum Authorized {
 }
 
 impl Authorized {
-    /// Who pays.
+    /// The payer.
     pub const fn payer(&self) -> Address {
         match self {
             Self::Eip3009(authorization) => authorization.from,
@@ -234,7 +234,7 @@ impl Authorized {
         }
     }
 
-    /// Who is paid.
+    /// The recipient.
     pub const fn recipient(&self) -> Address {
         match self {
             Self::Eip3009(authorization) => authorization.to,
@@ -250,7 +250,7 @@ impl Authorized {
         }
     }
 
-    /// The payer's choice that makes the payment one of its kind.
+    /// The nonce, which makes the payment one of its kind.
     pub fn nonce(&self) -> Nonce {
         match self {
             Self::Eip3009(authorization) => authorization.nonce,
@@ -258,7 +258,7 @@ impl Authorized {
         }
     }
 
-    /// Until this time it can be settled.
+    /// The time until which it can be settled.
     pub const fn valid_before(&self) -> Timestamp {
         match self {
             Self::Eip3009(authorization) => authorization.valid_before,
@@ -266,7 +266,7 @@ impl Authorized {
         }
     }
 
-    /// After this time it can be settled.
+    /// The time after which it can be settled.
     pub const fn valid_after(&self) -> Timestamp {
         match self {
             Self::Eip3009(authorization) => authorization.valid_after,
@@ -325,7 +325,7 @@ impl Signed {
         received.to_wire(&self.payload(), accepted)
     }
 
-    /// The same in version 1, which names the network in its own way.
+    /// The payment as JSON for a facilitator in version 1, which names the network in its own way.
     pub fn to_wire_v1(&self, scheme: &str, network: &str) -> String {
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]

@@ -2,7 +2,7 @@
 
 /// No payment came with the request.
 pub const PAYMENT_REQUIRED: &str = "Payment required";
-/// What v1's servers say when no payment came.
+/// No payment came with the request, in the words of v1's servers.
 pub const X_PAYMENT_REQUIRED: &str = "X-PAYMENT header is required";
 /// The payment's `accepted` is none of the entries on offer.
 pub const NO_MATCHING_REQUIREMENTS: &str = "No matching payment requirements";
@@ -39,7 +39,7 @@ pub const PERMIT2_ALLOWANCE_REQUIRED: &str = "permit2_allowance_required";
 /// The transaction was sent and is not yet in a block: ask again.
 pub const SETTLEMENT_PENDING: &str = "settlement_pending";
 
-/// What stands for every reason that is not a known one.
+/// The label of every reason that is not a known one.
 const OTHER: &str = "other";
 
 /// The reasons that are counted by name, in groups of a common beginning: those of the official packages (`@x402/core`,

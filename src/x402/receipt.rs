@@ -1,4 +1,4 @@
-//! What the client gets to keep: the result of a settlement.
+//! The receipt that the client gets to keep: the result of a settlement.
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -10,11 +10,11 @@ use crate::money::Amount;
 /// The result of a settlement, as `PAYMENT-RESPONSE` or `X-PAYMENT-RESPONSE` carries it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt<'a> {
-    /// Who paid, or was to pay.
+    /// The account that paid, or was to pay.
     pub payer: &'a Payer,
-    /// Where, as the client's version of the protocol calls it.
+    /// The network, as the client's version of the protocol calls it.
     pub network: &'a str,
-    /// What was charged in atomic units, under scheme `upto`.
+    /// The charge in atomic units, under scheme `upto`.
     pub charge: Option<Amount>,
     /// The transaction that moved the money, `None` where there was none to move, or why it did not move.
     pub result: Result<Option<TransactionId>, &'a str>,

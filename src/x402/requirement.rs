@@ -23,21 +23,21 @@ use crate::svm::{self, Pubkey, TokenProgram};
 /// that clients know: some echo unknown ones and some drop them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Requirement {
-    /// How it is settled.
+    /// The scheme by which it is settled.
     pub scheme: Scheme,
     /// The chain that the payment settles on.
     pub network: NetworkId,
     /// Atomic units of the asset. Under `upto`, the most that is charged.
     pub amount: Amount,
-    /// How long the client may let its authorization live, in seconds.
+    /// Seconds that the client may let its authorization live.
     pub max_timeout_seconds: u64,
-    /// Whether the money moves before the request is served.
+    /// The moment at which the money moves.
     pub payment_flow: PaymentFlow,
-    /// What moves the money, and from whom to whom.
+    /// The rail on which the money moves, with asset and recipient.
     pub rail: Rail,
 }
 
-/// What moves the money.
+/// The rail on which the money moves.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Rail {
     /// A token on a chain of Ethereum's family, in a way that the filter checks itself.
@@ -49,9 +49,10 @@ pub enum Rail {
 /// A token on a chain of Ethereum's family.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Evm {
-    /// What the payer signs.
+    /// The message that the payer signs.
     pub transfer_method: TransferMethod,
-    /// Who alone may settle a payment of scheme `upto`; `None` until the facilitator has told, and then it is not offered.
+    /// The only account that may settle a payment of scheme `upto`; `None` until the facilitator has named it, and then the
+    /// entry is not offered.
     pub facilitator: Option<Address>,
     /// EIP-155 id of the chain.
     pub chain_id: u64,
@@ -59,13 +60,13 @@ pub struct Evm {
     pub v1_network: Option<String>,
     /// The token's contract.
     pub asset: Address,
-    /// Who is paid.
+    /// The recipient.
     pub pay_to: Address,
     /// The token's name in its EIP-712 domain.
     pub eip712_name: String,
     /// The version of the token's EIP-712 domain.
     pub eip712_version: String,
-    /// Whether the facilitator may accept a signature of 65 bytes that is not the payer's own (ERC-1271).
+    /// True if the facilitator may accept a signature of 65 bytes that is not the payer's own (ERC-1271).
     pub contract_wallets: bool,
     /// The domain separator under which payers sign: what [`domain_separator`] says of the fields above.
     pub domain_separator: Word,
@@ -80,22 +81,22 @@ pub fn domain_separator(method: TransferMethod, asset: Address, name: &str, vers
     Domain { name, version, chain_id, verifying_contract }.separator()
 }
 
-/// A way to pay that the facilitator knows, and the filter as far as this.
+/// A way to pay of which the facilitator knows everything, and the filter only these fields.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Foreign {
     /// The token, in the network's own spelling.
     pub asset: String,
-    /// Who is paid, in the network's own spelling.
+    /// The recipient, in the network's own spelling.
     pub pay_to: String,
     /// `extra` as the configuration has it: by name, each value as canonical JSON ([`json::canonical`]).
     pub extra: BTreeMap<String, String>,
-    /// What the facilitator adds to `extra`.
+    /// The fields that the facilitator adds to `extra`.
     pub supplied: BTreeMap<String, String>,
-    /// What the filter can check of it, where it is Solana's `exact`.
+    /// The parts that the filter can check, where it is Solana's `exact`.
     pub svm: Option<Svm>,
 }
 
-/// What is known at load of an entry of Solana's `exact`.
+/// The parts of an entry of Solana's `exact` that are known at load.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Svm {
     /// The token.
@@ -104,13 +105,13 @@ pub struct Svm {
     pub decimals: u8,
     /// The program that keeps it, where the configuration says so.
     pub token_program: Option<TokenProgram>,
-    /// Who is paid.
+    /// The recipient.
     pub pay_to: Pubkey,
     /// `extra.memo`.
     pub memo: Option<svm::Memo>,
 }
 
-/// When the money moves: `extra.paymentFlow`.
+/// The moment at which the money moves: `extra.paymentFlow`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PaymentFlow {
@@ -120,12 +121,12 @@ pub enum PaymentFlow {
     Upfront,
 }
 
-/// How a payment is settled.
+/// The scheme by which a payment is settled.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Scheme {
     /// The amount, no more and no less.
     Exact,
-    /// What the request turned out to cost, at most the amount. Always by Permit2.
+    /// The cost that the request turned out to have, at most the amount. Always by Permit2.
     Upto,
     /// Of this name, on a [`Rail::Foreign`]. The amount is charged in full.
     Foreign(Arc<str>),
@@ -142,7 +143,7 @@ impl Scheme {
     }
 }
 
-/// What the payer signs, and so what moves the money: `extra.assetTransferMethod`.
+/// The message that the payer signs, and so the way that the money moves: `extra.assetTransferMethod`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TransferMethod {
@@ -178,7 +179,7 @@ impl Evm {
 }
 
 impl Foreign {
-    /// The same with what the facilitator adds to `extra`. What the configuration says goes before.
+    /// Returns the entry with the fields that the facilitator adds to `extra`. Those of the configuration take precedence.
     #[must_use]
     pub fn supplied_with(&self, extra: &BTreeMap<String, String>) -> Self {
         let is_new = |(name, _): &(&String, &String)| !self.extra.contains_key(*name);
@@ -192,7 +193,7 @@ impl Foreign {
         serde_json::from_str(self.supplied.get(name).or_else(|| self.extra.get(name))?).ok()
     }
 
-    /// What a payment of this amount has to pay, where it is Solana's `exact`; `None` where it is not, or the facilitator
+    /// Returns the terms that a payment of this amount has to meet, where it is Solana's `exact`; `None` where it is not, or the facilitator
     /// has not said who pays the chain's fee.
     pub fn svm_terms(&self, amount: Amount) -> Option<svm::Terms> {
         let Svm { mint, decimals, token_program, pay_to, memo } = self.svm.clone()?;
@@ -201,7 +202,7 @@ impl Foreign {
         Some(svm::Terms { mint, decimals, token_program, pay_to, amount, fee_payer, memo })
     }
 
-    /// Whether the facilitator says that it executes the transactions of smart wallets to see what they pay.
+    /// Returns whether the facilitator says that it executes the transactions of smart wallets to see what they pay.
     pub fn takes_smart_wallets(&self) -> bool {
         #[derive(Default, Deserialize)]
         #[serde(rename_all = "camelCase")]
@@ -236,7 +237,7 @@ impl Requirement {
         }
     }
 
-    /// Who is paid, as it is written.
+    /// The recipient, as it is written.
     pub fn pay_to(&self) -> Cow<'_, str> {
         match &self.rail {
             Rail::Evm(evm) => evm.pay_to.to_string().into(),
@@ -268,7 +269,7 @@ impl Requirement {
         }
     }
 
-    /// Whether `accepted` is a payment in the same asset on the same network, at whatever terms.
+    /// Returns whether `accepted` is a payment in the same asset on the same network, at whatever terms.
     pub fn has_asset_of(&self, accepted: &Accepted<'_>) -> bool {
         accepted.scheme == self.scheme.as_str()
             && accepted.network == self.network.as_str()
@@ -278,7 +279,7 @@ impl Requirement {
             }
     }
 
-    /// Whether `accepted` names this entry: every field equal, except that `extra` may hold more.
+    /// Returns whether `accepted` names this entry: every field equal, except that `extra` may hold more.
     pub fn is(&self, accepted: &Accepted<'_>) -> bool {
         self.has_asset_of(accepted)
             && accepted.amount == self.amount
@@ -381,13 +382,13 @@ pub struct Accepted<'a> {
     /// Seconds.
     #[serde(deserialize_with = "crate::json::whole_number")]
     pub max_timeout_seconds: u64,
-    /// What the client was told for signing; clients may add to it.
+    /// The fields that the client was told for signing; clients may add to them.
     #[serde(default, borrow)]
     extra: Option<&'a RawValue>,
-    /// The same, for a chain of Ethereum's family.
+    /// The fields of `extra` for a chain of Ethereum's family.
     #[serde(skip)]
     evm: EvmExtra,
-    /// The same, each value as canonical JSON. Read once, for it may be long and is compared with all that the facilitator
+    /// The fields of `extra`, each value as canonical JSON. Read once, for it may be long and is compared with all that the facilitator
     /// has said.
     #[serde(skip)]
     fields: BTreeMap<String, String>,

@@ -27,7 +27,7 @@ pub const MAX_LENGTH: usize = 8 * 1024;
 /// Seconds that a nonce outlives its message: time passes between the check and the ledger.
 const SLACK_SECONDS: u64 = 60;
 
-/// Where a client signs in.
+/// The place at which a client signs in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Site {
     /// `https://api.example.com`: without the port where that is the scheme's own.
@@ -87,16 +87,16 @@ fn signature_type(network: &NetworkId) -> Option<&'static str> {
     }
 }
 
-/// What a client is asked to sign.
+/// A challenge that a client is asked to sign.
 #[derive(Debug, Clone, Copy)]
 pub struct Challenge<'a> {
-    /// Where.
+    /// The place.
     pub site: &'a Site,
     /// By accounts of which networks; see [`chains`].
     pub chains: &'a [&'a NetworkId],
-    /// What no other challenge has.
+    /// A number that no other challenge has.
     pub nonce: [u8; 16],
-    /// When it was made.
+    /// The time at which it was made.
     pub issued: UnixTime,
     /// The operator's words.
     pub statement: Option<&'a str>,
@@ -169,7 +169,7 @@ fn schema() -> String {
     )
 }
 
-/// What a client sends to sign in: the challenge, its account, and the signature of both.
+/// A sign-in as a client sends it: the challenge, its account, and the signature of both.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SignIn {
@@ -188,9 +188,9 @@ pub struct SignIn {
     signature: String,
 }
 
-/// Why what came is not a [`SignIn`].
+/// An error in a text that is not a [`SignIn`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SignInError {
+pub enum SignInFormatError {
     /// Not of the right shape.
     #[error("{0}")]
     Shape(JsonError),
@@ -199,20 +199,20 @@ pub enum SignInError {
     Control,
 }
 
-/// Who has signed in.
+/// An account that has signed in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignedIn {
     /// The account.
     pub payer: Payer,
-    /// Which the message must not be taken with again.
+    /// The nonce, with which no message must be taken again.
     pub nonce: String,
-    /// From when on the message is surely too old anyway.
+    /// The time from which the message is surely too old anyway.
     pub until: UnixTime,
 }
 
-/// Why somebody has not signed in. By the names of the official package, as far as it has one.
+/// A reason why a sign-in is not valid, by the name that the official package has for it, as far as it has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum SignInError {
     /// Another host's.
     #[error("invalid_siwx_domain_mismatch")]
     Domain,
@@ -261,14 +261,14 @@ impl SignIn {
     /// Reads what stands in the header, decoded.
     ///
     /// # Errors
-    /// [`SignInError`].
-    pub fn from_json(json: &[u8]) -> Result<Self, SignInError> {
-        let sign_in: Self = json::from_slice(json).map_err(SignInError::Shape)?;
+    /// [`SignInFormatError`].
+    pub fn from_json(json: &[u8]) -> Result<Self, SignInFormatError> {
+        let sign_in: Self = json::from_slice(json).map_err(SignInFormatError::Shape)?;
         let has_control = sign_in.texts().any(|text| text.chars().any(char::is_control));
-        if has_control { Err(SignInError::Control) } else { Ok(sign_in) }
+        if has_control { Err(SignInFormatError::Control) } else { Ok(sign_in) }
     }
 
-    /// What goes into the message and is not compared with anything.
+    /// Returns the texts that go into the message and are not compared with anything.
     fn texts(&self) -> impl Iterator<Item = &String> {
         let Self { statement, uri, issued_at, expiration_time, not_before, request_id, resources, .. } = self;
         let optional = [statement, request_id, expiration_time, not_before].into_iter().flatten();
@@ -278,20 +278,20 @@ impl SignIn {
     /// Checks all that can be: whether it was used before, its reader has to remember.
     ///
     /// # Errors
-    /// [`Refusal`].
-    pub fn check(&self, site: &Site, chains: &[&NetworkId], now: UnixTime) -> Result<SignedIn, Refusal> {
+    /// [`SignInError`].
+    pub fn check(&self, site: &Site, chains: &[&NetworkId], now: UnixTime) -> Result<SignedIn, SignInError> {
         if self.domain != site.domain {
-            return Err(Refusal::Domain);
+            return Err(SignInError::Domain);
         }
         if !Site::of(&self.uri).is_some_and(|uri| uri.has_place_of(site)) {
-            return Err(Refusal::Uri);
+            return Err(SignInError::Uri);
         }
         if self.version != "1" {
-            return Err(Refusal::Version);
+            return Err(SignInError::Version);
         }
-        let network = chains.iter().find(|id| id.as_str() == self.chain_id).ok_or(Refusal::Chain)?;
+        let network = chains.iter().find(|id| id.as_str() == self.chain_id).ok_or(SignInError::Chain)?;
         if self.nonce.len() < 8 || !self.nonce.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-            return Err(Refusal::Nonce);
+            return Err(SignInError::Nonce);
         }
         let until = self.check_times(now)?;
         let payer = match network.chain_id() {
@@ -301,49 +301,49 @@ impl SignIn {
         Ok(SignedIn { payer, nonce: self.nonce.clone(), until })
     }
 
-    /// Until when its times let it be used, and so its nonce is to be remembered.
-    fn check_times(&self, now: UnixTime) -> Result<UnixTime, Refusal> {
-        let issued = UnixTime::from_rfc3339(&self.issued_at).ok_or(Refusal::IssuedAt)?;
+    /// Returns the time until which it can be used, and so its nonce is to be remembered.
+    fn check_times(&self, now: UnixTime) -> Result<UnixTime, SignInError> {
+        let issued = UnixTime::from_rfc3339(&self.issued_at).ok_or(SignInError::IssuedAt)?;
         if issued > now {
-            return Err(Refusal::InFuture);
+            return Err(SignInError::InFuture);
         }
         let end = issued.plus(LIFETIME_SECONDS);
         if end < now {
-            return Err(Refusal::TooOld);
+            return Err(SignInError::TooOld);
         }
         if let Some(text) = &self.expiration_time
-            && UnixTime::from_rfc3339(text).ok_or(Refusal::ExpirationTime)? <= now
+            && UnixTime::from_rfc3339(text).ok_or(SignInError::ExpirationTime)? <= now
         {
-            return Err(Refusal::Expired);
+            return Err(SignInError::Expired);
         }
         if let Some(text) = &self.not_before
-            && UnixTime::from_rfc3339(text).ok_or(Refusal::NotBefore)? > now
+            && UnixTime::from_rfc3339(text).ok_or(SignInError::NotBefore)? > now
         {
-            return Err(Refusal::NotYetValid);
+            return Err(SignInError::NotYetValid);
         }
         Ok(end.plus(SLACK_SECONDS))
     }
 
-    fn check_evm(&self, chain_id: u64) -> Result<Payer, Refusal> {
-        let address: Address = self.address.parse().map_err(|_| Refusal::Malformed)?;
-        let digits = self.signature.strip_prefix("0x").ok_or(Refusal::Malformed)?;
-        let bytes = hex::decode(digits).map_err(|_| Refusal::Malformed)?;
-        let signature = Signature::from_personal_bytes(&bytes).map_err(|_| Refusal::Signature)?;
+    fn check_evm(&self, chain_id: u64) -> Result<Payer, SignInError> {
+        let address: Address = self.address.parse().map_err(|_| SignInError::Malformed)?;
+        let digits = self.signature.strip_prefix("0x").ok_or(SignInError::Malformed)?;
+        let bytes = hex::decode(digits).map_err(|_| SignInError::Malformed)?;
+        let signature = Signature::from_personal_bytes(&bytes).map_err(|_| SignInError::Signature)?;
         let message = self.message("Ethereum", &address.to_string(), &chain_id.to_string());
         match signature.recover(&personal_digest(&message)) {
             Ok(signer) if signer == address => Ok(Payer::Evm(address)),
-            _ => Err(Refusal::Signature),
+            _ => Err(SignInError::Signature),
         }
     }
 
-    fn check_svm(&self) -> Result<Payer, Refusal> {
-        let account: svm::Pubkey = self.address.parse().map_err(|_| Refusal::Malformed)?;
-        let signature: svm::Signature = self.signature.parse().map_err(|_| Refusal::Malformed)?;
+    fn check_svm(&self) -> Result<Payer, SignInError> {
+        let account: svm::Pubkey = self.address.parse().map_err(|_| SignInError::Malformed)?;
+        let signature: svm::Signature = self.signature.parse().map_err(|_| SignInError::Malformed)?;
         let reference = self.chain_id.split_once(':').map_or("", |(_, reference)| reference);
         let message = self.message("Solana", &account.to_string(), reference);
         match svm::verify_message(&account, message.as_bytes(), &signature) {
             true => Ok(Payer::Foreign(account.to_string())),
-            false => Err(Refusal::Signature),
+            false => Err(SignInError::Signature),
         }
     }
 
@@ -406,14 +406,14 @@ mod tests {
         changed
     }
 
-    fn check_at(value: &Value, url: &str, now: UnixTime) -> Result<SignedIn, Refusal> {
+    fn check_at(value: &Value, url: &str, now: UnixTime) -> Result<SignedIn, SignInError> {
         let base: NetworkId = "eip155:84532".parse().unwrap();
         let solana: NetworkId = "solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1".parse().unwrap();
         let sign_in = SignIn::from_json(value.to_string().as_bytes()).unwrap();
         sign_in.check(&Site::of(url).unwrap(), &[&base, &solana], now)
     }
 
-    fn check(value: &Value) -> Result<SignedIn, Refusal> {
+    fn check(value: &Value) -> Result<SignedIn, SignInError> {
         check_at(value, "https://api.example.com/weather?q=2", NOW)
     }
 
@@ -453,67 +453,67 @@ mod tests {
             (value["statement"], value["signature"]) = (statement.into(), signature.into());
             assert_eq!(check(&value).unwrap().payer, Payer::Foreign(ACCOUNT.to_owned()));
             value["requestId"] = "1".into();
-            assert_eq!(check(&value), Err(Refusal::Signature));
+            assert_eq!(check(&value), Err(SignInError::Signature));
             value["signature"] = "0x11".into();
-            assert_eq!(check(&value), Err(Refusal::Malformed));
+            assert_eq!(check(&value), Err(SignInError::Malformed));
             value["address"] = "0x19E7E376E7C213B7E7e7e46cc70A5dD086DAff2A".into();
-            assert_eq!(check(&value), Err(Refusal::Malformed));
+            assert_eq!(check(&value), Err(SignInError::Malformed));
         }
     }
 
     #[test]
     fn what_is_not_for_here_is_refused() {
         let wrong = [
-            (json!({"domain": "api.example.com:443"}), Refusal::Domain),
-            (json!({"uri": "https://evil.example/weather"}), Refusal::Uri),
-            (json!({"uri": "https://api.example.com/other"}), Refusal::Uri),
-            (json!({"uri": "http://api.example.com/weather"}), Refusal::Uri),
-            (json!({"uri": "https://you@api.example.com/weather"}), Refusal::Uri),
-            (json!({"uri": "weather"}), Refusal::Uri),
-            (json!({"version": "2"}), Refusal::Version),
-            (json!({"chainId": "eip155:1"}), Refusal::Chain),
-            (json!({"chainId": "eip155:084532"}), Refusal::Chain),
-            (json!({"nonce": "0123456"}), Refusal::Nonce),
-            (json!({"nonce": "0123-4567"}), Refusal::Nonce),
-            (json!({"issuedAt": "now"}), Refusal::IssuedAt),
-            (json!({"issuedAt": "2026-01-02T03:04:06Z"}), Refusal::InFuture),
-            (json!({"issuedAt": "2026-01-02T02:59:04Z"}), Refusal::TooOld),
-            (json!({"expirationTime": "soon"}), Refusal::ExpirationTime),
-            (json!({"expirationTime": "2026-01-02T03:04:05Z"}), Refusal::Expired),
-            (json!({"notBefore": "later"}), Refusal::NotBefore),
-            (json!({"notBefore": "2026-01-02T03:04:06Z"}), Refusal::NotYetValid),
-            (json!({"address": "0x19e7"}), Refusal::Malformed),
-            (json!({"signature": "11"}), Refusal::Malformed),
-            (json!({"signature": "0xzz"}), Refusal::Malformed),
-            (json!({"signature": "0x"}), Refusal::Signature),
-            (json!({"signature": format!("{PLAIN}00")}), Refusal::Signature),
-            (json!({"signature": WITH_STATEMENT}), Refusal::Signature),
-            (json!({"statement": "Sign in."}), Refusal::Signature),
-            (json!({"requestId": "1"}), Refusal::Signature),
-            (json!({"notBefore": "2026-01-02T03:04:05Z"}), Refusal::Signature),
-            (json!({"resources": ["https://api.example.com/"]}), Refusal::Signature),
-            (json!({"nonce": "0123456789abcdef0123456789abcdee"}), Refusal::Signature),
-            (json!({"address": "0x036CbD53842c5426634e7929541eC2318f3dCF7e"}), Refusal::Signature),
+            (json!({"domain": "api.example.com:443"}), SignInError::Domain),
+            (json!({"uri": "https://evil.example/weather"}), SignInError::Uri),
+            (json!({"uri": "https://api.example.com/other"}), SignInError::Uri),
+            (json!({"uri": "http://api.example.com/weather"}), SignInError::Uri),
+            (json!({"uri": "https://you@api.example.com/weather"}), SignInError::Uri),
+            (json!({"uri": "weather"}), SignInError::Uri),
+            (json!({"version": "2"}), SignInError::Version),
+            (json!({"chainId": "eip155:1"}), SignInError::Chain),
+            (json!({"chainId": "eip155:084532"}), SignInError::Chain),
+            (json!({"nonce": "0123456"}), SignInError::Nonce),
+            (json!({"nonce": "0123-4567"}), SignInError::Nonce),
+            (json!({"issuedAt": "now"}), SignInError::IssuedAt),
+            (json!({"issuedAt": "2026-01-02T03:04:06Z"}), SignInError::InFuture),
+            (json!({"issuedAt": "2026-01-02T02:59:04Z"}), SignInError::TooOld),
+            (json!({"expirationTime": "soon"}), SignInError::ExpirationTime),
+            (json!({"expirationTime": "2026-01-02T03:04:05Z"}), SignInError::Expired),
+            (json!({"notBefore": "later"}), SignInError::NotBefore),
+            (json!({"notBefore": "2026-01-02T03:04:06Z"}), SignInError::NotYetValid),
+            (json!({"address": "0x19e7"}), SignInError::Malformed),
+            (json!({"signature": "11"}), SignInError::Malformed),
+            (json!({"signature": "0xzz"}), SignInError::Malformed),
+            (json!({"signature": "0x"}), SignInError::Signature),
+            (json!({"signature": format!("{PLAIN}00")}), SignInError::Signature),
+            (json!({"signature": WITH_STATEMENT}), SignInError::Signature),
+            (json!({"statement": "Sign in."}), SignInError::Signature),
+            (json!({"requestId": "1"}), SignInError::Signature),
+            (json!({"notBefore": "2026-01-02T03:04:05Z"}), SignInError::Signature),
+            (json!({"resources": ["https://api.example.com/"]}), SignInError::Signature),
+            (json!({"nonce": "0123456789abcdef0123456789abcdee"}), SignInError::Signature),
+            (json!({"address": "0x036CbD53842c5426634e7929541eC2318f3dCF7e"}), SignInError::Signature),
         ];
         for (changes, refusal) in wrong {
             assert_eq!(check(&with(&changes)), Err(refusal), "{changes}");
         }
-        assert_eq!(check_at(&signed(), "https://api.example.com/Weather", NOW), Err(Refusal::Uri));
-        assert_eq!(check_at(&signed(), "https://other.example/weather", NOW), Err(Refusal::Domain));
+        assert_eq!(check_at(&signed(), "https://api.example.com/Weather", NOW), Err(SignInError::Uri));
+        assert_eq!(check_at(&signed(), "https://other.example/weather", NOW), Err(SignInError::Domain));
         assert!(check_at(&signed(), "https://API.example.com:443/weather", NOW.plus(299)).is_ok());
-        assert_eq!(check_at(&signed(), "https://api.example.com/weather", NOW.plus(300)), Err(Refusal::Expired));
+        assert_eq!(check_at(&signed(), "https://api.example.com/weather", NOW.plus(300)), Err(SignInError::Expired));
     }
 
     #[test]
     fn what_is_no_sign_in_is_refused() {
         let read = |value: &Value| SignIn::from_json(value.to_string().as_bytes()).unwrap_err();
         for field in ["domain", "address", "uri", "version", "chainId", "nonce", "issuedAt", "signature"] {
-            assert!(matches!(read(&with(&json!({ field: 7 }))), SignInError::Shape(_)), "{field}");
+            assert!(matches!(read(&with(&json!({ field: 7 }))), SignInFormatError::Shape(_)), "{field}");
         }
         for field in ["statement", "requestId", "expirationTime", "notBefore", "uri", "issuedAt"] {
-            assert_eq!(read(&with(&json!({ field: "a\nb" }))), SignInError::Control, "{field}");
+            assert_eq!(read(&with(&json!({ field: "a\nb" }))), SignInFormatError::Control, "{field}");
         }
-        assert_eq!(read(&with(&json!({"resources": ["a\r"]}))), SignInError::Control);
+        assert_eq!(read(&with(&json!({"resources": ["a\r"]}))), SignInFormatError::Control);
     }
 
     #[test]

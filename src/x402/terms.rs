@@ -1,4 +1,4 @@
-//! What a 402 says: the terms of version 2 in a header and those of version 1 in the body. One answer serves both
+//! The terms that a 402 carries: those of version 2 in a header and those of version 1 in the body. One answer serves both
 //! generations of clients: the new ones read the header, the old ones the body.
 
 use serde::Serialize;
@@ -10,7 +10,7 @@ use crate::evm::Address;
 use crate::json::to_text;
 use crate::money::Amount;
 
-/// What is paid for.
+/// The resource that is paid for.
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Resource<'a> {
@@ -59,12 +59,12 @@ pub fn to_v1_body(error: &str, resource: Resource<'_>, accepts: &[&Requirement])
     to_text(&Wire { x402_version: Version::V1.number(), error, accepts })
 }
 
-/// What a 402 says to a request that brought no payment, made once for a route: all but the URL.
+/// The terms for requests that bring no payment, made once for a route: all but the URL.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Prepared {
     /// JSON of version 2 with a gap for the URL, which it names once.
     v2: [String; 2],
-    /// The same of version 1, which names it in each entry.
+    /// JSON of version 1 with gaps for the URL, which it names in each entry.
     v1: Vec<String>,
 }
 
@@ -86,7 +86,7 @@ impl Prepared {
         Some(Self { v2: v2.try_into().ok()?, v1 })
     }
 
-    /// The same as [`to_header`] and [`to_v1_body`] write for this URL.
+    /// Returns what [`to_header`] and [`to_v1_body`] write for this URL.
     pub fn fill(&self, url: &str) -> (String, String) {
         let url = to_text(&url);
         let [before, behind] = &self.v2;
@@ -132,10 +132,10 @@ impl<'a> EntryV1<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Config, Terms};
+    use crate::config::{Config, RouteTerms};
 
     /// The terms of a route that takes three assets, one of them in version 2 alone.
-    fn with_terms(description: &str, act: impl FnOnce(&Terms)) {
+    fn with_terms(description: &str, act: impl FnOnce(&RouteTerms)) {
         let config = serde_json::json!({
             "facilitator": {"cluster": "f", "url": "http://f"},
             "defaults": {"pay_to": "0x1111111111111111111111111111111111111111"},

@@ -44,7 +44,7 @@ impl TransactionId {
         }
     }
 
-    /// As bytes that [`Self::read_bytes`] reads.
+    /// Returns the bytes that [`Self::read_bytes`] reads.
     pub(crate) fn to_bytes(self) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
         let (kind, name) = match &self {

@@ -461,7 +461,7 @@ test('An unpaid page comes with the headers that it needs', async () => {
 })
 
 test('What wallets are told of chains is what viem knows', () => {
-  const source = readFileSync(new URL('../../src/page/chains.rs', import.meta.url), 'utf8')
+  const source = readFileSync(new URL('../../src/networks/chains.rs', import.meta.url), 'utf8')
   const rows = [...source.matchAll(/chain\(\s*(\d+),\s*"(.*?)",\s*"(.*?)",\s*"(.*?)",\s*"(.*?)",?\s*\)/g)]
   assert.ok(rows.length >= 13)
   for (const [, id, name, currency, explorer, rpc] of rows) {

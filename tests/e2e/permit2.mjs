@@ -3,19 +3,12 @@ import { randomBytes } from "node:crypto";
 import { facilitatorAccount, payerAccount } from "../../stage/accounts.mjs";
 import { CHAIN_ID } from "../../stage/chain.mjs";
 import { EXACT_PERMIT2_PROXY, PERMIT2, UPTO_PERMIT2_PROXY } from "../../stage/contracts.mjs";
+import { PERMIT_TYPES } from "../eip712-types.mjs";
 import { NETWORK, now, payTo, USDC } from "./support.mjs";
 
-const fields = (list) => list.split(",").map((field) => Object.fromEntries(field.split(" ").map((word, i) => [i ? "name" : "type", word])));
-
-const typesWith = (witness) => ({
-  PermitWitnessTransferFrom: fields("TokenPermissions permitted,address spender,uint256 nonce,uint256 deadline,Witness witness"),
-  TokenPermissions: fields("address token,uint256 amount"),
-  Witness: fields(witness),
-});
-
 const SCHEMES = {
-  exact: { spender: EXACT_PERMIT2_PROXY, types: typesWith("address to,uint256 validAfter") },
-  upto: { spender: UPTO_PERMIT2_PROXY, types: typesWith("address to,address facilitator,uint256 validAfter") },
+  exact: { spender: EXACT_PERMIT2_PROXY, types: PERMIT_TYPES.exact },
+  upto: { spender: UPTO_PERMIT2_PROXY, types: PERMIT_TYPES.upto },
 };
 
 /**

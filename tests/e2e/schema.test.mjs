@@ -33,7 +33,8 @@ function* examples() {
       for (const configuration of configurationsIn(document)) yield [file, configuration];
     }
   }
-  for (const page of readdirSync(checkout).filter((file) => file.endsWith(".md"))) {
+  const chapters = readdirSync(join(checkout, "docs"), { recursive: true }).map((file) => `docs/${file}`);
+  for (const page of [...readdirSync(checkout), ...chapters].filter((file) => file.endsWith(".md"))) {
     for (const [, yaml] of readFileSync(join(checkout, page), "utf8").matchAll(/^```yaml\n(.*?)^```/gms)) {
       for (const document of documentsIn(yaml)) {
         for (const configuration of configurationsIn(document)) yield [page, configuration];

@@ -16,6 +16,7 @@ import { payerAccount, payTo } from "../../stage/accounts.mjs";
 import { CHAIN_ID, NETWORK, NETWORK_V1, USDC } from "../../stage/chain.mjs";
 import { startRooms, startStage } from "../../stage/stage.mjs";
 import { startFakeFacilitator } from "./fake-facilitator.mjs";
+import { TRANSFER_TYPES } from "../eip712-types.mjs";
 
 const PATIENCE_MS = 10_000;
 
@@ -294,17 +295,6 @@ export function openHttp2({ port }) {
 
 // ---- Payments -----------------------------------------------------------------------------------------------------
 
-const TYPES = {
-  TransferWithAuthorization: [
-    { name: "from", type: "address" },
-    { name: "to", type: "address" },
-    { name: "value", type: "uint256" },
-    { name: "validAfter", type: "uint256" },
-    { name: "validBefore", type: "uint256" },
-    { name: "nonce", type: "bytes32" },
-  ],
-};
-
 /** Now, in whole seconds since the epoch. */
 export const now = () => Math.floor(Date.now() / 1000);
 
@@ -343,7 +333,7 @@ export async function signPayment(entry, { account = payerAccount, authorization
       verifyingContract: entry.asset,
       ...domain,
     },
-    types: TYPES,
+    types: TRANSFER_TYPES,
     primaryType: "TransferWithAuthorization",
     message,
   });

@@ -34,6 +34,7 @@ import {
   toHex,
 } from "viem";
 import { mnemonicToAccount, privateKeyToAccount } from "viem/accounts";
+import { PERMIT_TYPES, TRANSFER_TYPES } from "../eip712-types.mjs";
 
 const check = process.argv.includes("--check");
 const MNEMONIC = "test test test test test test test test test test test junk";
@@ -202,16 +203,6 @@ const known = (what) => PUBLISHED.find(([name]) => name === what)[1];
 
 // ------------------------------------------------------------------------------------------------ EIP-3009
 
-const TRANSFER = {
-  TransferWithAuthorization: [
-    { name: "from", type: "address" },
-    { name: "to", type: "address" },
-    { name: "value", type: "uint256" },
-    { name: "validAfter", type: "uint256" },
-    { name: "validBefore", type: "uint256" },
-    { name: "nonce", type: "bytes32" },
-  ],
-};
 const TRANSFER_TYPE =
   "TransferWithAuthorization(address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,bytes32 nonce)";
 
@@ -225,7 +216,7 @@ const authorization = async (id, domain, by, fields) => {
     nonce: label(`nonce of ${id}`),
     ...fields,
   };
-  const computed = hashes({ domain, types: TRANSFER, primaryType: "TransferWithAuthorization", message });
+  const computed = hashes({ domain, types: TRANSFER_TYPES, primaryType: "TransferWithAuthorization", message });
   const signature = await signed(computed.digest, by);
   return { id, domain, message, ...computed, signature, key: by.key, signer: by.account.address };
 };
@@ -349,31 +340,6 @@ const malformed = async ({ id, digest, signature, signer }) => {
 
 const PERMIT2 = "0x000000000022D473030F116dDEE9F6B43aC78BA3";
 const PROXY = { exact: "0x402085c248EeA27D92E8b30b2C58ed07f9E20001", upto: "0x4020A4f3b7b90ccA423B9fabCc0CE57C6C240002" };
-const permitTypes = (witness) => ({
-  PermitWitnessTransferFrom: [
-    { name: "permitted", type: "TokenPermissions" },
-    { name: "spender", type: "address" },
-    { name: "nonce", type: "uint256" },
-    { name: "deadline", type: "uint256" },
-    { name: "witness", type: "Witness" },
-  ],
-  TokenPermissions: [
-    { name: "token", type: "address" },
-    { name: "amount", type: "uint256" },
-  ],
-  Witness: witness,
-});
-const PERMIT_TYPES = {
-  exact: permitTypes([
-    { name: "to", type: "address" },
-    { name: "validAfter", type: "uint256" },
-  ]),
-  upto: permitTypes([
-    { name: "to", type: "address" },
-    { name: "facilitator", type: "address" },
-    { name: "validAfter", type: "uint256" },
-  ]),
-};
 const PERMIT_TYPE = (witness) =>
   "PermitWitnessTransferFrom(TokenPermissions permitted,address spender,uint256 nonce,uint256 deadline,Witness witness)" +
   `TokenPermissions(address token,uint256 amount)Witness(${witness})`;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use x402_proxy_wasm::config::{Config, Offer, Recipient, Service, Settle, Terms};
+use x402_proxy_wasm::config::{Config, Offer, Recipient, Service, Settle, RouteTerms};
 use x402_proxy_wasm::x402::requirement::{Scheme, TransferMethod};
 
 use super::texts::units;
@@ -106,7 +106,7 @@ fn services(config: &Config) -> impl Iterator<Item = &Arc<Service>> {
     nodes.chain(terms.filter_map(|terms| terms.price_service.as_ref()))
 }
 
-fn check_terms(terms: &Terms, route: &Json, defaults: &Json) {
+fn check_terms(terms: &RouteTerms, route: &Json, defaults: &Json) {
     let inherited = |name| route.get(name).or_else(|| defaults.get(name));
     let entries = inherited("accepts").map(Json::list).unwrap_or_default();
     assert!(!terms.offers.is_empty(), "there is a way to pay");
@@ -181,7 +181,7 @@ fn whole(json: &Json) -> Option<&str> {
 }
 
 /// The price is what is written, where the entry itself tells the decimals of its asset.
-fn check_price(terms: &Terms, offer: &Offer, price: &Json, entry: &Json) {
+fn check_price(terms: &RouteTerms, offer: &Offer, price: &Json, entry: &Json) {
     let amount = offer.requirement.amount.to_string();
     assert_ne!(amount, "0", "the price is something");
     let decimals = entry.get("asset").and_then(|asset| whole(asset.get("decimals")?)?.parse().ok());

@@ -7,10 +7,11 @@
 use std::sync::{Arc, LazyLock};
 
 use serde_json::{Value, json};
-use x402_proxy_wasm::config::{MetadataKey, Offer};
+use x402_proxy_wasm::config::Offer;
+use x402_proxy_wasm::metadata::MetadataKey;
 use x402_proxy_wasm::money::Amount;
 use x402_proxy_wasm::price::document::Document;
-use x402_proxy_wasm::price::events::{Event, Splitter};
+use x402_proxy_wasm::price::events::{Splitter, StreamEvent};
 use x402_proxy_wasm::price::request::Job;
 use x402_proxy_wasm::price::usage::{Report, Usage};
 use x402_proxy_wasm::price::{Shape, Tariff};
@@ -325,7 +326,7 @@ fn used(shape: &Shape, json: &Json) -> Option<Usage> {
 fn check_stream(tariff: &Tariff, stream: &[u8], size: usize) {
     let split = |size: usize| {
         let mut splitter = Splitter::default();
-        let mut events: Vec<Event> = stream.chunks(size).flat_map(|piece| splitter.push(piece)).collect();
+        let mut events: Vec<StreamEvent> = stream.chunks(size).flat_map(|piece| splitter.push(piece)).collect();
         events.extend(splitter.finish());
         assert_eq!(splitter.finish(), None);
         events

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
+use std::sync::Arc;
 
 use serde_json::json;
 use x402_proxy_wasm::config::Config;
@@ -61,7 +62,7 @@ fn config_text() -> String {
     .to_string()
 }
 
-fn head(path: &str, payment: Option<&str>) -> RequestHead {
+fn head(path: &str, payment: Option<&str>) -> Arc<RequestHead> {
     let pairs = [
         (":method", "GET"),
         (":scheme", "http"),
@@ -71,7 +72,7 @@ fn head(path: &str, payment: Option<&str>) -> RequestHead {
         ("x-request-id", "00000000-0000-4000-8000-000000000000"),
     ];
     let all = pairs.into_iter().chain(payment.map(|payment| ("payment-signature", payment)));
-    RequestHead::new(all.map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec())))
+    Arc::new(RequestHead::new(all.map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec()))))
 }
 
 impl Stage {
@@ -87,7 +88,7 @@ impl Stage {
     }
 
     /// Plays a request to its end: facilitator and upstream say yes. The status that the client sees.
-    fn play(&mut self, head: &RequestHead, owner: u64) -> u16 {
+    fn play(&mut self, head: &Arc<RequestHead>, owner: u64) -> u16 {
         let (mut exchange, mut effects) = Exchange::start(self.context(), head, Seen::Never);
         loop {
             let Effects { ledger, call, stream, .. } = black_box(effects);
@@ -95,7 +96,7 @@ impl Stage {
                 let now = UnixTime::from_secs(NOW);
                 Event::Ledger(self.config.ledger.perform(&mut self.store, key, Owner(owner), operation, now))
             } else if let Some(call) = call {
-                Event::Callout(answer(call.path))
+                Event::Callout(answer(call.kind.path()))
             } else {
                 match stream {
                     Stream::Reply(reply) => return reply.status,

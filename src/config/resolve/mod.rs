@@ -1,0 +1,91 @@
+//! From the configuration as it is written ([`raw`]) to what it means ([`Config`]).
+//!
+//! One file for each thing that is resolved: a route (`route.rs`) has terms (`terms.rs`); each entry of its `accepts` becomes
+//! an offer (`offer.rs`; by its rail, `evm.rs` or `foreign.rs`) in an asset of a network (`network.rs`, `asset.rs`), to
+//! recipients (`recipient.rs`), at a price (`price.rs`). Checks across routes stand in `checks.rs`.
+
+mod asset;
+mod checks;
+mod evm;
+mod extensions;
+mod foreign;
+mod issuer;
+mod ledger;
+mod network;
+mod offer;
+mod origin;
+mod page;
+mod payers;
+mod price;
+mod recipient;
+mod route;
+mod service;
+mod terms;
+mod text;
+
+use std::fmt::Display;
+
+use super::raw;
+use super::secret::Shown;
+use super::{Catalogue, Config, ConfigError, Route};
+use crate::route::{Access, Matcher, RouteTable};
+use network::Networks;
+
+type Result<T> = std::result::Result<T, ConfigError>;
+
+/// Resolves a whole configuration.
+pub(super) fn config(raw: raw::Config) -> Result<Config> {
+    let facilitator = service::facilitator(raw.facilitator)?;
+    let mut networks = Networks::new(raw.networks)?;
+    networks.add_rpc(raw.rpc.0)?;
+    let origins = origin::origins(&raw.origins)?;
+    let context = route::Context { defaults: &raw.defaults, networks: &networks, origins: &origins };
+    let (routes, matchers) = context.routes(raw.routes)?;
+    let payers = payers::payers(&raw.payers)?;
+    checks::payers_are_known(&payers, &routes)?;
+    #[cfg(not(feature = "page"))]
+    page::page(&raw.page)?;
+    let issuer = raw.offer_receipt.as_ref().map(issuer::issuer).transpose()?;
+    let is_discoverable = raw.discovery.unwrap_or(true);
+    let catalogue = match is_discoverable {
+        true => Catalogue::new(routes.iter().zip(&matchers)),
+        false => Catalogue::default(),
+    };
+    Ok(Config {
+        warnings: checks::warnings(issuer.as_ref(), &routes, &catalogue, &origins),
+        payers,
+        origins,
+        cors_origins: raw.cors.as_ref().map_or(Ok(Vec::new()), origin::cors_origins)?,
+        issuer,
+        is_discoverable,
+        catalogue,
+        #[cfg(feature = "page")]
+        page: page::page(raw.page)?,
+        needs_principals: checks::needs_principals(&routes),
+        needs_introduction: checks::needs_introduction(&routes),
+        has_offers: checks::has_offers(&routes),
+        metadata: checks::metadata(&routes),
+        facilitator,
+        table: table(&routes, matchers),
+        routes,
+        unmatched: raw.unmatched,
+        kept_headers: text::kept_headers(&raw.keep_headers)?,
+        ledger: ledger::ledger(&raw.ledger)?,
+        ledger_exclusive_after: ledger::exclusive_after(&raw.ledger)?,
+    })
+}
+
+fn table(routes: &[Route], matchers: Vec<Matcher>) -> RouteTable {
+    let access = |route: &Route| if route.terms.is_some() { Access::Priced } else { Access::Free };
+    RouteTable::new(matchers.into_iter().zip(routes.iter().map(access)).collect())
+}
+
+/// Returns the error of what stands at `path`.
+fn refuse<T>(path: impl Into<String>, message: impl Display) -> Result<T> {
+    Err(ConfigError { path: path.into(), message: message.to_string() })
+}
+
+/// Puts a path to an error that speaks of `value`.
+fn at<E: Display>(path: impl Into<String>, value: &str) -> impl FnOnce(E) -> ConfigError {
+    move |error| ConfigError { path: path.into(), message: format!("{} {error}", Shown(value)) }
+}

@@ -1,0 +1,67 @@
+//! Offers, each of an entry of `accepts`: by `evm.rs` where the filter checks payments itself, else by `foreign.rs`.
+
+use super::Result;
+use super::asset::Asset;
+use super::network::Networks;
+use super::price::Price;
+use crate::config::raw;
+use crate::config::{Offer, Settle};
+use crate::money::Amount;
+use crate::price::Rates;
+use crate::x402::requirement::{PaymentFlow, Rail, Scheme};
+use crate::x402::{NetworkId, Requirement};
+
+/// The route and the defaults around an entry.
+pub(super) struct Inherited<'a> {
+    /// The path of the route.
+    pub(super) route: &'a str,
+    pub(super) raw: &'a raw::Route,
+    pub(super) defaults: &'a raw::Defaults,
+    pub(super) price: &'a Price<'a>,
+    pub(super) settle: Settle,
+    pub(super) max_timeout_seconds: u64,
+}
+
+impl Inherited<'_> {
+    /// Resolves the entry at `path`.
+    pub(super) fn offer(&self, path: &str, entry: &raw::Entry, networks: &Networks) -> Result<Offer> {
+        let scheme = match entry.scheme.as_str() {
+            "exact" => Some(Scheme::Exact),
+            "upto" => Some(Scheme::Upto),
+            _ => None,
+        };
+        match (scheme, networks.find_foreign(&entry.network)) {
+            (Some(scheme), None) => self.evm_offer(path, entry, scheme, networks),
+            (_, Some((id, known))) => self.foreign_offer(path, entry, id, known),
+            (None, None) => {
+                let chain_id = networks.find(&format!("{path}.network"), &entry.network)?.chain_id;
+                self.foreign_offer(path, entry, NetworkId::from_chain_id(chain_id), None)
+            }
+        }
+    }
+
+    /// Returns the requirement of an entry, with the least amount that its rates allow, or its fixed price.
+    pub(super) fn requirement(
+        &self,
+        scheme: Scheme,
+        network: NetworkId,
+        asset: &Asset,
+        rates: Option<&Rates>,
+        rail: Rail,
+    ) -> Result<Requirement> {
+        Ok(Requirement {
+            scheme,
+            network,
+            amount: match rates {
+                Some(rates) => rates.minimum.max(Amount::from(1)),
+                None => self.price.amount(asset)?,
+            },
+            max_timeout_seconds: self.max_timeout_seconds,
+            payment_flow: match self.settle {
+                Settle::After => PaymentFlow::Authorization,
+                Settle::Before | Settle::Concurrent => PaymentFlow::Upfront,
+            },
+            rail,
+        })
+    }
+}

@@ -1,0 +1,45 @@
+//! Accounts that may pay, and callers that need not.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::{Result, at, refuse};
+use crate::config::raw;
+use crate::config::secret::Shown;
+use crate::config::{Payers, Principal};
+use crate::evm::Address;
+use crate::svm::Pubkey;
+
+/// Resolves the payers whose payments are taken.
+pub(super) fn payers(raw: &raw::Payers) -> Result<Payers> {
+    let allow = raw.allow.as_ref().map(|texts| accounts("allow", texts)).transpose()?;
+    Ok(Payers { allow, deny: accounts("deny", &raw.deny)? })
+}
+
+fn accounts(list: &str, texts: &[String]) -> Result<BTreeSet<String>> {
+    let mut accounts = BTreeSet::new();
+    for (index, text) in texts.iter().enumerate() {
+        let path = format!("payers.{list}[{index}]");
+        accounts.insert(match text.parse::<Pubkey>() {
+            Ok(account) => account.to_string(),
+            Err(_) => text.parse::<Address>().map_err(at(path, text))?.to_string(),
+        });
+    }
+    Ok(accounts)
+}
+
+/// Resolves callers that need not pay.
+pub(super) fn principals(path: &str, raw: &raw::FreeFor) -> Result<Arc<[Principal]>> {
+    let principal = |(index, text): (usize, &String)| match text.strip_suffix('*') {
+        None if !text.is_empty() && !text.contains('*') => Ok(Principal::Exact(text.clone())),
+        Some(prefix) if prefix.ends_with('/') && !prefix.contains('*') => Ok(Principal::Below(prefix.to_owned())),
+        _ => refuse(
+            format!("{path}.principals[{index}]"),
+            format_args!(
+                "{} is neither a name nor a name that ends with /*, such as spiffe://cluster.local/ns/shop/*",
+                Shown(text)
+            ),
+        ),
+    };
+    raw.principals.iter().enumerate().map(principal).collect()
+}

@@ -1,0 +1,100 @@
+//! Routes: label, matcher, and whether they have a price.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::network::Networks;
+use super::origin::shown_at;
+use super::text::token;
+use super::{Result, at, refuse};
+use crate::config::raw;
+use crate::config::secret::Shown;
+use crate::config::{Origin, Route};
+use crate::json::Object;
+use crate::route::{HostPattern, Matcher, Pattern};
+
+/// The rest of the configuration, as far as routes depend on it.
+#[derive(Clone, Copy)]
+pub(super) struct Context<'a> {
+    pub(super) defaults: &'a raw::Defaults,
+    pub(super) networks: &'a Networks,
+    pub(super) origins: &'a [Origin],
+}
+
+impl Context<'_> {
+    /// Resolves the routes, each with its matcher.
+    pub(super) fn routes(self, raw: Vec<Object<raw::Route>>) -> Result<(Vec<Route>, Vec<Matcher>)> {
+        let mut labels = BTreeSet::new();
+        let mut routes = Vec::with_capacity(raw.len());
+        let mut matchers = Vec::with_capacity(raw.len());
+        for (index, Object(raw)) in raw.into_iter().enumerate() {
+            let path = format!("routes[{index}]");
+            let matcher = matcher(&path, &raw.matcher)?;
+            let route = self.route(&path, index, &raw, &matcher)?;
+            if !labels.insert(route.label.clone()) {
+                return refuse(
+                    format!("{path}.name"),
+                    format_args!("{} is the name of another route", Shown(&route.label)),
+                );
+            }
+            matchers.push(matcher);
+            routes.push(route);
+        }
+        Ok((routes, matchers))
+    }
+
+    fn route(self, path: &str, index: usize, raw: &raw::Route, matcher: &Matcher) -> Result<Route> {
+        let label = label(path, index, raw.name.as_ref())?;
+        let terms = match (&raw.price, raw.free) {
+            (Some(price), false) => Some(Arc::new(self.terms(path, raw, price, shown_at(matcher, self.origins))?)),
+            (None, true) if asks_something(raw) => {
+                return refuse(
+                    path,
+                    "is free, and says how to pay; leave out pay_to, accepts, settle, max_timeout_seconds, free_for and extensions",
+                );
+            }
+            (None, true) => None,
+            (Some(_), true) => return refuse(path, "is free and has a price; keep one of the two"),
+            (None, false) => return refuse(path, "has neither a price nor free: true"),
+        };
+        Ok(Route { label: label.into(), terms })
+    }
+}
+
+fn label(path: &str, index: usize, name: Option<&String>) -> Result<String> {
+    let is_label = |name: &str| {
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+    };
+    match name {
+        None => Ok(index.to_string()),
+        Some(name) if is_label(name) => Ok(name.clone()),
+        Some(name) => {
+            refuse(format!("{path}.name"), format_args!("{} is not of letters, digits, _ and - alone", Shown(name)))
+        }
+    }
+}
+
+fn asks_something(raw: &raw::Route) -> bool {
+    raw.pay_to.is_some()
+        || raw.accepts.is_some()
+        || raw.settle.is_some()
+        || raw.max_timeout_seconds.is_some()
+        || raw.free_for.is_some()
+        || raw.extensions.is_some()
+}
+
+fn matcher(path: &str, raw: &raw::Match) -> Result<Matcher> {
+    let hosts = raw
+        .hosts
+        .iter()
+        .enumerate()
+        .map(|(index, host)| HostPattern::parse(host).map_err(at(format!("{path}.match.hosts[{index}]"), host)));
+    let methods = raw.methods.iter().enumerate();
+    let methods = methods
+        .map(|(index, method)| Ok(token(&format!("{path}.match.methods[{index}]"), method)?.to_ascii_uppercase()));
+    Ok(Matcher {
+        hosts: hosts.collect::<Result<_>>()?,
+        methods: methods.collect::<Result<_>>()?,
+        path: Pattern::parse(&raw.path).map_err(at(format!("{path}.match.path"), &raw.path))?,
+    })
+}

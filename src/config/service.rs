@@ -1,0 +1,103 @@
+//! Services that the filter calls: the facilitator, and nodes of chains.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::evm::keccak256;
+
+/// The facilitator, which verifies and settles payments.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Facilitator {
+    /// The service at which it is called.
+    pub service: Arc<Service>,
+    /// The parties that verify a payment before the request is served.
+    pub verify: Verify,
+}
+
+/// The parties that verify a payment before the request is served.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Verify {
+    /// The filter, and then the facilitator.
+    #[default]
+    Remote,
+    /// The filter alone, wherever it can.
+    Local,
+}
+
+/// A node of a chain, which can say what became of a settlement.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Rpc {
+    /// The service at which it is called by JSON-RPC, batches included.
+    pub service: Arc<Service>,
+    /// Blocks that must hold or follow a transaction before it counts: 1 for its own block. At least 1.
+    pub confirmations: u64,
+    /// Blocks before the last one whose logs one question asks for.
+    pub log_range: u64,
+}
+
+impl Rpc {
+    /// Returns the newest block whose transactions count, given the last one.
+    pub const fn newest_confirmed(&self, head: u64) -> u64 {
+        head.saturating_sub(self.confirmations.saturating_sub(1))
+    }
+
+    /// Returns the first of the last blocks, whose logs are searched at once.
+    pub const fn first_searched(&self, head: u64) -> u64 {
+        head.saturating_sub(self.log_range)
+    }
+}
+
+/// A service that is called over HTTP.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Service {
+    /// The proxy's cluster that the calls go to.
+    pub cluster: String,
+    /// `http` or `https`.
+    pub scheme: String,
+    /// Host and port of the calls.
+    pub authority: String,
+    /// The path before that of a call, without a slash at its end.
+    pub base_path: String,
+    /// The longest time that one call may take.
+    pub timeout: Duration,
+    /// Headers added to each call; names in lower case.
+    pub headers: Vec<(String, String)>,
+}
+
+impl Service {
+    /// Returns the time that one call may take in whole seconds, rounded up.
+    pub const fn timeout_seconds(&self) -> u64 {
+        self.timeout.as_secs().saturating_add(1)
+    }
+
+    /// Returns a digest of the service and of the caller's credentials: cluster, URL and headers. An answer may be shared by
+    /// all who ask the same service in the same name, and by nobody else of the same process.
+    pub fn identity(&self) -> [u8; 32] {
+        let Self { cluster, scheme, authority, base_path, timeout: _, headers } = self;
+        let headers = headers.iter().flat_map(|(name, value)| [name, value]);
+        let mut fields = Vec::new();
+        for field in [cluster, scheme, authority, base_path].into_iter().chain(headers) {
+            // Each behind its length, so that no two lists of fields are one text.
+            fields.extend_from_slice(&u64::try_from(field.len()).unwrap_or(u64::MAX).to_be_bytes());
+            fields.extend_from_slice(field.as_bytes());
+        }
+        keccak256(&fields)
+    }
+}
+
+/// Shows the cluster and the host, and nothing that may be a key: those stand in headers, and in paths of URLs.
+impl fmt::Debug for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { cluster, scheme, authority, base_path: _, timeout, headers: _ } = self;
+        f.debug_struct("Service")
+            .field("cluster", cluster)
+            .field("url", &format_args!("{scheme}://{authority}"))
+            .field("timeout", timeout)
+            .finish_non_exhaustive()
+    }
+}

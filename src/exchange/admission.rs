@@ -1,0 +1,308 @@
+//! From a payment that was read to one that buys this request's response, as the ledger and the facilitator have it.
+
+use std::sync::Arc;
+
+use super::purchase::{Payment, Proof};
+use super::redeeming::Redeeming;
+use super::serving::Serving;
+use super::settlement::{Pursuit, Settling, Waiter, begin_settlement};
+use super::state::State;
+use super::{CallKind, Context, Effects, Event, Exchange, Next, Outcome, Reply};
+use crate::config::{Settle, Verify};
+use crate::evm::keccak256;
+use crate::facilitator::{self, CalloutAnswer, Verification};
+use crate::ledger::{Answer, Operation, PaymentKey};
+use crate::scheme::{Judgement, RequirementError};
+use crate::time::UnixTime;
+use crate::x402::payment::Payer;
+use crate::x402::reason;
+
+/// The reason for turning away a payer whom the configuration does not want.
+const UNWELCOME: &str = "payer_not_allowed";
+
+/// A payment that meets an offer as far as the filter can tell, and whose claim is not this request's yet.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Candidate {
+    pub(super) payment: Payment,
+    pub(super) standing: Standing,
+    /// The request that the payment is yet to be bound to. To hash a body takes long, so that comes when the payment is proven.
+    pub(super) unbound: Option<Unbound>,
+}
+
+/// The request that a metered payment is good for alone.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Unbound {
+    pub(super) method: String,
+    /// The URL as the client wrote it; the one that it is shown may be the same for several.
+    pub(super) url: String,
+    pub(super) body: Arc<[u8]>,
+}
+
+/// The standing of a payment that meets its terms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Standing {
+    /// It may be settled.
+    Good(Judgement),
+    /// It can be settled no more, or for longer than the terms say; all else is in order. It still buys what it has been
+    /// settled for.
+    OutOfTime(RequirementError),
+    /// It is in order, and was made for terms that are not these.
+    ForOtherTerms,
+    /// Its payer may buy nothing here. It still buys what it has been settled for.
+    Unwelcome,
+}
+
+/// State: the claim is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Claiming(Candidate);
+
+/// State: the claim is asked for that the same payment has left behind.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Resuming(Candidate);
+
+/// State: the claim is this request's, the payment has a name, and the claim of that is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Naming {
+    candidate: Candidate,
+    /// The ledger's answer about the payment's own claim.
+    claimed: Answer,
+}
+
+/// State: the facilitator is asked whether the payment would settle.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Verifying(Candidate);
+
+impl Candidate {
+    /// Asks the ledger for the claim.
+    pub(super) fn claim(self, context: Context<'_>) -> Next {
+        let expires = self.payment.purchase.expires;
+        match self.standing {
+            Standing::Good(_) if self.payment.is_proven() => {
+                // What is charged by its use is verified in any case, and nobody hashes a body before that.
+                let candidate = if self.payment.proof == Proof::Signature { self } else { self.bound() };
+                let until = candidate.payment.purchase.surely_served(context);
+                let binding = candidate.payment.binding;
+                candidate.ask_ledger(Operation::Claim { expires, until, binding, is_proven: true }, Claiming)
+            }
+            Standing::Good(_) => {
+                let (until, binding) = (surely_verified(context), self.payment.binding);
+                self.ask_ledger(Operation::Claim { expires, until, binding, is_proven: false }, Claiming)
+            }
+            // What is bound to a body is looked for first: to hash it for nothing would be all that somebody wants.
+            Standing::OutOfTime(_) | Standing::Unwelcome if self.unbound.is_some() => {
+                let of = Some(self.payment.binding);
+                self.ask_ledger(Operation::Look { of }, Claiming)
+            }
+            Standing::OutOfTime(_) | Standing::Unwelcome => self.resume(context),
+            Standing::ForOtherTerms => self.ask_ledger(Operation::Look { of: None }, Claiming),
+        }
+    }
+
+    /// Asks for the claim that this very payment has left behind.
+    fn resume(self, context: Context<'_>) -> Next {
+        let candidate = self.bound();
+        let until = candidate.payment.purchase.surely_served(context);
+        let binding = candidate.payment.binding;
+        candidate.ask_ledger(Operation::Resume { until, binding }, Resuming)
+    }
+
+    fn ask_ledger<S: Into<Exchange>>(self, operation: Operation, wait: impl FnOnce(Self) -> S) -> Next {
+        let Self { payment, standing, unbound } = self;
+        payment.ask_ledger(operation, |payment| wait(Self { payment, standing, unbound }))
+    }
+
+    /// The same bound to its request, where what it is charged is good for that alone.
+    fn bound(mut self) -> Self {
+        if let Some(Unbound { method, url, body }) = self.unbound.take() {
+            let parts = [method.as_bytes(), url.as_bytes(), &keccak256(&body)];
+            self.payment.binding = self.payment.binding.and(&parts);
+        }
+        self
+    }
+
+    /// The ledger has said whether the claim is this request's, new or left behind.
+    fn on_taken(mut self, context: Context<'_>, answer: Answer) -> Next {
+        let payment = &mut self.payment;
+        if matches!(answer, Answer::GrantedUnknown(_) | Answer::GrantedSettled(..)) && !payment.is_proven() {
+            payment.proof = Proof::Ledger;
+        }
+        if !is_granted(answer) || !payment.is_proven() {
+            return self.on_claimed(context, answer);
+        }
+        let purchase = &payment.purchase;
+        let name = purchase.identifier.as_deref().filter(|_| payment.payer != Payer::Unknown);
+        let Some(alias) = name.map(|name| PaymentKey::of_identifier(&payment.payer.to_string(), name)) else {
+            return self.on_claimed(context, answer);
+        };
+        let (until, binding) = (purchase.surely_served(context), purchase.key.binding());
+        let ledger = Some((alias, Operation::Claim { expires: purchase.expires, until, binding, is_proven: true }));
+        payment.alias_key = Some(alias);
+        (Naming { candidate: self, claimed: answer }.into(), Effects { ledger, ..Effects::default() })
+    }
+
+    /// The ledger has said whether the claim is this request's, and whether the payment's name is its own.
+    fn on_claimed(self, context: Context<'_>, answer: Answer) -> Next {
+        let Self { payment, standing, .. } = self;
+        match answer {
+            Answer::Granted => Self { payment, ..self }.on_granted(context),
+            Answer::GrantedUnknown(unheard) => {
+                let pursuit = Pursuit::new(context, &payment);
+                Settling::resume(payment, context, Waiter::Request, pursuit, unheard)
+            }
+            Answer::GrantedSettled(transaction, charge) => Redeeming::begin(Payment { charge, ..payment }, transaction),
+            Answer::Exhausted => {
+                let error = "this payment has settled, and was tried again as often as this server allows; it buys nothing more";
+                payment.end(None, Outcome::Spent, "max_redemptions", Reply::error(409, error))
+            }
+            Answer::InFlight => payment.end_in_flight(),
+            Answer::Waiting => {
+                let error = "this payment was made for other terms and may have settled; it buys nothing here";
+                payment.end(None, Outcome::Refused, reason::NO_MATCHING_REQUIREMENTS, Reply::error(409, error))
+            }
+            Answer::Spent => payment.refuse(context, None, Outcome::Spent, reason::NONCE_USED),
+            Answer::Full => {
+                let reply = Reply::overloaded("too many payments at a time");
+                payment.end(None, Outcome::Overloaded, "the ledger is full", reply)
+            }
+            Answer::NotHeld => match standing {
+                Standing::OutOfTime(refusal) => payment.refuse(context, None, Outcome::Refused, &refusal.to_string()),
+                Standing::Unwelcome => {
+                    payment.end(None, Outcome::Refused, UNWELCOME, Reply::error(403, "this payer may not buy here"))
+                }
+                Standing::ForOtherTerms => {
+                    payment.refuse(context, None, Outcome::Refused, reason::NO_MATCHING_REQUIREMENTS)
+                }
+                Standing::Good(_) => payment.out_of_order(),
+            },
+            Answer::Failed => payment.out_of_order(),
+        }
+    }
+
+    fn on_granted(self, context: Context<'_>) -> Next {
+        let trusts_the_filter = context.config.facilitator.verify == Verify::Local;
+        let is_valid = self.standing == Standing::Good(Judgement::Valid);
+        let purchase = &self.payment.purchase;
+        match (purchase.quote.terms.settle, self.payment.proof) {
+            (_, Proof::None) => self.verify(context),
+            // The official facilitator sends a permit's transfer without trying it first, and says of one without money, as of
+            // one whose answer was lost, that it failed: a key without money would leave one unknown after another.
+            (Settle::Before | Settle::Concurrent, Proof::Signature) if purchase.is_by_permit() => self.verify(context),
+            (Settle::Before, _) => begin_settlement(self.payment, context, Waiter::Request),
+            (Settle::Concurrent, _) => begin_settlement(self.payment, context, Waiter::Upstream),
+            (Settle::After, Proof::Facilitator) => Serving::begin(self.payment),
+            // What leaves before it is settled has to be verified by who can see the payer's money.
+            (Settle::After, _) if trusts_the_filter && is_valid && !purchase.is_metered() => {
+                Serving::begin(self.payment)
+            }
+            (Settle::After, _) => self.verify(context),
+        }
+    }
+
+    fn verify(self, context: Context<'_>) -> Next {
+        let Self { payment, standing, unbound } = self;
+        payment.ask_facilitator(context, CallKind::Verify, |payment| Verifying(Self { payment, standing, unbound }))
+    }
+}
+
+impl State for Claiming {
+    fn handle(self, context: Context<'_>, event: Event) -> Next {
+        let Event::Ledger(answer) = event else { return self.ignore(event) };
+        let Self(candidate) = self;
+        let may_be_resumed = candidate.standing != Standing::ForOtherTerms
+            && (!candidate.payment.is_proven() || candidate.unbound.is_some());
+        match answer {
+            Answer::Waiting if may_be_resumed => candidate.resume(context),
+            _ => candidate.on_taken(context, answer),
+        }
+    }
+
+    fn end(self) -> Next {
+        self.0.payment.end_left()
+    }
+}
+
+impl State for Resuming {
+    fn handle(self, context: Context<'_>, event: Event) -> Next {
+        match event {
+            Event::Ledger(answer) => self.0.on_taken(context, answer),
+            _ => self.ignore(event),
+        }
+    }
+
+    fn end(self) -> Next {
+        self.0.payment.end_left()
+    }
+}
+
+impl State for Naming {
+    /// Refuses a name under which a payment that came before has bought something: that is not sold again.
+    fn handle(self, context: Context<'_>, event: Event) -> Next {
+        let Event::Ledger(answer) = event else { return self.ignore(event) };
+        let Self { candidate, claimed } = self;
+        // A payment that may have moved money goes on: it was the first.
+        if is_granted(answer) || claimed != Answer::Granted {
+            return candidate.on_claimed(context, claimed);
+        }
+        let payment = Payment { alias_key: None, ..candidate.payment };
+        let (outcome, reason, reply) = match answer {
+            Answer::InFlight | Answer::Spent | Answer::Exhausted => {
+                let reply = Reply::error(409, "another payment has come with this payment-identifier");
+                (Outcome::Refused, "payment_identifier_conflict", reply)
+            }
+            Answer::Full => {
+                (Outcome::Overloaded, "the ledger is full", Reply::overloaded("too many payments at a time"))
+            }
+            _ => {
+                let reply = Reply::overloaded("payments cannot be taken at the moment");
+                (Outcome::Overloaded, "the ledger is out of order", reply)
+            }
+        };
+        payment.end(Some(Operation::Release), outcome, reason, reply)
+    }
+
+    fn end(self) -> Next {
+        self.candidate.payment.end_left()
+    }
+}
+
+impl Verifying {
+    fn on_verification(self, context: Context<'_>, answer: &CalloutAnswer) -> Next {
+        let Self(mut candidate) = self;
+        let release = Some(Operation::Release);
+        match facilitator::read_verification(answer, &candidate.payment.payer) {
+            Verification::Valid => {
+                candidate.payment.learn_payer(answer);
+                let is_claimed = candidate.payment.is_proven() && candidate.unbound.is_none();
+                candidate.payment.proof = Proof::Facilitator;
+                // Only now does it take the place in the ledger that a payment has, if it is still to be had.
+                if is_claimed { candidate.on_granted(context) } else { candidate.claim(context) }
+            }
+            Verification::Invalid(reason) => candidate.payment.refuse(context, release, Outcome::Refused, &reason),
+            Verification::Unknown(unknown) => candidate.payment.end_unknown(release, unknown),
+        }
+    }
+}
+
+impl State for Verifying {
+    fn handle(self, context: Context<'_>, event: Event) -> Next {
+        match event {
+            Event::Callout(answer) => self.on_verification(context, &answer),
+            _ => self.ignore(event),
+        }
+    }
+
+    fn end(self) -> Next {
+        self.0.payment.end_left()
+    }
+}
+
+/// Returns whether the claim is this request's.
+const fn is_granted(answer: Answer) -> bool {
+    matches!(answer, Answer::Granted | Answer::GrantedUnknown(_) | Answer::GrantedSettled(..))
+}
+
+/// Returns when a request has surely heard whether its payment is one.
+fn surely_verified(context: Context<'_>) -> UnixTime {
+    const SLACK_SECONDS: u64 = 2;
+    context.now.plus(context.config.facilitator.service.timeout_seconds()).plus(SLACK_SECONDS)
+}

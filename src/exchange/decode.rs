@@ -1,0 +1,375 @@
+//! From the text of a payment to an offer that it meets, or to the reason why there is none.
+
+use std::sync::Arc;
+
+use super::admission::{Candidate, Standing, Unbound};
+use super::purchase::{Payment, Proof, Purchase};
+use super::quote::Quote;
+use super::{Context, Effects, Next, Outcome, PaymentRecord, PricedRequest, Record, Reply, RequestHead, ShownUrl};
+use crate::chain::Transfer;
+use crate::config::Offer;
+use crate::ledger::{Binding, PaymentKey};
+use crate::price::request::Job;
+use crate::scheme::{self, Judgement};
+use crate::svm;
+use crate::time::UnixTime;
+use crate::x402::extensions::{Identifier, IdentifierError, read_identifier};
+use crate::x402::header::{self, DecodeError, PAYMENT_SIGNATURE, X_PAYMENT};
+use crate::x402::payment::{ForeignPayload, Payer, PaymentError, PaymentPayloadV1, Signed};
+use crate::x402::requirement::{Accepted, Evm, Foreign, Rail, Scheme, TransferMethod};
+use crate::x402::{PaymentPayload, Requirement, Version, reason};
+
+/// The reason why a request that should pay does not.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Rejection {
+    /// No payment came.
+    #[error("{}", reason::PAYMENT_REQUIRED)]
+    Unpaid,
+    /// More than one payment came, and upstreams and facilitators may differ on which one counts.
+    #[error("more than one payment header; send one PAYMENT-SIGNATURE, or one X-PAYMENT")]
+    Duplicate,
+    /// The header is not base64.
+    #[error("{header} {1}", header = .0.payment_header())]
+    Header(Version, DecodeError),
+    /// The header is not UTF-8.
+    #[error("{header} is not UTF-8", header = .0.payment_header())]
+    Text(Version),
+    /// The header is not a payment.
+    #[error("{header}: {1}", header = .0.payment_header())]
+    Payment(Version, PaymentError),
+    /// The payment is for other terms.
+    #[error("{}", reason::NO_MATCHING_REQUIREMENTS)]
+    NoMatch,
+    /// The payment does not meet its terms.
+    #[error("{1}")]
+    Refused(Box<PaymentRecord>, String),
+    /// The client's name for the payment is not as this route wants it.
+    #[error("PAYMENT-SIGNATURE: {0}")]
+    Identifier(IdentifierError),
+}
+
+impl Rejection {
+    const fn outcome(&self) -> Outcome {
+        match self {
+            Self::Unpaid => Outcome::Unpaid,
+            Self::Duplicate | Self::Header(..) | Self::Text(_) | Self::Payment(..) | Self::Identifier(_) => {
+                Outcome::Malformed
+            }
+            Self::NoMatch | Self::Refused(..) => Outcome::Refused,
+        }
+    }
+
+    /// Ends the request with what the client is told of it.
+    pub(super) fn answer(self, context: Context<'_>, request: &PricedRequest, quote: &Quote) -> Next {
+        let (outcome, error, url) = (self.outcome(), self.to_string(), request.url(context));
+        let reply = match outcome {
+            Outcome::Malformed => Reply::error(400, &error),
+            Outcome::Unpaid => unpaid(context, &request.head, quote, &url),
+            _ => Reply::payment_required(context, &error, quote, &url),
+        };
+        let payment = if let Self::Refused(payment, _) = self { Some(*payment) } else { None };
+        let record = Some(Record { payment, ..Record::new(&request.route, outcome, &error) });
+        Effects { record, ..Effects::reply(reply) }.and_over()
+    }
+}
+
+/// Returns the terms, for programs or for people.
+#[cfg_attr(not(feature = "page"), allow(unused_variables, reason = "a page would ask who is there"))]
+fn unpaid(context: Context<'_>, head: &RequestHead, quote: &Quote, url: &ShownUrl) -> Reply {
+    let reply = Reply::payment_required(context, reason::PAYMENT_REQUIRED, quote, url);
+    // Who asks just what would be has it from the head. (Of an answer to HEAD the proxy sends nothing else.)
+    if head.text(":method") == "OPTIONS" {
+        return reply.without_body();
+    }
+    #[cfg(feature = "page")]
+    if let Some(page) = &context.config.page
+        && crate::page::wants_page(&head.text("accept"), &head.text("sec-fetch-dest"))
+    {
+        return reply.page(page.own.as_ref(), quote, &head.text(":method"), url);
+    }
+    reply
+}
+
+/// Reads the payment that came with a request, and finds the offer that it meets.
+///
+/// # Errors
+/// [`Rejection`], where none came, or it meets none.
+pub(super) fn candidate(
+    context: Context<'_>,
+    request: &PricedRequest,
+    quote: &Quote,
+    job: Option<Job>,
+    body: Option<Arc<[u8]>>,
+) -> Result<Candidate, Rejection> {
+    let head = &request.head;
+    let Read { version, json, offer, standing, known, identifier } = read(context, head, quote)?;
+    let Known { payer, proof, key, binding, expires, settles_until, transfer } = known;
+    let is_metered = offer.requirement.scheme == Scheme::Upto;
+    let unbound = body.filter(|_| is_metered);
+    let unbound = unbound.map(|body| Unbound { method: head.text(":method").into_owned(), url: head.url(), body });
+    let purchase = Purchase {
+        route: Arc::clone(&request.route),
+        quote: quote.clone(),
+        offer,
+        key,
+        identifier,
+        expires,
+        settles_until,
+        received: context.now,
+        transfer,
+        resource: request.resource(context),
+        version,
+        json,
+        url: request.url(context),
+        unwanted: head.unwanted(context.config, Some(&request.terms)),
+        job,
+    };
+    let payment = Payment { purchase: Arc::new(purchase), payer, proof, alias_key: None, binding, charge: None };
+    Ok(Candidate { payment, standing, unbound })
+}
+
+/// A payment that was read and checked.
+struct Read {
+    version: Version,
+    /// As the facilitator gets it.
+    json: String,
+    offer: Arc<Offer>,
+    standing: Standing,
+    known: Known,
+    /// The client's name for the payment.
+    identifier: Option<String>,
+}
+
+/// The facts about a payment that the filter goes by, whatever moves the money.
+struct Known {
+    payer: Payer,
+    proof: Proof,
+    key: PaymentKey,
+    binding: Binding,
+    expires: UnixTime,
+    settles_until: UnixTime,
+    transfer: Option<Transfer>,
+}
+
+fn read(context: Context<'_>, head: &RequestHead, quote: &Quote) -> Result<Read, Rejection> {
+    let (version, value) = header_value(head)?;
+    let json = header::decode(value).map_err(|error| Rejection::Header(version, error))?;
+    let json = String::from_utf8(json).map_err(|_| Rejection::Text(version))?;
+    match version {
+        Version::V1 => read_v1(context, json.as_bytes(), quote),
+        Version::V2 => read_v2(context, json.as_bytes(), quote),
+    }
+}
+
+/// A payment of version 2 names the entry that it is for.
+fn read_v2(context: Context<'_>, json: &[u8], quote: &Quote) -> Result<Read, Rejection> {
+    let received = PaymentPayload::from_json(json).map_err(|error| Rejection::Payment(Version::V2, error))?;
+    let wanted = quote.terms.extensions.identifier;
+    let identifier = wanted.map(|wanted| read_identifier(wanted, received.extensions)).transpose();
+    let identifier = identifier.map_err(Rejection::Identifier)?.flatten();
+    let matching = |accepts: fn(&Requirement, &Accepted<'_>) -> bool| {
+        quote.offers().iter().find_map(|offer| offer.accepted(&received.accepted, context.supported, accepts))
+    };
+    let matched = matching(Requirement::is);
+    let is_for_these = matched.is_some();
+    // A payment for other terms may have been settled, when those were the terms here.
+    let offer = matched.or_else(|| matching(Requirement::has_asset_of)).ok_or(Rejection::NoMatch)?;
+    let read = match &offer.requirement.rail {
+        Rail::Evm(evm) => {
+            let method = evm.transfer_method;
+            let payment = Signed::from_payload(received.payload, method)
+                .map_err(|error| Rejection::Payment(Version::V2, error))?;
+            let (standing, proof) = if is_for_these {
+                standing(context, &payment, &offer, evm)?
+            } else {
+                for_other_terms(&payment, evm).ok_or(Rejection::NoMatch)?
+            };
+            let json = payment.to_wire(&received, &offer.requirement);
+            let known = Known::of_evm(context, &payment, proof, &offer, evm);
+            Read { version: Version::V2, standing, json, known, identifier: None, offer: Arc::clone(&offer) }
+        }
+        Rail::Foreign(foreign) => read_foreign(context, &received, &offer, foreign, is_for_these)?,
+    };
+    Ok(Read { identifier, ..read })
+}
+
+/// A payment that only the facilitator can judge, or can judge to the end.
+fn read_foreign(
+    context: Context<'_>,
+    received: &PaymentPayload<'_>,
+    offer: &Arc<Offer>,
+    foreign: &Foreign,
+    is_for_these: bool,
+) -> Result<Read, Rejection> {
+    let payload = ForeignPayload::from_payload(received.payload, foreign.svm.is_some())
+        .map_err(|error| Rejection::Payment(Version::V2, error))?;
+    let requirement = &offer.requirement;
+    let (payer, proof) = match &payload {
+        ForeignPayload::Svm(transaction) if is_for_these => {
+            let terms = foreign.svm_terms(requirement.amount).ok_or(Rejection::NoMatch)?;
+            match transaction.check(&terms) {
+                Ok(checked) => {
+                    let proof = if checked.facilitator_decides { Proof::None } else { Proof::Signature };
+                    (Payer::Foreign(checked.payer.to_string()), proof)
+                }
+                Err(refusal) if refusal.may_be_smart_wallet() && foreign.takes_smart_wallets() => {
+                    (Payer::Unknown, Proof::None)
+                }
+                Err(refusal) => {
+                    let record = PaymentRecord::unproven(Payer::Unknown, requirement);
+                    return Err(Rejection::Refused(Box::new(record), refusal.to_string()));
+                }
+            }
+        }
+        _ => (Payer::Unknown, Proof::None),
+    };
+    let standing = match is_for_these {
+        false => Standing::ForOtherTerms,
+        true if !context.config.payers.accept(&payer) => Standing::Unwelcome,
+        true => Standing::Good(Judgement::FacilitatorDecides),
+    };
+    let known = Known::of_foreign(context, &payload, payer, proof, requirement);
+    let json = payload.to_wire(received, requirement);
+    Ok(Read { version: Version::V2, offer: Arc::clone(offer), standing, json, known, identifier: None })
+}
+
+/// A payment of version 1, which knows no extensions, names a scheme and a network, and its signature tells which entry there it is for.
+fn read_v1(context: Context<'_>, json: &[u8], quote: &Quote) -> Result<Read, Rejection> {
+    if quote.terms.extensions.identifier == Some(Identifier::Required) {
+        return Err(Rejection::Identifier(IdentifierError::Missing));
+    }
+    let malformed = |error| Rejection::Payment(Version::V1, error);
+    let received = PaymentPayloadV1::from_json(json).map_err(malformed)?;
+    let payment = Signed::from_payload(received.payload, TransferMethod::Eip3009).map_err(malformed)?;
+    let is_named = |offer: &&Arc<Offer>| {
+        let Requirement { scheme, .. } = &offer.requirement;
+        scheme.as_str() == received.scheme && offer.requirement.in_v1() == Some(&received.network)
+    };
+    let recipient = payment.authorization.recipient();
+    let candidates: Vec<_> = quote.offers().iter().filter(is_named).map(|offer| offer.paid_to(recipient)).collect();
+    let rails = || candidates.iter().filter_map(|offer| Some((offer, offer.requirement.evm()?)));
+    let mut first_refusal = None;
+    for (offer, evm) in rails() {
+        match standing(context, &payment, offer, evm) {
+            Ok(found) => return Ok(Read::of_v1(context, &payment, offer, evm, found)),
+            Err(refusal) => first_refusal = first_refusal.or(Some(refusal)),
+        }
+    }
+    // A payment for other terms may have been settled, when those were the terms here.
+    match rails().find_map(|(offer, evm)| Some((offer, evm, for_other_terms(&payment, evm)?))) {
+        Some((offer, evm, found)) => Ok(Read::of_v1(context, &payment, offer, evm, found)),
+        None => Err(first_refusal.unwrap_or(Rejection::NoMatch)),
+    }
+}
+
+impl Read {
+    fn of_v1(
+        context: Context<'_>,
+        payment: &Signed,
+        offer: &Arc<Offer>,
+        evm: &Evm,
+        (standing, proof): (Standing, Proof),
+    ) -> Self {
+        let Requirement { scheme, .. } = &offer.requirement;
+        let json = payment.to_wire_v1(scheme.as_str(), offer.requirement.network_in(Version::V1));
+        let known = Known::of_evm(context, payment, proof, offer, evm);
+        Self { version: Version::V1, json, offer: Arc::clone(offer), standing, known, identifier: None }
+    }
+}
+
+impl Known {
+    fn of_evm(context: Context<'_>, payment: &Signed, proof: Proof, offer: &Offer, evm: &Evm) -> Self {
+        let authorization = &payment.authorization;
+        let requirement = &offer.requirement;
+        let (payer, nonce) = (authorization.payer(), authorization.nonce());
+        let digest = authorization.digest(&evm.domain_separator);
+        let expires = authorization.valid_before().to_unix_time();
+        Self {
+            payer: Payer::Evm(payer),
+            key: PaymentKey::new(&requirement.network, evm.nonces_of(), payer, nonce),
+            proof,
+            binding: Binding::new(&[&digest, &payment.signature]),
+            expires,
+            settles_until: expires,
+            transfer: Some(Transfer {
+                method: evm.transfer_method,
+                asset: evm.asset,
+                from: payer,
+                to: authorization.recipient(),
+                value: authorization.value(),
+                is_at_most: requirement.scheme == Scheme::Upto,
+                nonce,
+                valid_before: authorization.valid_before(),
+                since: context.now,
+                searched_to: None,
+            }),
+        }
+    }
+
+    fn of_foreign(
+        context: Context<'_>,
+        payload: &ForeignPayload,
+        payer: Payer,
+        proof: Proof,
+        requirement: &Requirement,
+    ) -> Self {
+        /// The time for which it is remembered what a payment has bought of which nobody knows here when it expires.
+        const MEMORY_SECONDS: u64 = 24 * 60 * 60;
+        let digest = payload.digest();
+        let (validity, signature) = match payload {
+            ForeignPayload::Svm(transaction) => (svm::LIFETIME_SECONDS, transaction.encode()),
+            ForeignPayload::Opaque(_) => (requirement.max_timeout_seconds, String::new()),
+        };
+        Self {
+            payer,
+            key: PaymentKey::of_digest(&requirement.network, &digest),
+            proof,
+            // What the payload pays, nobody here may be able to read in it. What was settled under some terms must not be
+            // redeemed under dearer ones.
+            binding: Binding::new(&[&digest, signature.as_bytes(), requirement.charges().as_bytes()]),
+            expires: context.now.plus(MEMORY_SECONDS.max(requirement.max_timeout_seconds)),
+            settles_until: context.now.plus(validity),
+            transfer: None,
+        }
+    }
+}
+
+/// Returns how a payment stands that says to meet an offer, and who says that it is one.
+fn standing(context: Context<'_>, payment: &Signed, offer: &Offer, evm: &Evm) -> Result<(Standing, Proof), Rejection> {
+    let payer = || Payer::Evm(payment.authorization.payer());
+    match scheme::check(payment, &offer.requirement, evm, context.now) {
+        Ok(judgement) if !context.config.payers.accept(&payer()) => Ok((Standing::Unwelcome, judgement.into())),
+        Ok(judgement) => Ok((Standing::Good(judgement), judgement.into())),
+        Err(refusal) if refusal.is_of_time() => Ok((Standing::OutOfTime(refusal), Proof::None)),
+        Err(refusal) => {
+            let record = PaymentRecord::unproven(payer(), &offer.requirement);
+            Err(Rejection::Refused(Box::new(record), refusal.to_string()))
+        }
+    }
+}
+
+/// A payment in the asset of an offer that is signed, whatever it pays; `None` where it is not.
+fn for_other_terms(payment: &Signed, evm: &Evm) -> Option<(Standing, Proof)> {
+    let judgement = scheme::check_signature(payment, evm).ok()?;
+    Some((Standing::ForOtherTerms, judgement.into()))
+}
+
+impl From<Judgement> for Proof {
+    fn from(judgement: Judgement) -> Self {
+        match judgement {
+            Judgement::Valid => Self::Signature,
+            Judgement::FacilitatorDecides => Self::None,
+        }
+    }
+}
+
+/// The one payment header that came, and the version of the protocol that it belongs to.
+fn header_value(head: &RequestHead) -> Result<(Version, &[u8]), Rejection> {
+    let v2 = head.all(PAYMENT_SIGNATURE).map(|value| (Version::V2, value));
+    let mut values = v2.chain(head.all(X_PAYMENT).map(|value| (Version::V1, value)));
+    match (values.next(), values.next()) {
+        (Some(value), None) => Ok(value),
+        (Some(_), Some(_)) => Err(Rejection::Duplicate),
+        (None, _) => Err(Rejection::Unpaid),
+    }
+}

@@ -1,0 +1,56 @@
+//! Which offer a payment is for.
+
+use std::sync::Arc;
+
+use crate::config::Offer;
+use crate::evm::Address;
+use crate::facilitator::Supported;
+use crate::x402::Requirement;
+use crate::x402::requirement::{Accepted, Evm, Rail};
+
+impl Offer {
+    /// The offer with this recipient, where it may be paid.
+    pub(super) fn paid_to(self: &Arc<Self>, recipient: Address) -> Arc<Self> {
+        let other = self.requirement.evm().filter(|evm| evm.pay_to != recipient);
+        match other.filter(|_| self.recipients.iter().any(|one| one.to == recipient)) {
+            Some(evm) => self.with_rail(Rail::Evm(Evm { pay_to: recipient, ..evm.clone() })),
+            None => Arc::clone(self),
+        }
+    }
+
+    fn with_rail(&self, rail: Rail) -> Arc<Self> {
+        self.with(Requirement { rail, ..self.requirement.clone() })
+    }
+
+    /// The offer as a client accepted it, by the measure of `accepts`; any of its recipients will do, and any account of
+    /// the facilitator's.
+    pub(super) fn accepted(
+        self: &Arc<Self>,
+        accepted: &Accepted<'_>,
+        supported: &Supported,
+        accepts: fn(&Requirement, &Accepted<'_>) -> bool,
+    ) -> Option<Arc<Self>> {
+        if accepts(&self.requirement, accepted) {
+            return Some(Arc::clone(self));
+        }
+        let Requirement { scheme, network, .. } = &self.requirement;
+        let fits = |rail: Rail| Some(self.with_rail(rail)).filter(|offer| accepts(&offer.requirement, accepted));
+        match &self.requirement.rail {
+            Rail::Evm(evm) => {
+                let others = self.recipients.iter().map(|one| one.to).filter(|to| *to != evm.pay_to);
+                let recipients: Vec<Address> = std::iter::once(evm.pay_to).chain(others).collect();
+                let settlers: Vec<Option<Address>> = match evm.facilitator {
+                    Some(_) => supported.settlers(network.as_str()).map(Some).collect(),
+                    None => vec![None],
+                };
+                let variants = recipients.iter().flat_map(|to| settlers.iter().map(move |settler| (*to, *settler)));
+                variants
+                    .into_iter()
+                    .find_map(|(pay_to, facilitator)| fits(Rail::Evm(Evm { pay_to, facilitator, ..evm.clone() })))
+            }
+            Rail::Foreign(foreign) => supported
+                .kinds(scheme.as_str(), network.as_str())
+                .find_map(|kind| fits(Rail::Foreign(foreign.supplied_with(&kind.extra)))),
+        }
+    }
+}

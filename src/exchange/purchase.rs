@@ -1,0 +1,189 @@
+//! What is bought, and the payment for it.
+
+use std::sync::Arc;
+
+use super::grant::Resource;
+use super::quote::Quote;
+use super::{Context, PaymentRecord, ShownUrl};
+use crate::chain::{INQUIRY_QUESTIONS, Transfer};
+use crate::config::{Offer, Rpc, Settle};
+use crate::ledger::{Binding, PaymentKey};
+use crate::money::Amount;
+use crate::price::request::Job;
+use crate::time::UnixTime;
+use crate::x402::offer_receipt::OFFER_RECEIPT;
+use crate::x402::payment::Payer;
+use crate::x402::requirement::{Scheme, TransferMethod};
+use crate::x402::{Receipt, Requirement, TransactionId, Version};
+
+/// A thing that is bought, and the payment for it: all that is known once the payment's text was read, and does not change any more.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Purchase {
+    /// The route's name in logs.
+    pub(super) route: Arc<str>,
+    /// The terms that the request was asked to meet.
+    pub(super) quote: Quote,
+    /// The way to pay among them that the payment is for.
+    pub(super) offer: Arc<Offer>,
+    /// The key of the payment's claim.
+    pub(super) key: PaymentKey,
+    /// The name that the client gave the payment.
+    pub(super) identifier: Option<String>,
+    /// The end of the payment's validity, and so of its place in the ledger.
+    pub(super) expires: UnixTime,
+    /// The time until which it is worth while to ask the facilitator for the payment again.
+    pub(super) settles_until: UnixTime,
+    /// The time at which the payment was read.
+    pub(super) received: UnixTime,
+    /// The transfer that the payment authorizes, where a chain can be asked about it.
+    pub(super) transfer: Option<Transfer>,
+    /// The resource to which the payer may come back, where that is offered.
+    pub(super) resource: Option<Resource>,
+    /// The version of the protocol that the client speaks, and the facilitator is spoken to in.
+    pub(super) version: Version,
+    /// The payment as the facilitator gets it, as JSON.
+    pub(super) json: String,
+    /// The URL that is paid for.
+    pub(super) url: ShownUrl,
+    /// Headers that the upstream must not see.
+    pub(super) unwanted: Vec<String>,
+    /// The work that the request asks of a model, where it is priced by that.
+    pub(super) job: Option<Job>,
+}
+
+/// A payment on its way: its purchase, and what has come to be known of it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Payment {
+    pub(super) purchase: Arc<Purchase>,
+    /// The payer. Of some payments, only the facilitator can tell.
+    pub(super) payer: Payer,
+    /// The authority that says that the payment is one.
+    pub(super) proof: Proof,
+    /// The key of the name that the client gave it, once that counts.
+    pub(super) alias_key: Option<PaymentKey>,
+    /// The hash that ties a claim to this payment, and to this request where it is good for that alone.
+    pub(super) binding: Binding,
+    /// The atomic units that are settled, where that is not the amount that was signed for.
+    pub(super) charge: Option<Amount>,
+}
+
+/// The authority that says that a payment is one, and of whom. What is not proven reaches neither `/settle` nor the upstream, its claim is a
+/// short one, and nobody is called its payer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Proof {
+    /// Nobody yet.
+    None,
+    /// The filter has checked its signature.
+    Signature,
+    /// The facilitator: `/verify` said yes.
+    Facilitator,
+    /// The ledger: the same payment, to the letter, was proven before.
+    Ledger,
+}
+
+impl PaymentRecord {
+    /// The record of a payment that is said to be by `payer`.
+    pub(super) fn unproven(payer: Payer, requirement: &Requirement) -> Self {
+        Self {
+            payer,
+            is_proven: false,
+            pay_to: requirement.pay_to().into_owned(),
+            scheme: requirement.scheme.as_str().to_owned(),
+            network: requirement.network.to_string(),
+            amount: requirement.amount,
+            asset: requirement.asset().into_owned(),
+            transaction: None,
+        }
+    }
+}
+
+impl Purchase {
+    /// Returns the entry of `accepts` that the payment is for.
+    pub(super) fn requirement(&self) -> &Requirement {
+        &self.offer.requirement
+    }
+
+    /// Returns whether the charge is known only once the response is there.
+    pub(super) fn is_metered(&self) -> bool {
+        self.requirement().scheme == Scheme::Upto && self.quote.terms.settle == Settle::After
+    }
+
+    /// Returns whether the money is moved by Permit2.
+    pub(super) fn is_by_permit(&self) -> bool {
+        self.requirement().evm().is_some_and(|evm| evm.transfer_method == TransferMethod::Permit2)
+    }
+
+    /// Returns whether what the payment was charged is good for the very same request alone. Then it may come again; where
+    /// nobody can tell whether a request is the same, the payment has bought what it was charged for, delivered or not.
+    pub(super) fn is_bound(&self) -> bool {
+        !self.is_metered() || self.job.as_ref().is_some_and(|job| job.is_read_whole)
+    }
+
+    /// Returns whether the filter asked for the usage at the end of the stream in the client's stead, so that the client does
+    /// not get it.
+    pub(super) fn hides_usage(&self) -> bool {
+        self.job.as_ref().is_some_and(|job| job.streams && !job.wants_usage)
+    }
+
+    /// Returns until when a pursuit that begins now asks again.
+    pub(super) fn pursued_until(&self, context: Context<'_>) -> UnixTime {
+        let facilitator = context.config.facilitator.service.timeout_seconds();
+        context.now.plus(facilitator).plus(self.node_seconds())
+    }
+
+    /// Returns when a request that asks for settlement now is over, at the latest: one more question to the facilitator after
+    /// the last pause, one inquiry into the chain, and some slack.
+    pub(super) fn surely_settled(&self, context: Context<'_>) -> UnixTime {
+        const SLACK_SECONDS: u64 = 5;
+        let facilitator = context.config.facilitator.service.timeout_seconds();
+        let inquiry = self.node_seconds().saturating_mul(INQUIRY_QUESTIONS);
+        // An inquiry may come before the first question, and another after the last.
+        self.pursued_until(context).plus(inquiry).plus(facilitator).plus(inquiry).plus(SLACK_SECONDS)
+    }
+
+    /// Returns when a request that waits for the upstream is given up on. Should it answer later all the same, and another
+    /// request have taken the payment over by then, the ledger lets only that other one go on.
+    pub(super) fn surely_served(&self, context: Context<'_>) -> UnixTime {
+        self.surely_settled(context).plus(self.requirement().max_timeout_seconds)
+    }
+
+    fn node_seconds(&self) -> u64 {
+        self.offer.rpc.as_deref().map_or(0, |rpc: &Rpc| rpc.service.timeout_seconds())
+    }
+}
+
+impl Payment {
+    /// Returns whether anybody says that the payment is one.
+    pub(super) const fn is_proven(&self) -> bool {
+        !matches!(self.proof, Proof::None)
+    }
+
+    /// Returns the atomic units that are settled, or are to be.
+    pub(super) fn amount(&self) -> Amount {
+        self.charge.unwrap_or(self.purchase.requirement().amount)
+    }
+
+    /// Returns the payment's record, for logs.
+    pub(super) fn record(&self, transaction: Option<TransactionId>) -> PaymentRecord {
+        let unproven = PaymentRecord::unproven(self.payer.clone(), self.purchase.requirement());
+        PaymentRecord { is_proven: self.is_proven(), amount: self.amount(), transaction, ..unproven }
+    }
+
+    /// Returns what a client gets to keep of a settlement.
+    pub(super) fn receipt<'a>(&'a self, result: Result<Option<TransactionId>, &'a str>) -> Receipt<'a> {
+        let network = self.purchase.requirement().network_in(self.purchase.version);
+        Receipt { payer: &self.payer, network, charge: self.charge, result, extensions: None }
+    }
+
+    /// Returns what a client gets to keep that was served, signed where there is a key to.
+    pub(super) fn receipt_of_service(&self, context: Context<'_>, transaction: Option<TransactionId>) -> Receipt<'_> {
+        let Purchase { url, .. } = &*self.purchase;
+        let issuer = context.config.issuer.as_ref().filter(|_| self.payer != Payer::Unknown && url.is_vouched);
+        let network = &self.purchase.requirement().network;
+        let signed = issuer.map(|issuer| {
+            let receipt = issuer.receipt(url, network, &self.payer.to_string(), transaction, context.now);
+            format!(r#"{{"{OFFER_RECEIPT}":{receipt}}}"#)
+        });
+        Receipt { extensions: signed, ..self.receipt(Ok(transaction)) }
+    }
+}

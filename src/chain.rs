@@ -90,6 +90,9 @@ pub enum Unclear {
     /// The node answered a question with an error, or left it out.
     #[error("the chain's node refused a question")]
     Refused,
+    /// The node is of another chain than the configuration says.
+    #[error("the node is of another chain than its network (eth_chainId)")]
+    OtherChain,
     /// The answer is not of the form that Ethereum's JSON-RPC has.
     #[error("the chain's answer is not understood")]
     Unreadable,
@@ -145,6 +148,7 @@ const STATE_ID: &str = "3";
 const LOGS_ID: &str = "4";
 const BLOCK_ID: &str = "5";
 const LAST_ID: &str = "6";
+const CHAIN_ID: &str = "7";
 
 const USED: &str = "AuthorizationUsed(address,bytes32)";
 const CANCELED: &str = "AuthorizationCanceled(address,bytes32)";
@@ -158,7 +162,7 @@ impl Inquiry {
     /// The nonce is looked up in the newest block that counts as confirmed, by its number, so that a node that lags
     /// behind answers with an error and not with the past.
     pub fn question(self, transfer: &Transfer, rpc: &Rpc, now: UnixTime) -> String {
-        let calls = match self {
+        let calls: Vec<String> = match self {
             Self::Head(named) => {
                 let receipt = named.map(receipt_call);
                 [Some(call(HEAD_ID, "eth_blockNumber", "")), receipt].into_iter().flatten().collect()
@@ -172,12 +176,12 @@ impl Inquiry {
             Self::Sight(sight) => sight.calls(transfer),
             Self::Logs(window) => window.calls(transfer, rpc),
         };
-        format!("[{}]", calls.join(","))
+        batch(calls)
     }
 
     /// Reads the answer to the question. `now` is when the question was put together, or later.
     pub fn step(self, transfer: &Transfer, rpc: &Rpc, answer: &CalloutAnswer) -> Progress {
-        let progress = Replies::read(answer).and_then(|replies| match self {
+        let progress = Replies::of_chain(rpc.chain_id, answer).and_then(|replies| match self {
             Self::Head(named) => {
                 let head = quantity(replies.text(HEAD_ID)?)?;
                 let found = match named {
@@ -213,6 +217,29 @@ impl Inquiry {
         });
         progress.unwrap_or_else(|unclear| Progress::Done(Fate::Unclear(unclear)))
     }
+}
+
+/// Puts calls together. Each batch asks which chain the node is of: a balancer may have put another one behind the same name.
+fn batch(mut calls: Vec<String>) -> String {
+    calls.push(chain_id_call());
+    format!("[{}]", calls.join(","))
+}
+
+fn chain_id_call() -> String {
+    call(CHAIN_ID, "eth_chainId", "")
+}
+
+/// The body of the question which chain a node is of.
+pub fn chain_id_question() -> String {
+    batch(Vec::new())
+}
+
+/// Reads the answer to that question.
+///
+/// # Errors
+/// [`Unclear`], where the node does not say.
+pub fn read_chain_id(answer: &CalloutAnswer) -> Result<u64, Unclear> {
+    quantity(Replies::read(answer)?.text(CHAIN_ID)?)
 }
 
 fn call(id: &str, method: &str, params: &str) -> String {
@@ -465,6 +492,15 @@ impl<'a> Replies<'a> {
                 serde_json::from_slice(body).map(Self).map_err(|_| Unclear::Unreadable)
             }
             _ => Err(Unclear::NoAnswer),
+        }
+    }
+
+    /// Reads the replies of a node that has to be one of this chain.
+    fn of_chain(chain_id: u64, answer: &'a CalloutAnswer) -> Result<Self, Unclear> {
+        let replies = Self::read(answer)?;
+        match quantity(replies.text(CHAIN_ID)?)? == chain_id {
+            true => Ok(replies),
+            false => Err(Unclear::OtherChain),
         }
     }
 

@@ -32,6 +32,8 @@ pub enum Verify {
 /// A node of a chain, which can say what became of a settlement.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Rpc {
+    /// The chain that it has to be a node of (EIP-155).
+    pub chain_id: u64,
     /// The service at which it is called by JSON-RPC, batches included.
     pub service: Arc<Service>,
     /// Blocks that must hold or follow a transaction before it counts: 1 for its own block. At least 1.

@@ -1,6 +1,7 @@
 //! A response on its way to the client that has paid for it.
 
 use super::Reply;
+use super::effect::Warning;
 use super::event::SETTLEMENT_OVERRIDES;
 use super::reply::EXPOSED;
 use super::state::State;
@@ -94,10 +95,9 @@ impl State for Spending {
 
 impl State for Granting {
     fn handle(self, _: Context<'_>, event: Event) -> Next {
-        const LOST_GRANT: &str = "a payer's right to come back has no room; raise ledger.max_claims";
         match event {
             Event::Ledger(Answer::Full | Answer::Failed) => {
-                Effects { warning: Some(LOST_GRANT), ..Effects::default() }.and_over()
+                Effects { warning: Some(Warning::NoRoomForGrant), ..Effects::default() }.and_over()
             }
             Event::Ledger(_) => Effects::default().and_over(),
             _ => self.ignore(event),

@@ -22,8 +22,8 @@ pub struct Effects {
     pub settlement: Option<SettlementRecord>,
     /// A settlement to be taken up again by [`super::Exchange::recover`] when it is due, if the proxy still runs then.
     pub recovery: Option<Recovery>,
-    /// A line for the operator's log.
-    pub warning: Option<&'static str>,
+    /// Something that the operator should know.
+    pub warning: Option<Warning>,
     /// True if a payment was read and checked in this step. The time that this took is a stat.
     pub has_checked: bool,
     /// The request's body, in place of the one that was read.
@@ -34,6 +34,31 @@ pub struct Effects {
     pub chunk: Option<Vec<u8>>,
     /// The fate of the stream.
     pub stream: Stream,
+}
+
+/// Something that the operator should know, for the log.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Warning {
+    /// The ledger did not take a payer's grant.
+    #[error("a payer's right to come back has no room; raise ledger.max_claims")]
+    NoRoomForGrant,
+    /// A node is of another chain than its network.
+    #[error(
+        "the node behind the cluster {cluster:?} is not one of chain {chain_id} (eth_chainId); its answers are not believed, correct rpc"
+    )]
+    OtherChain {
+        /// The cluster that is called.
+        cluster: String,
+        /// The chain id of the network that it is configured for.
+        chain_id: u64,
+    },
+}
+
+impl Warning {
+    /// Returns whether money is at stake until the operator acts.
+    pub const fn is_critical(&self) -> bool {
+        matches!(self, Self::OtherChain { .. })
+    }
 }
 
 /// A callout: a POST of JSON.

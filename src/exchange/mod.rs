@@ -43,7 +43,7 @@ use admission::{Claiming, Naming, Resuming, Verifying};
 pub use context::Context;
 pub use cost::Meter;
 use delivery::{Granting, Spending};
-pub use effect::{Call, CallKind, Effects, RequestEdits, ResponseEdits, Stream, Tail};
+pub use effect::{Call, CallKind, Effects, RequestEdits, ResponseEdits, Stream, Tail, Warning};
 pub use event::{Body, Event, Seen, UpstreamHead};
 pub use head::{Headers, RequestHead};
 pub use log_text::LogText;

@@ -11,7 +11,7 @@ use super::redeeming::{Redeeming, deliver_error};
 use super::state::State;
 use super::{
     Call, CallKind, Context, Effects, Event, Next, Outcome, Payment, Recovery, Reply, SettlementResult, Stream, Tail,
-    UpstreamHead,
+    UpstreamHead, Warning,
 };
 use crate::chain::{Fate, Inquiry, Progress, Transfer, Unclear};
 use crate::facilitator::{self, CalloutAnswer, Settlement, Unknown};
@@ -381,6 +381,14 @@ impl Settling {
         if let Fate::Unclear(Unclear::OutOfRange { searched_to }) = fate {
             self.pursuit.searched_to = searched_to;
         }
+        let warning = (fate == Fate::Unclear(Unclear::OtherChain))
+            .then(|| Warning::OtherChain { cluster: rpc.service.cluster.clone(), chain_id: rpc.chain_id });
+        let (exchange, effects) = self.on_fate(context, fate);
+        (exchange, Effects { warning: effects.warning.or(warning), ..effects })
+    }
+
+    /// The chain has said what became of the transfer, or that it cannot say.
+    fn on_fate(self, context: Context<'_>, fate: Fate) -> Next {
         match fate {
             Fate::Settled(transaction) => self.on_settled(context, transaction.into()),
             Fate::Void(void) => {

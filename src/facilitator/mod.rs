@@ -154,17 +154,15 @@ pub fn read_verification(answer: &CalloutAnswer, payer: &Payer) -> Verification 
         Err(unknown) => return Verification::Unknown(unknown),
     };
     let misfit = |field| Verification::Unknown(Unknown::Misfit(field));
+    let by_status = || Verification::Unknown(misfit_of(status));
     match (wire.is_valid, given(wire.invalid_reason)) {
         (true, Some(_)) => misfit(Field::Reason),
-        (true, None) if !is_success(status) => misfit(Field::Status),
+        (true, None) if !is_success(status) => by_status(),
         (true, None) if !names(wire.payer, payer) => misfit(Field::Payer),
         (true, None) => Verification::Valid,
         // Nothing has moved, so a no without a reason is a no; but a server that failed may not have looked.
-        (false, _) if status == 429 => Verification::Unknown(Unknown::Busy),
-        (false, Some(reason)) if status >= 500 && !is_before_sending(&reason) => {
-            Verification::Unknown(Unknown::Unreachable)
-        }
-        (false, None) if status >= 500 => Verification::Unknown(Unknown::Unreachable),
+        (false, Some(reason)) if is_failure(status) && !is_before_sending(&reason) => by_status(),
+        (false, None) if is_failure(status) => by_status(),
         (false, reason) => {
             Verification::Invalid(reason.map_or_else(|| "the facilitator gave no reason".to_owned(), json::shorten))
         }
@@ -206,6 +204,7 @@ pub fn read_settlement(
     match (wire.success, given(wire.error_reason)) {
         (true, Some(_)) => unknown(Unknown::Misfit(Field::Reason)),
         (true, None) => match (off, named) {
+            (Some(Field::Status), _) => unknown(misfit_of(status)),
             (Some(field), _) => unknown(Unknown::Misfit(field)),
             (None, Some(transaction)) => Settlement::Settled(transaction),
             (None, None) => unknown(Unknown::Misfit(Field::Transaction)),
@@ -300,6 +299,19 @@ fn read<'a, T: Deserialize<'a>>(answer: &'a CalloutAnswer) -> Result<(u16, T), U
             Ok((*status, wire))
         }
         CalloutAnswer::Answered { status, .. } => Err(unknown_of(*status)),
+    }
+}
+
+/// Returns whether a status is one of a server that failed, or does not look at the moment.
+const fn is_failure(status: u16) -> bool {
+    status >= 500 || status == 429
+}
+
+/// Returns what a status means that does not fit its body.
+const fn misfit_of(status: u16) -> Unknown {
+    match unknown_of(status) {
+        Unknown::Unreadable => Unknown::Misfit(Field::Status),
+        known => known,
     }
 }
 

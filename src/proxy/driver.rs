@@ -342,7 +342,8 @@ impl<H: Host> Driver<H> {
             self.recovery = recovery;
         }
         if let Some(warning) = warning {
-            self.host.log(LogLevel::Warn, &format!("x402: {warning}"));
+            let level = if warning.is_critical() { LogLevel::Critical } else { LogLevel::Warn };
+            self.host.log(level, &format!("x402: {warning}"));
         }
         if let Some(nanoseconds) = check_time {
             stats::time_check(&self.host, nanoseconds);

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 use x402_proxy_wasm::chain::{Fate, INQUIRY_QUESTIONS, Inquiry, Progress, Transfer, Unclear, Void};
-use x402_proxy_wasm::exchange::{Call, CallKind, Event, Outcome, RequestHead};
+use x402_proxy_wasm::exchange::{Call, CallKind, Event, Outcome, RequestHead, Warning};
 use x402_proxy_wasm::facilitator::CalloutAnswer;
 use x402_proxy_wasm::money::Amount;
 use x402_proxy_wasm::time::UnixTime;
@@ -322,6 +322,29 @@ fn another_contracts_lines_between_the_tokens_do_no_harm() {
 // ---------------------------------------------------------------------------------------------- a node that is no help
 
 #[test]
+fn a_node_of_another_chain_is_never_believed() {
+    for settle in ["before", "after"] {
+        let mut scene = Scene::new(settle, |_| ());
+        let transaction = scene.authorized().settles(USDC, TRANSACTION);
+        scene.node.chain_id = Some(8453);
+        scene.node.mine(NOW, vec![transaction]);
+        let events = if settle == "after" { vec![valid(), upstream(200), lost()] } else { vec![lost()] };
+        let request = scene.play(events);
+        assert_eq!(outcome(&request), Outcome::Unknown);
+        assert_eq!(
+            request.reason(),
+            "the facilitator did not answer; the node is of another chain than its network (eth_chainId)"
+        );
+        assert!(request.warnings.iter().all(Warning::is_critical) && request.warnings.len() == 1);
+        assert_eq!(scene.stage.left(&request), "unknown");
+        // Once it is the right one, the same payment buys its response.
+        scene.node.chain_id = None;
+        let again = scene.play([upstream(200)]);
+        assert_eq!(outcome(&again), Outcome::Served);
+    }
+}
+
+#[test]
 fn a_node_that_does_not_answer_proves_nothing() {
     let garbage = |body: &str| Event::Callout(CalloutAnswer::Answered { status: 200, body: body.as_bytes().to_vec() });
     for (answer, reason) in [
@@ -331,11 +354,16 @@ fn a_node_that_does_not_answer_proves_nothing() {
         (garbage("[]"), "the chain's node refused a question"),
         (garbage("null"), "the chain's answer is not understood"),
         (garbage("{}"), "the chain's answer is not understood"),
-        (garbage(r#"[{"id":1,"result":"12"}]"#), "the chain's answer is not understood"),
-        (garbage(r#"[{"id":1,"result":"0x+1"}]"#), "the chain's answer is not understood"),
-        (garbage(r#"[{"id":1,"result":null}]"#), "the chain's answer is not understood"),
+        (garbage(r#"[{"id":1,"result":"12"},{"id":7,"result":"0x14a34"}]"#), "the chain's answer is not understood"),
+        (garbage(r#"[{"id":1,"result":"0x+1"},{"id":7,"result":"0x14a34"}]"#), "the chain's answer is not understood"),
+        (garbage(r#"[{"id":1,"result":null},{"id":7,"result":"0x14a34"}]"#), "the chain's answer is not understood"),
         (garbage(r#"[{"id":1,"error":{"code":1,"message":"x"}}]"#), "the chain's node refused a question"),
-        (garbage(r#"[{"id":1,"result":"0x1ffffffffffffffff"}]"#), "the chain's answer is not understood"),
+        (garbage(r#"[{"id":1,"result":"0x10"}]"#), "the chain's node refused a question"),
+        (garbage(r#"[{"id":1,"result":"0x10"},{"id":7,"result":"x"}]"#), "the chain's answer is not understood"),
+        (
+            garbage(r#"[{"id":1,"result":"0x1ffffffffffffffff"},{"id":7,"result":"0x14a34"}]"#),
+            "the chain's answer is not understood",
+        ),
     ] {
         let mut scene = Scene::new("before", |_| ());
         let mut request = scene.stage.start(&scene.head.clone());

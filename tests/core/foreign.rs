@@ -201,7 +201,7 @@ fn a_no_is_a_no() {
     let request = stage.play(&paid("/weather", &sent), [invalid("insufficient_funds")]);
     assert_eq!((request.status(), request.reason()), (402, "insufficient_funds"));
     // It may come again, for nothing has moved.
-    let request = stage.play(&paid("/weather", &sent), [valid(), upstream(200), refused("not_now")]);
+    let request = stage.play(&paid("/weather", &sent), [valid(), upstream(200), refused("insufficient_funds")]);
     assert_eq!((request.status(), outcome(&request)), (402, Outcome::Refused));
     let request = stage.play(&paid("/weather", &sent), [valid(), upstream(200), settled("t")]);
     assert_eq!(outcome(&request), Outcome::Served);
@@ -214,6 +214,7 @@ fn a_no_is_a_no() {
         "Error: Transaction was not confirmed in 30 seconds",
         "Transaction Failed",
         "rpc_error",
+        "not_now",
     ] {
         let mut stage = self::stage(&config("after"));
         let request = stage.play(&paid("/weather", &sent), [valid(), upstream(200), refused(reason)]);

@@ -124,7 +124,7 @@ fn a_settlement_that_names_another_network_is_no_yes() {
 fn a_settlement_that_is_refused_gives_a_receipt_of_version_1() {
     let mut stage = stage(|config| config["defaults"]["settle"] = "before".into());
     let payment = in_v1(&Wallet::new(1).pay(&entry(&mut stage, "/weather"), 1));
-    let request = play(&mut stage, &paid_v1("/weather", &payment), [refused("insufficient_funds")]);
+    let request = play(&mut stage, &paid_v1("/weather", &payment), [valid(), refused("insufficient_funds")]);
     let receipt = decode(request.reply_header("x-payment-response").unwrap());
     assert_eq!((request.status(), &receipt["success"]), (402, &json!(false)));
     assert_eq!(request.reply_header("payment-response"), None);
@@ -191,7 +191,7 @@ fn payments_of_version_1_that_do_not_meet_the_terms_are_refused_unasked() {
 fn a_payment_for_other_terms_that_was_settled_is_told_so() {
     let mut stage = stage(|config| config["defaults"]["settle"] = "before".into());
     let payment = in_v1(&Wallet::new(1).pay(&entry(&mut stage, "/weather"), 1));
-    play(&mut stage, &paid_v1("/weather", &payment), [settled_v1()]);
+    play(&mut stage, &paid_v1("/weather", &payment), [valid(), settled_v1()]);
     let elsewhere = stage.start(&paid_v1("/dear", &payment));
     assert_eq!((elsewhere.status(), elsewhere.calls.len()), (409, 0), "{}", elsewhere.story());
 }
@@ -232,7 +232,7 @@ fn any_of_several_recipients_is_paid_in_version_1() {
     for (number, recipient) in (1..).zip(recipients) {
         entry["payTo"] = recipient.into();
         let payment = in_v1(&Wallet::new(1).pay(&entry, number));
-        let request = play(&mut stage, &paid_v1("/weather", &payment), [settled_v1(), upstream(200)]);
+        let request = play(&mut stage, &paid_v1("/weather", &payment), [valid(), settled_v1(), upstream(200)]);
         assert_eq!(request.record.as_ref().unwrap().outcome, Outcome::Served, "{}", request.story());
         let body: Value = serde_json::from_str(&request.calls[0].body).unwrap();
         assert_eq!(body["paymentRequirements"]["payTo"], recipient);

@@ -59,7 +59,7 @@ impl Networks {
         for (name, Object(raw)) in raw {
             let path = format!("rpc.{}", named(&name));
             let chain_id = self.find(&path, &name)?.chain_id;
-            let rpc = Arc::new(service::rpc(&path, raw)?);
+            let rpc = Arc::new(service::rpc(&path, chain_id, raw)?);
             if !self.0.iter().any(|network| network.chain_id == chain_id) {
                 self.0.push(Network { name: None, chain_id, assets: Vec::new(), rpc: None });
             }

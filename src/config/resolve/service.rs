@@ -30,14 +30,19 @@ pub(super) fn facilitator(raw: raw::Facilitator) -> Result<Facilitator> {
 }
 
 /// Resolves a node of a chain.
-pub(super) fn rpc(path: &str, raw: raw::Rpc) -> Result<Rpc> {
+pub(super) fn rpc(path: &str, chain_id: u64, raw: raw::Rpc) -> Result<Rpc> {
     let timeout = read_timeout(path, raw.timeout.as_deref(), DEFAULT_RPC_TIMEOUT)?;
     let service = service(path, raw.cluster, &raw.url, timeout, raw.headers.0)?;
     let confirmations = raw.confirmations.unwrap_or(1);
     if confirmations == 0 {
         return refuse(format!("{path}.confirmations"), "is 0; the block of the transfer itself is the first");
     }
-    Ok(Rpc { service: Arc::new(service), confirmations, log_range: raw.log_range.unwrap_or(DEFAULT_LOG_RANGE) })
+    Ok(Rpc {
+        chain_id,
+        service: Arc::new(service),
+        confirmations,
+        log_range: raw.log_range.unwrap_or(DEFAULT_LOG_RANGE),
+    })
 }
 
 /// Resolves the operator's own service that names prices.

@@ -14,7 +14,7 @@ use x402_proxy_wasm::evm::permit2::{EXACT_PROXY, PERMIT2, Permit, UPTO_PROXY};
 use x402_proxy_wasm::evm::{Address, keccak256};
 use x402_proxy_wasm::exchange::{
     Call, Context, Effects, Event, Exchange, Next, Record, Recovery, Reply, RequestEdits, RequestHead, ResponseEdits,
-    Seen, SettlementRecord, Stream, Tail, UpstreamHead,
+    Seen, SettlementRecord, Stream, Tail, UpstreamHead, Warning,
 };
 use x402_proxy_wasm::facilitator::{CalloutAnswer, Kind, Supported};
 use x402_proxy_wasm::ledger::{Answer, Operation, Owner, PaymentKey, Store, StoreFailed, Written};
@@ -309,6 +309,7 @@ pub struct Request {
     pub recovery: Option<Recovery>,
     /// What came of settlements, in the order in which it was told.
     pub settlements: Vec<SettlementRecord>,
+    pub warnings: Vec<Warning>,
     /// The body that goes to the upstream in place of the client's.
     pub rewrite: Option<Vec<u8>>,
     /// What went to the client in place of the response's pieces.
@@ -403,6 +404,7 @@ impl Stage {
             reply: None,
             recovery: None,
             settlements: Vec::new(),
+            warnings: Vec::new(),
             rewrite: None,
             passed: Vec::new(),
             tail: None,
@@ -428,11 +430,13 @@ impl Stage {
     /// Does what the last step asked for, all at once as a worker does; `false` where there is nothing to do.
     pub fn turn(&mut self, request: &mut Request) -> bool {
         let Some(effects) = request.pending.take() else { return false };
-        let Effects { ledger, alias_key, record, settlement, recovery, rewrite, call, chunk, stream, .. } = effects;
+        let Effects { ledger, alias_key, record, settlement, recovery, rewrite, call, chunk, stream, warning, .. } =
+            effects;
         request.rewrite = request.rewrite.take().or(rewrite);
         request.passed.extend(chunk.into_iter().flatten());
         request.recovery = request.recovery.take().or(recovery);
         request.settlements.extend(settlement);
+        request.warnings.extend(warning);
         let answer = ledger.map(|(key, operation)| {
             let answer = self.perform(request, key, operation);
             alias_key.map(|name| self.perform_unseen(request, name, operation));

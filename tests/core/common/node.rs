@@ -19,6 +19,8 @@ pub struct Node {
     pub lacks_logs: bool,
     /// Blocks behind the first one that a question for logs may name, where not any.
     pub log_limit: Option<usize>,
+    /// The chain that it is of, where that is not Base Sepolia.
+    pub chain_id: Option<u64>,
 }
 
 /// A block: when it was made, and what happened in it.
@@ -131,6 +133,7 @@ impl Node {
         }
         let result = match method {
             "eth_blockNumber" => json!(quantity(self.head())),
+            "eth_chainId" => json!(format!("{:#x}", self.chain_id.unwrap_or(84532))),
             "eth_getTransactionReceipt" => self.receipt(&params[0]),
             "eth_call" => {
                 let block = number(&params[1]);

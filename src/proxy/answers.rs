@@ -11,7 +11,7 @@ use crate::time::UnixTime;
 #[derive(Default)]
 pub(super) struct Answers(BTreeMap<Question, (UnixTime, CalloutAnswer)>);
 
-/// What was asked, of whom.
+/// A question, and the service that it was put to.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Question([u8; 32]);
 

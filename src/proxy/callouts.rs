@@ -20,7 +20,7 @@ pub(super) struct Callout {
     sent_at: Option<u64>,
 }
 
-/// What became of a callout that was to be sent.
+/// The fate of a callout that was to be sent.
 pub(super) enum Sent {
     /// It is under way.
     UnderWay(Callout),

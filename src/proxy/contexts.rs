@@ -98,7 +98,7 @@ fn take_by_token(expected: &mut Vec<(u32, u32)>, token: u32) -> Option<u32> {
 }
 
 impl<H: Host> Contexts<H> {
-    /// No contexts yet.
+    /// Makes a worker without contexts.
     pub const fn new(host: H) -> Self {
         Self { host, table: RefCell::new(Table::new()) }
     }
@@ -113,7 +113,7 @@ impl<H: Host> Contexts<H> {
         self.with_table(|table| table.callouts.len().saturating_add(table.supported_calls.len())).unwrap_or_default()
     }
 
-    /// A context is made: a root context where `root_id` is 0, otherwise one of a stream.
+    /// Takes in that a context is made: a root context where `root_id` is 0, otherwise one of a stream.
     pub fn on_create(&self, id: u32, root_id: u32) {
         self.with_table(|table| {
             if root_id == 0 {
@@ -124,12 +124,12 @@ impl<H: Host> Contexts<H> {
         });
     }
 
-    /// A root context is configured, by `size` bytes; `false` where they are refused.
+    /// Configures a root context by `size` bytes of the host's; `false` where they are refused.
     pub fn on_configure(&self, id: u32, size: usize) -> bool {
         self.with_table(|table| table.root(id).is_some_and(|root| root.configure(size))).unwrap_or_default()
     }
 
-    /// The head of a request is there.
+    /// Takes in the head of a request.
     pub fn on_request_head(&self, id: u32, has_body: bool) -> Verdict {
         self.with_stream(id, |stream| stream.on_request(has_body)).unwrap_or_else(|| {
             self.with_table(|table| table.turned_away.push(id));
@@ -137,7 +137,7 @@ impl<H: Host> Contexts<H> {
         })
     }
 
-    /// The head of a response is there.
+    /// Takes in the head of a response.
     pub fn on_response_head(&self, id: u32, has_body: bool) -> Verdict {
         self.with_stream(id, |stream| stream.on_response(has_body)).unwrap_or_else(|| {
             let is_own = self.with_table(|table| table.turned_away.contains(&id));
@@ -145,24 +145,24 @@ impl<H: Host> Contexts<H> {
         })
     }
 
-    /// A stream without a context has no configuration to be judged by.
+    /// Refuses a stream without a context: it has no configuration to be judged by.
     fn turn_away(&self) -> Verdict {
         let _ = edits::reply_no_configuration(&self.host);
         Verdict::Hold
     }
 
-    /// A piece of a body is there: `size` bytes of it by now. A body is only seen of streams whose head was: one without a
+    /// Takes in a piece of a body: `size` bytes of it by now. A body is only seen of streams whose head was: one without a
     /// context was answered then.
     pub fn on_body(&self, id: u32, half: Half, size: usize, is_last: bool) -> DataVerdict {
         self.with_stream(id, |stream| stream.on_body(half, size, is_last)).unwrap_or(DataVerdict::Continue)
     }
 
-    /// Trailers are there.
+    /// Takes in trailers.
     pub fn on_trailers(&self, id: u32, half: Half) -> DataVerdict {
         self.with_stream(id, |stream| stream.on_trailers(half)).unwrap_or(DataVerdict::Continue)
     }
 
-    /// The answer of a callout is there: `headers` of them, and a body of `body_size` bytes.
+    /// Takes in the answer of a callout: `headers` of them, and a body of `body_size` bytes.
     pub fn on_callout(&self, token: u32, headers: usize, body_size: usize) {
         let is_of_root = self.with_table(|table| {
             let root_id = take_by_token(&mut table.supported_calls, token)?;
@@ -177,7 +177,7 @@ impl<H: Host> Contexts<H> {
         }
     }
 
-    /// Time has passed for a root context.
+    /// Takes in that time has passed for a root context.
     pub fn on_tick(&self, root_id: u32) {
         self.with_table(|table| {
             let token = table.root(root_id).and_then(|root| {
@@ -197,12 +197,12 @@ impl<H: Host> Contexts<H> {
         }
     }
 
-    /// A stream is over.
+    /// Takes in that a stream is over.
     pub fn on_log(&self, id: u32) {
         self.with_stream(id, HttpContext::on_end);
     }
 
-    /// A context is gone.
+    /// Takes in that a context is gone.
     pub fn on_delete(&self, id: u32) {
         let is_root = self.with_table(|table| {
             let roots = table.roots.len();

@@ -17,15 +17,15 @@ pub(super) struct Driver<H> {
     host: H,
     config: Arc<Config>,
     owner: Owner,
-    /// What all requests of this plugin know.
+    /// The things that all requests of this plugin know.
     shared: Shared,
     exchange: Exchange,
     /// The callout whose answer the exchange waits for.
     callout: Option<Callout>,
     flow: Flow,
-    /// Whether the upstream has the head of the request; until then nothing of its body passes.
+    /// True once the upstream has the head of the request; until then nothing of its body passes.
     is_forwarded: bool,
-    /// What a browser wants to read on every answer.
+    /// Headers that a browser wants to read on every answer.
     cors: edits::CorsHeaders,
     /// A settlement that is to be looked into later.
     recovery: Option<Recovery>,
@@ -33,7 +33,7 @@ pub(super) struct Driver<H> {
     request_id: Option<String>,
 }
 
-/// What the half of a stream does that is under way: the request until it is forwarded, then the response.
+/// The state of the half of a stream that is under way: the request until it is forwarded, then the response.
 enum Flow {
     /// Nothing of it is kept back, or it has not begun.
     Passing,
@@ -43,7 +43,7 @@ enum Flow {
     Reading(Reading),
     /// It is broken off, for the host failed or the exchange said so: nothing of it passes any more.
     Shut {
-        /// Whether the client is told.
+        /// True if the host has taken the answer that tells the client.
         is_told: bool,
     },
     /// There is no stream any more.
@@ -59,7 +59,7 @@ struct Reading {
     received: Option<u64>,
 }
 
-/// Where the code that acts on the stream was called from.
+/// The caller of code that acts on the stream.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Caller {
     /// A callback whose return value lets the stream go on or holds it.
@@ -71,7 +71,7 @@ pub(super) enum Caller {
 }
 
 impl<H: Host> Driver<H> {
-    /// A driver for the stream or pursuit `context_id` of a worker.
+    /// Makes a driver for the stream or pursuit `context_id` of a worker.
     pub(super) fn new(host: H, config: Arc<Config>, shared: Shared, worker: u32, context_id: u32) -> Self {
         Self {
             host,

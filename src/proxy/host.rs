@@ -79,7 +79,7 @@ pub trait Host: Clone {
     /// Sets a property of the stream: Envoy shows it as the filter state `wasm.<name>`.
     fn set_property(&self, name: &str, value: &str) -> Result<(), HostError>;
 
-    /// Says how long a property lasts, before it is first set; left to itself, Envoy keeps one as long as the stream's
+    /// Declares how long a property lasts, before it is first set; left to itself, Envoy keeps one as long as the stream's
     /// filters.
     fn declare_property(&self, name: &str, lifespan: Lifespan) -> Result<(), HostError>;
 

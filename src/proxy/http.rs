@@ -18,7 +18,7 @@ pub(super) struct HttpContext<H> {
 }
 
 impl<H: Host> HttpContext<H> {
-    /// The context `context_id` of a worker.
+    /// Makes the context `context_id` of a worker.
     pub(super) fn new(host: H, config: Arc<Config>, shared: Shared, worker: u32, context_id: u32) -> Self {
         Self {
             driver: Driver::new(host, config, shared, worker, context_id),
@@ -59,11 +59,13 @@ impl<H: Host> HttpContext<H> {
         self.driver.recover(recovery);
     }
 
+    /// Takes in the head of a request.
     pub(super) fn on_request(&mut self, has_body: bool) -> Verdict {
         let next = self.start(has_body);
         self.run_head(Half::Request, has_body, next)
     }
 
+    /// Takes in the head of a response.
     pub(super) fn on_response(&mut self, has_body: bool) -> Verdict {
         if let Some(verdict) = self.driver.stray_response() {
             return verdict;
@@ -85,7 +87,7 @@ impl<H: Host> HttpContext<H> {
         self.driver.run(next)
     }
 
-    /// A part of a body is there: `size` bytes of it by now.
+    /// Takes in a part of a body: `size` bytes of it by now.
     pub(super) fn on_body(&mut self, half: Half, size: usize, is_last: bool) -> DataVerdict {
         if let Some(most) = self.driver.reads(half) {
             let body = match (size > most, is_last) {
@@ -103,7 +105,7 @@ impl<H: Host> HttpContext<H> {
         self.driver.pass(half)
     }
 
-    /// Trailers are there: the body has ended without saying so.
+    /// Takes in trailers: the body has ended without saying so.
     pub(super) fn on_trailers(&mut self, half: Half) -> DataVerdict {
         if let Some(most) = self.driver.reads(half) {
             let body = self.body(half, most.saturating_add(1));
@@ -134,7 +136,7 @@ impl<H: Host> HttpContext<H> {
         }
     }
 
-    /// The answer of a callout is there: `headers` of them, and a body of `body_size` bytes.
+    /// Takes in the answer of a callout: `headers` of them, and a body of `body_size` bytes.
     pub(super) fn on_callout(&mut self, token: u32, headers: usize, body_size: usize) {
         if self.callout_token() == Some(token) {
             self.may_panic(|exchange| match exchange {
@@ -147,7 +149,7 @@ impl<H: Host> HttpContext<H> {
         }
     }
 
-    /// Time has passed.
+    /// Takes in that time has passed.
     pub(super) fn on_tick(&mut self) {
         let due = self.driver.exchange().wakes_at();
         if due.is_some_and(|due| self.driver.host().unix_time().is_ok_and(|now| now >= due)) {
@@ -162,12 +164,12 @@ impl<H: Host> HttpContext<H> {
         }
     }
 
-    /// The answer of the callout will never come: who was to hear it is gone.
+    /// Takes in that the answer of the callout will never come: who was to hear it is gone.
     pub(super) fn on_callout_lost(&mut self) {
         self.driver.on_callout_lost();
     }
 
-    /// The stream is over.
+    /// Takes in that the stream is over.
     pub(super) fn on_end(&mut self) {
         self.driver.on_end();
     }

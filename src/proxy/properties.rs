@@ -1,4 +1,4 @@
-//! What the host knows of a stream beside its heads and bodies, and what the filter notes there.
+//! Properties of a stream: facts that the host knows beside its heads and bodies, and notes of the filter.
 
 use super::host::{Host, Lifespan};
 use crate::exchange::{RequestEdits, Seen};

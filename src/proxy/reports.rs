@@ -1,4 +1,4 @@
-//! What became of requests, for people: a line of the log, properties for access logs, and stats.
+//! Reports of the ends of requests, for people: a line of the log, properties for access logs, and stats.
 
 use super::host::{Host, LogLevel};
 use super::{properties, stats};

@@ -44,7 +44,7 @@ struct Configured {
 }
 
 impl<H: Host> RootContext<H> {
-    /// A root context that is to be configured.
+    /// Makes a root context that is to be configured.
     pub(super) fn new(host: H) -> Self {
         Self { host, configured: None, shared: Shared::default(), asks_at: None, left_out: BTreeSet::new() }
     }
@@ -69,12 +69,12 @@ impl<H: Host> RootContext<H> {
         }
     }
 
-    /// What tells the worker's requests from those of others; `None` where there is no configuration.
+    /// Returns the number that tells the worker's requests from those of others; `None` where there is no configuration.
     pub(super) fn number(&self) -> Option<u32> {
         self.configured.as_ref().map(|configured| configured.number)
     }
 
-    /// What the worker's requests share.
+    /// Returns what the worker's requests share.
     pub(super) fn shared(&self) -> Shared {
         self.shared.clone()
     }
@@ -109,7 +109,7 @@ impl<H: Host> RootContext<H> {
         }
     }
 
-    /// The facilitator has answered what it supports, or has not.
+    /// Takes in the answer of the facilitator to what it supports.
     pub(super) fn on_supported(&mut self, headers: usize, body_size: usize) {
         match Supported::read(&callouts::read_answer(&self.host, headers, body_size, MAX_ANSWER_BYTES)) {
             Some(supported) => {
@@ -148,7 +148,7 @@ impl<H: Host> RootContext<H> {
         self.left_out = left_out;
     }
 
-    /// The context of a new stream; `None` where there is no configuration.
+    /// Makes the context of a new stream; `None` where there is no configuration.
     pub(super) fn stream(&self, id: u32) -> Option<HttpContext<H>> {
         let configured = self.configured.as_ref()?;
         Some(HttpContext::new(

@@ -1,4 +1,4 @@
-//! What the requests of a plugin and worker have in common.
+//! State that the requests of a plugin and worker have in common.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -8,18 +8,18 @@ use super::answers::Answers;
 use crate::facilitator::Supported;
 use crate::time::UnixTime;
 
-/// What the requests of a plugin and worker share.
+/// The things that the requests of a plugin and worker share.
 #[derive(Clone, Default)]
 pub(super) struct Shared {
-    /// What the facilitator has said of itself.
+    /// The things that the facilitator has said of itself.
     pub(super) supported: Arc<Supported>,
     /// Answers that may be used again.
     pub(super) answers: Rc<RefCell<Answers>>,
-    /// What the worker's shared data says of itself.
+    /// Facts of the shared data itself.
     pub(super) memory: Memory,
 }
 
-/// What the shared data says of itself, when the worker was configured.
+/// Facts of the shared data itself, as of the time when the worker was configured.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Memory {
     /// Random bytes that all who share it know, and nobody else.

@@ -55,7 +55,7 @@ fn time(host: &impl Host, name: &str, nanoseconds: u64, unit: u64) {
     let _ = host.record_metric(name, nanoseconds.checked_div(unit).unwrap_or_default());
 }
 
-/// More or fewer claims stand in the ledger.
+/// Tells that more or fewer claims stand in the ledger.
 pub(super) fn change_claims(host: &impl Host, by: i64) {
     add(host, MetricKind::Gauge, "x402.ledger_claims", by);
 }
@@ -65,7 +65,7 @@ pub(super) fn count_shed_recovery(host: &impl Host) {
     add(host, MetricKind::Counter, "x402.recoveries_shed", 1);
 }
 
-/// More or fewer settlements wait to be looked into.
+/// Tells that more or fewer settlements wait to be looked into.
 pub(super) fn change_unknown(host: &impl Host, by: i64) {
     add(host, MetricKind::Gauge, "x402.unknown_settlements", by);
 }

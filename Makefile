@@ -123,7 +123,8 @@ growth: setup build ## Measure what must not grow (routes, the ledger, memory ov
 profile: node_modules/.stamp rust-target ## Count where the filter's time and size go, by function (needs valgrind)
 	@node benches/profile.mjs
 
-lint: rust-target ## Check the format of the code, and clippy's lints with warnings denied
+lint: rust-target node_modules/.stamp ## Check the format of the code, clippy's lints with warnings denied, and that vectors are as they are generated
+	@node tests/vectors/generate.mjs --check
 	@cargo fmt --check
 	@cargo clippy --quiet --locked --all-targets --features schema -- --deny warnings
 	@cargo clippy --quiet --locked --target $(TARGET) -- --deny warnings

@@ -16,9 +16,15 @@ use crate::x402::{Requirement, TransactionId, Version};
 impl Payment {
     /// Asks the ledger for an operation on the payment's claim, and waits in the state that `wait` makes.
     pub(super) fn ask_ledger<S: Into<Exchange>>(self, operation: Operation, wait: impl FnOnce(Self) -> S) -> Next {
+        let effects = self.ledger_effects(operation);
+        (wait(self).into(), effects)
+    }
+
+    #[inline(never)]
+    fn ledger_effects(&self, operation: Operation) -> Effects {
         let ledger = Some((self.purchase.key, operation));
         let alias_key = self.alias_key.filter(|_| !operation.begins());
-        (wait(self).into(), Effects { ledger, alias_key, ..Effects::default() })
+        Effects { ledger, alias_key, ..Effects::default() }
     }
 
     /// Asks the facilitator to verify or to settle the payment, and waits in the state that `wait` makes.
@@ -28,6 +34,12 @@ impl Payment {
         kind: CallKind,
         wait: impl FnOnce(Self) -> S,
     ) -> Next {
+        let call = Some(self.question(context, kind));
+        (wait(self).into(), Effects { call, ..Effects::default() })
+    }
+
+    #[inline(never)]
+    fn question(&self, context: Context<'_>, kind: CallKind) -> Call {
         let Purchase { json, url, quote, version, .. } = &*self.purchase;
         let requirement = self.purchase.requirement();
         let body = match (version, self.charge.filter(|_| kind == CallKind::Settle)) {
@@ -41,9 +53,7 @@ impl Payment {
             }
             (Version::V2, None) => facilitator::question(Version::V2, json, requirement),
         };
-        let service = Arc::clone(&context.config.facilitator.service);
-        let call = Some(Call { kind, service, body });
-        (wait(self).into(), Effects { call, ..Effects::default() })
+        Call { kind, service: Arc::clone(&context.config.facilitator.service), body }
     }
 
     /// Takes the facilitator's word for who pays, where the filter cannot tell.

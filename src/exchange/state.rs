@@ -1,7 +1,6 @@
 //! What every state of the exchange has in common.
 
-use super::{Context, Effects, Event, Exchange, Next, Reply, ResponseEdits, Stream, UpstreamHead};
-use crate::exchange::Outcome;
+use super::{Context, Effects, Event, Exchange, Next, Outcome, Reply, ResponseEdits, Stream, UpstreamHead};
 
 /// A state of the exchange: what a request waits for, and what it has to know for that.
 pub(super) trait State: Sized + Into<Exchange> {
@@ -32,17 +31,23 @@ pub(super) trait State: Sized + Into<Exchange> {
         (self.into(), Effects::default())
     }
 
-    /// Takes in a response that the state does not wait for: the proxy's own, about a request that it gave up on. It passes,
-    /// unless it could be what was to be paid for.
+    /// Takes in a response that the state does not wait for: the proxy's own, about a request that it gave up on.
     fn pass_stray(self, head: &UpstreamHead) -> Next {
-        let stream = if self.could_be_sold() && !head.is_error() {
-            Stream::Reply(Reply::error(502, "the upstream answered twice"))
-        } else {
-            Stream::Deliver(ResponseEdits::default())
-        };
-        let (over, effects) = self.end();
-        // Its client is there, and has this answer.
-        let record = effects.record.filter(|record| record.outcome != Outcome::Left);
-        (over, Effects { stream, record, ..effects })
+        let could_be_sold = self.could_be_sold();
+        pass_stray(self.end(), could_be_sold, head)
     }
+}
+
+/// Lets a response pass that nobody waits for, unless it could be what was to be paid for. Apart from the trait, for each
+/// state would have a copy of it.
+#[inline(never)]
+fn pass_stray((exchange, effects): Next, could_be_sold: bool, head: &UpstreamHead) -> Next {
+    let stream = if could_be_sold && !head.is_error() {
+        Stream::Reply(Reply::error(502, "the upstream answered twice"))
+    } else {
+        Stream::Deliver(ResponseEdits::default())
+    };
+    // Its client is there, and has this answer.
+    let record = effects.record.filter(|record| record.outcome != Outcome::Left);
+    (exchange, Effects { stream, record, ..effects })
 }

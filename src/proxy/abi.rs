@@ -1,7 +1,6 @@
 //! The callbacks of the proxy-wasm ABI (0.2.1), as exported functions.
 //!
-//! Written here rather than taken from the SDK, for three reasons; the first two were measured on Envoy 1.40, the last was
-//! read in proxy-wasm 0.2.5. The SDK can hold a head only in a way by which Envoy, under
+//! Written here rather than taken from the SDK, for three reasons, each shown by `tests/e2e/sdk.test.mjs`. The SDK can hold a head only in a way by which Envoy, under
 //! `allow_on_headers_stop_iteration`, buffers the body up to its limit and then fails the response. It drops the answer
 //! of a callout whose client has gone, which may be that of a settlement. And its dispatcher panics where it is
 //! surprised.

@@ -291,6 +291,15 @@ fn addresses_keep_and_need_their_checksum() {
 // ---------------------------------------------------------------------------------------------------- networks
 
 #[test]
+fn the_documents_name_all_networks() {
+    let (readme, chapter) = (include_str!("../../README.md"), include_str!("../../docs/networks.md"));
+    assert!(readme.contains(&format!("on {} chains", NETWORKS.len())), "README.md says how many networks there are");
+    for network in NETWORKS {
+        assert!(chapter.contains(&format!("`{}`", network.name)), "docs/networks.md lists {}", network.name);
+    }
+}
+
+#[test]
 fn the_table_of_networks_names_everything_once() {
     let names: BTreeSet<_> = NETWORKS.iter().map(|network| network.name).collect();
     let ids: BTreeSet<_> = NETWORKS.iter().map(|network| network.chain_id).collect();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use x402_proxy_wasm::config::{Config, Offer, Recipient, Service, Settle, RouteTerms};
+use x402_proxy_wasm::config::{Config, Offer, Recipient, RouteTerms, Service, Settle};
 use x402_proxy_wasm::x402::requirement::{Scheme, TransferMethod};
 
 use super::texts::units;

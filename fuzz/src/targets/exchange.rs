@@ -451,7 +451,8 @@ impl World {
                 self.turn(at);
             }
             let actor = &self.actors[at];
-            let timeout = if actor.request.call.as_ref().is_some_and(|call| call.kind == CallKind::Chain) { 5 } else { 10 };
+            let timeout =
+                if actor.request.call.as_ref().is_some_and(|call| call.kind == CallKind::Chain) { 5 } else { 10 };
             if actor.request.call.is_some() && then > actor.asked_at + timeout {
                 self.time_out(at, is_served);
             }

@@ -213,7 +213,7 @@ fn node_answers() -> Vec<Vec<u8>> {
     let mut inputs = Vec::new();
     for node in &nodes {
         for (question, batch) in &questions {
-            let service = Stage::new(&base_config()).config.facilitator.service;
+            let service = Stage::new(&base_config()).config.facilitators.remove(0).service;
             let answer = node.answer(&Call { kind: CallKind::Chain, service, body: batch.to_string() });
             if let Event::Callout(CalloutAnswer::Answered { body, .. }) = answer {
                 inputs.push([&[*question, 1][..], &body].concat());

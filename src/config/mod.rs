@@ -18,6 +18,8 @@ mod secret;
 mod service;
 mod terms;
 
+use std::sync::Arc;
+
 use serde::Deserialize;
 
 use crate::ledger::Ledger;
@@ -34,8 +36,8 @@ pub use terms::{Extensions, Offer, Recipient, Route, RouteTerms, Settle, SignInT
 /// The whole configuration, checked.
 #[derive(Debug)]
 pub struct Config {
-    /// The facilitator, which verifies and settles payments.
-    pub facilitator: Facilitator,
+    /// The facilitators in the order in which they are asked. At least one.
+    pub facilitators: Vec<Facilitator>,
     /// The routes in the order of the configuration; [`RouteTable`] names them by index.
     pub routes: Vec<Route>,
     /// The table that finds the route of a request.
@@ -107,6 +109,18 @@ pub struct OwnPage {
 }
 
 impl Config {
+    /// Returns the nodes that its offers may ask, each once.
+    pub fn nodes(&self) -> Vec<Arc<Rpc>> {
+        let offers = self.routes.iter().filter_map(|route| route.terms.as_ref()).flat_map(|terms| &terms.offers);
+        let mut nodes: Vec<Arc<Rpc>> = Vec::new();
+        for rpc in offers.filter_map(|offer| offer.rpc.as_ref()) {
+            if !nodes.iter().any(|known| Arc::ptr_eq(known, rpc)) {
+                nodes.push(Arc::clone(rpc));
+            }
+        }
+        nodes
+    }
+
     /// Returns whether scripts of an origin may pay here.
     pub fn admits_origin(&self, origin: &str) -> bool {
         self.cors_origins.iter().any(|admitted| match admitted {

@@ -19,8 +19,10 @@ use crate::price::Pointers;
 #[serde(deny_unknown_fields)]
 pub(super) struct Config {
     /// The service that verifies and settles payments.
-    #[serde(deserialize_with = "json::object")]
-    pub facilitator: Facilitator,
+    #[serde(default, deserialize_with = "optional_object")]
+    pub facilitator: Option<Facilitator>,
+    /// Several of them, in place of one: asked in this order, the next where one does not answer.
+    pub facilitators: Option<Vec<Object<Facilitator>>>,
     /// Nodes of chains, by network (a name or a CAIP-2 id), which say what became of a settlement whose answer was lost.
     /// Configure a node for every network you charge on.
     #[serde(default)]
@@ -130,6 +132,14 @@ pub(super) struct Facilitator {
     /// Headers added to each call. Values are never logged.
     #[serde(default)]
     pub headers: Named<Secret>,
+    /// The networks it is for: names or CAIP-2 ids (default: all).
+    #[serde(default)]
+    pub networks: Vec<String>,
+    /// The schemes it is for (default: all).
+    #[serde(default)]
+    pub schemes: Vec<String>,
+    /// Calls that fail in a row, after which the next facilitator is asked first until this one answers again (default 5).
+    pub max_failures: Option<u32>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -42,11 +42,11 @@ impl<'de> Deserialize<'de> for Secret {
 const KEYS: &str = "accepts address allow amount asset assets bazaar body body_schema body_type bytes_per_token cache_write \
     cached_input cached_input_tokens chain_id choices cluster confirm confirmations contract_wallets cors csp \
     decimals defaults deny description discovery eip712 enabled exclusive exclusive_after extensions extra \
-    facilitator free free_for headers hosts html input input_tokens keep_headers key lasts ledger log_range \
-    match max_body_bytes max_claims max_output_tokens max_redemptions max_timeout_seconds metadata method \
+    facilitator facilitators free free_for headers hosts html input input_tokens keep_headers key lasts ledger log_range \
+    match max_body_bytes max_claims max_failures max_output_tokens max_redemptions max_timeout_seconds metadata method \
     methods mime_type minimum missing_usage model models name namespace network networks offer_receipt offers \
     origins output output_schema output_tokens page path path_params path_params_schema pay_to payers \
-    payment_identifier price principals query query_schema quote routes rpc scheme settle settlement_overrides \
+    payment_identifier price principals query query_schema quote routes rpc scheme schemes settle settlement_overrides \
     sign_in_with_x split statement timeout to transaction transfer_method unmatched url usage usd_pegged verify \
     version weight";
 

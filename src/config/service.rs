@@ -7,14 +7,30 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::evm::keccak256;
+use crate::x402::NetworkId;
 
-/// The facilitator, which verifies and settles payments.
+/// A facilitator, which verifies and settles payments.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Facilitator {
     /// The service at which it is called.
     pub service: Arc<Service>,
+    /// The networks it is for (CAIP-2 ids); empty where it is for all.
+    pub networks: Vec<NetworkId>,
+    /// The schemes it is for; empty where it is for all.
+    pub schemes: Vec<String>,
+    /// The number of calls that fail in a row after which the next facilitator is asked first. At least 1.
+    pub max_failures: u32,
     /// The parties that verify a payment before the request is served.
     pub verify: Verify,
+}
+
+impl Facilitator {
+    /// Returns whether it is for payments of a scheme on a network.
+    pub fn is_for(&self, scheme: &str, network: &NetworkId) -> bool {
+        let (networks, schemes) = (&self.networks, &self.schemes);
+        (networks.is_empty() || networks.contains(network))
+            && (schemes.is_empty() || schemes.iter().any(|one| one == scheme))
+    }
 }
 
 /// The parties that verify a payment before the request is served.

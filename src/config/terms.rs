@@ -164,6 +164,8 @@ pub struct Offer {
     pub rpc: Option<Arc<Rpc>>,
     /// True if a settlement counts only once the chain itself shows it. Never without `rpc`.
     pub confirm: bool,
+    /// The facilitators that are for it, by their places in the configuration. At least one.
+    pub facilitators: Arc<[usize]>,
 }
 
 /// An account that may be paid.

@@ -138,7 +138,7 @@ fn requirement(config: &Config, route: usize, entry: usize) -> &Requirement {
 #[test]
 fn the_least_gets_the_documented_defaults() {
     let config = read(&least());
-    let (facilitator, service) = (&config.facilitator, &config.facilitator.service);
+    let (facilitator, service) = (&config.facilitators[0], &config.facilitators[0].service);
     assert_eq!((service.scheme.as_str(), service.authority.as_str()), ("http", "127.0.0.1:4021"));
     assert_eq!((service.base_path.as_str(), service.timeout), ("", Duration::from_secs(10)));
     assert_eq!((facilitator.verify, service.headers.len()), (Verify::Remote, 0));
@@ -156,7 +156,7 @@ fn the_least_gets_the_documented_defaults() {
 #[test]
 fn the_whole_means_what_it_says() {
     let config = read(&whole());
-    let (facilitator, service) = (&config.facilitator, &config.facilitator.service);
+    let (facilitator, service) = (&config.facilitators[0], &config.facilitators[0].service);
     assert_eq!((service.scheme.as_str(), service.authority.as_str()), ("https", "facilitator.example:8443"));
     assert_eq!((service.base_path.as_str(), service.timeout), ("/v2", Duration::from_millis(500)));
     assert_eq!(facilitator.verify, Verify::Local);
@@ -822,7 +822,7 @@ fn what_is_not_one_json_object_is_refused_as_a_whole() {
         ("null".to_owned(), "expected an object"),
         ("[]".to_owned(), "expected an object"),
         ("\"text\"".to_owned(), "expected an object"),
-        ("{}".to_owned(), "missing field `facilitator`"),
+        ("{}".to_owned(), "missing field `routes`"),
         ("facilitator: {}".to_owned(), "expected"),
         (format!("{good}x"), "trailing characters"),
         (format!("{good}{good}"), "trailing characters"),
@@ -1230,7 +1230,7 @@ fn it_is_told_where_nothing_can_be_signed() {
 #[test]
 fn a_service_is_known_by_whom_it_calls_and_in_whose_name() {
     let config = read(&whole());
-    let service = &config.facilitator.service;
+    let service = &config.facilitators[0].service;
     let mut seen = vec![service.identity()];
     let changes: [fn(&mut Service); 8] = [
         |one| one.cluster = "other".to_owned(),

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::purchase::{Payment, Proof};
+use super::context::Asked;
+use super::purchase::{Payment, Proof, Purchase};
 use super::redeeming::Redeeming;
 use super::serving::Serving;
 use super::settlement::{Pursuit, Settling, Waiter, begin_settlement};
@@ -68,9 +69,15 @@ pub struct Naming {
     claimed: Answer,
 }
 
-/// State: the facilitator is asked whether the payment would settle.
+/// State: a facilitator is asked whether the payment would settle.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Verifying(Candidate);
+pub struct Verifying {
+    candidate: Candidate,
+    /// The place of the facilitator that is asked.
+    place: usize,
+    /// Those that have been asked, this one included.
+    asked: Asked,
+}
 
 impl Candidate {
     /// Asks the ledger for the claim.
@@ -85,7 +92,7 @@ impl Candidate {
                 candidate.ask_ledger(Operation::Claim { expires, until, binding, is_proven: true }, Claiming)
             }
             Standing::Good(_) => {
-                let (until, binding) = (surely_verified(context), self.payment.binding);
+                let (until, binding) = (surely_verified(context, &self.payment.purchase), self.payment.binding);
                 self.ask_ledger(Operation::Claim { expires, until, binding, is_proven: false }, Claiming)
             }
             // What is bound to a body is looked for first: to hash it for nothing would be all that somebody wants.
@@ -179,7 +186,7 @@ impl Candidate {
     }
 
     fn on_granted(self, context: Context<'_>) -> Next {
-        let trusts_the_filter = context.config.facilitator.verify == Verify::Local;
+        let trusts_the_filter = self.payment.purchase.verify(context) == Verify::Local;
         let is_valid = self.standing == Standing::Good(Judgement::Valid);
         let purchase = &self.payment.purchase;
         match (purchase.quote.terms.settle, self.payment.proof) {
@@ -204,8 +211,18 @@ impl Candidate {
     }
 
     fn verify(self, context: Context<'_>) -> Next {
+        self.verify_with_next(context, Asked::default()).unwrap_or_else(|candidate| candidate.payment.out_of_order())
+    }
+
+    fn verify_with_next(self, context: Context<'_>, asked: Asked) -> Result<Next, Self> {
         let Self { payment, standing, unbound } = self;
-        payment.ask_facilitator(context, CallKind::Verify, |payment| Verifying(Self { payment, standing, unbound }))
+        let parts = (standing, unbound.clone());
+        let wait = |payment, place| {
+            let candidate = Self { payment, standing, unbound };
+            Verifying { candidate, place, asked: asked.and(place) }
+        };
+        let next = payment.ask_facilitator(context, CallKind::Verify, asked, wait);
+        next.map_err(|payment| Self { payment, standing: parts.0, unbound: parts.1 })
     }
 }
 
@@ -272,27 +289,30 @@ impl State for Naming {
 
 impl Verifying {
     fn on_verification(self, context: Context<'_>, answer: &CalloutAnswer) -> Next {
-        let Self(mut candidate) = self;
-        let (release, service) = (Some(Operation::Release), &context.config.facilitator.service);
-        match facilitator::read_verification(answer, &candidate.payment.payer) {
-            Verification::Valid => {
-                candidate.payment.learn_payer(answer);
-                let is_claimed = candidate.payment.is_proven() && candidate.unbound.is_none();
-                candidate.payment.proof = Proof::Facilitator;
-                // Only now does it take the place in the ledger that a payment has, if it is still to be had.
-                if is_claimed { candidate.on_granted(context) } else { candidate.claim(context) }
-            }
-            Verification::Invalid(reason) => {
-                let said = facilitator::report(service, CallKind::Verify.path(), answer);
-                let (exchange, effects) = candidate.payment.refuse(context, release, Outcome::Refused, &reason);
-                (exchange, effects.with_said(Some(&said)))
-            }
-            Verification::Unknown(unknown) => {
-                let said = facilitator::report(service, CallKind::Verify.path(), answer);
-                let (exchange, effects) = candidate.payment.end_unknown(release, unknown);
-                (exchange, effects.with_said(Some(&said)))
-            }
+        let Self { mut candidate, place, asked } = self;
+        let verification = facilitator::read_verification(answer, &candidate.payment.payer);
+        if verification == Verification::Valid {
+            candidate.payment.learn_payer(answer);
+            let is_claimed = candidate.payment.is_proven() && candidate.unbound.is_none();
+            candidate.payment.proof = Proof::Facilitator;
+            // Only now does it take the place in the ledger that a payment has, if it is still to be had.
+            return if is_claimed { candidate.on_granted(context) } else { candidate.claim(context) };
         }
+        let may_ask = matches!(verification, Verification::Unknown(_)) && facilitator::has_failed(answer);
+        let candidate = match may_ask {
+            true => match candidate.verify_with_next(context, asked) {
+                Ok(next) => return next,
+                Err(candidate) => candidate,
+            },
+            false => candidate,
+        };
+        let release = Some(Operation::Release);
+        let (exchange, effects) = match verification {
+            Verification::Invalid(reason) => candidate.payment.refuse(context, release, Outcome::Refused, &reason),
+            Verification::Unknown(unknown) => candidate.payment.end_unknown(release, unknown),
+            Verification::Valid => candidate.payment.out_of_order(),
+        };
+        (exchange, effects.with_said(context.said(place, CallKind::Verify, answer).as_deref()))
     }
 }
 
@@ -305,7 +325,7 @@ impl State for Verifying {
     }
 
     fn end(self) -> Next {
-        self.0.payment.end_left()
+        self.candidate.payment.end_left()
     }
 }
 
@@ -315,7 +335,7 @@ const fn is_granted(answer: Answer) -> bool {
 }
 
 /// Returns when a request has surely heard whether its payment is one.
-fn surely_verified(context: Context<'_>) -> UnixTime {
+fn surely_verified(context: Context<'_>, purchase: &Purchase) -> UnixTime {
     const SLACK_SECONDS: u64 = 2;
-    context.now.plus(context.config.facilitator.service.timeout_seconds()).plus(SLACK_SECONDS)
+    context.now.plus(purchase.facilitator_seconds(context)).plus(SLACK_SECONDS)
 }

@@ -1,7 +1,8 @@
 //! What a step of the exchange may look at beside its state.
 
-use crate::config::Config;
-use crate::facilitator::Supported;
+use super::CallKind;
+use crate::config::{Config, Facilitator};
+use crate::facilitator::{self, CalloutAnswer, Supported};
 use crate::time::UnixTime;
 
 /// Everything that a step may look at.
@@ -12,7 +13,9 @@ pub struct Context<'a> {
     /// The host's clock.
     pub now: UnixTime,
     /// The facilitator's own word on what it supports.
-    pub supported: &'a Supported,
+    pub supported: &'a [Supported],
+    /// The facilitators that did not answer lately, a bit for each by its place: others are asked first.
+    pub failing: u32,
     /// A number that draws among several recipients.
     pub draw: u64,
     /// Random bytes that no client can know, the same for as long as the ledger lives.
@@ -22,7 +25,45 @@ pub struct Context<'a> {
     pub ledger_since: UnixTime,
 }
 
+/// Facilitators that were asked the same question, a bit for each by its place.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub(super) struct Asked(u32);
+
+impl Asked {
+    /// The same, and the facilitator at `place`.
+    pub(super) fn and(self, place: usize) -> Self {
+        Self(self.0 | bit(place))
+    }
+
+    const fn holds(self, bit: u32) -> bool {
+        self.0 & bit != 0
+    }
+}
+
+fn bit(place: usize) -> u32 {
+    u32::try_from(place).ok().and_then(|place| 1_u32.checked_shl(place)).unwrap_or_default()
+}
+
 impl Context<'_> {
+    /// Returns what a facilitator answered, for the operator.
+    pub(super) fn said(&self, place: usize, kind: CallKind, answer: &CalloutAnswer) -> Option<String> {
+        Some(facilitator::report(&self.facilitator(place)?.service, kind.path(), answer))
+    }
+
+    /// Returns the facilitator to be asked next of those at `places`: the first that was not asked and answered lately, or
+    /// else the first that was not asked.
+    pub(super) fn next_facilitator(&self, places: &[usize], asked: Asked) -> Option<usize> {
+        let left = || places.iter().copied().filter(|place| !asked.holds(bit(*place)));
+        left().find(|place| self.failing & bit(*place) == 0).or_else(|| left().next())
+    }
+}
+
+impl<'a> Context<'a> {
+    /// Returns the facilitator at a place of the configuration.
+    pub(super) fn facilitator(&self, place: usize) -> Option<&'a Facilitator> {
+        self.config.facilitators.get(place)
+    }
+
     /// Returns whether a payment that was first seen then can have been used by way of this ledger alone.
     pub(super) fn is_exclusive_since(&self, seen: UnixTime) -> bool {
         self.config.ledger_exclusive_after.is_some_and(|seconds| seen >= self.ledger_since.plus(seconds))

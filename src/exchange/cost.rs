@@ -31,9 +31,8 @@ impl Meter {
     /// The meter of a stream that begins now.
     pub(super) fn new(purchase: &Purchase, context: Context<'_>) -> Self {
         // What a facilitator wants left of a payment's validity, and the time to ask it.
-        let margin = crate::scheme::MIN_LIFETIME_SECONDS
-            .saturating_add(context.config.facilitator.service.timeout_seconds())
-            .saturating_add(2);
+        let margin =
+            crate::scheme::MIN_LIFETIME_SECONDS.saturating_add(purchase.facilitator_seconds(context)).saturating_add(2);
         Self {
             splitter: Splitter::default(),
             report: Report::default(),

@@ -110,6 +110,7 @@ pub(super) fn candidate(
     let purchase = Purchase {
         route: Arc::clone(&request.route),
         quote: quote.clone(),
+        facilitators: offer.settling_facilitators(context.supported),
         offer,
         key,
         identifier,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::config::Offer;
 use crate::evm::Address;
-use crate::facilitator::Supported;
+use crate::facilitator::{Directory, Supported};
 use crate::x402::Requirement;
 use crate::x402::requirement::{Accepted, Evm, Rail};
 
@@ -27,13 +27,14 @@ impl Offer {
     pub(super) fn accepted(
         self: &Arc<Self>,
         accepted: &Accepted<'_>,
-        supported: &Supported,
+        supported: &[Supported],
         accepts: fn(&Requirement, &Accepted<'_>) -> bool,
     ) -> Option<Arc<Self>> {
         if accepts(&self.requirement, accepted) {
             return Some(Arc::clone(self));
         }
         let Requirement { scheme, network, .. } = &self.requirement;
+        let supported = Directory::new(supported, &self.facilitators);
         let fits = |rail: Rail| Some(self.with_rail(rail)).filter(|offer| accepts(&offer.requirement, accepted));
         match &self.requirement.rail {
             Rail::Evm(evm) => {
@@ -52,5 +53,21 @@ impl Offer {
                 .kinds(scheme.as_str(), network.as_str())
                 .find_map(|kind| fits(Rail::Foreign(foreign.supplied_with(&kind.extra)))),
         }
+    }
+
+    /// Returns the facilitators that can settle a payment by this offer, by their places. The account that a permit names can
+    /// settle it alone, and so can the one that pays a transaction's fees.
+    pub(super) fn settling_facilitators(&self, supported: &[Supported]) -> Vec<usize> {
+        let Requirement { scheme, network, rail, .. } = &self.requirement;
+        let (scheme, network) = (scheme.as_str(), network.as_str());
+        Directory::new(supported, &self.facilitators).places(|supported| match rail {
+            Rail::Evm(Evm { facilitator: Some(settler), .. }) => {
+                supported.settlers(network).any(|known| known == *settler)
+            }
+            Rail::Evm(_) => !supported.excludes(&self.requirement),
+            Rail::Foreign(foreign) => {
+                supported.kinds(scheme, network).any(|kind| foreign.supplied_with(&kind.extra) == *foreign)
+            }
+        })
     }
 }

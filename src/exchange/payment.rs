@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use super::context::Asked;
 use super::head::PAYMENT_ID;
 use super::{
     Call, CallKind, Context, Effects, Exchange, Next, Outcome, Payment, Purchase, Record, Reply, RequestEdits,
     SettlementRecord, SettlementResult, Stream,
 };
+use crate::config::Service;
 use crate::facilitator::{self, CalloutAnswer, Unknown};
 use crate::ledger::Operation;
 use crate::x402::payment::Payer;
@@ -27,19 +29,25 @@ impl Payment {
         Effects { ledger, alias_key, ..Effects::default() }
     }
 
-    /// Asks the facilitator to verify or to settle the payment, and waits in the state that `wait` makes.
+    /// Asks the next of the facilitators that have not been asked to verify or to settle the payment, and waits in the state
+    /// that `wait` makes, given whom it asked. Back comes the payment where all have been.
     pub(super) fn ask_facilitator<S: Into<Exchange>>(
         self,
         context: Context<'_>,
         kind: CallKind,
-        wait: impl FnOnce(Self) -> S,
-    ) -> Next {
-        let call = Some(self.question(context, kind));
-        (wait(self).into(), Effects { call, ..Effects::default() })
+        asked: Asked,
+        wait: impl FnOnce(Self, usize) -> S,
+    ) -> Result<Next, Self> {
+        let place = context.next_facilitator(&self.purchase.facilitators, asked);
+        let Some((place, facilitator)) = place.and_then(|place| Some((place, context.facilitator(place)?))) else {
+            return Err(self);
+        };
+        let call = Some(self.question(kind, &facilitator.service));
+        Ok((wait(self, place).into(), Effects { call, ..Effects::default() }))
     }
 
     #[inline(never)]
-    fn question(&self, context: Context<'_>, kind: CallKind) -> Call {
+    fn question(&self, kind: CallKind, service: &Arc<Service>) -> Call {
         let Purchase { json, url, quote, version, .. } = &*self.purchase;
         let requirement = self.purchase.requirement();
         let body = match (version, self.charge.filter(|_| kind == CallKind::Settle)) {
@@ -53,7 +61,7 @@ impl Payment {
             }
             (Version::V2, None) => facilitator::question(Version::V2, json, requirement),
         };
-        Call { kind, service: Arc::clone(&context.config.facilitator.service), body }
+        Call { kind, service: Arc::clone(service), body }
     }
 
     /// Takes the facilitator's word for who pays, where the filter cannot tell.

@@ -6,7 +6,7 @@ use super::grant::Resource;
 use super::quote::Quote;
 use super::{Context, PaymentRecord, ShownUrl};
 use crate::chain::{INQUIRY_QUESTIONS, Transfer};
-use crate::config::{Offer, Rpc, Settle};
+use crate::config::{Offer, Rpc, Settle, Verify};
 use crate::ledger::{Binding, PaymentKey};
 use crate::money::Amount;
 use crate::price::request::Job;
@@ -25,6 +25,8 @@ pub struct Purchase {
     pub(super) quote: Quote,
     /// The way to pay among them that the payment is for.
     pub(super) offer: Arc<Offer>,
+    /// The facilitators that can settle the payment, by their places in the configuration. At least one.
+    pub(super) facilitators: Vec<usize>,
     /// The key of the payment's claim.
     pub(super) key: PaymentKey,
     /// The name that the client gave the payment.
@@ -127,15 +129,14 @@ impl Purchase {
 
     /// Returns until when a pursuit that begins now asks again.
     pub(super) fn pursued_until(&self, context: Context<'_>) -> UnixTime {
-        let facilitator = context.config.facilitator.service.timeout_seconds();
-        context.now.plus(facilitator).plus(self.node_seconds())
+        context.now.plus(self.facilitator_seconds(context)).plus(self.node_seconds())
     }
 
     /// Returns when a request that asks for settlement now is over, at the latest: one more question to the facilitator after
     /// the last pause, one inquiry into the chain, and some slack.
     pub(super) fn surely_settled(&self, context: Context<'_>) -> UnixTime {
         const SLACK_SECONDS: u64 = 5;
-        let facilitator = context.config.facilitator.service.timeout_seconds();
+        let facilitator = self.facilitator_seconds(context);
         let inquiry = self.node_seconds().saturating_mul(INQUIRY_QUESTIONS);
         // An inquiry may come before the first question, and another after the last.
         self.pursued_until(context).plus(inquiry).plus(facilitator).plus(inquiry).plus(SLACK_SECONDS)
@@ -145,6 +146,18 @@ impl Purchase {
     /// request have taken the payment over by then, the ledger lets only that other one go on.
     pub(super) fn surely_served(&self, context: Context<'_>) -> UnixTime {
         self.surely_settled(context).plus(self.requirement().max_timeout_seconds)
+    }
+
+    /// Returns the seconds that a question to the facilitators takes at most, where each of them is asked.
+    pub(super) fn facilitator_seconds(&self, context: Context<'_>) -> u64 {
+        let services = self.facilitators.iter().filter_map(|place| Some(&context.facilitator(*place)?.service));
+        services.fold(0, |sum, service| sum.saturating_add(service.timeout_seconds()))
+    }
+
+    /// Returns who has to verify the payment before the request is served.
+    pub(super) fn verify(&self, context: Context<'_>) -> Verify {
+        let first = self.facilitators.first().and_then(|place| context.facilitator(*place));
+        first.map_or(Verify::Remote, |facilitator| facilitator.verify)
     }
 
     fn node_seconds(&self) -> u64 {

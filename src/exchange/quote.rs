@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::RequestHead;
 use crate::config::{Offer, RouteTerms};
 use crate::evm::Address;
-use crate::facilitator::{CalloutAnswer, Supported};
+use crate::facilitator::{CalloutAnswer, Directory, Supported};
 use crate::money::{Amount, Dollars};
 use crate::price::PriceError;
 use crate::price::request::Job;
@@ -20,7 +20,7 @@ pub(super) struct Asked<'a> {
     /// The work that it asks of a model, where the route is priced by that.
     pub(super) job: Option<&'a Job>,
     /// The facilitator's own word on what it supports.
-    pub(super) supported: &'a Supported,
+    pub(super) supported: &'a [Supported],
     /// The price that the operator's own service names, where it knows it.
     pub(super) price: Option<&'a Price>,
     /// Draws one of several recipients.
@@ -53,7 +53,7 @@ impl Quote {
     pub(super) fn new(terms: &Arc<RouteTerms>, asked: Asked<'_>) -> Result<Self, PriceError> {
         let sponsoring = terms.sponsoring(asked.supported);
         let is_ready = |offer: &Arc<Offer>| {
-            offer.is_fixed() && !asked.supported.excludes(&offer.requirement) && sponsoring.is_empty()
+            offer.is_fixed() && !offer.directory(asked.supported).excludes(&offer.requirement) && sponsoring.is_empty()
         };
         if asked.price.is_none() && terms.offers.iter().all(is_ready) {
             return Ok(Self { terms: Arc::clone(terms), own: None });
@@ -92,20 +92,27 @@ impl Quote {
 
 impl RouteTerms {
     /// Returns how the facilitator pays for approvals of Permit2, where an entry needs one.
-    fn sponsoring(&self, supported: &Supported) -> Vec<&'static str> {
+    fn sponsoring(&self, supported: &[Supported]) -> Vec<&'static str> {
         let is_permit2 = |offer: &Arc<Offer>| {
             offer.requirement.evm().is_some_and(|evm| evm.transfer_method == TransferMethod::Permit2)
         };
         let known = [EIP2612_GAS_SPONSORING, ERC20_APPROVAL_GAS_SPONSORING];
-        let sponsoring = known.into_iter().filter(|name| supported.extensions.iter().any(|known| known == name));
+        let sponsoring = known
+            .into_iter()
+            .filter(|name| supported.iter().any(|supported| supported.extensions.iter().any(|known| known == name)));
         if self.offers.iter().any(is_permit2) { sponsoring.collect() } else { Vec::new() }
     }
 }
 
 impl Offer {
+    fn directory<'a>(&'a self, supported: &'a [Supported]) -> Directory<'a> {
+        Directory::new(supported, &self.facilitators)
+    }
+
     /// The offer for a request; `None` where it cannot be made.
     fn quote(self: &Arc<Self>, asked: Asked<'_>) -> Result<Option<Arc<Self>>, PriceError> {
-        if asked.supported.excludes(&self.requirement) {
+        let directory = self.directory(asked.supported);
+        if directory.excludes(&self.requirement) {
             return Ok(None);
         }
         let mut requirement = self.requirement.clone();
@@ -118,7 +125,7 @@ impl Offer {
         match &mut requirement.rail {
             Rail::Evm(evm) => {
                 if requirement.scheme == Scheme::Upto {
-                    let Some(settler) = asked.supported.settlers(requirement.network.as_str()).next() else {
+                    let Some(settler) = directory.settlers(requirement.network.as_str()).next() else {
                         return Ok(None);
                     };
                     evm.facilitator = Some(settler);
@@ -132,7 +139,7 @@ impl Offer {
                 };
             }
             Rail::Foreign(foreign) => {
-                let kind = asked.supported.kinds(requirement.scheme.as_str(), requirement.network.as_str()).next();
+                let kind = directory.kinds(requirement.scheme.as_str(), requirement.network.as_str()).next();
                 let Some(kind) = kind else { return Ok(None) };
                 *foreign = foreign.supplied_with(&kind.extra);
                 if foreign.svm.is_some() && foreign.svm_terms(requirement.amount).is_none() {

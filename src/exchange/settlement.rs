@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::context::Asked;
 use super::delivery::{Delivery, Spending, end_unrecorded};
 use super::redeeming::{Redeeming, deliver_error};
 use super::state::State;
@@ -85,8 +86,10 @@ pub struct Pursuit {
     may_have_settled: bool,
     /// True if the facilitator says that the money has moved, and the chain's word is still missing.
     is_promised: bool,
-    /// True if the facilitator was asked in this pursuit.
-    has_asked: bool,
+    /// The place of the facilitator that was asked last in this pursuit; `None` before that.
+    place: Option<usize>,
+    /// The facilitators that were asked in turn, since the last one that answered.
+    asked: Asked,
     /// The reason why the outcome is not known yet.
     unknown: Unknown,
     /// The facilitator's last answer, for the log.
@@ -121,7 +124,8 @@ impl Pursuit {
             named: None,
             may_have_settled: false,
             is_promised: false,
-            has_asked: false,
+            place: None,
+            asked: Asked::default(),
             unknown: Unknown::MaybeSettledBefore,
             said: None,
             since: payment.purchase.received,
@@ -242,9 +246,21 @@ impl Settling {
     }
 
     fn ask_to_settle(self, context: Context<'_>) -> Next {
+        // Whoever is asked again is asked as if for the first time.
+        let settling = self.with(|pursuit| Pursuit { asked: Asked::default(), ..pursuit });
+        settling.ask_next_to_settle(context).unwrap_or_else(|settling| settling.leave_unknown_for_itself(context))
+    }
+
+    /// Asks the next facilitator. The token takes a nonce once, so that no second one can settle what the first one did.
+    fn ask_next_to_settle(self, context: Context<'_>) -> Result<Next, Self> {
         let Self { payment, waiter, pursuit } = self;
-        let pursuit = Pursuit { awaits: Awaits::Facilitator, has_asked: true, ..pursuit };
-        payment.ask_facilitator(context, CallKind::Settle, |payment| Self { payment, waiter, pursuit })
+        let (asked, unasked) = (pursuit.asked, pursuit.clone());
+        let wait = |payment, place| {
+            let (awaits, asked) = (Awaits::Facilitator, asked.and(place));
+            Self { payment, waiter, pursuit: Pursuit { awaits, place: Some(place), asked, ..pursuit } }
+        };
+        let next = payment.ask_facilitator(context, CallKind::Settle, asked, wait);
+        next.map_err(|payment| Self { payment, waiter, pursuit: unasked })
     }
 
     /// Asks the chain what became of the transfer; where there is no node to ask, the outcome stays unknown.
@@ -297,14 +313,37 @@ impl Settling {
 
     fn on_settlement(mut self, context: Context<'_>, answer: &CalloutAnswer) -> Next {
         let had_settled = self.pursuit.may_have_settled;
-        self.pursuit.may_have_settled = true;
         let settlement = self.read_settlement(answer);
         if !matches!(settlement, Settlement::Settled(_)) {
-            let service = &context.config.facilitator.service;
-            self.pursuit.said = Some(facilitator::report(service, CallKind::Settle.path(), answer).into());
+            let said = self.pursuit.place.and_then(|place| context.said(place, CallKind::Settle, answer));
+            self.pursuit.said = said.map(Into::into).or(self.pursuit.said);
         }
         self.payment.learn_payer(answer);
         let is_first = !had_settled && !self.waiter.has_response();
+        let has_failed = facilitator::has_failed(answer);
+        let was_sent = *answer != CalloutAnswer::NotSent;
+        let mut settling = self;
+        if let Settlement::Unknown(unknown, None) = settlement
+            && has_failed
+        {
+            settling.pursuit.may_have_settled = had_settled || was_sent;
+            settling.pursuit.unknown = unknown;
+            settling = match settling.ask_next_to_settle(context) {
+                Ok(next) => return next,
+                Err(settling) => settling,
+            };
+        }
+        settling.pursuit.may_have_settled = true;
+        settling.on_settlement_read(context, settlement, had_settled, is_first)
+    }
+
+    fn on_settlement_read(
+        self,
+        context: Context<'_>,
+        settlement: Settlement,
+        had_settled: bool,
+        is_first: bool,
+    ) -> Next {
         match settlement {
             Settlement::Settled(transaction) if self.payment.purchase.offer.confirm => {
                 let (named, unknown) = (Some(transaction), Unknown::Unconfirmed);
@@ -399,7 +438,7 @@ impl Settling {
                 (exchange, Effects { settlement, ..effects })
             }
             // An earlier request asked for the settlement, and it may be asked for again.
-            Fate::Open | Fate::Unclear(_) if !self.pursuit.has_asked => self.ask_to_settle(context),
+            Fate::Open | Fate::Unclear(_) if self.pursuit.place.is_none() => self.ask_to_settle(context),
             Fate::Unconfirmed(_) | Fate::Open | Fate::Unclear(_) => self.on_unproven(context, fate),
         }
     }

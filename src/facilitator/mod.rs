@@ -18,7 +18,7 @@ use crate::x402::payment::Payer;
 use crate::x402::requirement::Rail;
 use crate::x402::{Requirement, TransactionId, Version, reason};
 pub use refusal::is_before_sending;
-pub use supported::{Kind, Supported};
+pub use supported::{Directory, Kind, Supported};
 
 /// Bytes of an answer beyond which it is not read.
 pub const MAX_ANSWER_BYTES: usize = 64 * 1024;
@@ -138,6 +138,14 @@ pub enum Settlement {
 pub fn question(version: Version, payment: &str, requirement: &impl Serialize) -> String {
     let (number, requirement) = (version.number(), json::to_text(requirement));
     format!(r#"{{"x402Version":{number},"paymentPayload":{payment},"paymentRequirements":{requirement}}}"#)
+}
+
+/// Returns whether an answer is none, or one of a server that failed: another facilitator may do better.
+pub const fn has_failed(answer: &CalloutAnswer) -> bool {
+    match answer {
+        CalloutAnswer::NotSent | CalloutAnswer::Lost => true,
+        CalloutAnswer::Answered { status, .. } => is_failure(*status),
+    }
 }
 
 /// Reads the answer to `/verify` for a payment by `payer`.

@@ -22,6 +22,49 @@ pub struct Supported {
     pub unread: Option<String>,
 }
 
+/// The words of several facilitators, as far as they concern an offer: those of the facilitators that are for it.
+#[derive(Debug, Clone, Copy)]
+pub struct Directory<'a> {
+    all: &'a [Supported],
+    of: &'a [usize],
+}
+
+/// The word of a facilitator that has said nothing yet.
+static NOTHING: Supported = Supported { kinds: Vec::new(), extensions: Vec::new(), unread: None };
+
+impl<'a> Directory<'a> {
+    /// The words of the facilitators at these places of `all`.
+    pub const fn new(all: &'a [Supported], of: &'a [usize]) -> Self {
+        Self { all, of }
+    }
+
+    fn each(self) -> impl Iterator<Item = (usize, &'a Supported)> {
+        self.of.iter().map(move |place| (*place, self.all.get(*place).unwrap_or(&NOTHING)))
+    }
+
+    /// Returns what is said of a scheme on a network, the latest first of each.
+    pub fn kinds(self, scheme: &'a str, network: &'a str) -> impl Iterator<Item = &'a Kind> {
+        self.each().flat_map(move |(_, supported)| supported.kinds(scheme, network))
+    }
+
+    /// Returns whether each has said what it settles, and this is not among that.
+    pub fn excludes(self, requirement: &Requirement) -> bool {
+        self.each().all(|(_, supported)| supported.excludes(requirement))
+    }
+
+    /// Returns who settles scheme `upto` on a network.
+    pub fn settlers(self, network: &'a str) -> impl Iterator<Item = Address> {
+        self.each().flat_map(move |(_, supported)| supported.settlers(network))
+    }
+
+    /// Returns the places of the facilitators of which something holds; of all where it holds of none.
+    pub fn places(self, holds: impl Fn(&Supported) -> bool) -> Vec<usize> {
+        let fitting: Vec<usize> =
+            self.each().filter(|(_, supported)| holds(supported)).map(|(place, _)| place).collect();
+        if fitting.is_empty() { self.of.to_vec() } else { fitting }
+    }
+}
+
 /// A scheme on a network that a facilitator settles.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kind {
@@ -135,6 +178,11 @@ impl Supported {
             }
         }
         self
+    }
+
+    /// Returns whether it says something else than another one, but for what could not be read.
+    pub fn says_other_than(&self, other: &Self) -> bool {
+        (&self.kinds, &self.extensions) != (&other.kinds, &other.extensions)
     }
 
     /// As a text that [`Self::from_text`] reads.

@@ -1,6 +1,7 @@
 //! Callouts: how they are sent, and how their answers are read.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 
 use super::answers::{Answers, Question};
 use super::host::{Buffer, Host, HostError, LogLevel, Map};
@@ -13,7 +14,9 @@ use crate::facilitator::CalloutAnswer;
 pub(super) struct Callout {
     /// The host's mark of its answer.
     pub(super) token: u32,
-    kind: CallKind,
+    pub(super) kind: CallKind,
+    /// The service that was called.
+    pub(super) service: Arc<Service>,
     /// The question whose answer may be used again.
     question: Option<Question>,
     /// When it was sent, in nanoseconds since the epoch, where its answer is timed.
@@ -43,11 +46,14 @@ pub(super) fn send(host: &impl Host, answers: &RefCell<Answers>, Call { kind, se
     match dispatch(host, service, "POST", &path, body) {
         Ok(token) => {
             let sent_at = if stats::times(*kind) { host.read_clock().ok() } else { None };
-            Sent::UnderWay(Callout { token, kind: *kind, question, sent_at })
+            Sent::UnderWay(Callout { token, kind: *kind, service: Arc::clone(service), question, sent_at })
         }
         Err(error) => {
             let cluster = &service.cluster;
-            host.log(LogLevel::Error, &format!("x402: cannot call the cluster {cluster:?}: {error}"));
+            host.log(
+                LogLevel::Critical,
+                &format!("x402: the cluster {cluster:?} cannot be called ({error}); is there one of that name in the proxy's configuration?"),
+            );
             Sent::Answered(CalloutAnswer::NotSent)
         }
     }

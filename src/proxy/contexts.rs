@@ -19,6 +19,13 @@ pub struct Contexts<H> {
     table: RefCell<Table<H>>,
 }
 
+/// Whom a root context has asked about itself, by its place in the configuration.
+#[derive(Clone, Copy)]
+enum Asked {
+    Facilitator(usize),
+    Node(usize),
+}
+
 struct Table<H> {
     /// In boxes, for each callback takes one out and puts it back.
     streams: BTreeMap<u32, Box<HttpContext<H>>>,
@@ -26,8 +33,8 @@ struct Table<H> {
     roots: Vec<(u32, RootContext<H>)>,
     /// Tokens of callouts that are under way, and the streams that wait for them.
     callouts: Vec<(u32, u32)>,
-    /// Tokens of questions to the facilitator about itself, and the roots that wait for the answer.
-    supported_calls: Vec<(u32, u32)>,
+    /// Tokens of questions to facilitators and nodes about themselves, and the roots that wait for the answers.
+    introductions: Vec<(u32, (u32, Asked))>,
     /// Streams without a context whose requests were answered for that reason: their responses are the filter's own.
     turned_away: Vec<u32>,
     /// Settlements that are to be looked into later.
@@ -46,7 +53,7 @@ impl<H: Host> Table<H> {
             streams: BTreeMap::new(),
             roots: Vec::new(),
             callouts: Vec::new(),
-            supported_calls: Vec::new(),
+            introductions: Vec::new(),
             turned_away: Vec::new(),
             recoveries: None,
             pursuits: 0,
@@ -92,7 +99,7 @@ impl<H: Host> Table<H> {
     }
 }
 
-fn take_by_token(expected: &mut Vec<(u32, u32)>, token: u32) -> Option<u32> {
+fn take_by_token<T>(expected: &mut Vec<(u32, T)>, token: u32) -> Option<T> {
     let position = expected.iter().position(|(expected, _)| *expected == token)?;
     Some(expected.swap_remove(position).1)
 }
@@ -110,7 +117,7 @@ impl<H: Host> Contexts<H> {
 
     /// Returns how many answers of callouts are awaited.
     pub fn callouts(&self) -> usize {
-        self.with_table(|table| table.callouts.len().saturating_add(table.supported_calls.len())).unwrap_or_default()
+        self.with_table(|table| table.callouts.len().saturating_add(table.introductions.len())).unwrap_or_default()
     }
 
     /// Takes in that a context is made: a root context where `root_id` is 0, otherwise one of a stream.
@@ -165,8 +172,12 @@ impl<H: Host> Contexts<H> {
     /// Takes in the answer of a callout: `headers` of them, and a body of `body_size` bytes.
     pub fn on_callout(&self, token: u32, headers: usize, body_size: usize) {
         let is_of_root = self.with_table(|table| {
-            let root_id = take_by_token(&mut table.supported_calls, token)?;
-            table.root(root_id)?.on_supported(headers, body_size);
+            let (root_id, asked) = take_by_token(&mut table.introductions, token)?;
+            let root = table.root(root_id)?;
+            match asked {
+                Asked::Facilitator(place) => root.on_supported(place, headers, body_size),
+                Asked::Node(place) => root.on_chain_id(place, headers, body_size),
+            }
             Some(())
         });
         if is_of_root.flatten().is_some() {
@@ -180,11 +191,15 @@ impl<H: Host> Contexts<H> {
     /// Takes in that time has passed for a root context.
     pub fn on_tick(&self, root_id: u32) {
         self.with_table(|table| {
-            let token = table.root(root_id).and_then(|root| {
-                root.adopt_supported();
-                root.ask_supported()
-            });
-            table.supported_calls.extend(token.map(|token| (token, root_id)));
+            let Some(root) = table.root(root_id) else { return };
+            root.adopt_supported();
+            root.probe_failing();
+            let facilitators =
+                root.ask_supported().into_iter().map(|(token, place)| (token, Asked::Facilitator(place)));
+            let asked: Vec<_> = facilitators
+                .chain(root.ask_chain_ids().into_iter().map(|(token, place)| (token, Asked::Node(place))))
+                .collect();
+            table.introductions.extend(asked.into_iter().map(|(token, asked)| (token, (root_id, asked))));
         });
         for id in self.streams_that(HttpContext::wants_ticks) {
             self.with_stream(id, HttpContext::on_tick);
@@ -207,7 +222,7 @@ impl<H: Host> Contexts<H> {
         let is_root = self.with_table(|table| {
             let roots = table.roots.len();
             table.roots.retain(|(root_id, _)| *root_id != id);
-            table.supported_calls.retain(|(_, root_id)| *root_id != id);
+            table.introductions.retain(|(_, (root_id, _))| *root_id != id);
             table.turned_away.retain(|other| *other != id);
             table.roots.len() < roots
         });

@@ -7,8 +7,8 @@ use super::host::{DataVerdict, Half, Host, HostError, LogLevel, Verdict, to_unix
 use super::shared::{Memory, Shared};
 use super::store::SharedData;
 use super::{edits, properties, reports, stats};
-use crate::config::Config;
-use crate::exchange::{Context, Effects, Event, Exchange, Next, Recovery, RequestHead, Seen, Stream};
+use crate::config::{Config, Service};
+use crate::exchange::{CallKind, Context, Effects, Event, Exchange, Next, Recovery, RequestHead, Seen, Stream};
 use crate::facilitator::CalloutAnswer;
 use crate::ledger::{Operation, Owner, PaymentKey};
 
@@ -230,7 +230,17 @@ impl<H: Host> Driver<H> {
     /// Reads the answer of the callout that is under way; `None` where this is the answer to none, or to another.
     pub(super) fn take_answer(&mut self, token: u32, headers: usize, body_size: usize) -> Option<CalloutAnswer> {
         let callout = self.callout.take_if(|callout| callout.token == token)?;
-        Some(callout.read(&self.host, &self.shared.answers, headers, body_size))
+        let (kind, service) = (callout.kind, Arc::clone(&callout.service));
+        let answer = callout.read(&self.host, &self.shared.answers, headers, body_size);
+        self.note_health(kind, &service, &answer);
+        Some(answer)
+    }
+
+    /// Notes how a facilitator has answered.
+    fn note_health(&self, kind: CallKind, service: &Arc<Service>, answer: &CalloutAnswer) {
+        if matches!(kind, CallKind::Verify | CallKind::Settle) {
+            self.shared.health.borrow_mut().note(&self.host, &self.config, service, answer);
+        }
     }
 
     /// Takes in that the answer of the callout will never come: who was to hear it is gone.
@@ -266,7 +276,8 @@ impl<H: Host> Driver<H> {
         // Good enough for sharing out: neighbouring requests draw numbers that have nothing in common.
         let draw = (nanoseconds ^ owner.0.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 16;
         let Memory { secret, since: ledger_since } = shared.memory;
-        Context { config, now, supported: &shared.supported, draw, secret, ledger_since }
+        let failing = shared.health.borrow().failing(config);
+        Context { config, now, supported: &shared.supported, failing, draw, secret, ledger_since }
     }
 
     // -------------------------------------------------------------------------------------------------- the effects
@@ -351,14 +362,16 @@ impl<H: Host> Driver<H> {
         if let Some(body) = rewrite {
             edits::rewrite_request(&self.host, &body)?;
         }
-        let known = match call.map(|call| callouts::send(&self.host, &self.shared.answers, &call)) {
-            Some(Sent::UnderWay(callout)) => {
+        let known = call.and_then(|call| match callouts::send(&self.host, &self.shared.answers, &call) {
+            Sent::UnderWay(callout) => {
                 self.callout = Some(callout);
                 None
             }
-            Some(Sent::Answered(answer)) => Some(Event::Callout(answer)),
-            None => None,
-        };
+            Sent::Answered(answer) => {
+                self.note_health(call.kind, &call.service, &answer);
+                Some(Event::Callout(answer))
+            }
+        });
         if let (Some(bytes), Caller::Stream) = (chunk, caller) {
             // Where there is no body to replace any more, as behind trailers, nothing is lost.
             let _ = self.host.replace_body(Half::Response, &bytes);

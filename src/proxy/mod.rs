@@ -11,6 +11,7 @@ mod contexts;
 mod driver;
 mod edits;
 mod heads;
+mod health;
 pub mod host;
 mod http;
 pub mod pairs;

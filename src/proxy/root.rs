@@ -1,17 +1,22 @@
 //! One for each worker and plugin configuration: reads the configuration and makes the contexts of requests.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::callouts;
-use super::host::{Buffer, Host, LogLevel};
+use super::health::Health;
+use super::host::{Buffer, Host, HostError, LogLevel};
 use super::http::HttpContext;
 use super::properties;
 use super::shared::{Memory, Shared};
 use super::store;
-use crate::config::Config;
-use crate::facilitator::{MAX_ANSWER_BYTES, Supported};
+use crate::chain::{self, MAX_ANSWER_BYTES};
+use crate::config::{Config, Facilitator, Offer, Rpc, Service};
+use crate::exchange::{LogText, Warning};
+use crate::facilitator::{self, CalloutAnswer, Directory, MAX_SUPPORTED_BYTES, Supported};
 use crate::time::UnixTime;
 
 /// How often the host is asked to let time pass for those that wait for it.
@@ -31,8 +36,14 @@ pub(super) struct RootContext<H> {
     host: H,
     configured: Option<Configured>,
     shared: Shared,
-    /// When the facilitator is asked again what it supports.
-    asks_at: Option<UnixTime>,
+    /// When each facilitator is asked again what it supports.
+    asks_at: Vec<Option<UnixTime>>,
+    /// The facilitators of which the log has said whether they answer.
+    introduced: BTreeSet<usize>,
+    /// The nodes of the configuration, each once.
+    nodes: Vec<Arc<Rpc>>,
+    /// Whether the nodes were asked which chains they are of.
+    has_asked_nodes: bool,
     /// Entries that the facilitator does not settle.
     left_out: BTreeSet<String>,
 }
@@ -46,7 +57,16 @@ struct Configured {
 impl<H: Host> RootContext<H> {
     /// Makes a root context that is to be configured.
     pub(super) fn new(host: H) -> Self {
-        Self { host, configured: None, shared: Shared::default(), asks_at: None, left_out: BTreeSet::new() }
+        Self {
+            host,
+            configured: None,
+            shared: Shared::default(),
+            asks_at: Vec::new(),
+            introduced: BTreeSet::new(),
+            nodes: Vec::new(),
+            has_asked_nodes: false,
+            left_out: BTreeSet::new(),
+        }
     }
 
     /// Reads the configuration of `size` bytes; `false` where it is refused.
@@ -54,6 +74,11 @@ impl<H: Host> RootContext<H> {
         match configure(&self.host, size) {
             Ok((configured, memory)) => {
                 self.shared.memory = memory;
+                let facilitators = configured.config.facilitators.len();
+                self.shared.supported = Arc::new(vec![Supported::default(); facilitators]);
+                self.shared.health = Rc::new(RefCell::new(Health::new(facilitators)));
+                self.asks_at = vec![None; facilitators];
+                self.nodes = configured.config.nodes();
                 let routes = configured.config.routes.len();
                 self.host.log(LogLevel::Info, &format!("x402: configured, {routes} routes"));
                 for warning in &configured.config.warnings {
@@ -79,64 +104,141 @@ impl<H: Host> RootContext<H> {
         self.shared.clone()
     }
 
-    /// Asks the facilitator what it supports, where it is time to; the token of the callout.
-    pub(super) fn ask_supported(&mut self) -> Option<u32> {
-        let config = &self.configured.as_ref()?.config;
-        let now = self.host.unix_time().ok()?;
-        if !config.has_offers || self.asks_at.is_some_and(|due| now < due) {
-            return None;
+    /// Asks the facilitators what they support that it is time to ask; the tokens of the callouts, each with a place.
+    pub(super) fn ask_supported(&mut self) -> Vec<(u32, usize)> {
+        let (Some(Configured { config, .. }), Ok(now)) = (&self.configured, self.host.unix_time()) else {
+            return Vec::new();
+        };
+        if !config.has_offers {
+            return Vec::new();
         }
-        self.asks_at = Some(now.plus(if config.needs_introduction { RETRY_SECONDS } else { REFRESH_SECONDS }));
-        let service = &config.facilitator.service;
-        let path = format!("{}{}", service.base_path, Supported::PATH);
-        match callouts::dispatch(&self.host, service, "GET", &path, "") {
-            Ok(token) => Some(token),
-            Err(error) => {
-                self.host.log(LogLevel::Error, &format!("x402: cannot ask what the facilitator supports: {error}"));
-                None
+        let mut asked = Vec::new();
+        for (place, facilitator) in config.facilitators.iter().enumerate() {
+            let Some(asks_at) = self.asks_at.get_mut(place).filter(|due| due.is_none_or(|due| now >= due)) else {
+                continue;
+            };
+            // One that does not answer is probed by this question.
+            let is_urgent = config.needs_introduction || self.shared.health.borrow().is_failing(config, place);
+            *asks_at = Some(now.plus(if is_urgent { RETRY_SECONDS } else { REFRESH_SECONDS }));
+            let Facilitator { service, .. } = facilitator;
+            let path = format!("{}{}", service.base_path, Supported::PATH);
+            match callouts::dispatch(&self.host, service, "GET", &path, "") {
+                Ok(token) => asked.push((token, place)),
+                Err(error) => log_not_called(&self.host, LogLevel::Critical, service, error),
+            }
+        }
+        asked
+    }
+
+    /// Asks a facilitator soon that has failed.
+    pub(super) fn probe_failing(&mut self) {
+        let (Some(Configured { config, .. }), Ok(now)) = (&self.configured, self.host.unix_time()) else { return };
+        let soon = now.plus(RETRY_SECONDS);
+        for (place, asks_at) in self.asks_at.iter_mut().enumerate() {
+            if self.shared.health.borrow().is_failing(config, place) && asks_at.is_some_and(|due| due > soon) {
+                *asks_at = Some(soon);
             }
         }
     }
 
-    /// Takes over what other workers have heard of the facilitator.
+    /// Takes over what other workers have heard of the facilitators.
     pub(super) fn adopt_supported(&mut self) {
         let Some(Configured { config, .. }) = self.configured.as_ref().filter(|one| one.config.has_offers) else {
             return;
         };
-        match store::supported(&self.host, &config.facilitator.service) {
-            Some(known) if known != *self.shared.supported => self.shared.supported = Arc::new(known),
-            _ => {}
+        for (place, facilitator) in config.facilitators.iter().enumerate() {
+            match (store::supported(&self.host, &facilitator.service), self.shared.supported.get(place)) {
+                (Some(known), Some(mine)) if known.says_other_than(mine) => {
+                    set_supported(&mut self.shared.supported, place, known);
+                }
+                _ => {}
+            }
         }
     }
 
-    /// Takes in the answer of the facilitator to what it supports.
-    pub(super) fn on_supported(&mut self, headers: usize, body_size: usize) {
-        match Supported::read(&callouts::read_answer(&self.host, headers, body_size, MAX_ANSWER_BYTES)) {
+    /// The facilitator at a place has answered what it supports, or has not.
+    pub(super) fn on_supported(&mut self, place: usize, headers: usize, body_size: usize) {
+        let answer = callouts::read_answer(&self.host, headers, body_size, MAX_SUPPORTED_BYTES);
+        let Some(Configured { config, .. }) = &self.configured else { return };
+        let Some(Facilitator { service, .. }) = config.facilitators.get(place) else { return };
+        self.shared.health.borrow_mut().note(&self.host, config, service, &answer);
+        match Supported::read(&answer) {
             Some(supported) => {
                 // A client is given terms by one worker and pays at another, so all have to know the same accounts.
-                let service = self.configured.as_ref().map(|one| &one.config.facilitator.service);
                 let merge = |earlier: &Supported| supported.clone().or_earlier(earlier);
-                let merged = service.and_then(|service| store::share_supported(&self.host, service, merge));
-                self.shared.supported = Arc::new(merged.unwrap_or(supported));
+                let merged = store::share_supported(&self.host, service, merge);
+                if self.introduced.insert(place) {
+                    log_introduction(&self.host, service, &answer, &supported);
+                }
+                set_supported(&mut self.shared.supported, place, merged.unwrap_or(supported));
+                if let Some(asks_at) = self.asks_at.get_mut(place) {
+                    *asks_at = self.host.unix_time().ok().map(|now| now.plus(REFRESH_SECONDS));
+                }
                 self.log_left_out();
-                self.asks_at = self.host.unix_time().ok().map(|now| now.plus(REFRESH_SECONDS));
                 let _ = self.host.set_tick_period(TICK_PERIOD);
             }
-            None if self.configured.as_ref().is_some_and(|one| one.config.needs_introduction) => {
-                self.host.log(
-                    LogLevel::Warn,
-                    "x402: the facilitator does not say what it supports (GET /supported); until it does, entries are not offered that need its word: scheme upto, and what it alone judges",
-                );
+            None => {
+                let report = facilitator::report(service, Supported::PATH, &answer);
+                let consequence = match config.needs_introduction {
+                    true => {
+                        "; until it does, entries are not offered that need its word: scheme upto, and what it alone judges"
+                    }
+                    false => "",
+                };
+                // Once, and again whenever something depends on it.
+                if config.needs_introduction || self.introduced.insert(place) {
+                    let line = format!("x402: the facilitator does not say what it supports: {report}{consequence}");
+                    self.host.log(LogLevel::Warn, &line);
+                }
             }
-            None => {}
         }
+    }
+
+    /// Asks the nodes which chains they are of, once; the tokens of the callouts, each with the place of its node.
+    pub(super) fn ask_chain_ids(&mut self) -> Vec<(u32, usize)> {
+        if std::mem::replace(&mut self.has_asked_nodes, true) {
+            return Vec::new();
+        }
+        let mut asked = Vec::new();
+        for (place, node) in self.nodes.iter().enumerate() {
+            let path = if node.service.base_path.is_empty() { "/" } else { &node.service.base_path };
+            match callouts::dispatch(&self.host, &node.service, "POST", path, &chain::chain_id_question()) {
+                Ok(token) => asked.push((token, place)),
+                Err(error) => log_not_called(&self.host, LogLevel::Critical, &node.service, error),
+            }
+        }
+        asked
+    }
+
+    /// A node has answered which chain it is of, or has not.
+    pub(super) fn on_chain_id(&self, place: usize, headers: usize, body_size: usize) {
+        let Some(Rpc { chain_id, service, .. }) = self.nodes.get(place).map(|node| &**node) else { return };
+        let answer = callouts::read_answer(&self.host, headers, body_size, MAX_ANSWER_BYTES);
+        let (cluster, authority) = (&service.cluster, &service.authority);
+        let (level, line) = match chain::read_chain_id(&answer) {
+            Ok(id) if id == *chain_id => {
+                (LogLevel::Info, format!("the node {authority} (cluster {cluster}) is one of chain {id}"))
+            }
+            Ok(_) => {
+                let warning = Warning::OtherChain { cluster: cluster.clone(), chain_id: *chain_id };
+                (LogLevel::Critical, warning.to_string())
+            }
+            Err(_) => {
+                let report = facilitator::report(service, "", &answer);
+                (LogLevel::Warn, format!("the node of chain {chain_id} does not say which chain it is of: {report}"))
+            }
+        };
+        self.host.log(level, &format!("x402: {line}"));
     }
 
     /// Logs which entries nobody can pay by, where that is news.
     fn log_left_out(&mut self) {
         let Some(Configured { config, .. }) = &self.configured else { return };
         let offers = config.routes.iter().filter_map(|route| route.terms.as_ref()).flat_map(|terms| &terms.offers);
-        let excluded = offers.map(|offer| &offer.requirement).filter(|one| self.shared.supported.excludes(one));
+        let supported = &self.shared.supported;
+        let is_excluded =
+            |offer: &&Arc<Offer>| Directory::new(supported, &offer.facilitators).excludes(&offer.requirement);
+        let excluded = offers.filter(is_excluded).map(|offer| &offer.requirement);
         let mut left_out = BTreeSet::new();
         left_out.extend(excluded.map(|one| format!("scheme {} on {}", one.scheme.as_str(), one.network)));
         for entry in left_out.difference(&self.left_out) {
@@ -158,6 +260,46 @@ impl<H: Host> RootContext<H> {
             configured.number,
             id,
         ))
+    }
+}
+
+fn set_supported(all: &mut Arc<Vec<Supported>>, place: usize, supported: Supported) {
+    if let Some(known) = Arc::make_mut(all).get_mut(place) {
+        *known = supported;
+    }
+}
+
+/// Logs that a service could not be called: mostly, because the proxy has no such cluster.
+fn log_not_called(host: &impl Host, level: LogLevel, service: &Service, error: HostError) {
+    let cluster = &service.cluster;
+    host.log(
+        level,
+        &format!("x402: the cluster {cluster:?} cannot be called ({error}); is there one of that name in the proxy's configuration?"),
+    );
+}
+
+/// Logs that a facilitator answers, and what it supports.
+fn log_introduction(host: &impl Host, service: &Service, answer: &CalloutAnswer, supported: &Supported) {
+    /// Kinds that are named in the line.
+    const MOST: usize = 8;
+    let Service { authority, cluster, .. } = service;
+    let status = if let CalloutAnswer::Answered { status, .. } = answer { *status } else { 0 };
+    let kinds =
+        supported.kinds.iter().take(MOST).map(|kind| LogText::new(&format!("{} on {}", kind.scheme, kind.network)));
+    let named = kinds.map(|kind| kind.to_string()).collect::<Vec<_>>().join(", ");
+    let more = supported.kinds.len().saturating_sub(MOST);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    host.log(
+        LogLevel::Info,
+        &format!(
+            "x402: the facilitator {authority} (cluster {cluster}) answers ({status}), and supports {named}{more}"
+        ),
+    );
+    if let Some(unread) = &supported.unread {
+        host.log(
+            LogLevel::Warn,
+            &format!("x402: of what the facilitator {authority} supports, {}", LogText::new(unread)),
+        );
     }
 }
 

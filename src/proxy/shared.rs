@@ -5,14 +5,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::answers::Answers;
+use super::health::Health;
 use crate::facilitator::Supported;
 use crate::time::UnixTime;
 
 /// The things that the requests of a plugin and worker share.
 #[derive(Clone, Default)]
 pub(super) struct Shared {
-    /// The things that the facilitator has said of itself.
-    pub(super) supported: Arc<Supported>,
+    /// The things that the facilitators have said of themselves, in the order of the configuration.
+    pub(super) supported: Arc<Vec<Supported>>,
+    /// How the facilitators have answered lately.
+    pub(super) health: Rc<RefCell<Health>>,
     /// Answers that may be used again.
     pub(super) answers: Rc<RefCell<Answers>>,
     /// Facts of the shared data itself.

@@ -17,6 +17,7 @@ mod chain;
 mod common;
 mod exchange;
 mod extensions;
+mod facilitators;
 mod foreign;
 #[cfg(not(target_arch = "wasm32"))]
 #[allow(clippy::as_conversions, clippy::print_stdout, reason = "it tells how far it went")]

@@ -70,8 +70,13 @@ pub(super) fn run(input: &[u8]) {
         timeout: Duration::from_secs(1),
         headers: Vec::new(),
     };
-    let rpc = Rpc { service: Arc::new(service), confirmations, log_range: if *question < 32 { 1800 } else { 100 } };
-    let answer = CalloutAnswer::Answered { status: 200, body: body.to_vec() };
+    let rpc = Rpc {
+        chain_id: 84532,
+        service: Arc::new(service),
+        confirmations,
+        log_range: if *question < 32 { 1800 } else { 100 },
+    };
+    let answer = CalloutAnswer::Answered { status: 200, body: of_this_chain(body) };
     let progress = inquiry.step(&transfer, &rpc, &answer);
     let Some(replies) = Json::parse(body) else {
         assert!(matches!(progress, Progress::Done(Fate::Unclear(_))), "what is not JSON proves nothing");
@@ -317,5 +322,14 @@ impl Replies {
             }
             _ => panic!("{next:?} after {inquiry:?}"),
         }
+    }
+}
+
+/// The replies of a node, and its word that it is one of the right chain, without which nothing else is read.
+fn of_this_chain(body: &[u8]) -> Vec<u8> {
+    match body.strip_prefix(b"[") {
+        Some(rest) if rest.trim_ascii_start().starts_with(b"]") => [br#"[{"id":7,"result":"0x14a34"}"#, rest].concat(),
+        Some(rest) => [br#"[{"id":7,"result":"0x14a34"},"#, rest].concat(),
+        None => body.to_vec(),
     }
 }

@@ -46,7 +46,7 @@ fn read(bytes: &[u8]) -> Result<String, String> {
 
 /// All that a configuration says, what it shows to nobody included.
 fn told(config: &Config) -> String {
-    let services = [&config.facilitator.service].into_iter().chain(services(config));
+    let services = config.facilitators.iter().map(|one| &one.service).chain(services(config));
     let hidden: Vec<_> = services.map(|service| (&service.base_path, &service.headers)).collect();
     format!("{config:?} {hidden:?}")
 }
@@ -91,7 +91,7 @@ fn check_routes(config: &Config, json: &Json) {
             check_terms(terms, written, defaults);
         }
     }
-    for service in [&config.facilitator.service].into_iter().chain(services(config)) {
+    for service in config.facilitators.iter().map(|one| &one.service).chain(services(config)) {
         assert!(service.timeout >= Duration::from_millis(1) && service.timeout <= Duration::from_secs(600));
         assert!(!service.cluster.is_empty() && !service.authority.contains('@'), "{service:?}");
         let is_safe = |text: &str| !text.bytes().any(|byte| byte < 0x20 && byte != b'\t' || byte == 0x7f);

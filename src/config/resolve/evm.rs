@@ -52,6 +52,7 @@ impl Inherited<'_> {
             return refuse(format!("{path}.confirm"), format_args!("needs a node to ask: configure rpc.{network}"));
         }
         Ok(Offer {
+            facilitators: self.facilitators_for(path, &requirement)?,
             requirement,
             recipients,
             recipient_from: self.recipient_from(entry),

@@ -42,7 +42,17 @@ impl Inherited<'_> {
         let rates = rates.map(Arc::new);
         let dollar_decimals = asset.dollar_decimals();
         let (recipients, recipient_from) = (Vec::new(), None);
-        Ok(Offer { requirement, recipients, recipient_from, dollar_decimals, rates, rpc: None, confirm: false })
+        let facilitators = self.facilitators_for(path, &requirement)?;
+        Ok(Offer {
+            requirement,
+            recipients,
+            recipient_from,
+            dollar_decimals,
+            rates,
+            rpc: None,
+            confirm: false,
+            facilitators,
+        })
     }
 }
 

@@ -35,11 +35,12 @@ type Result<T> = std::result::Result<T, ConfigError>;
 
 /// Resolves a whole configuration.
 pub(super) fn config(raw: raw::Config) -> Result<Config> {
-    let facilitator = service::facilitator(raw.facilitator)?;
     let mut networks = Networks::new(raw.networks)?;
     networks.add_rpc(raw.rpc.0)?;
+    let facilitators = service::facilitators(raw.facilitator, raw.facilitators, &networks)?;
     let origins = origin::origins(&raw.origins)?;
-    let context = route::Context { defaults: &raw.defaults, networks: &networks, origins: &origins };
+    let context =
+        route::Context { defaults: &raw.defaults, networks: &networks, origins: &origins, facilitators: &facilitators };
     let (routes, matchers) = context.routes(raw.routes)?;
     let payers = payers::payers(&raw.payers)?;
     checks::payers_are_known(&payers, &routes)?;
@@ -65,7 +66,7 @@ pub(super) fn config(raw: raw::Config) -> Result<Config> {
         needs_introduction: checks::needs_introduction(&routes),
         has_offers: checks::has_offers(&routes),
         metadata: checks::metadata(&routes),
-        facilitator,
+        facilitators,
         table: table(&routes, matchers),
         routes,
         unmatched: raw.unmatched,

@@ -83,6 +83,14 @@ impl Networks {
         Some((id, known))
     }
 
+    /// Returns the CAIP-2 id of a network, by its name or as it stands.
+    pub(super) fn id(&self, path: &str, text: &str) -> Result<NetworkId> {
+        match self.find_foreign(text) {
+            Some((id, _)) => Ok(id),
+            None => Ok(NetworkId::from_chain_id(self.find(path, text)?.chain_id)),
+        }
+    }
+
     /// Returns the network of that name or CAIP-2 id, which has to be of Ethereum's family.
     pub(super) fn find(&self, path: &str, text: &str) -> Result<Network> {
         if let Some(network) = self.0.iter().find(|network| network.name.as_deref() == Some(text)) {

@@ -1,11 +1,13 @@
 //! Offers, each of an entry of `accepts`: by `evm.rs` where the filter checks payments itself, else by `foreign.rs`.
 
-use super::Result;
+use std::sync::Arc;
+
 use super::asset::Asset;
 use super::network::Networks;
 use super::price::Price;
+use super::{Result, refuse};
 use crate::config::raw;
-use crate::config::{Offer, Settle};
+use crate::config::{Facilitator, Offer, Settle};
 use crate::money::Amount;
 use crate::price::Rates;
 use crate::x402::requirement::{PaymentFlow, Rail, Scheme};
@@ -20,6 +22,7 @@ pub(super) struct Inherited<'a> {
     pub(super) price: &'a Price<'a>,
     pub(super) settle: Settle,
     pub(super) max_timeout_seconds: u64,
+    pub(super) facilitators: &'a [Facilitator],
 }
 
 impl Inherited<'_> {
@@ -38,6 +41,24 @@ impl Inherited<'_> {
                 self.foreign_offer(path, entry, NetworkId::from_chain_id(chain_id), None)
             }
         }
+    }
+
+    /// Returns the facilitators that are for a requirement, by their places in the configuration.
+    pub(super) fn facilitators_for(&self, path: &str, requirement: &Requirement) -> Result<Arc<[usize]>> {
+        let Requirement { scheme, network, .. } = requirement;
+        let all = self.facilitators.iter().enumerate();
+        let fitting: Arc<[usize]> =
+            all.filter(|(_, one)| one.is_for(scheme.as_str(), network)).map(|(index, _)| index).collect();
+        if fitting.is_empty() {
+            let scheme = scheme.as_str();
+            return refuse(
+                path,
+                format_args!(
+                    "has scheme {scheme} on {network}, which no facilitator is for; see networks and schemes of facilitators"
+                ),
+            );
+        }
+        Ok(fitting)
     }
 
     /// Returns the requirement of an entry, with the least amount that its rates allow, or its fixed price.

@@ -9,7 +9,7 @@ use super::text::token;
 use super::{Result, at, refuse};
 use crate::config::raw;
 use crate::config::secret::Shown;
-use crate::config::{Origin, Route};
+use crate::config::{Facilitator, Origin, Route};
 use crate::json::Object;
 use crate::route::{HostPattern, Matcher, Pattern};
 
@@ -19,6 +19,7 @@ pub(super) struct Context<'a> {
     pub(super) defaults: &'a raw::Defaults,
     pub(super) networks: &'a Networks,
     pub(super) origins: &'a [Origin],
+    pub(super) facilitators: &'a [Facilitator],
 }
 
 impl Context<'_> {

@@ -5,15 +5,20 @@ use std::time::Duration;
 
 use http::uri::Uri;
 
+use super::network::Networks;
 use super::text::{is_field_value, is_token};
 use super::{Result, refuse};
 use crate::config::raw;
 use crate::config::secret::{Secret, Shown, header_path};
 use crate::config::{Facilitator, Rpc, Service};
+use crate::json::Object;
 use crate::time::parse_duration;
 
 /// Long enough for a facilitator to wait for a block.
 const DEFAULT_FACILITATOR_TIMEOUT: Duration = Duration::from_secs(10);
+/// Facilitators at most.
+const MAX_FACILITATORS: usize = 16;
+const DEFAULT_MAX_FAILURES: u32 = 5;
 /// Short, for a node only looks things up.
 const DEFAULT_RPC_TIMEOUT: Duration = Duration::from_secs(5);
 /// Short, for a client waits for its terms.
@@ -22,11 +27,48 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(600);
 /// As far back as most nodes still search, and an hour on a chain with a block every two seconds.
 const DEFAULT_LOG_RANGE: u64 = 1800;
 
-/// Resolves the facilitator.
-pub(super) fn facilitator(raw: raw::Facilitator) -> Result<Facilitator> {
-    let timeout = read_timeout("facilitator", raw.timeout.as_deref(), DEFAULT_FACILITATOR_TIMEOUT)?;
-    let service = service("facilitator", raw.cluster, &raw.url, timeout, raw.headers.0)?;
-    Ok(Facilitator { service: Arc::new(service), verify: raw.verify })
+/// Resolves the facilitators.
+pub(super) fn facilitators(
+    one: Option<raw::Facilitator>,
+    several: Option<Vec<Object<raw::Facilitator>>>,
+    networks: &Networks,
+) -> Result<Vec<Facilitator>> {
+    match (one, several) {
+        (Some(raw), None) => Ok(vec![facilitator("facilitator", raw, networks)?]),
+        (None, Some(several)) if several.is_empty() => refuse("facilitators", "is empty; name at least one"),
+        (None, Some(several)) if several.len() > MAX_FACILITATORS => {
+            refuse("facilitators", format_args!("are more than {MAX_FACILITATORS}"))
+        }
+        (None, Some(several)) => {
+            let several = several.into_iter().enumerate();
+            several.map(|(index, Object(raw))| facilitator(&format!("facilitators[{index}]"), raw, networks)).collect()
+        }
+        (Some(_), Some(_)) => refuse("facilitators", "stands beside facilitator; keep one of the two"),
+        (None, None) => refuse(".", "missing field `facilitator` (or facilitators: a list of them)"),
+    }
+}
+
+fn facilitator(path: &str, raw: raw::Facilitator, networks: &Networks) -> Result<Facilitator> {
+    let timeout = read_timeout(path, raw.timeout.as_deref(), DEFAULT_FACILITATOR_TIMEOUT)?;
+    let service = service(path, raw.cluster, &raw.url, timeout, raw.headers.0)?;
+    let mut ids = Vec::with_capacity(raw.networks.len());
+    for (index, text) in raw.networks.iter().enumerate() {
+        ids.push(networks.id(&format!("{path}.networks[{index}]"), text)?);
+    }
+    let max_failures = raw.max_failures.unwrap_or(DEFAULT_MAX_FAILURES);
+    if max_failures == 0 {
+        return refuse(
+            format!("{path}.max_failures"),
+            "is 0; a call has to fail once before the next facilitator is asked",
+        );
+    }
+    Ok(Facilitator {
+        service: Arc::new(service),
+        networks: ids,
+        schemes: raw.schemes,
+        max_failures,
+        verify: raw.verify,
+    })
 }
 
 /// Resolves a node of a chain.

@@ -279,6 +279,8 @@ pub struct Stage {
     pub store: MemoryStore,
     pub now: u64,
     pub supported: Supported,
+    /// Facilitators that did not answer lately, a bit for each.
+    pub failing: u32,
     pub draw: u64,
     pub secret: [u8; 32],
     /// When the ledger began.
@@ -338,6 +340,7 @@ impl Stage {
             store: MemoryStore::default(),
             now: NOW,
             supported: supported(&[FACILITATOR]),
+            failing: 0,
             draw: 0,
             secret: [7; 32],
             ledger_since: 0,
@@ -516,7 +519,15 @@ impl Stage {
     fn context(&self) -> Context<'_> {
         let (config, now) = (&self.config, UnixTime::from_secs(self.now));
         let ledger_since = UnixTime::from_secs(self.ledger_since);
-        Context { config, now, supported: &self.supported, draw: self.draw, secret: self.secret, ledger_since }
+        Context {
+            config,
+            now,
+            supported: std::slice::from_ref(&self.supported),
+            failing: self.failing,
+            draw: self.draw,
+            secret: self.secret,
+            ledger_since,
+        }
     }
 }
 

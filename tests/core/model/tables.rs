@@ -204,7 +204,8 @@ impl Tables {
         let context = Context {
             config: &config,
             now: at(0),
-            supported: &supported,
+            supported: std::slice::from_ref(&supported),
+            failing: 0,
             draw: 0,
             secret: [0; 32],
             ledger_since: at(0),
@@ -224,7 +225,8 @@ impl Tables {
         Context {
             config: &self.config,
             now: at(now),
-            supported: &self.supported,
+            supported: std::slice::from_ref(&self.supported),
+            failing: 0,
             draw: 0,
             secret: [0; 32],
             ledger_since: at(0),

@@ -80,7 +80,8 @@ impl Stage {
         Context {
             config: &self.config,
             now: UnixTime::from_secs(NOW),
-            supported: &self.supported,
+            supported: std::slice::from_ref(&self.supported),
+            failing: 0,
             draw: 1,
             secret: [0; 32],
             ledger_since: UnixTime::from_secs(0),

@@ -1,0 +1,181 @@
+//! Several facilitators: who is asked, and what is believed once more than one was.
+
+use serde_json::{Value, json};
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+use x402_proxy_wasm::config::Config;
+use x402_proxy_wasm::exchange::{Event, Outcome};
+use x402_proxy_wasm::facilitator::CalloutAnswer;
+
+use crate::common::node::{Authorized, Node};
+use crate::common::{
+    NOW, Request, Stage, TRANSACTION, USDC, Wallet, answers, answers_with, base_config, decode, head, invalid, paid,
+    refused, settled, upstream, valid,
+};
+
+fn config(settle: &str) -> Value {
+    let mut config = base_config();
+    config.as_object_mut().unwrap().remove("facilitator");
+    config["facilitators"] = json!([
+        {"cluster": "one", "url": "http://one"},
+        {"cluster": "two", "url": "http://two", "timeout": "3s"},
+    ]);
+    config["defaults"]["settle"] = settle.into();
+    config
+}
+
+fn payment(stage: &mut Stage, nonce: u8) -> Value {
+    let unpaid = stage.start(&head("GET", "/weather", &[]));
+    let terms = decode(unpaid.reply_header("payment-required").unwrap());
+    Wallet::new(1).pay(&terms["accepts"][0], nonce)
+}
+
+fn play(config: &Value, failing: u32, events: impl IntoIterator<Item = Event>) -> (Stage, Request) {
+    let mut stage = Stage::new(config);
+    stage.failing = failing;
+    let payment = payment(&mut stage, 1);
+    let request = stage.play(&paid("/weather", &payment), events);
+    (stage, request)
+}
+
+/// Whom a request has asked, in order.
+fn asked(request: &Request) -> Vec<&str> {
+    request.calls.iter().map(|call| call.service.cluster.as_str()).collect()
+}
+
+fn lost() -> Event {
+    Event::Callout(CalloutAnswer::Lost)
+}
+
+fn not_sent() -> Event {
+    Event::Callout(CalloutAnswer::NotSent)
+}
+
+/// Answers of a server that is not there, or not well.
+fn failures() -> Vec<Event> {
+    vec![
+        lost(),
+        not_sent(),
+        answers_with(503, &json!({})),
+        answers_with(504, &json!({})),
+        answers_with(502, &json!({"error": "bad gateway"})),
+        answers_with(500, &json!({"success": false, "errorReason": "internal"})),
+        answers_with(429, &json!({"error": "slow down"})),
+    ]
+}
+
+#[test]
+fn a_verification_moves_on_where_a_facilitator_fails() {
+    for failure in failures() {
+        let (_, request) = play(&config("after"), 0, [failure.clone(), valid(), upstream(200), settled()]);
+        assert_eq!(request.record.as_ref().unwrap().outcome, Outcome::Served, "{failure:?}");
+        // Who answers next is up to its health, which this request does not judge.
+        assert_eq!(asked(&request), ["one", "two", "one"], "{failure:?}");
+    }
+    let (stage, request) = play(&config("after"), 0, [lost(), lost()]);
+    assert_eq!(request.record.as_ref().unwrap().outcome, Outcome::Unknown);
+    assert_eq!((asked(&request), stage.left(&request)), (vec!["one", "two"], "nothing"));
+}
+
+#[test]
+fn a_no_of_one_facilitator_is_not_taken_to_another() {
+    let (_, request) = play(&config("after"), 0, [invalid("insufficient_funds")]);
+    assert_eq!((request.status(), asked(&request)), (402, vec!["one"]));
+    let (_, request) = play(&config("before"), 0, [refused("insufficient_funds")]);
+    assert_eq!((request.status(), asked(&request)), (402, vec!["one"]));
+    // What is not understood says nothing about the server.
+    let (_, request) = play(&config("after"), 0, [answers(&json!({"hello": 1}))]);
+    assert_eq!((request.status(), asked(&request)), (502, vec!["one"]));
+}
+
+#[test]
+fn a_settlement_moves_on_and_never_ends_in_terms_once_one_was_asked() {
+    for failure in failures() {
+        let (_, request) = play(&config("before"), 0, [failure.clone(), settled(), upstream(200)]);
+        assert_eq!(request.record.as_ref().unwrap().outcome, Outcome::Served, "{failure:?}");
+        assert_eq!(asked(&request), ["one", "two"]);
+        let was_sent = failure != not_sent();
+        for reason in ["invalid_exact_evm_nonce_already_used", "insufficient_funds"] {
+            let (stage, request) = play(&config("before"), 0, [failure.clone(), refused(reason)]);
+            let expected = if was_sent { (502, "unknown") } else { (402, "nothing") };
+            assert_eq!((request.status(), stage.left(&request)), expected, "{failure:?}, {reason}");
+            assert_eq!(request.reply_header("payment-required").is_some(), false);
+        }
+        let (stage, request) = play(&config("before"), 0, [failure.clone(), not_sent()]);
+        assert_eq!(stage.left(&request), if was_sent { "unknown" } else { "nothing" }, "{failure:?}");
+    }
+}
+
+#[test]
+fn what_the_first_may_have_done_is_found_by_the_chain() {
+    let mut config = config("before");
+    config["rpc"] = json!({"base-sepolia": {"cluster": "node", "url": "http://node:8545"}});
+    let mut stage = Stage::new(&config);
+    let payment = payment(&mut stage, 1);
+    let authorized = Authorized(&payment["payload"]["authorization"]);
+    let mut node = Node::new(2000, NOW);
+    node.mine(NOW, vec![authorized.settles(USDC, TRANSACTION)]);
+    let mut request = stage.start(&paid("/weather", &payment));
+    stage.step(&mut request, lost());
+    stage.step(&mut request, refused("invalid_exact_evm_nonce_already_used"));
+    while let Some(call) = request.call.clone().filter(|call| call.service.cluster == "node") {
+        stage.step(&mut request, node.answer(&call));
+    }
+    stage.step(&mut request, upstream(200));
+    assert_eq!(request.record.as_ref().unwrap().outcome, Outcome::Served, "{}", request.story());
+    assert_eq!(asked(&request)[..2], ["one", "two"]);
+}
+
+#[test]
+fn who_did_not_answer_lately_is_asked_last() {
+    let (_, request) = play(&config("after"), 0b01, [valid(), upstream(200), settled()]);
+    assert_eq!((asked(&request), request.record.as_ref().unwrap().outcome), (vec!["two", "two"], Outcome::Served));
+    let (_, request) = play(&config("after"), 0b01, [lost(), valid(), upstream(200), settled()]);
+    assert_eq!(asked(&request), ["two", "one", "two"]);
+    let (_, request) = play(&config("after"), 0b11, [valid(), upstream(200), settled()]);
+    assert_eq!(asked(&request), ["one", "one"], "one of them has to be asked");
+}
+
+#[test]
+fn each_is_asked_for_its_networks_and_schemes_alone() {
+    let mut config = config("after");
+    config["facilitators"][0]["networks"] = json!(["base"]);
+    config["facilitators"][1]["schemes"] = json!(["exact"]);
+    let (_, request) = play(&config, 0, [valid(), upstream(200), settled()]);
+    assert_eq!(asked(&request), ["two", "two"]);
+    config["facilitators"][1]["networks"] = json!(["eip155:1"]);
+    let error = Config::from_json(config.to_string().as_bytes()).unwrap_err().to_string();
+    assert!(error.contains("scheme exact on eip155:84532, which no facilitator is for"), "{error}");
+}
+
+#[test]
+fn a_list_that_makes_no_sense_is_refused() {
+    let refusal = |change: fn(&mut Value)| {
+        let mut config = config("after");
+        change(&mut config);
+        Config::from_json(config.to_string().as_bytes()).unwrap_err().to_string()
+    };
+    let both = refusal(|config| config["facilitator"] = json!({"cluster": "one", "url": "http://one"}));
+    assert!(both.starts_with("facilitators: stands beside facilitator"), "{both}");
+    let none = refusal(|config| config["facilitators"] = json!([]));
+    assert!(none.starts_with("facilitators: is empty"), "{none}");
+    let network = refusal(|config| config["facilitators"][1]["networks"] = json!(["nowhere"]));
+    assert!(network.starts_with("facilitators[1].networks[0]: "), "{network}");
+    let failures = refusal(|config| config["facilitators"][1]["max_failures"] = json!(0));
+    assert!(failures.starts_with("facilitators[1].max_failures: is 0"), "{failures}");
+    let url = refusal(|config| config["facilitators"][1]["url"] = json!("two"));
+    assert!(url.starts_with("facilitators[1].url: "), "{url}");
+}
+
+#[test]
+fn the_claim_is_held_for_as_long_as_all_of_them_may_take() {
+    let (mut stage, mut request) = play(&config("before"), 0, []);
+    stage.now += 13;
+    let payment = payment(&mut stage, 1);
+    let meanwhile = stage.start(&paid("/weather", &payment));
+    assert_eq!(meanwhile.status(), 409, "the first request may still be at the second facilitator");
+    stage.step(&mut request, lost());
+    stage.step(&mut request, settled());
+    stage.step(&mut request, upstream(200));
+    assert_eq!(request.record.as_ref().unwrap().outcome, Outcome::Served);
+}

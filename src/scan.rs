@@ -622,6 +622,11 @@ impl<'a> Text<'a> {
     }
 }
 
+/// Returns what the text between two quotes says, or where that is nothing, the text as it is written.
+pub(crate) fn decode_leniently(written: &[u8]) -> String {
+    Text(written).decode().map_or_else(|| String::from_utf8_lossy(written).into_owned(), Cow::into_owned)
+}
+
 /// For messages: not more of it than anybody reads.
 impl fmt::Display for Text<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -30,8 +30,12 @@ pub struct Effects {
     pub rewrite: Option<Vec<u8>>,
     /// A callout to be sent; its answer is an event ([`super::Event::Callout`]).
     pub call: Option<Call>,
-    /// A piece of the response's body, in place of the one that was given.
+    /// A piece of the response's body, in place of the one that was given, or of all that is held.
     pub chunk: Option<Vec<u8>>,
+    /// True if the response ends here, and takes no line of comment behind its end: it is no stream of events.
+    pub ends_plain: bool,
+    /// The route whose upstream has refused the wish for usage: for a while it gets its requests without.
+    pub refused_wish: Option<Arc<str>>,
     /// The fate of the stream.
     pub stream: Stream,
 }

@@ -280,12 +280,18 @@ pub(super) fn add_header(map: Map, name: &str, value: &str) -> Result<(), HostEr
 /// The body of a callout's answer, at most `max_length` bytes of it.
 pub(super) fn callout_body(max_length: usize) -> Result<Vec<u8>, HostError> {
     const CALLOUT_BODY: u32 = 4;
-    buffer(CALLOUT_BODY, max_length)
+    buffer(CALLOUT_BODY, 0, max_length)
 }
 
 /// What is there of the body of a half of the stream, at most `max_length` bytes of it.
 pub(super) fn body(half: Half, max_length: usize) -> Result<Vec<u8>, HostError> {
-    buffer(half.number(), max_length)
+    body_from(half, 0, max_length)
+}
+
+/// What is there of the body of a half of the stream from `start` on, at most `max_length` bytes of it.
+pub(super) fn body_from(half: Half, start: usize, max_length: usize) -> Result<Vec<u8>, HostError> {
+    // Hosts take a piece of nothing for a mistake.
+    if max_length == 0 { Ok(Vec::new()) } else { buffer(half.number(), start, max_length) }
 }
 
 /// Puts other bytes in the place of what is there of a body.
@@ -314,13 +320,13 @@ pub(super) fn close(half: Half) -> Result<(), HostError> {
 /// The plugin's configuration of `length` bytes.
 pub(super) fn plugin_configuration(length: usize) -> Result<Vec<u8>, HostError> {
     const PLUGIN_CONFIGURATION: u32 = 7;
-    buffer(PLUGIN_CONFIGURATION, length)
+    buffer(PLUGIN_CONFIGURATION, 0, length)
 }
 
-fn buffer(number: u32, max_length: usize) -> Result<Vec<u8>, HostError> {
+fn buffer(number: u32, start: usize, max_length: usize) -> Result<Vec<u8>, HostError> {
     // SAFETY: the host writes a pointer and a length to the places given.
     let bytes = receive("get_buffer_bytes", |data, length| unsafe {
-        proxy_get_buffer_bytes(number, 0, max_length, data, length)
+        proxy_get_buffer_bytes(number, start, max_length, data, length)
     })?;
     Ok(bytes.unwrap_or_default())
 }

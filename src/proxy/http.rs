@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::abi::{DataVerdict, Verdict};
-use super::answers::{Answers, Question};
+use super::answers::{Answers, Question, RefusedWishes};
 use super::host::{self, Half, HostError, LogLevel, Map};
 use super::stats::{self, Timed};
 use super::store::SharedData;
@@ -39,6 +39,8 @@ pub(super) struct Http {
     /// The question whose answer is timed, and when it was put, in nanoseconds since the epoch.
     timing: Option<(Timed, u64)>,
     has_ended: bool,
+    /// The response is no stream of events, and takes no line of comment.
+    ends_plain: bool,
     /// A settlement that is to be looked into later.
     recovery: Option<Recovery>,
     /// The host's name of the request, read while it is to be had.
@@ -54,6 +56,8 @@ pub(super) struct Shared {
     pub(super) supported: Arc<Supported>,
     /// Answers that may be used again.
     pub(super) answers: Rc<RefCell<Answers>>,
+    /// Routes whose upstreams take no wish for usage.
+    pub(super) refused_wishes: Rc<RefCell<RefusedWishes>>,
     /// What the worker's shared data says of itself.
     pub(super) memory: Memory,
 }
@@ -71,6 +75,8 @@ pub(super) struct Memory {
 struct Reading {
     half: Half,
     most: usize,
+    /// Bytes of a response that the exchange has seen already.
+    seen: usize,
     /// What the host had received of the request when its head came; `None` once a part of the body was seen.
     received: Option<u64>,
 }
@@ -102,6 +108,7 @@ impl Http {
             caching: None,
             timing: None,
             has_ended: false,
+            ends_plain: false,
             recovery: None,
             request_id: None,
             #[cfg(feature = "provoke-panic")]
@@ -156,6 +163,9 @@ impl Http {
 
     /// A part of a body is there: `size` bytes of it by now.
     pub(super) fn on_body(&mut self, half: Half, size: usize, is_last: bool) -> DataVerdict {
+        if self.is_scanning(half) {
+            return self.on_held_piece(half, size, is_last);
+        }
         if let Some(reading) = self.reading.as_mut().filter(|reading| reading.half == half) {
             reading.received = None;
             let body = match (size > reading.most, is_last) {
@@ -172,8 +182,32 @@ impl Http {
         if self.held == Some(half) { DataVerdict::Buffer } else { DataVerdict::Continue }
     }
 
+    /// Whether the exchange reads the pieces of a response that is held.
+    fn is_scanning(&self, half: Half) -> bool {
+        half == Half::Response
+            && self.exchange.reads_chunks()
+            && self.reading.as_ref().is_some_and(|reading| reading.half == half)
+    }
+
+    /// A piece of a response is there that is held in the host's buffer, of which there are `size` bytes by now.
+    fn on_held_piece(&mut self, half: Half, size: usize, is_last: bool) -> DataVerdict {
+        let Some(reading) = self.reading.as_mut() else { return DataVerdict::Buffer };
+        let start = std::mem::replace(&mut reading.seen, size);
+        if is_last {
+            self.reading = None;
+        }
+        let bytes = host::body_from(half, start, size.saturating_sub(start));
+        let next = bytes.and_then(|bytes| self.step(Event::ResponseChunk { bytes, is_last }));
+        self.run_data(half, next)
+    }
+
     /// Trailers are there: the body has ended without saying so.
     pub(super) fn on_trailers(&mut self, half: Half) -> DataVerdict {
+        if self.is_scanning(half) {
+            self.reading = None;
+            let next = self.step(Event::ResponseChunk { bytes: Vec::new(), is_last: true });
+            return self.run_data(half, next);
+        }
         if let Some(Reading { most, .. }) = self.reading.as_ref().filter(|reading| reading.half == half) {
             let body = host::body(half, most.saturating_add(1));
             let body = body.map(|bytes| if bytes.len() > *most { Body::TooLong } else { Body::Whole(bytes) });
@@ -296,6 +330,8 @@ impl Http {
         }
         let head =
             host::headers(Map::Request, |list| RequestHead::new(list))?.with_metadata(metadata).with_body(has_body);
+        let refused = self.shared.refused_wishes.borrow().routes(now()?);
+        let head = head.with_refused_wishes(refused);
         let head = if self.config.needs_principals { head.with_principals(principals()) } else { head };
         self.may_panic(|_| "request");
         self.admission = head.admission(&self.config);
@@ -364,8 +400,14 @@ impl Http {
                 rewrite,
                 call,
                 chunk,
+                ends_plain,
+                refused_wish,
                 stream,
             } = effects;
+            self.ends_plain |= ends_plain;
+            if let (Some(route), Ok(now)) = (refused_wish, now()) {
+                self.shared.refused_wishes.borrow_mut().note(route, now);
+            }
             if has_checked && let (Ok(begun), Ok(now)) = (host::now(), host::read_clock()) {
                 stats::time(Timed::Check, now.saturating_sub(begun));
             }
@@ -451,11 +493,11 @@ impl Http {
             Stream::Read { most } => {
                 let half = if self.has_forwarded { Half::Response } else { Half::Request };
                 let received = if half == Half::Request { received() } else { None };
-                self.reading = Some(Reading { half, most, received });
+                self.reading = Some(Reading { half, most, seen: 0, received });
                 return Ok(false);
             }
             Stream::Pass => {}
-            Stream::Finish(tail) => finish(&tail),
+            Stream::Finish(tail) => finish(&tail, self.ends_plain),
             Stream::Cut => {
                 self.held = None;
                 host::close(Half::Response)?;
@@ -467,11 +509,12 @@ impl Http {
                 edit_request(&edits)?;
             }
             Stream::Deliver(edits) => {
+                self.reading = None;
                 edit_response(&edits)?;
                 admit(&self.admission)?;
             }
             Stream::Reply(reply) => {
-                self.held = None;
+                (self.held, self.reading) = (None, None);
                 send(&reply, &self.admission)?;
                 return Ok(false);
             }
@@ -586,8 +629,10 @@ fn rewrite_request(body: &[u8]) -> Result<(), HostError> {
 
 /// The end of a response. What does not find its place any more (there are trailers already, or there cannot be any) is
 /// no reason to fail it.
-fn finish(tail: &Tail) {
-    let _ = host::append_to_body(Half::Response, tail.comment.as_bytes());
+fn finish(tail: &Tail, is_plain: bool) {
+    if !is_plain {
+        let _ = host::append_to_body(Half::Response, tail.comment.as_bytes());
+    }
     for (name, value) in &tail.trailers {
         let _ = host::add_header(Map::ResponseTrailers, name, value);
     }

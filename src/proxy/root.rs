@@ -47,6 +47,9 @@ impl Root {
                 self.shared.memory = memory;
                 let routes = configured.config.routes.len();
                 host::log(LogLevel::Info, &format!("x402: configured, {routes} routes"));
+                if let Some(note) = configured.config.buffer_note() {
+                    host::log(LogLevel::Info, &format!("x402: {note}"));
+                }
                 for warning in &configured.config.warnings {
                     host::log(LogLevel::Warn, &format!("x402: {warning}"));
                 }

@@ -68,11 +68,15 @@ impl Framing {
         if let Self::Undecided { bytes: kept, is_labelled } = self {
             kept.extend_from_slice(bytes);
             let Some(framing) = decide(kept, *is_labelled, is_last) else {
-                trim(kept, keeps, &mut units);
+                let rest = split_space(kept).1.to_vec();
+                let space = std::mem::replace(kept, rest);
+                keep_space(split_space(&space).0, keeps, &mut units);
                 return units;
             };
             begun = std::mem::take(kept);
-            bytes = begun.as_slice();
+            let (space, rest) = split_space(&begun);
+            bytes = rest;
+            keep_space(space, keeps, &mut units);
             *self = framing;
         }
         match self {
@@ -124,10 +128,7 @@ impl Framing {
 
 /// Tells what a response is by its first bytes; `None` while they do not tell.
 fn decide(bytes: &[u8], is_labelled: bool, is_last: bool) -> Option<Framing> {
-    let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    // A record separator begins the texts of a JSON sequence (RFC 7464).
-    let start = text.iter().position(|byte| !matches!(byte, b' ' | b'\t' | b'\r' | b'\n' | 0x1e));
-    let text = start.and_then(|start| text.get(start..)).unwrap_or_default();
+    let text = split_space(bytes).1;
     let is_event = |field: &&[u8]| {
         let behind = text.strip_prefix(*field);
         behind.is_some_and(|rest| field == b":" || matches!(rest.first(), Some(b':' | b'\n' | b'\r')))
@@ -137,20 +138,22 @@ fn decide(bytes: &[u8], is_labelled: bool, is_last: bool) -> Option<Framing> {
         Some(b'{' | b'[') => Some(Framing::Values(Box::default())),
         _ if FIELDS.iter().any(is_event) => Some(Framing::Events(Splitter::default())),
         _ if may_be_event && !is_last => None,
-        // A byte order mark of which a part has come.
-        Some(0xef) if bytes.len() < 3 && !is_last => None,
         _ if is_labelled => Some(Framing::Events(Splitter::default())),
         _ => Some(Framing::Other),
     }
 }
 
-/// Lets go of space before the first byte that tells. Some upstreams send it to keep a connection alive.
-fn trim(kept: &mut Vec<u8>, keeps: bool, units: &mut Vec<Unit>) {
-    if kept.iter().all(u8::is_ascii_whitespace) {
-        let raw = std::mem::take(kept);
-        if keeps {
-            units.push(Unit { raw, facts: None, is_overlong: false });
-        }
+/// Returns what stands before the first byte that tells, and the rest. Some upstreams send space to keep a connection alive,
+/// or a byte order mark; a record separator begins the texts of a JSON sequence (RFC 7464).
+fn split_space(bytes: &[u8]) -> (&[u8], &[u8]) {
+    let is_space = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\r' | b'\n' | 0x1e | 0xef | 0xbb | 0xbf);
+    let start = bytes.iter().position(|byte| !is_space(byte)).unwrap_or(bytes.len());
+    bytes.split_at_checked(start).unwrap_or_default()
+}
+
+fn keep_space(space: &[u8], keeps: bool, units: &mut Vec<Unit>) {
+    if keeps && !space.is_empty() {
+        units.push(Unit { raw: space.to_vec(), facts: None, is_overlong: false });
     }
 }
 

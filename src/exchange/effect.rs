@@ -34,8 +34,6 @@ pub struct Effects {
     pub chunk: Option<Vec<u8>>,
     /// True if the response ends here, and takes no line of comment behind its end: it is no stream of events.
     pub ends_plain: bool,
-    /// The route whose upstream has refused the wish for usage: for a while it gets its requests without.
-    pub refused_wish: Option<Arc<str>>,
     /// The fate of the stream.
     pub stream: Stream,
 }

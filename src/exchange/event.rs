@@ -103,6 +103,7 @@ impl UpstreamHead {
 pub(super) const SETTLEMENT_OVERRIDES: &str = "settlement-overrides";
 
 /// Returns whether a media type is that of server-sent events or of lines of JSON, with whatever parameters.
+#[inline(never)]
 fn is_event_stream(content_type: &str) -> bool {
     const STREAMS: [&str; 8] = [
         "text/event-stream",
@@ -120,6 +121,7 @@ fn is_event_stream(content_type: &str) -> bool {
 
 /// Returns whether a response's `Content-Encoding` says that its body is not as it is. Some upstreams write there what means
 /// nothing.
+#[inline(never)]
 fn is_encoding(value: &[u8]) -> bool {
     const NOTHING: [&[u8]; 7] = [b"", b"none", b"identity", b"utf-8", b"utf8", b"binary", b"null"];
     let means_nothing = |name: &[u8]| NOTHING.iter().any(|nothing| name.trim_ascii().eq_ignore_ascii_case(nothing));

@@ -125,13 +125,15 @@ impl Weighing {
     }
 
     /// The proxy answers in the upstream's stead, while its response is held.
+    #[cold]
     fn on_own_error(self, head: &UpstreamHead) -> Next {
-        const OVERFLOW: &str = "the proxy gave up on a response that was held until its charge is settled: its buffer limit (per_connection_buffer_limit_bytes of the listener and of the cluster) must be at least price.max_response_bytes, or that must be less";
-        let reason = format!("the proxy answered {} after {} bytes of the response", head.status, self.seen);
+        const OVERFLOW: &str = "the proxy gave up on a response that was held until its charge is settled: its buffer limit (per_connection_buffer_limit_bytes of the listener) must be at least price.max_response_bytes and the cluster's own limit together, or price.max_response_bytes less";
+        let warning = (head.status == 500).then_some(OVERFLOW);
+        let reason = warning.unwrap_or("the proxy gave up on a response that was held");
         let stream = Stream::Deliver(ResponseEdits::default());
         let (over, effects) =
-            self.payment.finish(Some(Operation::Release), Outcome::UpstreamFailed, &reason, None, stream);
-        (over, Effects { warning: (head.status == 500).then_some(OVERFLOW), ..effects })
+            self.payment.finish(Some(Operation::Release), Outcome::UpstreamFailed, reason, None, stream);
+        (over, Effects { warning, ..effects })
     }
 }
 

@@ -1,7 +1,5 @@
 //! A request at the upstream whose payment has not settled.
 
-use std::sync::Arc;
-
 use super::delivery::Delivery;
 use super::event::SETTLEMENT_OVERRIDES;
 use super::metering;
@@ -40,10 +38,17 @@ impl Serving {
 }
 
 /// Delivers an error of the upstream, which costs nothing.
+#[inline(never)]
 fn fail(payment: Payment, remove: Vec<&'static str>) -> Next {
     let stream = Stream::Deliver(ResponseEdits { remove, ..ResponseEdits::default() });
     payment.finish(Some(Operation::Release), Outcome::UpstreamFailed, "", None, stream)
 }
+
+/// The reason of a request that the upstream has refused for the wish for usage.
+pub(super) const REFUSED_WISH: &str = "the upstream does not take stream_options";
+
+/// What the log says of it.
+const REFUSED_WISH_WARNING: &str = "an upstream does not take stream_options, by which the filter asks for the usage of a stream; it is left out for a while (ask_for_usage: false leaves it out for good)";
 
 /// State: the upstream refuses a request that the filter has added its wish for usage to; the body of its answer is awaited,
 /// which tells whether for that.
@@ -55,20 +60,18 @@ const MAX_REFUSAL_BYTES: usize = 64 * 1024;
 
 impl State for Refused {
     fn handle(self, _: Context<'_>, event: Event) -> Next {
-        const REASON: &str = "the upstream does not take stream_options, which the filter had added to ask for the usage; it is left out for a while (ask_for_usage: false leaves it out for good)";
         let Event::ResponseBody(body) = event else { return self.ignore(event) };
         let Self(payment) = self;
         let Body::Whole(bytes) = body else { return fail(payment, vec![SETTLEMENT_OVERRIDES]) };
         if !names_wish(&bytes) {
             return fail(payment, vec![SETTLEMENT_OVERRIDES]);
         }
-        let refused_wish = Some(Arc::clone(&payment.purchase.route));
         // The proxy lets no filter send a request a second time. Nothing has moved, so its client may.
         let reply = Reply::overloaded(
             "the upstream refused this request for something that the payment filter had added to it; send it again, with the same payment or another",
         );
-        let (over, effects) = payment.end(Some(Operation::Release), Outcome::UpstreamFailed, REASON, reply);
-        (over, Effects { refused_wish, warning: Some(REASON), ..effects })
+        let (over, effects) = payment.end(Some(Operation::Release), Outcome::UpstreamFailed, REFUSED_WISH, reply);
+        (over, Effects { warning: Some(REFUSED_WISH_WARNING), ..effects })
     }
 
     fn end(self) -> Next {

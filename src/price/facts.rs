@@ -92,6 +92,7 @@ impl Counts {
         NAMES.iter().position(|known| *known == name)
     }
 
+    #[inline(never)]
     fn keep(&mut self, name: &str, number: Option<u64>) {
         let is_sum = name.starts_with("iterations/");
         let Some(index) = Self::index(name) else { return };
@@ -108,21 +109,25 @@ impl Counts {
     }
 
     /// A counter by its name.
+    #[inline(never)]
     pub(super) fn get(&self, name: &str) -> Option<u64> {
         self.found.get(Self::index(name)?).copied().flatten()
     }
 
     /// The first counter that is there.
+    #[inline(never)]
     pub(super) fn first(&self, names: &[&str]) -> Option<u64> {
         names.iter().find_map(|name| self.get(name))
     }
 
     /// The highest of several names of one counter.
+    #[inline(never)]
     pub(super) fn highest(&self, names: &[&str]) -> Option<u64> {
         names.iter().filter_map(|name| self.get(name)).max()
     }
 
     /// The sum of counters, of which at least one is there.
+    #[inline(never)]
     pub(super) fn sum(&self, names: &[&str]) -> Option<u64> {
         names.iter().filter_map(|name| self.get(name)).reduce(u64::saturating_add)
     }
@@ -141,6 +146,7 @@ impl Counts {
     }
 
     /// Returns whether one of the counters is there, and says no number.
+    #[inline(never)]
     pub(super) fn is_unreadable(&self, names: &[&str]) -> bool {
         let is_one = |name: &&str| Self::index(name).and_then(|index| self.unreadable.get(index)) == Some(&true);
         names.iter().any(is_one)
@@ -222,42 +228,42 @@ impl Facts {
     }
 
     pub(super) fn on_container(&mut self, path: &str, is_list: bool) {
-        if !is_list && usage_at(path) == Some("") {
+        if !is_list && find(&USAGE, path) == Some("") {
             self.has_usage = true;
             self.has_own_usage |= path == "/usage";
         }
         // An element of the list, whatever is in it.
-        if matches!(split(path).as_slice(), ["choices" | "candidates", _, ..]) {
-            self.has_choices = true;
-        }
+        self.has_choices |= find(&["/choices/*", "/candidates/*"], path).is_some();
     }
 
+    #[inline(never)]
     pub(super) fn on_word(&mut self, shape: &Shape, path: &str, word: &[u8]) {
         if word == b"null" {
             return;
         }
-        self.count(shape, path, reader::whole(word));
-        if word != b"false" && reader::whole(word) != Some(0) {
+        let number = reader::whole(word);
+        self.count(shape, path, number);
+        if word != b"false" && number != Some(0) {
             self.on_error(path);
         }
     }
 
+    #[inline(never)]
     pub(super) fn on_text(&mut self, shape: &Shape, path: &str, text: &[u8]) {
         self.count(shape, path, reader::whole(text));
         if text.is_empty() {
             return;
         }
         self.on_error(path);
-        let place = split(path);
-        match place.as_slice() {
-            ["type"] => {
+        match path {
+            "/type" => {
                 let is_piece = text.ends_with(b"delta") && text != b"message_delta";
                 self.kind = if is_piece { Kind::Piece } else { Kind::Other };
-                self.is_error |= matches!(text, b"error" | b"response.failed");
+                self.is_error |= text == b"error" || text == b"response.failed";
             }
-            ["object"] => self.is_error |= text == b"error",
-            ["choices" | "candidates", _, "finish_reason" | "finishReason"] => self.is_finished = true,
-            place if is_generated(place) => {
+            "/object" => self.is_error |= text == b"error",
+            _ if find(&FINISHES, path) == Some("") => self.is_finished = true,
+            _ if is_generated(path) => {
                 self.has_text = true;
                 self.generated |= bit(path);
             }
@@ -266,18 +272,15 @@ impl Facts {
     }
 
     /// Takes in a word or a text that says something, wherever it stands.
+    #[inline(never)]
     fn on_error(&mut self, path: &str) {
-        let mut steps = steps(path);
-        match (steps.next(), steps.next()) {
-            (Some("error" | "errors"), _) | (Some("response" | "message"), Some("error")) => self.is_error = true,
-            (Some("choices"), Some(_)) if steps.next() == Some("error") => {
-                self.is_error = true;
-                self.failed |= bit(path);
-            }
-            _ => {}
+        if find(&ERRORS, path).is_some() {
+            self.is_error = true;
+            self.failed |= if path.starts_with("/choices/") { bit(path) } else { 0 };
         }
     }
 
+    #[inline(never)]
     fn count(&mut self, shape: &Shape, path: &str, number: Option<u64>) {
         if let Shape::Pointers(pointers) = shape {
             for (place, pointer) in self.counts.pointed.iter_mut().zip(pointers.of_response()) {
@@ -288,7 +291,7 @@ impl Facts {
             }
             return;
         }
-        let name = match (usage_at(path), path.strip_prefix('/')) {
+        let name = match (find(&USAGE, path), path.strip_prefix('/')) {
             (Some(name), _) => name.strip_prefix('/').unwrap_or_default(),
             (None, Some(name @ ("prompt_eval_count" | "eval_count"))) => {
                 // Ollama's own interface has the counters in the last line itself.
@@ -301,42 +304,76 @@ impl Facts {
         match name.split_once('/') {
             Some(("iterations", rest)) => {
                 let name = rest.split_once('/').map_or("", |(_, name)| name);
-                self.counts.keep(&format!("iterations/{name}"), number);
+                let is_it = |known: &&&str| known.strip_prefix("iterations/") == Some(name);
+                NAMES.iter().find(is_it).into_iter().for_each(|known| self.counts.keep(known, number));
             }
             _ => self.counts.keep(name, number),
         }
     }
 }
 
-/// Returns what follows, in a path, behind the object that holds the usage; `None` where it does not lead there.
-fn usage_at(path: &str) -> Option<&str> {
-    const PLACES: [&str; 9] = [
-        "/usage",
-        "/response/usage",
-        "/message/usage",
-        "/x_groq/usage",
-        "/delta/usage",
-        "/data/usage",
-        "/result/usage",
-        "/usageMetadata",
-        "/response/usageMetadata",
-    ];
-    let behind = |place: &&str| path.strip_prefix(*place).filter(|rest| rest.is_empty() || rest.starts_with('/'));
-    let in_choice = || {
-        let (index, rest) = path.strip_prefix("/choices/")?.split_once('/')?;
-        let rest = rest.strip_prefix("usage").filter(|rest| rest.is_empty() || rest.starts_with('/'))?;
-        index.bytes().all(|byte| byte.is_ascii_digit()).then_some(rest)
-    };
-    PLACES.iter().find_map(behind).or_else(in_choice)
+/// Places of the object that holds the usage. In these patterns `*` stands for one step.
+const USAGE: [&str; 10] = [
+    "/usage",
+    "/response/usage",
+    "/message/usage",
+    "/x_groq/usage",
+    "/delta/usage",
+    "/data/usage",
+    "/result/usage",
+    "/choices/*/usage",
+    "/usageMetadata",
+    "/response/usageMetadata",
+];
+
+/// Places of errors.
+const ERRORS: [&str; 5] = ["/error", "/errors", "/response/error", "/message/error", "/choices/*/error"];
+
+/// Places where it is said that an output is finished.
+const FINISHES: [&str; 2] = ["/choices/*/finish_reason", "/candidates/*/finishReason"];
+
+/// Places at or below which stands what was generated.
+const GENERATED: [&str; 5] =
+    ["/choices/*/delta", "/choices/*/message", "/choices/*/text", "/candidates/*/content", "/message/content"];
+
+/// Places at which it stands.
+const GENERATED_AT: [&str; 10] = [
+    "/response",
+    "/content",
+    "/delta",
+    "/message/thinking",
+    "/content/*/text",
+    "/content/*/thinking",
+    "/delta/text",
+    "/delta/thinking",
+    "/delta/partial_json",
+    "/output/*/content/*/text",
+];
+
+/// Names of what is beside it, and is no output.
+const LABELS: [&str; 6] = ["role", "type", "id", "name", "object", "status"];
+
+/// Returns what follows, in a path, behind the first of these places that it leads to or through.
+#[inline(never)]
+fn find<'a>(places: &[&str], path: &'a str) -> Option<&'a str> {
+    places.iter().find_map(|place| behind(place.as_bytes(), path))
 }
 
-/// The first steps of a path.
-fn steps(path: &str) -> impl Iterator<Item = &str> {
-    path.split('/').skip(1)
-}
-
-fn split(path: &str) -> Vec<&str> {
-    steps(path).collect()
+fn behind<'a>(place: &[u8], path: &'a str) -> Option<&'a str> {
+    let bytes = path.as_bytes();
+    let mut at = 0_usize;
+    for step in place {
+        if *step == b'*' {
+            while bytes.get(at).is_some_and(|byte| *byte != b'/') {
+                at = at.saturating_add(1);
+            }
+        } else if bytes.get(at) == Some(step) {
+            at = at.saturating_add(1);
+        } else {
+            return None;
+        }
+    }
+    path.get(at..).filter(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// The bit of the output that a path leads into.
@@ -347,15 +384,7 @@ fn bit(path: &str) -> u32 {
 }
 
 /// Returns whether a text at this place is something that a model has generated.
-fn is_generated(place: &[&str]) -> bool {
-    let last = place.last().copied().unwrap_or_default();
-    let is_label = matches!(last, "role" | "type" | "id" | "name" | "object" | "index" | "status" | "finish_reason");
-    match place {
-        ["choices", _, "delta" | "message" | "text", ..] | ["candidates", _, "content", ..] => !is_label,
-        ["message" | "response", "content", ..] | ["response" | "content" | "delta"] => !is_label,
-        ["message", "thinking"] => true,
-        ["content", _, "text" | "thinking"] | ["delta", "text" | "thinking" | "partial_json"] => true,
-        ["output", _, "content", _, "text"] => true,
-        _ => false,
-    }
+fn is_generated(path: &str) -> bool {
+    let label = path.rsplit_once('/').map_or("", |(_, label)| label);
+    find(&GENERATED_AT, path) == Some("") || (find(&GENERATED, path).is_some() && !LABELS.contains(&label))
 }

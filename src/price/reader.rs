@@ -104,6 +104,7 @@ impl Reader {
     }
 
     /// Takes in a byte between texts and words; `true` if a value ends with it.
+    #[inline(never)]
     fn structure(&mut self, shape: &Shape, byte: u8) -> bool {
         match byte {
             b'{' | b'[' => self.open(shape, byte == b'['),
@@ -156,11 +157,12 @@ impl Reader {
     }
 
     /// Takes the path to the value that begins here.
+    #[inline(never)]
     fn enter(&mut self) {
         if let Some(Frame { is_list: true, index, base }) = self.frames.last() {
             self.path.truncate(*base);
             self.path.push('/');
-            self.path.push_str(&index.to_string());
+            push_index(&mut self.path, *index);
         }
     }
 
@@ -177,25 +179,33 @@ impl Reader {
         false
     }
 
+    #[inline(never)]
     fn keep(&mut self, bytes: &[u8]) {
         let room = LONGEST.saturating_sub(self.token.len());
         self.token.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
     }
 
+    #[inline(never)]
     fn end_text(&mut self, shape: &Shape) {
         self.place = Place::Between;
         let Some(frame) = self.frames.last().filter(|_| self.deeper == 0) else { return };
         if !frame.is_list && self.expects_key {
-            let key = crate::scan::decode_leniently(&self.token).replace('~', "~0").replace('/', "~1");
             self.path.truncate(frame.base);
             self.path.push('/');
-            self.path.push_str(&key);
+            for letter in crate::scan::decode_leniently(&self.token).chars() {
+                match letter {
+                    '~' => self.path.push_str("~0"),
+                    '/' => self.path.push_str("~1"),
+                    letter => self.path.push(letter),
+                }
+            }
             return;
         }
         self.enter();
         self.facts.on_text(shape, &self.path, &self.token);
     }
 
+    #[inline(never)]
     fn end_word(&mut self, shape: &Shape) {
         self.place = Place::Between;
         if self.deeper == 0 && !self.frames.is_empty() {
@@ -205,6 +215,15 @@ impl Reader {
     }
 }
 
+/// Writes a number behind a path.
+fn push_index(path: &mut String, index: usize) {
+    if let Some(before) = index.checked_div(10).filter(|before| *before > 0) {
+        push_index(path, before);
+    }
+    let digit = index.checked_rem(10).and_then(|digit| u8::try_from(digit).ok()).unwrap_or_default();
+    path.push(char::from(b'0'.wrapping_add(digit)));
+}
+
 const fn is_of_word(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.' | b'_')
 }
@@ -212,32 +231,61 @@ const fn is_of_word(byte: u8) -> bool {
 /// Returns the whole number that a text stands for, however it is written: `9`, `9.0`, `90e-1`; `None` where it is none, is
 /// negative, or has more than 64 bits.
 pub(super) fn whole(text: &[u8]) -> Option<u64> {
-    let text = std::str::from_utf8(text).ok()?.trim();
-    let text = text.strip_prefix('+').unwrap_or(text);
-    let (mantissa, exponent) = match text.split_once(['e', 'E']) {
-        Some((mantissa, exponent)) => (mantissa, exponent.parse::<i32>().ok()?),
-        None => (text, 0),
-    };
-    let (before, behind) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-    if before.is_empty() && behind.is_empty() {
-        return None;
+    /// Digits of an exponent that say something about 64 bits.
+    const MOST: i64 = 1000;
+    let text = text.trim_ascii();
+    let text = text.strip_prefix(b"+").unwrap_or(text);
+    let (mut number, mut shift, mut zeros) = (0_u64, 0_i64, 0_i64);
+    let (mut has_digits, mut has_point) = (false, false);
+    let mut rest = text.iter();
+    while let Some(byte) = rest.next() {
+        match byte {
+            b'0'..=b'9' => {
+                has_digits = true;
+                shift = shift.saturating_sub(i64::from(has_point));
+                if *byte == b'0' {
+                    zeros = zeros.saturating_add(1);
+                    continue;
+                }
+                // Zeros count once something stands behind them.
+                number = times_ten(number, zeros.saturating_add(1))?.checked_add(u64::from(byte.wrapping_sub(b'0')))?;
+                zeros = 0;
+            }
+            b'.' if !has_point => has_point = true,
+            b'e' | b'E' => {
+                let (sign, digits) = match rest.as_slice() {
+                    [b'-', digits @ ..] => (-1, digits),
+                    [b'+', digits @ ..] | digits => (1, digits),
+                };
+                let mut exponent = if digits.is_empty() { return None } else { 0_i64 };
+                for digit in digits {
+                    let digit = digit.is_ascii_digit().then(|| digit.wrapping_sub(b'0'))?;
+                    exponent = exponent.saturating_mul(10).saturating_add(i64::from(digit)).min(MOST);
+                }
+                shift = shift.saturating_add(exponent.saturating_mul(sign));
+                break;
+            }
+            _ => return None,
+        }
     }
-    let mut digits = format!("{before}{behind}");
-    let fraction = i32::try_from(behind.len()).ok()?;
-    let mut shift = exponent.checked_sub(fraction)?;
-    while shift < 0 && digits.len() > 1 && digits.ends_with('0') {
-        digits.pop();
-        shift = shift.saturating_add(1);
+    let shift = shift.saturating_add(zeros);
+    match number {
+        _ if !has_digits => None,
+        0 => Some(0),
+        _ => times_ten(number, shift),
     }
-    if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
+}
+
+/// A number with so many zeros behind it.
+fn times_ten(number: u64, zeros: i64) -> Option<u64> {
+    if number == 0 {
+        return Some(0);
     }
-    let number: u64 = digits.parse().ok()?;
-    match (number, u32::try_from(shift)) {
-        (0, _) => Some(0),
-        (_, Ok(shift)) => number.checked_mul(10_u64.checked_pow(shift)?),
-        (_, Err(_)) => None,
+    let mut number = number;
+    for _ in 0..u32::try_from(zeros).ok()?.min(20) {
+        number = number.checked_mul(10)?;
     }
+    Some(number)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::{Pointers, PriceError, Shape, Tariff};
 use crate::metadata::MetadataKey;
-use crate::scan::{Found, Names, Scanner, Text};
+use crate::scan::{Found, Names, Scanner, Text, has_half_letter};
 
 /// The most that a request can make a model do.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -109,6 +109,10 @@ impl Tariff {
             Shape::Pointers(pointers) => by_pointers(&mut scanner, pointers)?,
         };
         scanner.end()?;
+        if has_half_letter(body) {
+            let error = "half a letter stands in the body (an escape such as \\ud83d without its other half); cut texts between letters";
+            return Err(PriceError::Shape(error.to_owned()));
+        }
         let limit = if has_no_output(path) { 0 } else { asked.limit.unwrap_or(self.max_output_tokens) };
         Ok(Job {
             model_index: self.find(&asked.model)?,
@@ -364,6 +368,7 @@ fn anthropic(scanner: &mut Scanner<'_>) -> Result<JobFields, PriceError> {
     })
 }
 
+#[inline(never)]
 fn gemini(scanner: &mut Scanner<'_>, path: &[u8]) -> Result<JobFields, PriceError> {
     let (named, method) = gemini_path(path).ok_or_else(|| {
         PriceError::Shape("the path is none of a model, as in /v1beta/models/{model}:generateContent".to_owned())
@@ -406,6 +411,7 @@ fn gemini_path(path: &[u8]) -> Option<(&str, &str)> {
 }
 
 /// A path that every server reads in the same way.
+#[inline(never)]
 fn plain_path(path: &[u8]) -> Option<&str> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'-' | b'_' | b'.' | b':' | b'@');
     let path = std::str::from_utf8(path).ok().filter(|path| path.bytes().all(is_plain))?;
@@ -413,6 +419,7 @@ fn plain_path(path: &[u8]) -> Option<&str> {
 }
 
 /// Returns whether the interface at this path generates nothing: what it costs is its input.
+#[inline(never)]
 fn has_no_output(path: &[u8]) -> bool {
     const INTERFACES: [&str; 9] =
         ["embeddings", "embed", "rerank", "moderations", "classify", "score", "pooling", "tokenize", "count_tokens"];
@@ -424,18 +431,19 @@ fn has_no_output(path: &[u8]) -> bool {
 const WISHED: [&[u8]; 2] = [b"stream_options", b"include_usage"];
 
 /// Returns whether a text names what the wish for usage adds.
+#[inline(never)]
 pub(crate) fn names_wish(text: &[u8]) -> bool {
-    let strokes = text.iter().enumerate().filter(|(_, byte)| **byte == b'_').map(|(at, _)| at);
-    let mut before = strokes.filter_map(|at| {
-        WISHED.into_iter().find_map(|name| {
-            let stroke = name.iter().position(|byte| *byte == b'_')?;
-            text.get(at.checked_sub(stroke)?..)?.starts_with(name).then_some(())
-        })
-    });
-    before.next().is_some()
+    text.iter().enumerate().any(|(at, byte)| {
+        *byte == b'_'
+            && WISHED.into_iter().any(|name| {
+                let stroke = name.iter().position(|byte| *byte == b'_').unwrap_or(0);
+                at.checked_sub(stroke).and_then(|start| text.get(start..)).is_some_and(|text| text.starts_with(name))
+            })
+    })
 }
 
 /// Returns whether JSON may name it, in whatever spelling: with an escape in it that stands for a letter of ASCII, too.
+#[inline(never)]
 pub(crate) fn may_name_wish(json: &[u8]) -> bool {
     let mut escapes = json.iter().enumerate().filter(|(_, byte)| **byte == b'\\').map(|(at, _)| at);
     let is_letter = |at: usize| json.get(at..).is_some_and(|rest| rest.starts_with(b"\\u00"));

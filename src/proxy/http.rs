@@ -401,13 +401,10 @@ impl Http {
                 call,
                 chunk,
                 ends_plain,
-                refused_wish,
                 stream,
             } = effects;
             self.ends_plain |= ends_plain;
-            if let (Some(route), Ok(now)) = (refused_wish, now()) {
-                self.shared.refused_wishes.borrow_mut().note(route, now);
-            }
+
             if has_checked && let (Ok(begun), Ok(now)) = (host::now(), host::read_clock()) {
                 stats::time(Timed::Check, now.saturating_sub(begun));
             }
@@ -425,6 +422,9 @@ impl Http {
                 None => None,
             };
             if let Some(record) = record {
+                if record.is_refused_wish() {
+                    self.shared.refused_wishes.borrow_mut().note(Arc::clone(&record.route), now()?);
+                }
                 stats::count_request(&record);
                 report(&record, self.request_id.take());
             }

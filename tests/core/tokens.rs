@@ -172,6 +172,8 @@ fn requests_without_a_price_are_refused() {
         (r#"{"model":"gpt-4o","m\u006fdel":"llama-3"}"#, "stands twice"),
         (r#"{"model":"gpt-4o","Input":"a"}"#, "some servers take the key \"Input\" for another"),
         (r#"{"model":"gpt-4o","stream_options":{"include_usage":true,"include_usage":false}}"#, "stands twice"),
+        (r#"{"model":"gpt-4o","messages":[{"content":"cut \ud83d"}]}"#, "cut texts between letters"),
+        (r#"{"model":"gpt-4o","messages":[{"content":"\ude00\ud83d"}]}"#, "cut texts between letters"),
         (r#"{"model":"gpt-4o"} x"#, "is not JSON that can be read in one way only"),
         (r#"{"model":"gpt-4o","messages":['"],"model":"llama-3"}"#, "is not JSON that can be read in one way only"),
         (r#"{"model":"gpt-4o"/*,"model":"llama-3"*/}"#, "is not JSON that can be read in one way only"),
@@ -191,6 +193,9 @@ fn requests_without_a_price_are_refused() {
 
 #[test]
 fn what_cannot_change_a_price_may_stand_twice() {
+    // Nor is half a letter what only looks like one.
+    let plain = chat(json!({"messages": [{"content": "\\ud83d \u{1f600} x"}]})).replace('\u{1f600}', "\\ud83d\\ude00");
+    quote(&mut Stage::new(&config("exact")), &plain);
     let plain = quote(&mut Stage::new(&config("exact")), &chat(json!({"metadata": {"a": 1, "b": 2}})));
     let twice = chat(json!({"metadata": {"a": 1, "b": 2}})).replace("\"b\"", "\"a\"");
     assert_eq!(quote(&mut Stage::new(&config("exact")), &twice), plain);
@@ -1443,7 +1448,7 @@ fn an_upstream_that_refuses_the_wish_is_asked_without_it() {
         request.story()
     );
     assert_eq!((charge(&request), request.reply_header("retry-after")), (0, Some("1")));
-    assert_eq!(request.refused_wish.as_deref(), Some("chat"));
+    assert!(request.record.as_ref().unwrap().is_refused_wish());
     assert_eq!(stage.left(&request), "nothing", "the same payment may come again");
     // It is remembered.
     let head = post("/chat", &[]).with_refused_wishes(vec!["chat".into()]);
@@ -1465,7 +1470,7 @@ fn an_upstream_that_refuses_the_wish_is_asked_without_it() {
             stage.step(&mut request, weighed(&refusal));
         }
         assert!(request.story().ends_with("= upstream_failed, deliver"), "{}", request.story());
-        assert_eq!(request.refused_wish, None);
+        assert!(!request.record.as_ref().unwrap().is_refused_wish());
     }
 }
 
@@ -1488,7 +1493,7 @@ fn a_long_response_is_not_held_whole() {
     stage.step(&mut request, chunk("{", false));
     stage.step(&mut request, upstream(500));
     assert!(request.story().ends_with("release granted, = upstream_failed, deliver"), "{}", request.story());
-    assert!(request.reason().contains("the proxy answered 500 after 1 bytes"), "{}", request.reason());
+    assert!(request.reason().contains("per_connection_buffer_limit_bytes"), "{}", request.reason());
 }
 
 #[test]

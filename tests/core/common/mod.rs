@@ -313,8 +313,6 @@ pub struct Request {
     pub rewrite: Option<Vec<u8>>,
     /// What went to the client in place of the response's pieces.
     pub passed: Vec<u8>,
-    /// The route whose upstream refused the wish for usage.
-    pub refused_wish: Option<Arc<str>>,
     /// What stands behind the stream.
     pub tail: Option<Tail>,
     /// Whether the upstream has answered.
@@ -407,7 +405,6 @@ impl Stage {
             settlements: Vec::new(),
             rewrite: None,
             passed: Vec::new(),
-            refused_wish: None,
             tail: None,
             is_served: false,
             has_ended: false,
@@ -432,7 +429,6 @@ impl Stage {
     pub fn turn(&mut self, request: &mut Request) -> bool {
         let Some(effects) = request.pending.take() else { return false };
         let Effects { ledger, alias_key, record, settlement, recovery, rewrite, call, chunk, stream, .. } = effects;
-        request.refused_wish = request.refused_wish.take().or(effects.refused_wish);
         request.rewrite = request.rewrite.take().or(rewrite);
         request.passed.extend(chunk.into_iter().flatten());
         request.recovery = request.recovery.take().or(recovery);

@@ -21,7 +21,7 @@ DEBIAN := prometheus chromium
 .DEFAULT_GOAL := help
 PANICKING := target/provoke-panic
 
-.PHONY: help setup build build-provoke-panic size demo up run pay down docs test test-matrix storm fuzz model bench growth profile lint schema dist clean rust-target debian
+.PHONY: help setup build build-provoke-panic build-sdk size demo up run pay down docs test test-matrix storm fuzz model bench growth profile lint schema dist clean rust-target debian
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,10 @@ build: rust-target node_modules/.stamp ## Build the filter: target/wasm32-unknow
 build-provoke-panic: rust-target # A filter that panics where a request asks for it, for tests
 	@cargo build --quiet --release --locked --target $(TARGET) --target-dir $(PANICKING) --features provoke-panic $(REMAP)
 
+build-sdk: rust-target # A filter written with the SDK, for tests and benchmarks
+	@cargo build --quiet --release --locked --target $(TARGET) --manifest-path tests/sdk/Cargo.toml \
+		|| (echo "tests/sdk does not build: has the SDK changed? See ARCHITECTURE.md, 'The ABI'" && exit 1)
+
 size: build ## Print the size of the filter, which must not exceed 1 MiB, the size of a ConfigMap
 	@bytes=$$(wc -c < $(WASM)); echo "$(WASM): $$bytes bytes"; \
 		test $$bytes -le 1048576 || (echo "That is more than 1,048,576." && exit 1)
@@ -106,11 +110,12 @@ fuzz: ## Fuzz every parser and the whole exchange for a long time (MINUTES=5 for
 model: ## Visit every interleaving of larger worlds than `make test` does (takes hours)
 	@cargo test --quiet --locked --release --test core model -- --ignored --nocapture
 
-test: setup debian build build-provoke-panic .tools/python-v1.stamp .tools/wasm-bindgen-$(WASM_BINDGEN).stamp ## Run every test: natively, in wasm, and in a real Envoy on a real chain
+test: setup debian build build-provoke-panic build-sdk .tools/python-v1.stamp .tools/wasm-bindgen-$(WASM_BINDGEN).stamp ## Run every test: natively, in wasm, and in a real Envoy on a real chain
 	@node tests/run.mjs
 
-bench: setup build ## Measure the filter beside its peers, on one core each (five minutes; QUICK=1 for a look)
+bench: setup build build-sdk ## Measure the filter beside its peers, on one core each (five minutes; QUICK=1 for a look)
 	@node benches/bench.mjs $(if $(QUICK),--quick)
+	@node benches/sdk.mjs $(if $(QUICK),--quick)
 
 growth: setup build ## Measure what must not grow (routes, the ledger, memory over a soak: SOAK=100000 requests), and the worst that is not paid for (WORST=1: that alone)
 	@node benches/growth.mjs $(if $(SOAK),--soak $(SOAK)) $(if $(WORST),--worst)
@@ -126,6 +131,8 @@ lint: rust-target ## Check the format of the code, and clippy's lints with warni
 	@cargo clippy --quiet --locked --manifest-path fuzz/Cargo.toml -- --deny warnings
 	@cargo fmt --check --manifest-path tests/growth/Cargo.toml
 	@cargo clippy --quiet --locked --manifest-path tests/growth/Cargo.toml -- --deny warnings
+	@cargo fmt --check --manifest-path tests/sdk/Cargo.toml
+	@cargo clippy --quiet --locked --target $(TARGET) --manifest-path tests/sdk/Cargo.toml -- --deny warnings
 	@cargo fmt --check --manifest-path benches/tools/Cargo.toml
 	@cargo clippy --quiet --locked --manifest-path benches/tools/Cargo.toml -- --deny warnings
 	@cargo fmt --check --manifest-path benches/axum/Cargo.toml
@@ -153,4 +160,4 @@ dist: build schema ## Make what a release consists of: the module, its hash, an 
 
 clean: ## Remove everything that was installed, built or recorded
 	@if [ -d node_modules/viem ]; then node stage/down.mjs; fi
-	@rm -rf target dist fuzz/target tests/growth/target benches/*/target node_modules .venv .run .tools
+	@rm -rf target dist fuzz/target tests/growth/target tests/sdk/target benches/*/target node_modules .venv .run .tools

@@ -179,7 +179,10 @@ export const paymentFilter = (configuration, module = WASM) => ({
       failure_policy: "FAIL_RELOAD",
       allow_on_headers_stop_iteration: true,
       vm_config: { vm_id: "x402", runtime: "envoy.wasm.runtime.v8", code: { local: { filename: module } } },
-      configuration: { "@type": "type.googleapis.com/google.protobuf.StringValue", value: JSON.stringify(configuration) },
+      configuration: {
+        "@type": "type.googleapis.com/google.protobuf.StringValue",
+        value: typeof configuration === "string" ? configuration : JSON.stringify(configuration),
+      },
     },
   },
 });
@@ -204,9 +207,9 @@ export function startGate({ name, upstream, facilitator, verify = "remote", rout
   });
 }
 
-/** Envoy with a filter that does nothing, or gives the same answer to all; see `ceiling.mjs`. */
-export const startIdle = ({ name, upstream, module }) =>
-  startEnvoy({ name, filters: [paymentFilter({}, module)], routes: routesTo("upstream"), clusters: { upstream: upstream.port } });
+/** Envoy with a filter that does nothing, or gives the same answer to all; see `ceiling.mjs` and `sdk.mjs`. */
+export const startIdle = ({ name, upstream, module, configuration = {} }) =>
+  startEnvoy({ name, filters: [paymentFilter(configuration, module)], routes: routesTo("upstream"), clusters: { upstream: upstream.port } });
 
 /** Envoy that asks another service about each request (`ext_authz`). */
 export const startAuthorizing = ({ name, upstream, service }) =>

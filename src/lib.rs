@@ -17,7 +17,7 @@ pub mod networks;
 #[cfg(feature = "page")]
 pub mod page;
 pub mod price;
-#[cfg(all(feature = "proxy", target_arch = "wasm32"))]
+#[cfg(feature = "proxy")]
 pub mod proxy;
 mod recent;
 pub mod route;

@@ -1,60 +1,185 @@
-//! Calls to the host, as the proxy-wasm ABI (0.2.1) has them: each returns a `Result`, whatever the host says.
-#![allow(unsafe_code, reason = "the ABI is a set of foreign functions")]
+//! The host as the shell sees it: the calls of the proxy-wasm ABI (0.2.1), of which none panics.
 
-use std::cell::Cell;
-use std::ptr::null_mut;
 use std::time::Duration;
 
-use super::pairs::{self, Pair};
+use super::pairs::Pair;
+use crate::time::UnixTime;
 
-/// Lists of headers that the host keeps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Map {
+/// A proxy that runs the filter. Calls act on the stream, or the root context, whose callback is under way, or that
+/// [`Host::act_on`] has named.
+///
+/// A handle: a copy of it acts on the same proxy.
+#[allow(clippy::missing_errors_doc, reason = "each call may fail, and HostError says which did")]
+pub trait Host: Clone {
+    /// Writes a line to the host's log. A log that does not take it is no reason to fail.
+    fn log(&self, level: LogLevel, message: &str);
+
+    /// Returns whether the host writes messages of a level; `true` where it does not say.
+    fn logs(&self, level: LogLevel) -> bool;
+
+    /// Returns nanoseconds since the epoch, as this callback first heard them: callbacks take no time to speak of.
+    fn now(&self) -> Result<u64, HostError>;
+
+    /// Returns the same in seconds.
+    fn unix_time(&self) -> Result<UnixTime, HostError> {
+        self.now().map(to_unix_time)
+    }
+
+    /// Returns nanoseconds since the epoch, at this very moment.
+    fn read_clock(&self) -> Result<u64, HostError>;
+
+    /// Returns bytes that nobody can guess.
+    fn random(&self) -> Result<[u8; 32], HostError>;
+
+    /// Reads all headers of a map, in order; none where there is no such map. They are not kept: a client may send
+    /// thousands.
+    fn headers<T>(&self, map: Map, read: impl FnOnce(Vec<Pair<'_>>) -> T) -> Result<T, HostError>;
+
+    /// Removes every header of a name.
+    fn remove_header(&self, map: Map, name: &str) -> Result<(), HostError>;
+
+    /// Puts one header in the place of all of its name.
+    fn set_header(&self, map: Map, name: &str, value: &str) -> Result<(), HostError>;
+
+    /// Adds a header beside those of its name.
+    fn add_header(&self, map: Map, name: &str, value: &str) -> Result<(), HostError>;
+
+    /// Reads what is there of a buffer, at most `max_length` bytes of it; nothing where there is no such buffer.
+    fn buffer(&self, buffer: Buffer, max_length: usize) -> Result<Vec<u8>, HostError> {
+        self.buffer_from(buffer, 0, max_length)
+    }
+
+    /// Reads the same from `start` on, of which something has to be there.
+    fn buffer_from(&self, buffer: Buffer, start: usize, max_length: usize) -> Result<Vec<u8>, HostError>;
+
+    /// Puts other bytes in the place of what is there of a body.
+    fn replace_body(&self, half: Half, bytes: &[u8]) -> Result<(), HostError>;
+
+    /// Puts bytes behind what is there of a body.
+    fn append_to_body(&self, half: Half, bytes: &[u8]) -> Result<(), HostError>;
+
+    /// Answers the client in the upstream's place. `details` show as the response code details in access logs.
+    fn send_reply(&self, status: u16, details: &str, headers: &[(&str, &str)], body: &str) -> Result<(), HostError>;
+
+    /// Lets a request or a response go on.
+    fn resume(&self, half: Half) -> Result<(), HostError>;
+
+    /// Breaks the stream off.
+    fn close(&self, half: Half) -> Result<(), HostError>;
+
+    /// Makes the calls that follow act on the stream `context_id`, from a callback that came for another context. An
+    /// error where there is no such stream any more.
+    fn act_on(&self, context_id: u32) -> Result<(), HostError>;
+
+    /// Reads a value of the shared data and its version; `None` where the key is absent.
+    fn shared_data(&self, key: &str) -> Result<Option<(Vec<u8>, u32)>, HostError>;
+
+    /// Writes a value of the shared data if it still has the version `expected` (`None`: if it is absent). `false` where
+    /// it has not.
+    fn set_shared_data(&self, key: &str, value: &[u8], expected: Option<u32>) -> Result<bool, HostError>;
+
+    /// Reads a property of the stream; `None` where it has none of this path.
+    fn property(&self, path: &[&str]) -> Result<Option<Vec<u8>>, HostError>;
+
+    /// Sets a property of the stream: Envoy shows it as the filter state `wasm.<name>`.
+    fn set_property(&self, name: &str, value: &str) -> Result<(), HostError>;
+
+    /// Says how long a property lasts, before it is first set; left to itself, Envoy keeps one as long as the stream's
+    /// filters.
+    fn declare_property(&self, name: &str, lifespan: Lifespan) -> Result<(), HostError>;
+
+    /// Asks the host for a tick of this root context at this interval.
+    fn set_tick_period(&self, period: Duration) -> Result<(), HostError>;
+
+    /// Sends a callout; its answer is marked with the token given back.
+    fn dispatch(
+        &self,
+        cluster: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+        timeout: Duration,
+    ) -> Result<u32, HostError>;
+
+    /// Adds to a counter or a gauge, which is made where there is none of its name.
+    fn add_metric(&self, kind: MetricKind, name: &str, by: i64) -> Result<(), HostError>;
+
+    /// Adds a value to a histogram, which is made where there is none of its name.
+    fn record_metric(&self, name: &str, value: u64) -> Result<(), HostError>;
+}
+
+/// Returns the second of a time in nanoseconds since the epoch.
+pub(super) fn to_unix_time(nanoseconds: u64) -> UnixTime {
+    const NANOSECONDS: u64 = 1_000_000_000;
+    UnixTime::from_secs(nanoseconds.checked_div(NANOSECONDS).unwrap_or_default())
+}
+
+/// A list of headers that the host keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Map {
+    /// The head of the request.
     Request,
+    /// The head of the response.
     Response,
+    /// The trailers of the response.
     ResponseTrailers,
+    /// The head of the answer to a callout.
     CalloutAnswer,
 }
 
-impl Map {
-    const fn number(self) -> u32 {
-        match self {
-            Self::Request => 0,
-            Self::Response => 2,
-            Self::ResponseTrailers => 3,
-            Self::CalloutAnswer => 6,
-        }
-    }
+/// Bytes that the host keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Buffer {
+    /// The body of a half of the stream, as far as it is there.
+    Body(Half),
+    /// The body of the answer to a callout.
+    CalloutAnswer,
+    /// The plugin's configuration.
+    PluginConfiguration,
 }
 
-/// The halves of a stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Half {
+/// A half of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Half {
+    /// From the client to the upstream.
     Request,
+    /// From the upstream to the client.
     Response,
 }
 
-impl Half {
-    /// Number of the half, and of the buffer with its body.
-    const fn number(self) -> u32 {
-        match self {
-            Self::Request => 0,
-            Self::Response => 1,
-        }
-    }
+/// A verdict on a head, for the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// The head goes on.
+    Continue,
+    /// The head waits, and nothing behind it is asked for: back pressure holds the body where it comes from.
+    Hold,
+    /// The head waits, and the body is wanted. A host that does not let a filter have it while the head waits takes this
+    /// for `Hold`.
+    Collect,
 }
 
-/// Kinds of stats.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum MetricKind {
+/// A verdict on a piece of a body or on trailers, for the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DataVerdict {
+    /// It goes on, with what waits before it.
+    Continue,
+    /// It waits, and is kept.
+    Buffer,
+}
+
+/// A kind of metric to which something is added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum MetricKind {
+    /// Only ever grows.
     Counter,
+    /// Grows and shrinks.
     Gauge,
-    Histogram,
 }
 
 /// How urgent a line of the log is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum LogLevel {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs, reason = "the levels are everybody's")]
+pub enum LogLevel {
     Debug,
     Info,
     Warn,
@@ -62,425 +187,19 @@ pub(super) enum LogLevel {
     Critical,
 }
 
-impl LogLevel {
-    const fn number(self) -> u32 {
-        match self {
-            Self::Debug => 1,
-            Self::Info => 2,
-            Self::Warn => 3,
-            Self::Error => 4,
-            Self::Critical => 5,
-        }
-    }
-}
-
-/// The host's answer to a call that did not succeed, by the number of its status.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the host call {call} failed with status {status}")]
-pub(super) struct HostError {
-    call: &'static str,
-    status: u32,
-}
-
-const OK: u32 = 0;
-const NOT_FOUND: u32 = 1;
-const CAS_MISMATCH: u32 = 8;
-
-/// As the `cas` of a write: the key must be absent.
-const ABSENT: u32 = u32::MAX;
-
-#[link(wasm_import_module = "wasi_snapshot_preview1")]
-unsafe extern "C" {
-    fn random_get(bytes: *mut u8, length: usize) -> u32;
-}
-
-#[link(wasm_import_module = "env")]
-unsafe extern "C" {
-    fn proxy_log(level: u32, message: *const u8, length: usize) -> u32;
-    fn proxy_get_log_level(level: *mut u32) -> u32;
-    fn proxy_get_current_time_nanoseconds(time: *mut u64) -> u32;
-    fn proxy_get_header_map_pairs(map: u32, data: *mut *mut u8, length: *mut usize) -> u32;
-    fn proxy_remove_header_map_value(map: u32, name: *const u8, name_length: usize) -> u32;
-    fn proxy_replace_header_map_value(
-        map: u32,
-        name: *const u8,
-        name_length: usize,
-        value: *const u8,
-        value_length: usize,
-    ) -> u32;
-    fn proxy_add_header_map_value(
-        map: u32,
-        name: *const u8,
-        name_length: usize,
-        value: *const u8,
-        value_length: usize,
-    ) -> u32;
-    fn proxy_get_buffer_bytes(
-        buffer: u32,
-        start: usize,
-        max_length: usize,
-        data: *mut *mut u8,
-        length: *mut usize,
-    ) -> u32;
-    fn proxy_send_local_response(
-        status: u32,
-        details: *const u8,
-        details_length: usize,
-        body: *const u8,
-        body_length: usize,
-        headers: *const u8,
-        headers_length: usize,
-        grpc_status: i32,
-    ) -> u32;
-    fn proxy_set_buffer_bytes(buffer: u32, start: usize, length: usize, data: *const u8, size: usize) -> u32;
-    fn proxy_continue_stream(stream: u32) -> u32;
-    fn proxy_close_stream(stream: u32) -> u32;
-    fn proxy_get_shared_data(
-        key: *const u8,
-        key_length: usize,
-        data: *mut *mut u8,
-        length: *mut usize,
-        cas: *mut u32,
-    ) -> u32;
-    fn proxy_set_shared_data(key: *const u8, key_length: usize, data: *const u8, length: usize, cas: u32) -> u32;
-    fn proxy_get_property(path: *const u8, path_length: usize, data: *mut *mut u8, length: *mut usize) -> u32;
-    fn proxy_set_tick_period_milliseconds(period: u32) -> u32;
-    fn proxy_set_effective_context(context_id: u32) -> u32;
-    fn proxy_http_call(
-        cluster: *const u8,
-        cluster_length: usize,
-        headers: *const u8,
-        headers_length: usize,
-        body: *const u8,
-        body_length: usize,
-        trailers: *const u8,
-        trailers_length: usize,
-        timeout: u32,
-        token: *mut u32,
-    ) -> u32;
-    fn proxy_define_metric(kind: u32, name: *const u8, length: usize, id: *mut u32) -> u32;
-    fn proxy_increment_metric(id: u32, offset: i64) -> u32;
-    fn proxy_record_metric(id: u32, value: u64) -> u32;
-    fn proxy_call_foreign_function(
-        name: *const u8,
-        name_length: usize,
-        argument: *const u8,
-        argument_length: usize,
-        data: *mut *mut u8,
-        length: *mut usize,
-    ) -> u32;
-    fn proxy_set_property(path: *const u8, path_length: usize, data: *const u8, length: usize) -> u32;
-}
-
-fn check(call: &'static str, status: u32) -> Result<(), HostError> {
-    if status == OK { Ok(()) } else { Err(HostError { call, status }) }
-}
-
-/// Runs a host call that hands over memory which it took from this module's allocator.
-fn receive(
-    call: &'static str,
-    run: impl FnOnce(*mut *mut u8, *mut usize) -> u32,
-) -> Result<Option<Vec<u8>>, HostError> {
-    let mut data = null_mut();
-    let mut length = 0;
-    match run(&raw mut data, &raw mut length) {
-        OK if data.is_null() => Ok(Some(Vec::new())),
-        // SAFETY: the host allocated exactly `length` bytes through this module's `malloc`, which makes them as a boxed
-        // slice, and gave up its own pointer to them.
-        OK => Ok(Some(unsafe { Vec::from_raw_parts(data, length, length) })),
-        NOT_FOUND => Ok(None),
-        status => Err(HostError { call, status }),
-    }
-}
-
-/// Writes a line to the host's log. A log that does not take it is no reason to fail.
-pub(super) fn log(level: LogLevel, message: &str) {
-    // SAFETY: pointer and length are of one live string.
-    let _ = unsafe { proxy_log(level.number(), message.as_ptr(), message.len()) };
-}
-
-/// Whether the host writes messages of a level; where it does not say, it may.
-pub(super) fn logs(level: LogLevel) -> bool {
-    let mut least = 0;
-    // SAFETY: the host writes four bytes to the place given.
-    let status = unsafe { proxy_get_log_level(&raw mut least) };
-    status != 0 || level.number() >= least
-}
-
-thread_local! {
-    /// The time of the callback that is under way; 0 where it has not asked yet.
-    static CLOCK: Cell<u64> = const { Cell::new(0) };
-}
-
-/// A callback begins: what was known of the time is out of date.
-pub(super) fn enter() {
-    CLOCK.set(0);
-}
-
-/// Nanoseconds since the epoch, as this callback first heard it: callbacks take no time to speak of.
-pub(super) fn now() -> Result<u64, HostError> {
-    match CLOCK.get() {
-        0 => read_clock(),
-        known => Ok(known),
-    }
-}
-
-/// Nanoseconds since the epoch, at this very moment.
-pub(super) fn read_clock() -> Result<u64, HostError> {
-    let mut time = 0;
-    // SAFETY: the host writes eight bytes to the place given.
-    check("get_current_time", unsafe { proxy_get_current_time_nanoseconds(&raw mut time) })?;
-    CLOCK.set(time);
-    Ok(time)
-}
-
-/// Bytes that nobody can guess.
-pub(super) fn random() -> Result<[u8; 32], HostError> {
-    let mut bytes = [0; 32];
-    // SAFETY: the host writes as many bytes to the place given as it is told.
-    check("random_get", unsafe { random_get(bytes.as_mut_ptr(), bytes.len()) })?;
-    Ok(bytes)
-}
-
-/// Reads all headers of a map, in order. They are not kept: a client may send thousands.
-pub(super) fn headers<T>(map: Map, read: impl FnOnce(Vec<Pair<'_>>) -> T) -> Result<T, HostError> {
-    const CALL: &str = "get_header_map_pairs";
-    // SAFETY: the host writes a pointer and a length to the places given.
-    let bytes = receive(CALL, |data, length| unsafe { proxy_get_header_map_pairs(map.number(), data, length) })?;
-    let pairs = match &bytes {
-        None => Vec::new(),
-        Some(bytes) => pairs::decode(bytes).ok_or(HostError { call: CALL, status: OK })?,
-    };
-    Ok(read(pairs))
-}
-
-/// Removes every header of a name.
-pub(super) fn remove_header(map: Map, name: &str) -> Result<(), HostError> {
-    // SAFETY: pointer and length are of one live string.
-    let status = unsafe { proxy_remove_header_map_value(map.number(), name.as_ptr(), name.len()) };
-    check("remove_header_map_value", status)
-}
-
-/// Puts one header in the place of all of its name.
-pub(super) fn set_header(map: Map, name: &str, value: &str) -> Result<(), HostError> {
-    // SAFETY: pointers and lengths are of live strings.
-    let status =
-        unsafe { proxy_replace_header_map_value(map.number(), name.as_ptr(), name.len(), value.as_ptr(), value.len()) };
-    check("replace_header_map_value", status)
-}
-
-/// Adds a header beside those of its name.
-pub(super) fn add_header(map: Map, name: &str, value: &str) -> Result<(), HostError> {
-    // SAFETY: pointers and lengths are of live strings.
-    let status =
-        unsafe { proxy_add_header_map_value(map.number(), name.as_ptr(), name.len(), value.as_ptr(), value.len()) };
-    check("add_header_map_value", status)
-}
-
-/// The body of a callout's answer, at most `max_length` bytes of it.
-pub(super) fn callout_body(max_length: usize) -> Result<Vec<u8>, HostError> {
-    const CALLOUT_BODY: u32 = 4;
-    buffer(CALLOUT_BODY, 0, max_length)
-}
-
-/// What is there of the body of a half of the stream, at most `max_length` bytes of it.
-pub(super) fn body(half: Half, max_length: usize) -> Result<Vec<u8>, HostError> {
-    body_from(half, 0, max_length)
-}
-
-/// What is there of the body of a half of the stream from `start` on, at most `max_length` bytes of it.
-pub(super) fn body_from(half: Half, start: usize, max_length: usize) -> Result<Vec<u8>, HostError> {
-    // Hosts take a piece of nothing for a mistake.
-    if max_length == 0 { Ok(Vec::new()) } else { buffer(half.number(), start, max_length) }
-}
-
-/// Puts other bytes in the place of what is there of a body.
-pub(super) fn replace_body(half: Half, bytes: &[u8]) -> Result<(), HostError> {
-    set_body(half, 0, usize::MAX, bytes)
-}
-
-/// Puts bytes behind what is there of a body.
-pub(super) fn append_to_body(half: Half, bytes: &[u8]) -> Result<(), HostError> {
-    const END: usize = 0x7fff_ffff;
-    set_body(half, END, 0, bytes)
-}
-
-fn set_body(half: Half, start: usize, length: usize, bytes: &[u8]) -> Result<(), HostError> {
-    // SAFETY: pointer and length are of one live buffer.
-    let status = unsafe { proxy_set_buffer_bytes(half.number(), start, length, bytes.as_ptr(), bytes.len()) };
-    check("set_buffer_bytes", status)
-}
-
-/// Breaks the stream off.
-pub(super) fn close(half: Half) -> Result<(), HostError> {
-    // SAFETY: passes a number only.
-    check("close_stream", unsafe { proxy_close_stream(half.number()) })
-}
-
-/// The plugin's configuration of `length` bytes.
-pub(super) fn plugin_configuration(length: usize) -> Result<Vec<u8>, HostError> {
-    const PLUGIN_CONFIGURATION: u32 = 7;
-    buffer(PLUGIN_CONFIGURATION, 0, length)
-}
-
-fn buffer(number: u32, start: usize, max_length: usize) -> Result<Vec<u8>, HostError> {
-    // SAFETY: the host writes a pointer and a length to the places given.
-    let bytes = receive("get_buffer_bytes", |data, length| unsafe {
-        proxy_get_buffer_bytes(number, start, max_length, data, length)
-    })?;
-    Ok(bytes.unwrap_or_default())
-}
-
-/// Answers the client in the upstream's place. `details` show as the response code details in access logs.
-pub(super) fn send_reply(status: u16, details: &str, headers: &[(&str, &str)], body: &str) -> Result<(), HostError> {
-    const NO_GRPC_STATUS: i32 = -1;
-    let headers = pairs::encode(headers);
-    // SAFETY: pointers and lengths are of live buffers.
-    let status = unsafe {
-        proxy_send_local_response(
-            u32::from(status),
-            details.as_ptr(),
-            details.len(),
-            body.as_ptr(),
-            body.len(),
-            headers.as_ptr(),
-            headers.len(),
-            NO_GRPC_STATUS,
-        )
-    };
-    check("send_local_response", status)
-}
-
-/// Lets a request or a response go on.
-pub(super) fn resume(half: Half) -> Result<(), HostError> {
-    // SAFETY: passes a number only.
-    check("continue_stream", unsafe { proxy_continue_stream(half.number()) })
-}
-
-/// A value of the shared data and its version; `None` where the key is absent.
-pub(super) fn shared_data(key: &str) -> Result<Option<(Vec<u8>, u32)>, HostError> {
-    let mut cas = 0;
-    // SAFETY: pointer and length are of one live string; the host writes to the places given.
-    let value = receive("get_shared_data", |data, length| unsafe {
-        proxy_get_shared_data(key.as_ptr(), key.len(), data, length, &raw mut cas)
-    })?;
-    Ok(value.map(|value| (value, cas)))
-}
-
-/// Writes a value of the shared data if it still has the version `expected` (`None`: if it is absent). `false` where it
-/// has not.
-pub(super) fn set_shared_data(key: &str, value: &[u8], expected: Option<u32>) -> Result<bool, HostError> {
-    let cas = expected.unwrap_or(ABSENT);
-    // SAFETY: pointers and lengths are of live buffers.
-    let status = unsafe { proxy_set_shared_data(key.as_ptr(), key.len(), value.as_ptr(), value.len(), cas) };
-    if status == CAS_MISMATCH { Ok(false) } else { check("set_shared_data", status).map(|()| true) }
-}
-
-/// A property of the stream.
-pub(super) fn property(path: &[&str]) -> Result<Option<Vec<u8>>, HostError> {
-    let path = path.join("\0");
-    // SAFETY: pointer and length are of one live string; the host writes to the places given.
-    receive("get_property", |data, length| unsafe { proxy_get_property(path.as_ptr(), path.len(), data, length) })
-}
-
-/// Sets a property of the stream: Envoy shows it as the filter state `wasm.<name>`.
-pub(super) fn set_property(name: &str, value: &str) -> Result<(), HostError> {
-    // SAFETY: pointers and lengths are of live strings.
-    let status = unsafe { proxy_set_property(name.as_ptr(), name.len(), value.as_ptr(), value.len()) };
-    check("set_property", status)
-}
-
-/// Asks the host to call `proxy_on_tick` for this root context at this interval.
-pub(super) fn set_tick_period(period: Duration) -> Result<(), HostError> {
-    let period = u32::try_from(period.as_millis()).unwrap_or(u32::MAX);
-    // SAFETY: passes a number only.
-    check("set_tick_period_milliseconds", unsafe { proxy_set_tick_period_milliseconds(period) })
-}
-
-/// Makes the calls that follow act on the stream `context_id`, from a callback that came for another context. An error
-/// where there is no such stream any more.
-pub(super) fn act_on(context_id: u32) -> Result<(), HostError> {
-    // SAFETY: passes a number only.
-    check("set_effective_context", unsafe { proxy_set_effective_context(context_id) })
-}
-
-/// Sends a callout; its answer is marked with the token given back.
-pub(super) fn dispatch(
-    cluster: &str,
-    headers: &[(&str, &str)],
-    body: &str,
-    timeout: Duration,
-) -> Result<u32, HostError> {
-    let headers = pairs::encode(headers);
-    let trailers = pairs::encode(&[]);
-    let timeout = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
-    let mut token = 0;
-    // SAFETY: pointers and lengths are of live buffers; the host writes to the place given.
-    let status = unsafe {
-        proxy_http_call(
-            cluster.as_ptr(),
-            cluster.len(),
-            headers.as_ptr(),
-            headers.len(),
-            body.as_ptr(),
-            body.len(),
-            trailers.as_ptr(),
-            trailers.len(),
-            timeout,
-            &raw mut token,
-        )
-    };
-    check("http_call", status).map(|()| token)
-}
-
 /// How long a property lasts that the filter sets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Lifespan {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Lifespan {
     /// As long as the client's request, also where the proxy begins it anew by itself (an internal redirect).
     Request,
 }
 
-/// Says how long a property lasts, before it is first set; left to itself, Envoy keeps one as long as the stream's filters.
-///
-/// Source: `declare_property` of Envoy, whose argument is an encoded `DeclarePropertyArguments`
-/// (`source/extensions/common/wasm/declare_property.proto`).
-pub(super) fn declare_property(name: &str, lifespan: Lifespan) -> Result<(), HostError> {
-    const FUNCTION: &str = "declare_property";
-    const NAME: u8 = 1 << 3 | 2;
-    const SPAN: u8 = 5 << 3;
-    let span = match lifespan {
-        Lifespan::Request => 1,
-    };
-    let length = u8::try_from(name.len()).unwrap_or(u8::MAX);
-    let argument = [&[NAME, length], name.as_bytes(), &[SPAN, span]].concat();
-    // SAFETY: pointers and lengths are of live texts; the host writes a pointer and a length to the places given.
-    let answer = receive("call_foreign_function", |data, length| unsafe {
-        proxy_call_foreign_function(FUNCTION.as_ptr(), FUNCTION.len(), argument.as_ptr(), argument.len(), data, length)
-    });
-    answer.map(drop)
-}
-
-/// The number of a stat, which is made where there is none of its name.
-pub(super) fn define_metric(kind: MetricKind, name: &str) -> Result<u32, HostError> {
-    let kind = match kind {
-        MetricKind::Counter => 0,
-        MetricKind::Gauge => 1,
-        MetricKind::Histogram => 2,
-    };
-    let mut id = 0;
-    // SAFETY: pointer and length are of one live string; the host writes to the place given.
-    check("define_metric", unsafe { proxy_define_metric(kind, name.as_ptr(), name.len(), &raw mut id) })?;
-    Ok(id)
-}
-
-/// Adds to a counter or gauge.
-pub(super) fn increment_metric(id: u32, offset: i64) -> Result<(), HostError> {
-    // SAFETY: passes numbers only.
-    check("increment_metric", unsafe { proxy_increment_metric(id, offset) })
-}
-
-/// Adds a value to a histogram.
-pub(super) fn record_metric(id: u32, value: u64) -> Result<(), HostError> {
-    // SAFETY: passes numbers only.
-    check("record_metric", unsafe { proxy_record_metric(id, value) })
+/// A host call that did not succeed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the host call {call} failed with status {status}")]
+pub struct HostError {
+    /// The call, without its prefix `proxy_`.
+    pub call: &'static str,
+    /// The number of the host's status (`WasmResult` of the ABI).
+    pub status: u32,
 }

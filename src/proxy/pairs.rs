@@ -2,10 +2,10 @@
 //! zero behind it; numbers are 32 bits, least significant byte first.
 
 /// A name and a value.
-pub(super) type Pair<'a> = (&'a [u8], &'a [u8]);
+pub type Pair<'a> = (&'a [u8], &'a [u8]);
 
 /// Reads a list; `None` where the bytes are not one.
-pub(super) fn decode(bytes: &[u8]) -> Option<Vec<Pair<'_>>> {
+pub fn decode(bytes: &[u8]) -> Option<Vec<Pair<'_>>> {
     let (count, mut sizes) = take_size(bytes)?;
     let mut texts = sizes.get(count.checked_mul(8)?..)?;
     let mut pairs = Vec::with_capacity(count);
@@ -22,7 +22,7 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Vec<Pair<'_>>> {
 }
 
 /// Writes a list.
-pub(super) fn encode(pairs: &[(&str, &str)]) -> Vec<u8> {
+pub fn encode(pairs: &[(&str, &str)]) -> Vec<u8> {
     let mut bytes = Vec::new();
     push_size(&mut bytes, pairs.len());
     for (name, value) in pairs {

@@ -2,79 +2,72 @@
 //! (`envoy/stats.yaml`). A stat that the host does not take is no reason to fail a request.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
-use std::collections::BTreeMap;
 
-use super::host::{self, MetricKind};
-use crate::exchange::{Outcome, Record, SettlementRecord, SettlementResult};
+use super::host::{Host, MetricKind};
+use crate::exchange::{CallKind, Outcome, Record, SettlementRecord, SettlementResult};
 use crate::x402::reason;
 
-thread_local! {
-    /// The numbers of stats by their names.
-    static KNOWN: RefCell<BTreeMap<String, u32>> = const { RefCell::new(BTreeMap::new()) };
-}
-
-/// The questions whose answers are timed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Timed {
-    /// `/verify`, in milliseconds.
-    Verify,
-    /// `/settle`, in milliseconds.
-    Settle,
-    /// What the filter itself does with a payment before it asks anybody, in microseconds.
-    Check,
-}
-
 /// Counts the end of a request.
-pub(super) fn count_request(record: &Record) {
+pub(super) fn count_request(host: &impl Host, record: &Record) {
     let (route, outcome) = (&record.route, record.outcome.as_str());
-    add(MetricKind::Counter, format!("x402.requests.route.{route}.outcome.{outcome}"), 1);
+    add(host, MetricKind::Counter, &format!("x402.requests.route.{route}.outcome.{outcome}"), 1);
     if matches!(record.outcome, Outcome::Refused | Outcome::Malformed | Outcome::Spent) {
         let reason = reason::label(&record.reason);
-        add(MetricKind::Counter, format!("x402.refusals.route.{route}.reason.{reason}"), 1);
+        add(host, MetricKind::Counter, &format!("x402.refusals.route.{route}.reason.{reason}"), 1);
     }
 }
 
 /// Counts what came of a settlement, and the money that has moved.
-pub(super) fn count_settlement(settlement: &SettlementRecord) {
+pub(super) fn count_settlement(host: &impl Host, settlement: &SettlementRecord) {
     let SettlementRecord { payment, result } = settlement;
     let (network, scheme) = (label(&payment.network), label(&payment.scheme));
     let name = format!("x402.settlements.network.{network}.scheme.{scheme}.result.{}", result.as_str());
-    add(MetricKind::Counter, name, 1);
+    add(host, MetricKind::Counter, &name, 1);
     if *result == SettlementResult::Settled {
         let name =
             format!("x402.revenue.network.{network}.asset.{}.pay_to.{}", label(&payment.asset), label(&payment.pay_to));
         // What does not fit cannot be counted, and is more than there is of any currency.
-        add(MetricKind::Counter, name, i64::try_from(payment.amount.to_integer()).unwrap_or_default());
+        add(host, MetricKind::Counter, &name, i64::try_from(payment.amount.to_integer()).unwrap_or_default());
     }
 }
 
-/// Adds a duration to its histogram.
-pub(super) fn time(what: Timed, nanoseconds: u64) {
-    let (name, unit) = match what {
-        Timed::Verify => ("x402.verify_milliseconds", 1_000_000),
-        Timed::Settle => ("x402.settle_milliseconds", 1_000_000),
-        Timed::Check => ("x402.check_microseconds", 1_000),
+/// Adds the time of an answer to the histogram of its callout, in milliseconds, where there is one.
+pub(super) fn time_callout(host: &impl Host, kind: CallKind, nanoseconds: u64) {
+    let name = match kind {
+        CallKind::Verify => "x402.verify_milliseconds",
+        CallKind::Settle => "x402.settle_milliseconds",
+        CallKind::Chain | CallKind::Price => return,
     };
-    let value = nanoseconds.checked_div(unit).unwrap_or_default();
-    if let Some(id) = number_of(MetricKind::Histogram, name) {
-        let _ = host::record_metric(id, value);
-    }
+    time(host, name, nanoseconds, 1_000_000);
+}
+
+/// Returns whether the answers of a callout are timed.
+pub(super) const fn times(kind: CallKind) -> bool {
+    matches!(kind, CallKind::Verify | CallKind::Settle)
+}
+
+/// Adds the time that the filter itself took for a payment before it asked anybody, in microseconds.
+pub(super) fn time_check(host: &impl Host, nanoseconds: u64) {
+    time(host, "x402.check_microseconds", nanoseconds, 1_000);
+}
+
+fn time(host: &impl Host, name: &str, nanoseconds: u64, unit: u64) {
+    let _ = host.record_metric(name, nanoseconds.checked_div(unit).unwrap_or_default());
 }
 
 /// More or fewer claims stand in the ledger.
-pub(super) fn change_claims(by: i64) {
-    add(MetricKind::Gauge, "x402.ledger_claims".to_owned(), by);
+pub(super) fn change_claims(host: &impl Host, by: i64) {
+    add(host, MetricKind::Gauge, "x402.ledger_claims", by);
 }
 
-/// A settlement is not looked into in the background, for there is no room.
-pub(super) fn count_shed_recovery() {
-    add(MetricKind::Counter, "x402.recoveries_shed".to_owned(), 1);
+/// Counts a settlement that is not looked into in the background, for there is no room.
+pub(super) fn count_shed_recovery(host: &impl Host) {
+    add(host, MetricKind::Counter, "x402.recoveries_shed", 1);
 }
 
 /// More or fewer settlements wait to be looked into.
-pub(super) fn change_unknown(by: i64) {
-    add(MetricKind::Gauge, "x402.unknown_settlements".to_owned(), by);
+pub(super) fn change_unknown(host: &impl Host, by: i64) {
+    add(host, MetricKind::Gauge, "x402.unknown_settlements", by);
 }
 
 /// A value that a network writes in its own way, as a label: without the dots that part one from the next.
@@ -82,24 +75,9 @@ fn label(value: &str) -> Cow<'_, str> {
     if value.contains('.') { value.replace('.', "_").into() } else { value.into() }
 }
 
-fn add(kind: MetricKind, name: String, by: i64) {
+fn add(host: &impl Host, kind: MetricKind, name: &str, by: i64) {
     // Counters take nothing else than more.
-    if by == 0 {
-        return;
+    if by != 0 {
+        let _ = host.add_metric(kind, name, by);
     }
-    if let Some(id) = number_of(kind, &name) {
-        let _ = host::increment_metric(id, by);
-    }
-}
-
-fn number_of(kind: MetricKind, name: &str) -> Option<u32> {
-    KNOWN.with(|known| {
-        let mut known = known.try_borrow_mut().ok()?;
-        if let Some(id) = known.get(name) {
-            return Some(*id);
-        }
-        let id = host::define_metric(kind, name).ok()?;
-        known.insert(name.to_owned(), id);
-        Some(id)
-    })
 }

@@ -1,8 +1,6 @@
 //! Lists of headers as the host passes them. Whatever its lengths say, a list holds nothing but what it was given.
 
-#[allow(dead_code, reason = "the rest of it is for the host")]
-#[path = "../../../src/proxy/pairs.rs"]
-mod codec;
+use x402_proxy_wasm::proxy::pairs as codec;
 
 pub(super) fn run(input: &[u8]) {
     let Some(pairs) = codec::decode(input) else { return };

@@ -1,0 +1,263 @@
+//! The contexts of a worker, and which of them each callback of the host is for.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::host::{DataVerdict, Half, Host, Verdict};
+use super::http::HttpContext;
+use super::root::RootContext;
+use super::{edits, stats};
+use crate::config::Config;
+use crate::exchange::{Recoveries, Recovery};
+use crate::time::UnixTime;
+
+/// All contexts of a worker. The host's callbacks are its methods.
+pub struct Contexts<H> {
+    host: H,
+    /// Never borrowed while a stream's callback is under way: nothing that a host call leads to finds it in use.
+    table: RefCell<Table<H>>,
+}
+
+struct Table<H> {
+    /// In boxes, for each callback takes one out and puts it back.
+    streams: BTreeMap<u32, Box<HttpContext<H>>>,
+    /// By id; there are few.
+    roots: Vec<(u32, RootContext<H>)>,
+    /// Tokens of callouts that are under way, and the streams that wait for them.
+    callouts: Vec<(u32, u32)>,
+    /// Tokens of questions to the facilitator about itself, and the roots that wait for the answer.
+    supported_calls: Vec<(u32, u32)>,
+    /// Streams without a context whose requests were answered for that reason: their responses are the filter's own.
+    turned_away: Vec<u32>,
+    /// Settlements that are to be looked into later.
+    recoveries: Option<Recoveries<Arc<Config>>>,
+    /// Pursuits of settlements without a stream that were begun. They stand among the streams, and take their ids from
+    /// the end to which those of the host never come.
+    pursuits: u32,
+}
+
+/// Settlements that are begun to be looked into in one tick, of a second.
+const MOST_PURSUITS_AT_ONCE: usize = 16;
+
+impl<H: Host> Table<H> {
+    const fn new() -> Self {
+        Self {
+            streams: BTreeMap::new(),
+            roots: Vec::new(),
+            callouts: Vec::new(),
+            supported_calls: Vec::new(),
+            turned_away: Vec::new(),
+            recoveries: None,
+            pursuits: 0,
+        }
+    }
+
+    fn root(&mut self, id: u32) -> Option<&mut RootContext<H>> {
+        self.roots.iter_mut().find(|(root_id, _)| *root_id == id).map(|(_, root)| root)
+    }
+
+    /// Notes that a stream waits for the answer of a callout.
+    fn expect_callout(&mut self, token: Option<u32>, id: u32) {
+        let expected = token.map(|token| (token, id)).filter(|expected| !self.callouts.contains(expected));
+        self.callouts.extend(expected);
+    }
+
+    /// Takes out the stream that waits for this answer.
+    fn take_callout(&mut self, token: u32) -> Option<u32> {
+        take_by_token(&mut self.callouts, token)
+    }
+
+    /// Notes a settlement that is to be looked into later.
+    fn remember(&mut self, host: &H, recovery: Option<(Arc<Config>, Recovery)>) {
+        let Some((config, recovery)) = recovery else { return };
+        match self.recoveries.get_or_insert_default().remember(config, recovery) {
+            Ok(()) => stats::change_unknown(host, 1),
+            Err(_) => stats::count_shed_recovery(host),
+        }
+    }
+
+    /// Takes out settlements that are due to be looked into, each with its id and a context for that.
+    fn take_due(&mut self, host: &H, now: UnixTime) -> Vec<(u32, HttpContext<H>, Recovery)> {
+        let root = self.roots.iter().find_map(|(_, root)| Some((root.number()?, root.shared())));
+        let (Some((number, shared)), Some(recoveries)) = (root, &mut self.recoveries) else { return Vec::new() };
+        let due = recoveries.take_due(now, MOST_PURSUITS_AT_ONCE).into_iter();
+        due.map(|(config, recovery)| {
+            stats::change_unknown(host, -1);
+            self.pursuits = self.pursuits.wrapping_add(1);
+            let id = u32::MAX.wrapping_sub(self.pursuits);
+            (id, HttpContext::new(host.clone(), config, shared.clone(), number, id), recovery)
+        })
+        .collect()
+    }
+}
+
+fn take_by_token(expected: &mut Vec<(u32, u32)>, token: u32) -> Option<u32> {
+    let position = expected.iter().position(|(expected, _)| *expected == token)?;
+    Some(expected.swap_remove(position).1)
+}
+
+impl<H: Host> Contexts<H> {
+    /// No contexts yet.
+    pub const fn new(host: H) -> Self {
+        Self { host, table: RefCell::new(Table::new()) }
+    }
+
+    /// Returns how many streams and pursuits there are of which something may still be heard.
+    pub fn streams(&self) -> usize {
+        self.with_table(|table| table.streams.len()).unwrap_or_default()
+    }
+
+    /// Returns how many answers of callouts are awaited.
+    pub fn callouts(&self) -> usize {
+        self.with_table(|table| table.callouts.len().saturating_add(table.supported_calls.len())).unwrap_or_default()
+    }
+
+    /// A context is made: a root context where `root_id` is 0, otherwise one of a stream.
+    pub fn on_create(&self, id: u32, root_id: u32) {
+        self.with_table(|table| {
+            if root_id == 0 {
+                table.roots.push((id, RootContext::new(self.host.clone())));
+            } else if let Some(stream) = table.root(root_id).and_then(|root| root.stream(id)) {
+                table.streams.insert(id, Box::new(stream));
+            }
+        });
+    }
+
+    /// A root context is configured, by `size` bytes; `false` where they are refused.
+    pub fn on_configure(&self, id: u32, size: usize) -> bool {
+        self.with_table(|table| table.root(id).is_some_and(|root| root.configure(size))).unwrap_or_default()
+    }
+
+    /// The head of a request is there.
+    pub fn on_request_head(&self, id: u32, has_body: bool) -> Verdict {
+        self.with_stream(id, |stream| stream.on_request(has_body)).unwrap_or_else(|| {
+            self.with_table(|table| table.turned_away.push(id));
+            self.turn_away()
+        })
+    }
+
+    /// The head of a response is there.
+    pub fn on_response_head(&self, id: u32, has_body: bool) -> Verdict {
+        self.with_stream(id, |stream| stream.on_response(has_body)).unwrap_or_else(|| {
+            let is_own = self.with_table(|table| table.turned_away.contains(&id));
+            if is_own == Some(true) { Verdict::Continue } else { self.turn_away() }
+        })
+    }
+
+    /// A stream without a context has no configuration to be judged by.
+    fn turn_away(&self) -> Verdict {
+        let _ = edits::reply_no_configuration(&self.host);
+        Verdict::Hold
+    }
+
+    /// A piece of a body is there: `size` bytes of it by now. A body is only seen of streams whose head was: one without a
+    /// context was answered then.
+    pub fn on_body(&self, id: u32, half: Half, size: usize, is_last: bool) -> DataVerdict {
+        self.with_stream(id, |stream| stream.on_body(half, size, is_last)).unwrap_or(DataVerdict::Continue)
+    }
+
+    /// Trailers are there.
+    pub fn on_trailers(&self, id: u32, half: Half) -> DataVerdict {
+        self.with_stream(id, |stream| stream.on_trailers(half)).unwrap_or(DataVerdict::Continue)
+    }
+
+    /// The answer of a callout is there: `headers` of them, and a body of `body_size` bytes.
+    pub fn on_callout(&self, token: u32, headers: usize, body_size: usize) {
+        let is_of_root = self.with_table(|table| {
+            let root_id = take_by_token(&mut table.supported_calls, token)?;
+            table.root(root_id)?.on_supported(headers, body_size);
+            Some(())
+        });
+        if is_of_root.flatten().is_some() {
+            return;
+        }
+        if let Some(id) = self.with_table(|table| table.take_callout(token)).flatten() {
+            self.with_stream(id, |stream| stream.on_callout(token, headers, body_size));
+        }
+    }
+
+    /// Time has passed for a root context.
+    pub fn on_tick(&self, root_id: u32) {
+        self.with_table(|table| {
+            let token = table.root(root_id).and_then(|root| {
+                root.adopt_supported();
+                root.ask_supported()
+            });
+            table.supported_calls.extend(token.map(|token| (token, root_id)));
+        });
+        for id in self.streams_that(HttpContext::wants_ticks) {
+            self.with_stream(id, HttpContext::on_tick);
+        }
+        let Ok(now) = self.host.unix_time() else { return };
+        for (id, mut pursuit, recovery) in self.with_table(|table| table.take_due(&self.host, now)).unwrap_or_default()
+        {
+            pursuit.recover(recovery);
+            self.keep(id, Box::new(pursuit));
+        }
+    }
+
+    /// A stream is over.
+    pub fn on_log(&self, id: u32) {
+        self.with_stream(id, HttpContext::on_end);
+    }
+
+    /// A context is gone.
+    pub fn on_delete(&self, id: u32) {
+        let is_root = self.with_table(|table| {
+            let roots = table.roots.len();
+            table.roots.retain(|(root_id, _)| *root_id != id);
+            table.supported_calls.retain(|(_, root_id)| *root_id != id);
+            table.turned_away.retain(|other| *other != id);
+            table.roots.len() < roots
+        });
+        if is_root == Some(true) {
+            // A root context takes the answers with it that it waits for. Which those are is not known here; to take one for
+            // lost that still comes costs no more than another question.
+            for id in self.streams_that(HttpContext::has_ended) {
+                self.with_stream(id, HttpContext::on_callout_lost);
+            }
+            self.forget_callouts();
+        }
+        // A stream that has no end of its own, because its log was never written, ends here at the latest.
+        self.with_stream(id, HttpContext::on_end);
+    }
+
+    /// Forgets the callouts for whose answers nobody waits any more.
+    fn forget_callouts(&self) {
+        self.with_table(|Table { callouts, streams, .. }| {
+            callouts.retain(|(token, id)| streams.get(id).is_some_and(|stream| stream.callout_token() == Some(*token)));
+        });
+    }
+
+    fn with_table<T>(&self, act: impl FnOnce(&mut Table<H>) -> T) -> Option<T> {
+        self.table.try_borrow_mut().ok().map(|mut table| act(&mut table))
+    }
+
+    /// Acts on a stream. It is taken out of the table meanwhile.
+    fn with_stream<T>(&self, id: u32, act: impl FnOnce(&mut HttpContext<H>) -> T) -> Option<T> {
+        let mut stream = self.with_table(|table| table.streams.remove(&id))??;
+        let result = act(&mut stream);
+        self.keep(id, stream);
+        Some(result)
+    }
+
+    /// Puts a stream into the table, if anything can still happen to it.
+    fn keep(&self, id: u32, mut stream: Box<HttpContext<H>>) {
+        self.with_table(|table| {
+            table.remember(&self.host, stream.take_recovery());
+            if stream.is_needed() {
+                table.expect_callout(stream.callout_token(), id);
+                table.streams.insert(id, stream);
+            }
+        });
+    }
+
+    /// The ids of streams of which something holds.
+    fn streams_that(&self, condition: impl Fn(&HttpContext<H>) -> bool) -> Vec<u32> {
+        let ids = |table: &mut Table<H>| {
+            table.streams.iter().filter(|(_, stream)| condition(stream)).map(|(id, _)| *id).collect()
+        };
+        self.with_table(ids).unwrap_or_default()
+    }
+}

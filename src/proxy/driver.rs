@@ -1,0 +1,472 @@
+//! Drives an exchange: carries out the effects of its steps, and takes the steps that follow at once.
+
+use std::sync::Arc;
+
+use super::callouts::{self, Callout, Sent};
+use super::host::{DataVerdict, Half, Host, HostError, LogLevel, Verdict, to_unix_time};
+use super::shared::{Memory, Shared};
+use super::store::SharedData;
+use super::{edits, properties, reports, stats};
+use crate::config::Config;
+use crate::exchange::{Context, Effects, Event, Exchange, Next, Recovery, RequestHead, Seen, Stream};
+use crate::facilitator::CalloutAnswer;
+use crate::ledger::{Operation, Owner, PaymentKey};
+
+/// An exchange, with all that its effects act on.
+pub(super) struct Driver<H> {
+    host: H,
+    config: Arc<Config>,
+    owner: Owner,
+    /// What all requests of this plugin know.
+    shared: Shared,
+    exchange: Exchange,
+    /// The callout whose answer the exchange waits for.
+    callout: Option<Callout>,
+    flow: Flow,
+    /// Whether the upstream has the head of the request; until then nothing of its body passes.
+    is_forwarded: bool,
+    /// Whether the response is no stream of events, and takes no line of comment behind its end.
+    ends_plain: bool,
+    /// What a browser wants to read on every answer.
+    cors: edits::CorsHeaders,
+    /// A settlement that is to be looked into later.
+    recovery: Option<Recovery>,
+    /// The host's name of the request, read while it is to be had.
+    request_id: Option<String>,
+}
+
+/// What the half of a stream does that is under way: the request until it is forwarded, then the response.
+enum Flow {
+    /// Nothing of it is kept back, or it has not begun.
+    Passing,
+    /// It waits.
+    Held,
+    /// Its head waits, and its body is read.
+    Reading(Reading),
+    /// It is broken off, for the host failed or the exchange said so: nothing of it passes any more.
+    Shut {
+        /// Whether the client is told.
+        is_told: bool,
+    },
+    /// There is no stream any more.
+    Ended,
+}
+
+/// A body that is being read.
+struct Reading {
+    /// Bytes that are read at most.
+    most: usize,
+    /// Bytes of a response that the exchange has seen already, where it sees them as they come.
+    seen: usize,
+    /// Bytes that the host had received of the request when its head came; `None` for a response, and once a part of the body
+    /// was seen.
+    received: Option<u64>,
+}
+
+/// Where the code that acts on the stream was called from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Caller {
+    /// A callback whose return value lets the stream go on or holds it.
+    Stream,
+    /// Any other: the stream has to be told.
+    Root,
+    /// There is no stream any more.
+    Nobody,
+}
+
+impl<H: Host> Driver<H> {
+    /// A driver for the stream or pursuit `context_id` of a worker.
+    pub(super) fn new(host: H, config: Arc<Config>, shared: Shared, worker: u32, context_id: u32) -> Self {
+        Self {
+            host,
+            config,
+            owner: Owner((u64::from(worker) << u32::BITS) | u64::from(context_id)),
+            shared,
+            exchange: Exchange::Over,
+            callout: None,
+            flow: Flow::Passing,
+            is_forwarded: false,
+            ends_plain: false,
+            cors: Vec::new(),
+            recovery: None,
+            request_id: None,
+        }
+    }
+
+    pub(super) const fn host(&self) -> &H {
+        &self.host
+    }
+
+    pub(super) const fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    pub(super) fn config(&self) -> &Arc<Config> {
+        &self.config
+    }
+
+    pub(super) const fn exchange(&self) -> &Exchange {
+        &self.exchange
+    }
+
+    /// Returns the token of the callout that is under way.
+    pub(super) fn callout_token(&self) -> Option<u32> {
+        self.callout.as_ref().map(|callout| callout.token)
+    }
+
+    /// Takes out the settlement that is to be looked into later.
+    pub(super) fn take_recovery(&mut self) -> Option<Recovery> {
+        self.recovery.take()
+    }
+
+    // -------------------------------------------------------------------------------------------------- the stream
+
+    /// Returns whether the stream is gone.
+    pub(super) const fn has_ended(&self) -> bool {
+        matches!(self.flow, Flow::Ended)
+    }
+
+    /// Returns whether a body is being read.
+    pub(super) const fn is_reading(&self) -> bool {
+        matches!(self.flow, Flow::Reading(_))
+    }
+
+    /// Returns the most bytes of the body of a half that are read, if it is being read; a part of it was seen.
+    pub(super) fn reads(&mut self, half: Half) -> Option<usize> {
+        let is_under_way = half == self.half();
+        let Flow::Reading(reading) = &mut self.flow else { return None };
+        is_under_way.then(|| {
+            reading.received = None;
+            reading.most
+        })
+    }
+
+    /// Returns how many bytes of a response that is read the exchange has seen, if it sees them as they come; now it sees
+    /// `size`.
+    pub(super) fn scans(&mut self, half: Half, size: usize) -> Option<usize> {
+        let is_response = half == Half::Response && self.is_forwarded && self.exchange.reads_chunks();
+        match &mut self.flow {
+            Flow::Reading(reading) if is_response => Some(std::mem::replace(&mut reading.seen, size)),
+            _ => None,
+        }
+    }
+
+    /// Ends the reading of a body: all of it waits now.
+    pub(super) fn stop_reading(&mut self) {
+        self.flow = Flow::Held;
+    }
+
+    /// Returns whether the host has received some of the request's body, and has shown nothing of it. Acts on the stream
+    /// `context_id`.
+    pub(super) fn is_body_hidden(&self, context_id: u32) -> bool {
+        let Flow::Reading(Reading { received: Some(before), .. }) = self.flow else { return false };
+        self.host.act_on(context_id).is_ok()
+            && properties::received_bytes(&self.host).is_some_and(|received| received > before)
+    }
+
+    /// Returns whether the pieces of the response's body are the exchange's to see.
+    pub(super) const fn reads_chunks(&self) -> bool {
+        self.exchange.reads_chunks() && matches!(self.flow, Flow::Passing)
+    }
+
+    /// Returns what becomes of a piece of a body, or of trailers, that nobody reads.
+    pub(super) const fn pass(&self, half: Half) -> DataVerdict {
+        match (half, &self.flow) {
+            (Half::Request, _) if self.is_forwarded => DataVerdict::Continue,
+            (Half::Response, Flow::Passing | Flow::Reading(_)) => DataVerdict::Continue,
+            (Half::Response, Flow::Held) if !self.is_forwarded => DataVerdict::Continue,
+            _ => DataVerdict::Buffer,
+        }
+    }
+
+    /// Returns the verdict on a response that is none of the exchange's business; `None` where it is.
+    pub(super) fn stray_response(&mut self) -> Option<Verdict> {
+        match self.flow {
+            // The upstream may have answered before the host took the filter's own answer.
+            Flow::Shut { is_told: false } => {
+                self.tell_client();
+                Some(Verdict::Hold)
+            }
+            // That answer itself.
+            Flow::Shut { is_told: true } => {
+                self.flow = Flow::Passing;
+                Some(Verdict::Continue)
+            }
+            _ => self.exchange.is_over().then_some(Verdict::Continue),
+        }
+    }
+
+    const fn half(&self) -> Half {
+        if self.is_forwarded { Half::Response } else { Half::Request }
+    }
+
+    // -------------------------------------------------------------------------------------------------- the exchange
+
+    /// Begins the exchange of a request.
+    pub(super) fn start(&mut self, head: &Arc<RequestHead>) -> Result<Next, HostError> {
+        self.cors = head.admission(&self.config);
+        let begun = self.host.now()?;
+        let seen = if head.may_be_seen() { properties::seen(&self.host) } else { Seen::Never };
+        let next = Exchange::start(self.context(begun), head, seen);
+        if !next.0.is_over() {
+            self.request_id = properties::request_id(&self.host);
+        }
+        Ok(next)
+    }
+
+    /// Has the exchange take in what happened.
+    pub(super) fn step(&mut self, event: Event) -> Result<Next, HostError> {
+        let now = self.host.now()?;
+        let exchange = std::mem::replace(&mut self.exchange, Exchange::Over);
+        Ok(exchange.step(self.context(now), event))
+    }
+
+    /// Looks into a settlement. There is no stream.
+    pub(super) fn recover(&mut self, recovery: Recovery) {
+        self.flow = Flow::Ended;
+        let now = self.host.now();
+        let next = now.map(|now| Exchange::recover(self.context(now), recovery));
+        self.perform_unwatched(next);
+    }
+
+    /// Takes in what happened, of which the host told the root context.
+    pub(super) fn on_event(&mut self, context_id: u32, event: Event) {
+        let caller = match self.flow {
+            Flow::Ended | Flow::Shut { .. } => Caller::Nobody,
+            _ if self.host.act_on(context_id).is_ok() => Caller::Root,
+            // Whoever cannot be told of a response has not got it.
+            _ => {
+                self.end(Event::Ended);
+                Caller::Nobody
+            }
+        };
+        let next = self.step(event);
+        if let Err(error) = self.perform(next, caller) {
+            self.fail(error, caller);
+        }
+    }
+
+    /// Reads the answer of the callout that is under way; `None` where this is the answer to none, or to another.
+    pub(super) fn take_answer(&mut self, token: u32, headers: usize, body_size: usize) -> Option<CalloutAnswer> {
+        let callout = self.callout.take_if(|callout| callout.token == token)?;
+        Some(callout.read(&self.host, &self.shared.answers, headers, body_size))
+    }
+
+    /// Takes in that the answer of the callout will never come: who was to hear it is gone.
+    pub(super) fn on_callout_lost(&mut self) {
+        if self.callout.take().is_some() {
+            let next = self.step(Event::Callout(CalloutAnswer::Lost));
+            self.perform_unwatched(next);
+        }
+    }
+
+    /// Takes in that the stream is over.
+    pub(super) fn on_end(&mut self) {
+        if !self.has_ended() {
+            self.end(if properties::is_redirected(&self.host) { Event::Redirected } else { Event::Ended });
+        }
+    }
+
+    fn end(&mut self, event: Event) {
+        self.flow = Flow::Ended;
+        if self.exchange.is_over() && self.callout.is_none() {
+            return;
+        }
+        let next = self.step(event);
+        self.perform_unwatched(next);
+        if self.exchange.is_over() {
+            self.callout = None;
+        }
+    }
+
+    fn context(&self, nanoseconds: u64) -> Context<'_> {
+        let Self { config, shared, owner, .. } = self;
+        let now = to_unix_time(nanoseconds);
+        // Good enough for sharing out: neighbouring requests draw numbers that have nothing in common.
+        let draw = (nanoseconds ^ owner.0.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 16;
+        let Memory { secret, since: ledger_since } = shared.memory;
+        Context { config, now, supported: &shared.supported, draw, secret, ledger_since }
+    }
+
+    // -------------------------------------------------------------------------------------------------- the effects
+
+    /// Does what a step says of a half of the stream, from its own callback.
+    pub(super) fn run(&mut self, next: Result<Next, HostError>) -> Verdict {
+        match self.perform(next, Caller::Stream) {
+            Ok(true) => Verdict::Continue,
+            Ok(false) if self.is_reading() => Verdict::Collect,
+            Ok(false) => {
+                if !self.exchange.is_over() {
+                    self.flow = Flow::Held;
+                }
+                Verdict::Hold
+            }
+            Err(error) => {
+                self.fail(error, Caller::Stream);
+                Verdict::Hold
+            }
+        }
+    }
+
+    /// Does what a step says when there is no stream any more.
+    fn perform_unwatched(&mut self, next: Result<Next, HostError>) {
+        if let Err(error) = self.perform(next, Caller::Nobody) {
+            self.host.log(LogLevel::Error, &format!("x402: {error} after the end of a request"));
+        }
+    }
+
+    /// Does what a step says, and takes the steps that follow at once. `true` if the stream may go on.
+    fn perform(&mut self, next: Result<Next, HostError>, caller: Caller) -> Result<bool, HostError> {
+        let (mut exchange, mut effects) = next?;
+        let mut goes_on = false;
+        loop {
+            self.exchange = exchange;
+            let (may_go_on, event) = self.carry_out(effects, caller)?;
+            goes_on |= may_go_on;
+            match event {
+                Some(event) => (exchange, effects) = self.step(event)?,
+                None => return Ok(goes_on),
+            }
+        }
+    }
+
+    /// Carries out effects, in the order of the fields. `true` if the stream may go on, and what the exchange is to hear of
+    /// at once.
+    fn carry_out(&mut self, effects: Effects, caller: Caller) -> Result<(bool, Option<Event>), HostError> {
+        let Effects {
+            ledger,
+            alias_key,
+            record,
+            settlement,
+            recovery,
+            warning,
+            has_checked,
+            rewrite,
+            call,
+            chunk,
+            ends_plain,
+            stream,
+        } = effects;
+        self.ends_plain |= ends_plain;
+        let check_time = if has_checked { self.time_since_callback() } else { None };
+        let answer = match ledger {
+            Some((key, operation)) => Some(self.ask_ledger(key, alias_key, operation)?),
+            None => None,
+        };
+        if let Some(record) = record {
+            if record.is_refused_wish() {
+                let now = self.host.unix_time()?;
+                self.shared.refused_wishes.borrow_mut().note(Arc::clone(&record.route), now);
+            }
+            reports::tell(&self.host, &record, self.request_id.take());
+        }
+        if let Some(settlement) = settlement {
+            stats::count_settlement(&self.host, &settlement);
+        }
+        if recovery.is_some() {
+            self.recovery = recovery;
+        }
+        if let Some(warning) = warning {
+            self.host.log(LogLevel::Warn, &format!("x402: {warning}"));
+        }
+        if let Some(nanoseconds) = check_time {
+            stats::time_check(&self.host, nanoseconds);
+        }
+        if let Some(body) = rewrite {
+            edits::rewrite_request(&self.host, &body)?;
+        }
+        let known = match call.map(|call| callouts::send(&self.host, &self.shared.answers, &call)) {
+            Some(Sent::UnderWay(callout)) => {
+                self.callout = Some(callout);
+                None
+            }
+            Some(Sent::Answered(answer)) => Some(Event::Callout(answer)),
+            None => None,
+        };
+        if let (Some(bytes), Caller::Stream) = (chunk, caller) {
+            // Where there is no body to replace any more, as behind trailers, nothing is lost.
+            let _ = self.host.replace_body(Half::Response, &bytes);
+        }
+        let may_go_on = self.act(stream, caller)?;
+        Ok((may_go_on, answer.or(known)))
+    }
+
+    fn ask_ledger(
+        &self,
+        key: PaymentKey,
+        alias_key: Option<PaymentKey>,
+        operation: Operation,
+    ) -> Result<Event, HostError> {
+        let now = self.host.unix_time()?;
+        let mut store = SharedData::new(&self.host);
+        let mut perform = |key| self.config.ledger.perform(&mut store, key, self.owner, operation, now);
+        let answer = perform(key);
+        alias_key.map(perform);
+        Ok(Event::Ledger(answer))
+    }
+
+    fn time_since_callback(&self) -> Option<u64> {
+        let begun = self.host.now().ok()?;
+        Some(self.host.read_clock().ok()?.saturating_sub(begun))
+    }
+
+    /// Acts on the stream; `true` if it may go on.
+    fn act(&mut self, stream: Stream, caller: Caller) -> Result<bool, HostError> {
+        if caller == Caller::Nobody {
+            return Ok(false);
+        }
+        let half = match stream {
+            Stream::Hold => return Ok(false),
+            Stream::Read { most } => {
+                let received = if self.is_forwarded { None } else { properties::received_bytes(&self.host) };
+                self.flow = Flow::Reading(Reading { most, seen: 0, received });
+                return Ok(false);
+            }
+            Stream::Reply(reply) => {
+                self.flow = Flow::Passing;
+                edits::reply(&self.host, &reply, &self.cors)?;
+                return Ok(false);
+            }
+            Stream::Cut => {
+                self.host.close(Half::Response)?;
+                self.flow = Flow::Shut { is_told: true };
+                return Ok(false);
+            }
+            Stream::Forward(edits) => {
+                edits::forward(&self.host, &edits)?;
+                self.is_forwarded = true;
+                Half::Request
+            }
+            Stream::Deliver(edits) => {
+                edits::deliver(&self.host, &edits, &self.cors)?;
+                Half::Response
+            }
+            Stream::Finish(tail) => {
+                edits::finish(&self.host, &tail, self.ends_plain);
+                Half::Response
+            }
+            Stream::Pass => Half::Response,
+        };
+        if let (Flow::Held, Caller::Root) = (std::mem::replace(&mut self.flow, Flow::Passing), caller) {
+            self.host.resume(half)?;
+        }
+        Ok(true)
+    }
+
+    /// Refuses the stream, for the host does not do what it must: nothing passes.
+    fn fail(&mut self, error: HostError, caller: Caller) {
+        self.host.log(LogLevel::Error, &format!("x402: {error}; the request is refused"));
+        if caller != Caller::Nobody {
+            self.flow = Flow::Shut { is_told: false };
+        }
+        let next = self.step(Event::Ended);
+        let _ = self.perform(next, Caller::Nobody);
+        if caller != Caller::Nobody {
+            self.tell_client();
+        }
+    }
+
+    fn tell_client(&mut self) {
+        self.flow = Flow::Shut { is_told: edits::reply_host_error(&self.host).is_ok() };
+    }
+}

@@ -1,0 +1,60 @@
+//! What the host knows of a stream beside its heads and bodies, and what the filter notes there.
+
+use super::host::{Host, Lifespan};
+use crate::exchange::{RequestEdits, Seen};
+
+/// Under which the filter notes that it has let a request through: for the filters behind it, and for a stream that the proxy
+/// begins anew ([`declare`]).
+const PASSED_HERE: &str = "x402_passed_here";
+const PASSED_BEFORE: &str = "x402_passed_before";
+
+/// Tells the host how long each note lasts. A host that knows no such thing keeps both as long as the first, and then the
+/// headers of a stream that is begun anew have to tell.
+pub(super) fn declare(host: &impl Host) {
+    let _ = host.declare_property(PASSED_BEFORE, Lifespan::Request);
+}
+
+/// Notes that the filter lets a request through, where that has to be known later.
+pub(super) fn note_passage(host: &impl Host, edits: &RequestEdits) {
+    if let Some(route) = &edits.passes_for {
+        let _ = host.set_property(PASSED_HERE, route);
+        let _ = host.set_property(PASSED_BEFORE, route);
+    }
+}
+
+/// Returns whether the filter has let this request through before.
+pub(super) fn seen(host: &impl Host) -> Seen {
+    match (value(host, &[PASSED_HERE]), value(host, &[PASSED_BEFORE])) {
+        (Some(_), _) => Seen::Here,
+        (None, Some(route)) => Seen::Before(String::from_utf8_lossy(&route).into_owned()),
+        (None, None) => Seen::Never,
+    }
+}
+
+/// Returns whether the stream ends because the proxy follows a redirect by itself.
+pub(super) fn is_redirected(host: &impl Host) -> bool {
+    host.property(&["response", "code_details"]).is_ok_and(|details| details.as_deref() == Some(b"internal_redirect"))
+}
+
+/// Returns the host's name of the request.
+pub(super) fn request_id(host: &impl Host) -> Option<String> {
+    let id = host.property(&["request", "id"]).ok()??;
+    Some(String::from_utf8_lossy(&id).into_owned())
+}
+
+/// Returns the names that the caller's certificate is for, if it showed one that the proxy took.
+pub(super) fn principals(host: &impl Host) -> Vec<Vec<u8>> {
+    let names = ["uri_san_peer_certificate", "dns_san_peer_certificate"];
+    names.into_iter().filter_map(|name| value(host, &["connection", name])).collect()
+}
+
+/// Returns the bytes of the request that the host has received by now, the head included.
+pub(super) fn received_bytes(host: &impl Host) -> Option<u64> {
+    let bytes = host.property(&["request", "total_size"]).ok()??;
+    Some(u64::from_le_bytes(bytes.try_into().ok()?))
+}
+
+/// A property that says something.
+fn value(host: &impl Host, path: &[&str]) -> Option<Vec<u8>> {
+    host.property(path).ok().flatten().filter(|value| !value.is_empty())
+}

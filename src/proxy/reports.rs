@@ -1,0 +1,35 @@
+//! What became of requests, for people: a line of the log, properties for access logs, and stats.
+
+use super::host::{Host, LogLevel};
+use super::{properties, stats};
+use crate::exchange::{Outcome, Record};
+
+/// Tells of the end of a request. `known_id` is the host's name of it, where it was read while it was to be had.
+pub(super) fn tell(host: &impl Host, record: &Record, known_id: Option<String>) {
+    stats::count_request(host, record);
+    let level = match record.outcome {
+        Outcome::Unknown | Outcome::Overloaded | Outcome::SettledUpstreamFailed => LogLevel::Warn,
+        // Whoever only asks costs nobody anything, and must not fill a log.
+        Outcome::Unpaid | Outcome::Exempt => LogLevel::Debug,
+        _ => LogLevel::Info,
+    };
+    let is_logged = host.logs(level);
+    let mut line = "x402:".to_owned();
+    for (name, value) in record.facts() {
+        if is_logged {
+            line.push_str(&match name {
+                "route" | "outcome" => format!(" {name}={value}"),
+                _ => format!(" {name}={:?}", value.as_str()),
+            });
+        }
+        // Access logs that lack a field are no reason to fail a request.
+        let _ = host.set_property(&format!("x402_{name}"), &value);
+    }
+    if !is_logged {
+        return;
+    }
+    if let Some(id) = known_id.or_else(|| properties::request_id(host)) {
+        line.push_str(&format!(" request_id={id:?}"));
+    }
+    host.log(level, &line);
+}

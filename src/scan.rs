@@ -622,6 +622,28 @@ impl<'a> Text<'a> {
     }
 }
 
+/// Returns whether half of a surrogate pair stands in JSON as an escape, of which servers make different things.
+#[inline(never)]
+pub(crate) fn has_half_letter(json: &[u8]) -> bool {
+    let mut rest = json;
+    while let Some(at) = rest.iter().position(|byte| *byte == b'\\') {
+        rest = match rest.get(at..) {
+            Some([_, b'u', digits @ ..]) => match letter_of(digits) {
+                Some((_, after)) => after,
+                None => return true,
+            },
+            Some([_, _, after @ ..]) => after,
+            _ => return false,
+        };
+    }
+    false
+}
+
+/// Returns what the text between two quotes says, or where that is nothing, the text as it is written.
+pub(crate) fn decode_leniently(written: &[u8]) -> String {
+    Text(written).decode().map_or_else(|| String::from_utf8_lossy(written).into_owned(), Cow::into_owned)
+}
+
 /// For messages: not more of it than anybody reads.
 impl fmt::Display for Text<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

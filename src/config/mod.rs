@@ -26,6 +26,7 @@ use crate::ledger::Ledger;
 use crate::metadata::MetadataKey;
 use crate::route::RouteTable;
 use crate::x402::offer_receipt::Issuer;
+use crate::x402::requirement::Scheme;
 pub use catalogue::Catalogue;
 pub use error::ConfigError;
 pub use origin::{CorsOrigin, Origin, ShownAt};
@@ -127,6 +128,22 @@ impl Config {
             CorsOrigin::Any => true,
             CorsOrigin::Exact(exact) => exact == origin,
         })
+    }
+
+    /// Returns what the proxy's buffers have to hold, where responses are held until their charge is settled.
+    #[cold]
+    #[inline(never)]
+    pub fn buffer_note(&self) -> Option<String> {
+        let longest = |route: &Route| {
+            let terms = route.terms.as_ref()?;
+            let is_metered = terms.offers.iter().any(|offer| offer.requirement.scheme == Scheme::Upto);
+            let tariff = terms.tariff.as_ref().filter(|_| is_metered)?;
+            Some((tariff.max_response_bytes, Arc::clone(&route.label)))
+        };
+        let (bytes, label) = self.routes.iter().rev().filter_map(longest).max_by_key(|(bytes, _)| *bytes)?;
+        Some(format!(
+            "responses of up to {bytes} bytes (route {label}) are held in the proxy's buffer until their charge is settled: per_connection_buffer_limit_bytes of the listener must be at least that and as much again as the cluster's (1 MiB by default, the most that one read brings), or price.max_response_bytes less; the proxy answers 500 in place of what it cannot hold"
+        ))
     }
 
     /// Returns whether the operator lets a header through that can override path or method.

@@ -386,7 +386,7 @@ pub(super) struct Match {
 pub(super) struct Price {
     /// A fixed price in atomic units of the asset.
     pub amount: Option<String>,
-    /// Where model, limits and usage stand: openai, anthropic, or JSON pointers.
+    /// Where model, limits and usage stand: openai, anthropic, gemini, or JSON pointers.
     pub usage: Option<TextOr<Pointers>>,
     /// The prices of a million tokens, by model: exact names first, then patterns with *, the longest first.
     pub models: Option<Named<Object<Rate>>>,
@@ -400,9 +400,15 @@ pub(super) struct Price {
     pub minimum: Option<TextOr<Units>>,
     /// What is charged if a response does not say what it used.
     pub missing_usage: Option<crate::price::MissingUsage>,
-    /// The longest body that is read, in bytes (default 1048576).
+    /// Whether the filter asks for the usage at the end of a stream if the client does not (default true).
+    pub ask_for_usage: Option<bool>,
+    /// The longest body of a request that is read, in bytes (default 1048576).
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub max_body_bytes: Option<u64>,
+    /// The longest response that is held until its charge is settled, in bytes (default 16777216). A longer one is delivered
+    /// as a stream is. The proxy's buffer limit must allow it.
+    #[serde(default, deserialize_with = "json::optional_whole_number")]
+    pub max_response_bytes: Option<u64>,
     /// The namespace of the proxy's dynamic metadata that holds the request's fields, for proxies that let no filter read bodies.
     pub metadata: Option<String>,
     /// Your own service that names the price of each request.
@@ -435,8 +441,8 @@ pub(super) struct Rate {
     pub cached_input: Option<TextOr<Units>>,
     /// The price of a million tokens of input written to a cache (default: as input).
     pub cache_write: Option<TextOr<Units>>,
-    /// The price of a million tokens of output.
-    pub output: TextOr<Units>,
+    /// The price of a million tokens of output (default: nothing, as for models that only read).
+    pub output: Option<TextOr<Units>>,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -39,11 +39,11 @@ impl<'de> Deserialize<'de> for Secret {
 }
 
 /// Every key that a configuration knows, but for names of the operator's choice. A test holds it against the schema.
-const KEYS: &str = "accepts address allow amount asset assets bazaar body body_schema body_type bytes_per_token cache_write \
+const KEYS: &str = "accepts address allow amount ask_for_usage asset assets bazaar body body_schema body_type bytes_per_token cache_write \
     cached_input cached_input_tokens chain_id choices cluster confirm confirmations contract_wallets cors csp \
     decimals defaults deny description discovery eip712 enabled exclusive exclusive_after extensions extra \
     facilitator facilitators free free_for headers hosts html input input_tokens keep_headers key lasts ledger log_range \
-    match max_body_bytes max_claims max_failures max_output_tokens max_redemptions max_timeout_seconds metadata method \
+    match max_body_bytes max_claims max_failures max_output_tokens max_redemptions max_response_bytes max_timeout_seconds metadata method \
     methods mime_type minimum missing_usage model models name namespace network networks offer_receipt offers \
     origins output output_schema output_tokens page path path_params path_params_schema pay_to payers \
     payment_identifier price principals query query_schema quote routes rpc scheme schemes settle settlement_overrides \

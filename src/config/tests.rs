@@ -937,11 +937,12 @@ fn rates_are_read_to_the_last_digit() {
     for (pointer, value, path, message) in [
         ("/models/m/input", json!("0.075"), ".models.m.input", "does not begin with a dollar sign"),
         ("/models/m/input", json!("$0.0000000000000000001"), ".models.m.input", "atomic unit"),
-        ("/usage", json!("gemini"), ".usage", "is neither openai nor anthropic"),
+        ("/usage", json!("palm"), ".usage", "is neither openai nor anthropic nor gemini"),
         ("/usage", json!({"model": "model", "input_tokens": "/i"}), ".usage.model", "is not a JSON pointer"),
         ("/bytes_per_token", json!(0), ".bytes_per_token", "is 0"),
         ("/max_body_bytes", json!(0), ".max_body_bytes", "is not between 1 and"),
         ("/max_body_bytes", json!(100_000_000), ".max_body_bytes", "is not between 1 and"),
+        ("/max_response_bytes", json!(0), ".max_response_bytes", "is not between 1 and"),
     ] {
         let mut tokens = tokens.clone();
         set(&mut tokens, pointer, value);

@@ -2,45 +2,52 @@
 
 use super::{Context, Purchase, UpstreamHead};
 use crate::money::{Amount, Dollars};
-use crate::price::document::Document;
-use crate::price::events::{Splitter, StreamEvent};
 use crate::price::usage::{Report, Usage};
-use crate::price::{MissingUsage, Shape, Tariff};
+use crate::price::{Framing, MissingUsage, Tariff, Unit};
 use crate::time::UnixTime;
 
-/// Counts what a stream of events has used so far. It keeps no more of it than the event that is not complete.
+/// Counts what a response has used so far. It keeps no more of it than the unit that is not complete.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Meter {
-    splitter: Splitter,
+    framing: Framing,
     report: Report,
-    /// Events with something in them.
-    events: u64,
-    /// True if the upstream has said in an event that it failed.
+    /// Units with something in them.
+    units: u64,
+    /// Units with something generated in them since the usage that was told last.
+    unsaid: u64,
+    /// True if the upstream has said that it failed.
     has_failed: bool,
-    /// True if an event was too long to be read, which may have told the usage.
+    /// True if a unit was too long to be read, which may have told the usage.
     has_overlong: bool,
     /// True if the usage that was told is that of the whole response, and not of what there was of it by then.
     is_final: bool,
-    /// The client did not ask for the event with the usage, so it does not get it.
+    /// True if the client did not ask for the unit with the usage, so that it does not get it.
     hides_usage: bool,
+    /// True if such a unit came.
+    has_hidden: bool,
+    /// True if the end of its line is yet to come.
+    hides_line_end: bool,
     /// By then the payment has to be settled, or it never will be.
     closes_at: UnixTime,
 }
 
 impl Meter {
-    /// The meter of a stream that begins now.
-    pub(super) fn new(purchase: &Purchase, context: Context<'_>) -> Self {
+    /// The meter of a response that begins now, and is called a stream of events or not.
+    pub(super) fn new(purchase: &Purchase, context: Context<'_>, is_labelled: bool) -> Self {
         // What a facilitator wants left of a payment's validity, and the time to ask it.
         let margin =
             crate::scheme::MIN_LIFETIME_SECONDS.saturating_add(purchase.facilitator_seconds(context)).saturating_add(2);
         Self {
-            splitter: Splitter::default(),
+            framing: Framing::new(is_labelled),
             report: Report::default(),
-            events: 0,
+            units: 0,
+            unsaid: 0,
             has_failed: false,
             has_overlong: false,
             is_final: false,
             hides_usage: purchase.hides_usage(),
+            has_hidden: false,
+            hides_line_end: false,
             closes_at: UnixTime::from_secs(purchase.expires.as_secs().saturating_sub(margin)),
         }
     }
@@ -50,76 +57,84 @@ impl Meter {
         self.closes_at
     }
 
-    /// Returns whether nothing came that could be worth anything.
-    const fn is_empty(&self) -> bool {
-        self.events == 0 && !self.has_overlong
+    /// Returns whether the response is known to be a stream; `streams` says whether one was asked for.
+    pub(super) const fn is_stream(&self, streams: bool) -> bool {
+        self.framing.is_stream(streams)
     }
 
-    /// Takes in a piece of the stream; gives what goes to the client in its place, where that is not the same.
+    /// Returns whether a line of comment would be out of place at its end.
+    pub(super) const fn takes_no_comment(&self) -> bool {
+        self.framing.takes_no_comment()
+    }
+
+    /// Returns whether the upstream has said that it failed, and nothing came that could be worth anything.
+    pub(super) const fn is_failure(&self) -> bool {
+        self.has_failed && self.units == 0 && !self.has_overlong
+    }
+
+    /// Returns whether something is kept from the client.
+    pub(super) const fn has_hidden(&self) -> bool {
+        self.has_hidden
+    }
+
+    /// Takes in a piece of the response; gives what goes to the client in its place, where that is not the same.
     pub(super) fn push(&mut self, tariff: &Tariff, bytes: &[u8], is_last: bool) -> Option<Vec<u8>> {
-        let mut events = self.splitter.push(bytes);
-        if is_last {
-            events.extend(self.splitter.finish());
-        }
+        let hides = self.hides_usage;
+        let units = self.framing.push(&tariff.shape, bytes, is_last, hides);
         let mut passing = Vec::new();
-        for event in events {
-            let is_hidden = self.take_in(tariff, &event) && self.hides_usage;
-            if !is_hidden {
-                passing.extend_from_slice(&event.raw);
+        for unit in units {
+            let is_hidden = self.take_in(tariff, &unit) && hides;
+            self.has_hidden |= is_hidden;
+            if !hides {
+                continue;
+            }
+            // The end of a hidden line may come later than the line.
+            let is_line_end = |byte: &u8| std::mem::take(&mut self.hides_line_end) && matches!(byte, b'\r' | b'\n');
+            let line_end = unit.raw.first().is_some_and(is_line_end);
+            let raw = if line_end { unit.raw.trim_ascii_start() } else { &unit.raw };
+            if is_hidden {
+                self.hides_line_end = !raw.ends_with(b"\n");
+            } else {
+                passing.extend_from_slice(raw);
             }
         }
-        self.hides_usage.then_some(passing)
+        hides.then_some(passing)
     }
 
-    /// Takes in an event; `true` if it is there for its usage alone.
-    fn take_in(&mut self, tariff: &Tariff, event: &StreamEvent) -> bool {
-        self.has_overlong |= event.is_overlong;
-        let data = event.data.trim();
-        if data.is_empty() || data == "[DONE]" {
-            return false;
-        }
-        let Ok(document) = Document::read(data.as_bytes()) else {
-            self.events = self.events.saturating_add(1);
-            return false;
-        };
-        let spoke = self.report.take_in(&tariff.shape, &document);
+    /// Takes in a unit; `true` if it is there for its usage alone.
+    fn take_in(&mut self, tariff: &Tariff, unit: &Unit) -> bool {
+        self.has_overlong |= unit.is_overlong;
+        let Some(facts) = &unit.facts else { return false };
+        let known = self.report.output();
+        let spoke = self.report.take_in(&tariff.shape, facts);
         // What comes beside an error is worth what it is worth without one.
-        if is_error(&document) && !spoke && !has_choices(&document) {
+        if facts.is_failure() {
             self.has_failed = true;
             return false;
         }
-        let is_empty = matches!(document.field("choices"), Some(Document::List(choices)) if choices.is_empty());
-        let is_for_usage_alone = spoke && is_empty;
-        self.is_final |= is_for_usage_alone || (spoke && is_last_word(&tariff.shape, &document));
+        let is_for_usage_alone = facts.is_for_usage_alone();
         if !is_for_usage_alone {
-            self.events = self.events.saturating_add(1);
+            self.units = self.units.saturating_add(1);
         }
+        if self.report.output() > known {
+            self.unsaid = 0;
+        } else if facts.generates() && !is_for_usage_alone {
+            self.unsaid = self.unsaid.saturating_add(1);
+            self.is_final = false;
+        }
+        self.is_final |= spoke && facts.tells_output() && facts.is_last_word(&tariff.shape);
         is_for_usage_alone
     }
-}
 
-/// Returns whether an event says that the upstream has failed. Some send an empty error beside everything they send.
-fn is_error(document: &Document) -> bool {
-    let is_told = match document.field("error") {
-        Some(Document::Text(text)) => !text.is_empty(),
-        Some(Document::Object(fields)) => !fields.is_empty(),
-        _ => false,
-    };
-    is_told || document.field("type").and_then(Document::as_text).is_some_and(|kind| kind == "error")
-}
-
-/// Returns whether an event has something of an answer in it.
-fn has_choices(document: &Document) -> bool {
-    matches!(document.field("choices"), Some(Document::List(choices)) if !choices.is_empty())
-}
-
-/// Returns whether an event that tells usage comes behind all output: of the interface of responses the one with the response in
-/// it, of Anthropic's the one with usage of its own and not of the message that begins.
-fn is_last_word(shape: &Shape, document: &Document) -> bool {
-    match shape {
-        Shape::OpenAi => document.at("/response/usage").is_some(),
-        Shape::Anthropic => document.field("usage").is_some(),
-        Shape::Pointers(_) => false,
+    /// Returns the usage of all that came, and what was generated since it was told on top; `None` where none was told.
+    fn used(&self, has_client: bool) -> Option<Usage> {
+        let told = self.report.usage()?;
+        if self.is_final {
+            return Some(told);
+        }
+        let output = told.output.saturating_add(self.unsaid);
+        // A client that leaves has seen more than the usage that was told on the way.
+        Some(Usage { output: if has_client { output } else { output.max(self.units) }, ..told })
     }
 }
 
@@ -156,35 +171,32 @@ impl Purchase {
                 CostByHead::Nowhere("the upstream's response is compressed, though it was asked not to be")
             }
             Some(_) if head.is_event_stream => CostByHead::InEvents,
-            Some(tariff) => CostByHead::InBody { most: tariff.max_body_bytes },
+            Some(tariff) => CostByHead::InBody { most: tariff.max_response_bytes },
         }
     }
 
-    /// Returns what a response costs whose body this is; `None` where it was too long to be read.
-    pub(super) fn cost_of_body(&self, body: Option<&[u8]>) -> Amount {
-        let mut report = Report::default();
-        if let (Some(tariff), Some(Ok(document))) = (&self.quote.terms.tariff, body.map(Document::read)) {
-            report.take_in(&tariff.shape, &document);
+    /// Returns what a response costs that has ended, whole or because its client has gone.
+    pub(super) fn cost_of_response(&self, tariff: &Tariff, meter: &Meter, has_client: bool) -> Amount {
+        let maximum = self.offer.requirement.amount;
+        let is_empty = meter.units == 0 && !meter.has_overlong;
+        if meter.is_failure() {
+            return Amount::ZERO;
         }
-        // A response that is no stream has no events to count.
-        report.usage().map_or(self.offer.requirement.amount, |usage| self.cost(usage))
-    }
-
-    /// Returns what a stream costs that has ended, whole or because its client has gone.
-    pub(super) fn cost_of_stream(&self, tariff: &Tariff, meter: &Meter, has_client: bool) -> Amount {
-        // A client that leaves has seen more than the usage that was told on the way.
-        let is_whole = meter.is_final || has_client;
-        match (meter.report.usage(), tariff.missing_usage) {
-            (Some(usage), _) if is_whole => self.cost(usage),
-            // An upstream that fails, or ends a stream before it has begun, has earned nothing; a client that does not wait
-            // for the first event has had it read its input.
-            (None, _) if meter.is_empty() && (meter.has_failed || has_client) => Amount::ZERO,
-            (usage, MissingUsage::Count) if !meter.has_overlong => {
+        let used = meter.used(has_client);
+        let is_told = meter.is_final || (has_client && meter.unsaid == 0);
+        match (used, tariff.missing_usage) {
+            (Some(used), _) if is_told => self.cost(used),
+            // What is no stream has nothing that could be counted.
+            (used, _) if meter.framing.is_whole() => used.map_or(maximum, |used| self.cost(used)),
+            // An upstream that ends a stream before it has begun has earned nothing; a client that does not wait for the first
+            // event has had it read its input.
+            (None, _) if is_empty && has_client => Amount::ZERO,
+            (used, rule) if !meter.has_overlong && (rule == MissingUsage::Count || meter.has_failed) => {
                 let input = self.job.as_ref().map_or(0, |job| job.input);
-                let told = usage.unwrap_or(Usage { input, ..Usage::default() });
-                self.cost(Usage { output: told.output.max(meter.events), ..told })
+                let least = meter.report.input().unwrap_or(Usage { input, ..Usage::default() });
+                self.cost(used.unwrap_or(Usage { output: meter.units, ..least }))
             }
-            _ => self.offer.requirement.amount,
+            _ => maximum,
         }
     }
 

@@ -19,18 +19,27 @@ const KEPT_FROM_CLIENTS: [&str; 3] = ["cdn-cache-control", "surrogate-control", 
 pub struct Delivery {
     /// True if its `Cache-Control` keeps shared caches away already.
     keeps_cache_control: bool,
+    /// True if something of its body is kept from the client, so that its length is another.
+    has_other_length: bool,
 }
 
 impl Delivery {
     /// The delivery of a response with this head.
     pub(super) fn of(head: &UpstreamHead) -> Self {
-        Self { keeps_cache_control: head.forbids_sharing() }
+        Self { keeps_cache_control: head.forbids_sharing(), has_other_length: false }
+    }
+
+    /// The same delivery of a response of which something is kept from the client.
+    pub(super) const fn of_other_length(self) -> Self {
+        Self { has_other_length: true, ..self }
     }
 
     /// Returns the edits that keep the response out of shared caches.
     pub(super) fn private(self) -> ResponseEdits {
         let set = if self.keeps_cache_control { Vec::new() } else { vec![("cache-control", "private".to_owned())] };
-        ResponseEdits { remove: KEPT_FROM_CLIENTS.to_vec(), set, add: Vec::new() }
+        let mut remove = KEPT_FROM_CLIENTS.to_vec();
+        remove.extend(self.has_other_length.then_some("content-length"));
+        ResponseEdits { remove, set, add: Vec::new() }
     }
 
     /// Returns the edits of a response that is paid for.

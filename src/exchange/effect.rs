@@ -30,8 +30,10 @@ pub struct Effects {
     pub rewrite: Option<Vec<u8>>,
     /// A callout to be sent; its answer is an event ([`super::Event::Callout`]).
     pub call: Option<Call>,
-    /// A piece of the response's body, in place of the one that was given.
+    /// A piece of the response's body, in place of the one that was given, or of all that is held.
     pub chunk: Option<Vec<u8>>,
+    /// True if the response ends here, and takes no line of comment behind its end: it is no stream of events.
+    pub ends_plain: bool,
     /// The fate of the stream.
     pub stream: Stream,
 }
@@ -42,6 +44,16 @@ pub enum Warning {
     /// The ledger did not take a payer's grant.
     #[error("a payer's right to come back has no room; raise ledger.max_claims")]
     NoRoomForGrant,
+    /// An upstream refused a request for the filter's wish for usage.
+    #[error(
+        "an upstream does not take stream_options, by which the filter asks for the usage of a stream; it is left out for a while (ask_for_usage: false leaves it out for good)"
+    )]
+    RefusedWish,
+    /// The proxy's buffer is too small for a response that was held.
+    #[error(
+        "the proxy gave up on a response that was held until its charge is settled: its buffer limit (per_connection_buffer_limit_bytes of the listener) must be at least price.max_response_bytes and the cluster's own limit together, or price.max_response_bytes less"
+    )]
+    SmallBuffer,
     /// A node is of another chain than its network.
     #[error(
         "the node behind the cluster {cluster:?} is not one of chain {chain_id} (eth_chainId); its answers are not believed, correct rpc"

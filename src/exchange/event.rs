@@ -56,7 +56,7 @@ pub struct UpstreamHead {
     pub cors: Vec<(String, String)>,
     /// True if a body follows.
     pub has_body: bool,
-    /// True if it is a stream of events (`text/event-stream`).
+    /// True if it is called a stream: of events (`text/event-stream`), or of lines of JSON.
     pub is_event_stream: bool,
     /// True if its body is compressed, or encoded in another way.
     pub is_encoded: bool,
@@ -76,7 +76,7 @@ impl UpstreamHead {
             cors: headers.cors(),
             has_body,
             is_event_stream: is_event_stream(&headers.text("content-type")),
-            is_encoded: headers.is_encoded(),
+            is_encoded: headers.all("content-encoding").any(is_encoding),
             settlement_overrides: headers
                 .all(SETTLEMENT_OVERRIDES)
                 .next()
@@ -102,9 +102,30 @@ impl UpstreamHead {
 /// The header by which the upstream may name the charge; not for clients.
 pub(super) const SETTLEMENT_OVERRIDES: &str = "settlement-overrides";
 
-/// Returns whether a media type is that of server-sent events, with whatever parameters.
+/// Returns whether a media type is that of server-sent events or of lines of JSON, with whatever parameters.
+#[inline(never)]
 fn is_event_stream(content_type: &str) -> bool {
-    content_type.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("text/event-stream"))
+    const STREAMS: [&str; 8] = [
+        "text/event-stream",
+        "application/x-ndjson",
+        "application/ndjson",
+        "application/jsonl",
+        "application/x-jsonl",
+        "application/jsonlines",
+        "application/stream+json",
+        "application/json-seq",
+    ];
+    let kind = content_type.split(';').next().unwrap_or_default().trim();
+    STREAMS.iter().any(|stream| kind.eq_ignore_ascii_case(stream))
+}
+
+/// Returns whether a response's `Content-Encoding` says that its body is not as it is. Some upstreams write there what means
+/// nothing.
+#[inline(never)]
+fn is_encoding(value: &[u8]) -> bool {
+    const NOTHING: [&[u8]; 7] = [b"", b"none", b"identity", b"utf-8", b"utf8", b"binary", b"null"];
+    let means_nothing = |name: &[u8]| NOTHING.iter().any(|nothing| name.trim_ascii().eq_ignore_ascii_case(nothing));
+    !value.split(|byte| *byte == b',').all(means_nothing)
 }
 
 /// The filter's own earlier doings about a request whose head it is shown.

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::ops::Deref;
+use std::sync::Arc;
 
 use crate::config::{Config, RouteTerms};
 use crate::metadata::MetadataKey;
@@ -138,6 +139,8 @@ pub struct RequestHead {
     has_too_many: bool,
     /// True if a body follows, whatever the headers say.
     has_body: bool,
+    /// The routes whose upstreams have refused the wish for usage.
+    refused_wishes: Vec<Arc<str>>,
 }
 
 /// A request's head is its headers, and more.
@@ -262,6 +265,17 @@ impl RequestHead {
     #[must_use]
     pub fn with_body(self, has_body: bool) -> Self {
         Self { has_body, ..self }
+    }
+
+    /// The same head, with the routes whose upstreams have refused the wish for usage of late.
+    #[must_use]
+    pub fn with_refused_wishes(self, refused_wishes: Vec<Arc<str>>) -> Self {
+        Self { refused_wishes, ..self }
+    }
+
+    /// Returns whether the upstream of a route takes no wish for usage.
+    pub(super) fn has_refused_wish(&self, route: &str) -> bool {
+        self.refused_wishes.iter().any(|refused| **refused == *route)
     }
 
     /// Returns the names that the caller's certificate is for.

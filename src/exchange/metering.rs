@@ -4,20 +4,30 @@ use std::sync::Arc;
 
 use super::cost::{CostByHead, Meter};
 use super::delivery::Delivery;
+use super::event::SETTLEMENT_OVERRIDES;
 use super::settlement::{Settling, Waiter, begin_settlement};
 use super::state::State;
-use super::{Body, Context, Effects, Event, Next, Outcome, Payment, Reply, Stream, Tail, UpstreamHead};
+use super::{
+    Body, Context, Effects, Event, Next, Outcome, Payment, Reply, ResponseEdits, Stream, Tail, UpstreamHead, Warning,
+};
 use crate::ledger::{Answer, Operation};
 use crate::money::Amount;
 use crate::price::Tariff;
 use crate::time::UnixTime;
 use crate::x402::reason;
 
-/// State: the response's body is awaited, which tells what was used.
+/// State: the response's body is awaited, which tells what was used. It is read as it passes into the proxy's buffer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Weighing {
     payment: Payment,
     delivery: Delivery,
+    meter: Box<Meter>,
+    /// Bytes that have come.
+    seen: usize,
+    /// The most of them that are held.
+    most: usize,
+    /// What goes to the client in their place, where that is not the same.
+    passing: Option<Vec<u8>>,
 }
 
 /// State: the ledger is told that the payment buys a stream.
@@ -26,6 +36,8 @@ pub struct Opening {
     payment: Payment,
     delivery: Delivery,
     meter: Box<Meter>,
+    /// What goes to the client in the place of what has come already, where that is not the same.
+    passing: Option<Vec<u8>>,
 }
 
 /// State: the response streams, and is counted.
@@ -38,26 +50,37 @@ pub struct Metering {
 /// Goes on with a response without an error whose cost decides the charge.
 pub(super) fn begin(payment: Payment, context: Context<'_>, head: &UpstreamHead) -> Next {
     let delivery = Delivery::of(head);
+    let meter = |is_labelled| Box::new(Meter::new(&payment.purchase, context, is_labelled));
     match payment.purchase.cost_by_head(head) {
         CostByHead::Known(charge) => deliver(payment, context, delivery, charge),
         CostByHead::InBody { most } => {
-            let stream = Stream::Read { most };
-            (Weighing { payment, delivery }.into(), Effects { stream, ..Effects::default() })
+            let meter = meter(false);
+            let weighing = Weighing { payment, delivery, meter, seen: 0, most, passing: None };
+            (weighing.into(), Effects { stream: Stream::Read { most }, ..Effects::default() })
         }
         CostByHead::InEvents => {
-            let meter = Box::new(Meter::new(&payment.purchase, context));
-            if context.now >= meter.closes_at() {
-                let release = Some(Operation::Release);
-                return payment.refuse(context, release, Outcome::Refused, reason::PERMIT2_DEADLINE);
-            }
-            // From the first byte on, the payment has bought its response.
-            payment.ask_ledger(Operation::Open, |payment| Opening { payment, delivery, meter })
+            let meter = meter(true);
+            open(payment, context, delivery, meter, None)
         }
         // Nobody is billed blindly, and nothing is given away.
         CostByHead::Nowhere(reason) => {
             payment.end(Some(Operation::Release), Outcome::UpstreamFailed, reason, Reply::error(502, reason))
         }
     }
+}
+
+/// Lets a stream begin. From its first byte on, the payment has bought its response.
+fn open(
+    payment: Payment,
+    context: Context<'_>,
+    delivery: Delivery,
+    meter: Box<Meter>,
+    passing: Option<Vec<u8>>,
+) -> Next {
+    if context.now >= meter.closes_at() {
+        return payment.refuse(context, Some(Operation::Release), Outcome::Refused, reason::PERMIT2_DEADLINE);
+    }
+    payment.ask_ledger(Operation::Open, |payment| Opening { payment, delivery, meter, passing })
 }
 
 /// Settles the charge of a response that waits, or, where it is nothing, delivers it.
@@ -71,12 +94,68 @@ fn deliver(mut payment: Payment, context: Context<'_>, delivery: Delivery, charg
     payment.finish(Some(Operation::Release), Outcome::Served, "", None, Stream::Deliver(edits))
 }
 
+impl Weighing {
+    fn on_chunk(mut self, context: Context<'_>, bytes: &[u8], is_last: bool) -> Next {
+        let Some(tariff) = self.payment.purchase.quote.terms.tariff.clone() else { return self.payment.out_of_order() };
+        self.seen = self.seen.saturating_add(bytes.len());
+        if let Some(passing) = self.meter.push(&tariff, bytes, is_last) {
+            self.passing.get_or_insert_default().extend_from_slice(&passing);
+        }
+        if is_last {
+            return self.weigh(context, &tariff);
+        }
+        let streams = self.payment.purchase.job.as_ref().is_some_and(|job| job.streams);
+        if self.seen > self.most || self.meter.is_stream(streams) {
+            let Self { payment, delivery, meter, passing, .. } = self;
+            return open(payment, context, delivery, meter, passing);
+        }
+        self.stay()
+    }
+
+    /// Settles what a response costs that is there, whole.
+    fn weigh(self, context: Context<'_>, tariff: &Tariff) -> Next {
+        let Self { payment, delivery, meter, passing, .. } = self;
+        if meter.is_failure() {
+            let stream =
+                Stream::Deliver(ResponseEdits { remove: vec![SETTLEMENT_OVERRIDES], ..ResponseEdits::default() });
+            return payment.finish(Some(Operation::Release), Outcome::UpstreamFailed, ERROR_WITHIN, None, stream);
+        }
+        let charge = payment.purchase.cost_of_response(tariff, &meter, true);
+        let delivery = if meter.has_hidden() { delivery.of_other_length() } else { delivery };
+        let (exchange, effects) = deliver(payment, context, delivery, charge);
+        (exchange, Effects { chunk: passing.filter(|_| meter.has_hidden()), ..effects })
+    }
+
+    /// The proxy answers in the upstream's stead, while its response is held.
+    #[cold]
+    fn on_own_error(self, head: &UpstreamHead) -> Next {
+        let warning = (head.status == 500).then_some(Warning::SmallBuffer);
+        let reason = match &warning {
+            Some(warning) => warning.to_string(),
+            None => "the proxy gave up on a response that was held".to_owned(),
+        };
+        let stream = Stream::Deliver(ResponseEdits::default());
+        let (over, effects) =
+            self.payment.finish(Some(Operation::Release), Outcome::UpstreamFailed, &reason, None, stream);
+        (over, Effects { warning, ..effects })
+    }
+}
+
+/// The reason why a response with a good status costs nothing.
+pub(super) const ERROR_WITHIN: &str = "the upstream's response says that it failed";
+
 impl State for Weighing {
     fn handle(self, context: Context<'_>, event: Event) -> Next {
-        let Event::ResponseBody(body) = event else { return self.ignore(event) };
-        let body = if let Body::Whole(bytes) = &body { Some(bytes.as_slice()) } else { None };
-        let charge = self.payment.purchase.cost_of_body(body);
-        deliver(self.payment, context, self.delivery, charge)
+        match event {
+            Event::ResponseChunk { bytes, is_last } => self.on_chunk(context, &bytes, is_last),
+            Event::ResponseBody(Body::Whole(bytes)) => self.on_chunk(context, &bytes, true),
+            Event::ResponseBody(_) => {
+                let maximum = self.payment.purchase.requirement().amount;
+                deliver(self.payment, context, self.delivery, maximum)
+            }
+            Event::Upstream(head) if head.is_error() => self.on_own_error(&head),
+            _ => self.ignore(event),
+        }
     }
 
     fn end(self) -> Next {
@@ -91,11 +170,11 @@ impl State for Weighing {
 impl State for Opening {
     fn handle(self, _: Context<'_>, event: Event) -> Next {
         let Event::Ledger(answer) = event else { return self.ignore(event) };
-        let Self { payment, delivery, meter } = self;
+        let Self { payment, delivery, meter, passing: chunk } = self;
         match answer {
             Answer::Granted => {
                 let stream = Stream::Deliver(delivery.before_receipt());
-                (Metering { payment, meter }.into(), Effects { stream, ..Effects::default() })
+                (Metering { payment, meter }.into(), Effects { chunk, stream, ..Effects::default() })
             }
             Answer::NotHeld => payment.end_in_flight(),
             _ => payment.out_of_order(),
@@ -124,12 +203,13 @@ impl Metering {
             return (exchange, Effects { chunk: Some(Vec::new()), ..effects });
         }
         let chunk = self.meter.push(&tariff, bytes, is_last);
+        let ends_plain = is_last && self.meter.takes_no_comment();
         let (exchange, effects) = if is_last {
             self.close(context, &tariff, true)
         } else {
             (self.into(), Effects { stream: Stream::Pass, ..Effects::default() })
         };
-        (exchange, Effects { chunk, ..effects })
+        (exchange, Effects { chunk, ends_plain, ..effects })
     }
 
     /// The stream is over for its client: what was generated until then is paid for.
@@ -148,7 +228,7 @@ impl Metering {
     /// Settles what the stream cost, or, where that is nothing, does without.
     fn close(self, context: Context<'_>, tariff: &Tariff, has_client: bool) -> Next {
         let Self { mut payment, meter } = self;
-        let charge = payment.purchase.cost_of_stream(tariff, &meter, has_client);
+        let charge = payment.purchase.cost_of_response(tariff, &meter, has_client);
         payment.charge = Some(charge);
         if charge != Amount::ZERO {
             let waiter = if has_client { Waiter::StreamEnd } else { Waiter::NobodyOfStream };

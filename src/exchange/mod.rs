@@ -57,7 +57,7 @@ pub use recoveries::{Recoveries, Recovery, Shed};
 use recovery::Recovering;
 use redeeming::{Redeeming, Reweighing};
 pub use reply::Reply;
-use serving::Serving;
+use serving::{Refused, Serving};
 use settlement::{BeginningSettlement, Pinning, Recording, Settling};
 pub use shown_url::ShownUrl;
 use sign_in::{CheckingGrant, ConsumingNonce, Visiting};
@@ -118,6 +118,9 @@ states! {
     Verifying,
     /// The upstream has the request, and no money has moved.
     Serving,
+    /// The upstream refuses a request that the filter has added something to; the body of its answer is awaited, which tells
+    /// whether for that.
+    Refused,
     /// The response's body is awaited, which tells what was used.
     Weighing,
     /// The ledger is told that the payment buys a stream.
@@ -197,7 +200,7 @@ impl Exchange {
 
     /// Returns whether the exchange wants to see the pieces of the response's body.
     pub const fn reads_chunks(&self) -> bool {
-        matches!(self, Self::Metering(_))
+        matches!(self, Self::Metering(_) | Self::Weighing(_))
     }
 
     /// Returns whether the filter has no more to do with the request.

@@ -10,7 +10,7 @@ use super::{Body, Call, CallKind, Context, Effects, Event, Next, PricedRequest, 
 use crate::facilitator::CalloutAnswer;
 use crate::price::PriceError;
 use crate::price::Tariff;
-use crate::price::request::Job;
+use crate::price::request::{Job, may_name_wish, names_wish};
 use crate::x402::requirement::Scheme;
 
 /// State: the request's body is awaited, by which its price is found.
@@ -81,7 +81,7 @@ impl State for Reading {
                 return request.overloaded(error, error);
             }
         };
-        match tariff.job(&body) {
+        match tariff.job_at(request.head.path(), &body) {
             Ok(job) => Measured::of_body(request, job, body).price(context),
             Err(error) => request.refuse(400, &error.to_string()),
         }
@@ -102,9 +102,16 @@ impl Measured {
         Self { request, job, body: None, rewrite: None }
     }
 
-    fn of_body(request: PricedRequest, job: Job, body: Vec<u8>) -> Self {
+    fn of_body(request: PricedRequest, mut job: Job, body: Vec<u8>) -> Self {
         // Whoever has not paid is told the price, and nothing else is done about the body.
         let is_kept = request.head.has_payment() && has_metered_entry(&request);
+        let may_ask = request.terms.tariff.as_ref().is_some_and(|tariff| tariff.asks_for_usage);
+        if !may_ask || request.head.has_refused_wish(&request.route) {
+            job.wish = None;
+        }
+        // What the client has written itself may be repeated in any refusal.
+        let is_named_in_path = names_wish(request.head.all(":path").next().unwrap_or_default());
+        job.is_wish_alone = is_kept && job.wish.is_some() && !is_named_in_path && !may_name_wish(&body);
         let rewrite = if is_kept { job.with_wish_for_usage(&body) } else { None };
         let body = is_kept.then(|| body.into());
         Self { request, job: Some(job), body, rewrite }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::grant::Resource;
 use super::quote::Quote;
-use super::{Context, PaymentRecord, ShownUrl};
+use super::{Context, PaymentRecord, ShownUrl, UpstreamHead};
 use crate::chain::{INQUIRY_QUESTIONS, Transfer};
 use crate::config::{Offer, Rpc, Settle, Verify};
 use crate::ledger::{Binding, PaymentKey};
@@ -124,7 +124,14 @@ impl Purchase {
     /// Returns whether the filter asked for the usage at the end of the stream in the client's stead, so that the client does
     /// not get it.
     pub(super) fn hides_usage(&self) -> bool {
-        self.job.as_ref().is_some_and(|job| job.streams && !job.wants_usage)
+        self.is_metered() && self.job.as_ref().is_some_and(|job| job.wish.is_some())
+    }
+
+    /// Returns whether an answer of the upstream may refuse the request for the wish that the filter has added to it, and for
+    /// nothing that its client has written.
+    pub(super) fn may_be_refused_for_wish(&self, head: &UpstreamHead) -> bool {
+        let is_alone = self.job.as_ref().is_some_and(|job| job.is_wish_alone);
+        matches!(head.status, 400 | 422) && self.hides_usage() && is_alone && head.has_body && !head.is_encoded
     }
 
     /// Returns until when a pursuit that begins now asks again.

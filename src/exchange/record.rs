@@ -1,5 +1,6 @@
 //! What is remembered of a request and of a settlement, for logs and stats.
 
+use super::serving::REFUSED_WISH;
 use std::sync::Arc;
 
 use super::LogText;
@@ -35,6 +36,12 @@ impl Record {
             visitor: None,
             payment: None,
         }
+    }
+
+    /// Returns whether the upstream has refused a request for the wish for usage that the filter had added to it. For a while
+    /// its route gets its requests without.
+    pub fn is_refused_wish(&self) -> bool {
+        self.outcome == Outcome::UpstreamFailed && self.reason.as_str() == REFUSED_WISH
     }
 
     /// Returns the facts by name: all that a log or the filter state gets of them.

@@ -1,6 +1,6 @@
 //! A payment that has settled, and whose response is yet to come.
 
-use super::cost::CostByHead;
+use super::cost::{CostByHead, Meter};
 use super::delivery::{Delivery, Spending};
 use super::state::State;
 use super::{Body, Context, Effects, Event, Next, Outcome, Payment, Reply, Stream, UpstreamHead};
@@ -79,11 +79,24 @@ impl State for Redeeming {
 }
 
 impl State for Reweighing {
-    fn handle(self, _: Context<'_>, event: Event) -> Next {
+    fn handle(self, context: Context<'_>, event: Event) -> Next {
         let Event::ResponseBody(body) = event else { return self.ignore(event) };
-        let body = if let Body::Whole(bytes) = &body { Some(bytes.as_slice()) } else { None };
-        let cost = self.payment.purchase.cost_of_body(body);
-        redeem(self.payment, self.delivery, self.transaction, cost)
+        let Self { payment, mut delivery, transaction } = self;
+        let (Body::Whole(bytes), Some(tariff)) = (body, payment.purchase.quote.terms.tariff.clone()) else {
+            let maximum = payment.purchase.requirement().amount;
+            return redeem(payment, delivery, transaction, maximum);
+        };
+        let mut meter = Meter::new(&payment.purchase, context, false);
+        let chunk = meter.push(&tariff, &bytes, true).filter(|_| meter.has_hidden());
+        if meter.is_failure() {
+            return deliver_error(payment, delivery, transaction, Operation::Release);
+        }
+        let cost = payment.purchase.cost_of_response(&tariff, &meter, true);
+        if chunk.is_some() {
+            delivery = delivery.of_other_length();
+        }
+        let (exchange, effects) = redeem(payment, delivery, transaction, cost);
+        (exchange, Effects { chunk, ..effects })
     }
 
     fn end(self) -> Next {

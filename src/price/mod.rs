@@ -1,7 +1,9 @@
 //! The price of an inference: before it runs, by what it asks for, and after it ran, by what it used.
 
-pub mod document;
 pub mod events;
+pub mod facts;
+mod framing;
+mod reader;
 pub mod request;
 pub mod usage;
 
@@ -12,6 +14,7 @@ use serde::Deserialize;
 
 use crate::money::Amount;
 use crate::scan::ScanError;
+pub use framing::{Framing, Unit};
 use request::Job;
 use usage::Usage;
 
@@ -22,6 +25,8 @@ pub enum Shape {
     OpenAi,
     /// Those of Anthropic's messages.
     Anthropic,
+    /// Those of Gemini's `generateContent` and `streamGenerateContent`, whose path names the model.
+    Gemini,
     /// Any format, by the operator's JSON pointers.
     Pointers(Box<Pointers>),
 }
@@ -58,8 +63,12 @@ pub struct Tariff {
     pub max_output_tokens: u64,
     /// The charge where the response does not say what was used.
     pub missing_usage: MissingUsage,
-    /// The longest body that is read, of request or response.
+    /// The longest body of a request that is read, in bytes.
     pub max_body_bytes: usize,
+    /// The longest response that is held until its charge is settled, in bytes. A longer one is delivered as a stream is.
+    pub max_response_bytes: usize,
+    /// True if the filter asks for the usage at the end of a stream where the client does not.
+    pub asks_for_usage: bool,
     /// The namespace of the proxy's dynamic metadata where model and limits stand, for hosts that let no filter read the
     /// request's body.
     pub namespace: Option<String>,
@@ -110,8 +119,8 @@ const TOKENS_OF_A_RATE: u64 = 1_000_000_000_000_000_000;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PriceError {
     /// The body cannot be read in one way only.
-    #[error("{0}")]
-    Body(#[from] document::DocumentError),
+    #[error("the body is not JSON that can be read in one way only: {0}")]
+    Body(String),
     /// The body is not of the shape that is priced.
     #[error("{0}")]
     Shape(String),
@@ -135,7 +144,14 @@ impl From<ScanError> for PriceError {
     #[cold]
     #[inline(never)]
     fn from(error: ScanError) -> Self {
-        Self::Body(error.into())
+        Self::Body(error.to_string())
+    }
+}
+
+impl Pointers {
+    /// Returns the pointers into the response: to input, cached input and output.
+    pub(crate) fn of_response(&self) -> [Option<&str>; 3] {
+        [Some(self.input_tokens.as_str()), self.cached_input_tokens.as_deref(), self.output_tokens.as_deref()]
     }
 }
 
@@ -229,6 +245,7 @@ impl fmt::Display for Shape {
         f.write_str(match self {
             Self::OpenAi => "openai",
             Self::Anthropic => "anthropic",
+            Self::Gemini => "gemini",
             Self::Pointers(_) => "pointers",
         })
     }
@@ -266,6 +283,8 @@ mod tests {
             max_output_tokens: 1,
             missing_usage: MissingUsage::Count,
             max_body_bytes: 1,
+            max_response_bytes: 1,
+            asks_for_usage: true,
             namespace: None,
         };
         for (model, index) in [("gpt-4o", 2), ("gpt-4o-mini", 3), ("gpt-3", 1), ("llama", 0), ("gpt-4?", 4)] {
@@ -317,6 +336,7 @@ mod tests {
             wants_usage: false,
             is_read_whole: false,
             wish: None,
+            is_wish_alone: false,
         };
         assert_eq!(rates().quote(&job), Ok(Amount::from(800)), "the dearest way to read the input");
         let least = Job { input: 0, output: 0, ..job.clone() };

@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 
-use super::{Pointers, PriceError, Shape, Tariff, document};
+use super::{Pointers, PriceError, Shape, Tariff};
 use crate::metadata::MetadataKey;
-use crate::scan::{Found, Names, Scanner, Text};
+use crate::scan::{Found, Names, Scanner, Text, has_half_letter};
 
 /// The most that a request can make a model do.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -26,6 +26,8 @@ pub struct Job {
     pub is_read_whole: bool,
     /// The edit that asks for the usage at the end of the stream, where the client does not and its interface lets it.
     pub wish: Option<Wish>,
+    /// True if nothing in the request itself names what the wish adds, so that a refusal that names it is about the wish.
+    pub is_wish_alone: bool,
 }
 
 /// An edit of a body that asks for the usage at the end of the stream.
@@ -84,6 +86,14 @@ impl Tariff {
     /// # Errors
     /// [`PriceError`] where it has no price.
     pub fn job(&self, body: &[u8]) -> Result<Job, PriceError> {
+        self.job_at(b"", body)
+    }
+
+    /// Reads what a request asks for in its path (without the query) and its body.
+    ///
+    /// # Errors
+    /// [`PriceError`] where it has no price.
+    pub fn job_at(&self, path: &[u8], body: &[u8]) -> Result<Job, PriceError> {
         let most = self.max_body_bytes.checked_div(BYTES_PER_VALUE).unwrap_or(0).max(LEAST_VALUES);
         let mut scanner = Scanner::new(body, most);
         if scanner.peek() != b'{' {
@@ -95,10 +105,15 @@ impl Tariff {
         let asked = match &self.shape {
             Shape::OpenAi => openai(&mut scanner)?,
             Shape::Anthropic => anthropic(&mut scanner)?,
+            Shape::Gemini => gemini(&mut scanner, path)?,
             Shape::Pointers(pointers) => by_pointers(&mut scanner, pointers)?,
         };
         scanner.end()?;
-        let limit = asked.limit.unwrap_or(self.max_output_tokens);
+        if has_half_letter(body) {
+            let error = "half a letter stands in the body (an escape such as \\ud83d without its other half); cut texts between letters";
+            return Err(PriceError::Shape(error.to_owned()));
+        }
+        let limit = if has_no_output(path) { 0 } else { asked.limit.unwrap_or(self.max_output_tokens) };
         Ok(Job {
             model_index: self.find(&asked.model)?,
             model: asked.model,
@@ -108,6 +123,7 @@ impl Tariff {
             wants_usage: asked.wants_usage,
             is_read_whole: true,
             wish: asked.wish,
+            is_wish_alone: false,
         })
     }
 
@@ -154,6 +170,7 @@ impl Tariff {
             wants_usage: true,
             is_read_whole: false,
             wish: None,
+            is_wish_alone: false,
         })
     }
 }
@@ -352,6 +369,88 @@ fn anthropic(scanner: &mut Scanner<'_>) -> Result<JobFields, PriceError> {
 }
 
 #[inline(never)]
+fn gemini(scanner: &mut Scanner<'_>, path: &[u8]) -> Result<JobFields, PriceError> {
+    let (named, method) = gemini_path(path).ok_or_else(|| {
+        PriceError::Shape("the path is none of a model, as in /v1beta/models/{model}:generateContent".to_owned())
+    })?;
+    let (mut limit, mut choices) = (None, None);
+    let fields = Fields::read(scanner, &["model", "generationConfig"], &mut |scanner, name, first| {
+        if (name, first) == ("generationConfig", b'{') {
+            let config = Fields::read(scanner, &["maxOutputTokens", "candidateCount"], &mut |_, _, _| Ok(()))?;
+            (limit, choices) = (config.get("maxOutputTokens"), config.get("candidateCount"));
+        }
+        Ok(())
+    })?;
+    if let Some(value) = fields.get("model") {
+        let other = model(Some(value), "model")?;
+        if other.strip_prefix("models/").unwrap_or(&other) != named {
+            return Err(PriceError::Shape(format!("the path names the model {named:?}, and the body another")));
+        }
+    }
+    let has_output = matches!(method, "generateContent" | "streamGenerateContent");
+    Ok(JobFields {
+        model: named.to_owned(),
+        limit: if has_output { limit_of(limit, "maxOutputTokens")? } else { Some(0) },
+        choices: at_least_one(choices, "candidateCount")?,
+        streams: method == "streamGenerateContent",
+        wants_usage: true,
+        wish: None,
+    })
+}
+
+/// The model that a path names, and the method that is called of it. Anything that some server might read in another way
+/// is no such path.
+fn gemini_path(path: &[u8]) -> Option<(&str, &str)> {
+    const METHODS: [&str; 5] =
+        ["generateContent", "streamGenerateContent", "embedContent", "batchEmbedContents", "countTokens"];
+    let path = plain_path(path)?;
+    let (before, last) = path.rsplit_once('/')?;
+    let (model, method) = last.split_once(':')?;
+    let is_one = before.ends_with("/models") && !model.is_empty() && model.len() <= MAX_MODEL_BYTES;
+    (is_one && METHODS.contains(&method)).then_some((model, method))
+}
+
+/// A path that every server reads in the same way.
+#[inline(never)]
+fn plain_path(path: &[u8]) -> Option<&str> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'-' | b'_' | b'.' | b':' | b'@');
+    let path = std::str::from_utf8(path).ok().filter(|path| path.bytes().all(is_plain))?;
+    (!path.contains("//") && !path.contains("..") && !path.contains("/.")).then_some(path)
+}
+
+/// Returns whether the interface at this path generates nothing: what it costs is its input.
+#[inline(never)]
+fn has_no_output(path: &[u8]) -> bool {
+    const INTERFACES: [&str; 9] =
+        ["embeddings", "embed", "rerank", "moderations", "classify", "score", "pooling", "tokenize", "count_tokens"];
+    let last = plain_path(path).and_then(|path| path.rsplit('/').next());
+    last.is_some_and(|last| INTERFACES.contains(&last))
+}
+
+/// The names that the wish for usage adds to a request.
+const WISHED: [&[u8]; 2] = [b"stream_options", b"include_usage"];
+
+/// Returns whether a text names what the wish for usage adds.
+#[inline(never)]
+pub(crate) fn names_wish(text: &[u8]) -> bool {
+    text.iter().enumerate().any(|(at, byte)| {
+        *byte == b'_'
+            && WISHED.into_iter().any(|name| {
+                let stroke = name.iter().position(|byte| *byte == b'_').unwrap_or(0);
+                at.checked_sub(stroke).and_then(|start| text.get(start..)).is_some_and(|text| text.starts_with(name))
+            })
+    })
+}
+
+/// Returns whether JSON may name it, in whatever spelling: with an escape in it that stands for a letter of ASCII, too.
+#[inline(never)]
+pub(crate) fn may_name_wish(json: &[u8]) -> bool {
+    let mut escapes = json.iter().enumerate().filter(|(_, byte)| **byte == b'\\').map(|(at, _)| at);
+    let is_letter = |at: usize| json.get(at..).is_some_and(|rest| rest.starts_with(b"\\u00"));
+    names_wish(json) || escapes.any(is_letter)
+}
+
+#[inline(never)]
 fn by_pointers(scanner: &mut Scanner<'_>, pointers: &Pointers) -> Result<JobFields, PriceError> {
     let mut ways = Steps::default();
     let asked = [Some(&pointers.model), pointers.max_output_tokens.as_ref(), pointers.choices.as_ref()];
@@ -461,14 +560,23 @@ fn model(value: Option<&[u8]>, what: &str) -> Result<String, PriceError> {
 #[inline(never)]
 fn whole(value: Option<&[u8]>, what: &str) -> Result<Option<u64>, PriceError> {
     let named = |value: &[u8]| {
-        document::whole(value).ok_or_else(|| PriceError::Shape(format!("{what} is not a whole number of tokens")))
+        plain_whole(value).ok_or_else(|| PriceError::Shape(format!("{what} is not a whole number of tokens")))
     };
     value.map(named).transpose()
 }
 
-/// A limit. 0 is none: many servers read it so.
+/// A number that is written as digits alone, where it has 64 bits at most.
+fn plain_whole(number: &[u8]) -> Option<u64> {
+    // In JSON none begins with a zero too many.
+    std::str::from_utf8(number).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?.parse().ok()
+}
+
+/// A limit. 0, -1 and -2 are none: many servers read them so.
 #[inline(never)]
 fn limit_of(value: Option<&[u8]>, what: &str) -> Result<Option<u64>, PriceError> {
+    if matches!(value, Some(b"-1" | b"-2")) {
+        return Ok(None);
+    }
     Ok(whole(value, what)?.filter(|limit| *limit > 0))
 }
 

@@ -1,7 +1,7 @@
 //! Usage: the tokens that a response says it used.
 
-use super::document::Document;
-use super::{Pointers, Shape};
+use super::Shape;
+use super::facts::{Counts, Facts};
 
 /// Tokens that a model has used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -28,12 +28,18 @@ pub struct Report {
 }
 
 impl Report {
-    /// Takes in a response, or an event of a stream; `true` if it spoke of usage.
-    pub fn take_in(&mut self, shape: &Shape, document: &Document) -> bool {
+    /// Takes in what a response, or an event of a stream, says; `true` if it spoke of usage.
+    pub fn take_in(&mut self, shape: &Shape, facts: &Facts) -> bool {
+        let counts = &facts.counts;
         match shape {
-            Shape::OpenAi => self.openai(document),
-            Shape::Anthropic => self.anthropic(document),
-            Shape::Pointers(pointers) => self.pointers(pointers, document),
+            Shape::OpenAi => self.openai(counts),
+            Shape::Anthropic => self.anthropic(counts),
+            Shape::Gemini => self.gemini(counts),
+            Shape::Pointers(pointers) => {
+                let [input, cached_input, output] = counts.pointed;
+                let output = if pointers.output_tokens.is_some() { output } else { input.map(|_| 0) };
+                self.keep(input, cached_input, None, output)
+            }
         }
     }
 
@@ -45,49 +51,71 @@ impl Report {
         Some(Usage { input: named.saturating_add(apart), cached_input, cache_write, output: self.output? })
     }
 
-    fn openai(&mut self, document: &Document) -> bool {
-        // A stream of responses carries the response in its last event.
-        let usage = document.field("usage").or_else(|| document.at("/response/usage"));
-        let Some(usage) = usage else { return false };
-        let first = |names: &[&str]| names.iter().find_map(|name| whole_at(usage, name));
-        let input = first(&["/prompt_tokens", "/input_tokens"]);
-        let named = first(&["/completion_tokens", "/output_tokens"]);
+    /// The output, once it is known.
+    pub const fn output(&self) -> Option<u64> {
+        self.output
+    }
+
+    /// The input with what came from caches, once it is known, and nothing for the output.
+    pub fn input(&self) -> Option<Usage> {
+        Self { output: Some(0), ..*self }.usage()
+    }
+
+    fn openai(&mut self, counts: &Counts) -> bool {
+        const OUTPUT: [&str; 3] = ["completion_tokens", "output_tokens", "eval_count"];
+        let input = counts.first(&["prompt_tokens", "input_tokens", "prompt_eval_count"]);
+        let named = counts.first(&OUTPUT);
         // Some count apart what the model said to itself, and have it in the total alone. Embeddings have no output, and
         // do not say so.
-        let apart = first(&["/total_tokens"]).and_then(|total| total.checked_sub(input?));
-        let is_unreadable = ["/completion_tokens", "/output_tokens"].iter().any(|name| usage.at(name).is_some());
+        let apart = counts.get("total_tokens").and_then(|total| total.checked_sub(input?));
         let output = match (named, apart) {
             (Some(named), apart) => Some(named.max(apart.unwrap_or(0))),
-            (None, _) if is_unreadable => None,
+            (None, _) if counts.is_unreadable(&OUTPUT) => None,
             (None, apart) => apart.or(input.map(|_| 0)),
         };
-        self.keep(
-            input,
-            first(&["/prompt_tokens_details/cached_tokens", "/input_tokens_details/cached_tokens"]),
-            None,
-            output,
-        )
+        // By Anthropic's names, what came from a cache is no part of the input.
+        let by_anthropic = counts.get("prompt_tokens").is_none() && counts.get("total_tokens").is_none();
+        let has_cache = counts.first(&["cache_read_input_tokens", "cache_creation_input_tokens"]).is_some();
+        self.is_apart |= by_anthropic && has_cache && counts.get("input_tokens").is_some();
+        let cached_input = counts.highest(&[
+            "prompt_tokens_details/cached_tokens",
+            "input_tokens_details/cached_tokens",
+            "prompt_cache_hit_tokens",
+            "cached_tokens",
+            "num_cached_tokens",
+            "cache_read_input_tokens",
+        ]);
+        let cache_write = counts.highest(&[
+            "prompt_tokens_details/cache_write_tokens",
+            "input_tokens_details/cache_write_tokens",
+            "cache_write_tokens",
+            "cache_creation_input_tokens",
+        ]);
+        self.keep(input, cached_input, cache_write, output)
     }
 
-    fn anthropic(&mut self, document: &Document) -> bool {
-        let usage = document.field("usage").or_else(|| document.at("/message/usage"));
-        let Some(usage) = usage else { return false };
+    fn anthropic(&mut self, counts: &Counts) -> bool {
         self.is_apart = true;
+        // What went before a compaction counts in its iteration alone.
+        let all = |name: &str, iterations: &str| counts.get(name).max(counts.get(iterations));
+        let written =
+            counts.sum(&["cache_creation/ephemeral_5m_input_tokens", "cache_creation/ephemeral_1h_input_tokens"]);
         self.keep(
-            whole_at(usage, "/input_tokens"),
-            whole_at(usage, "/cache_read_input_tokens"),
-            whole_at(usage, "/cache_creation_input_tokens"),
-            whole_at(usage, "/output_tokens"),
+            all("input_tokens", "iterations/input_tokens"),
+            all("cache_read_input_tokens", "iterations/cache_read_input_tokens"),
+            all("cache_creation_input_tokens", "iterations/cache_creation_input_tokens").max(written),
+            all("output_tokens", "iterations/output_tokens"),
         )
     }
 
-    fn pointers(&mut self, pointers: &Pointers, document: &Document) -> bool {
-        let at = |pointer: &Option<String>| pointer.as_deref().and_then(|pointer| whole_at(document, pointer));
-        let input = whole_at(document, &pointers.input_tokens);
-        let output = if pointers.output_tokens.is_some() { at(&pointers.output_tokens) } else { input.map(|_| 0) };
-        self.keep(input, at(&pointers.cached_input_tokens), None, output)
+    fn gemini(&mut self, counts: &Counts) -> bool {
+        let input = counts.sum(&["promptTokenCount", "toolUsePromptTokenCount"]);
+        let named = counts.sum(&["candidatesTokenCount", "thoughtsTokenCount"]);
+        let apart = counts.get("totalTokenCount").and_then(|total| total.checked_sub(input?));
+        self.keep(input, counts.get("cachedContentTokenCount"), None, named.max(apart).or(input.map(|_| 0)))
     }
 
+    /// Keeps what was said. No counter sinks: some upstreams say 0 for what they have said before.
     fn keep(
         &mut self,
         input: Option<u64>,
@@ -95,27 +123,24 @@ impl Report {
         cache_write: Option<u64>,
         output: Option<u64>,
     ) -> bool {
-        self.input = input.or(self.input);
-        self.cached_input = cached_input.or(self.cached_input);
-        self.cache_write = cache_write.or(self.cache_write);
-        self.output = output.or(self.output);
+        self.input = input.max(self.input);
+        self.cached_input = cached_input.max(self.cached_input);
+        self.cache_write = cache_write.max(self.cache_write);
+        self.output = output.max(self.output);
         input.is_some() || output.is_some()
     }
-}
-
-fn whole_at(document: &Document, pointer: &str) -> Option<u64> {
-    document.at(pointer).and_then(Document::as_whole)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::price::Pointers;
     use crate::price::events::Splitter;
 
     fn usage_of(shape: &Shape, texts: &[&str]) -> Option<Usage> {
         let mut report = Report::default();
         for text in texts {
-            report.take_in(shape, &Document::read(text.as_bytes()).unwrap());
+            report.take_in(shape, &Facts::of(shape, text.as_bytes()));
         }
         report.usage()
     }
@@ -192,7 +217,7 @@ mod tests {
             let (head, tail) = ANTHROPIC_STREAM.as_bytes().split_at(cut);
             let (mut splitter, mut report) = (Splitter::default(), Report::default());
             for event in [splitter.push(head), splitter.push(tail)].concat() {
-                report.take_in(&Shape::Anthropic, &Document::read(event.data.as_bytes()).unwrap());
+                report.take_in(&Shape::Anthropic, &Facts::of(&Shape::Anthropic, event.data.as_bytes()));
             }
             assert_eq!(report.usage(), usage(1125, 1000, 100, 15), "cut at {cut}");
         }

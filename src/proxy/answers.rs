@@ -1,6 +1,7 @@
 //! Answers of the operator's own services that may be used again for as long as they say.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::config::Service;
 use crate::evm::keccak256;
@@ -40,5 +41,24 @@ impl Answers {
         if self.0.len() < MOST_ANSWERS {
             self.0.insert(question, (until, answer));
         }
+    }
+}
+
+/// Routes whose upstreams have refused the wish for usage, each for a while: upstreams change, and what one request has
+/// brought about must not last. A worker has its own.
+#[derive(Default)]
+pub(super) struct RefusedWishes(Vec<(Arc<str>, UnixTime)>);
+
+/// How long a route goes without the wish.
+const REFUSED_SECONDS: u64 = 600;
+
+impl RefusedWishes {
+    pub(super) fn note(&mut self, route: Arc<str>, now: UnixTime) {
+        self.0.retain(|(known, until)| *until > now && *known != route);
+        self.0.push((route, now.plus(REFUSED_SECONDS)));
+    }
+
+    pub(super) fn routes(&self, now: UnixTime) -> Vec<Arc<str>> {
+        self.0.iter().filter(|(_, until)| *until > now).map(|(route, _)| Arc::clone(route)).collect()
     }
 }

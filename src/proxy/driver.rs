@@ -25,6 +25,8 @@ pub(super) struct Driver<H> {
     flow: Flow,
     /// True once the upstream has the head of the request; until then nothing of its body passes.
     is_forwarded: bool,
+    /// True if the response is no stream of events, and takes no line of comment behind its end.
+    ends_plain: bool,
     /// Headers that a browser wants to read on every answer.
     cors: edits::CorsHeaders,
     /// A settlement that is to be looked into later.
@@ -54,6 +56,8 @@ enum Flow {
 struct Reading {
     /// Bytes that are read at most.
     most: usize,
+    /// Bytes of a response that the exchange has seen already, where it sees them as they come.
+    seen: usize,
     /// Bytes that the host had received of the request when its head came; `None` for a response, and once a part of the body
     /// was seen.
     received: Option<u64>,
@@ -82,6 +86,7 @@ impl<H: Host> Driver<H> {
             callout: None,
             flow: Flow::Passing,
             is_forwarded: false,
+            ends_plain: false,
             cors: Vec::new(),
             recovery: None,
             request_id: None,
@@ -90,6 +95,10 @@ impl<H: Host> Driver<H> {
 
     pub(super) const fn host(&self) -> &H {
         &self.host
+    }
+
+    pub(super) const fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     pub(super) fn config(&self) -> &Arc<Config> {
@@ -130,6 +139,16 @@ impl<H: Host> Driver<H> {
             reading.received = None;
             reading.most
         })
+    }
+
+    /// Returns how many bytes of a response that is read the exchange has seen, if it sees them as they come; now it sees
+    /// `size`.
+    pub(super) fn scans(&mut self, half: Half, size: usize) -> Option<usize> {
+        let is_response = half == Half::Response && self.is_forwarded && self.exchange.reads_chunks();
+        match &mut self.flow {
+            Flow::Reading(reading) if is_response => Some(std::mem::replace(&mut reading.seen, size)),
+            _ => None,
+        }
     }
 
     /// Ends the reading of a body: all of it waits now.
@@ -336,14 +355,20 @@ impl<H: Host> Driver<H> {
             rewrite,
             call,
             chunk,
+            ends_plain,
             stream,
         } = effects;
+        self.ends_plain |= ends_plain;
         let check_time = if has_checked { self.time_since_callback() } else { None };
         let answer = match ledger {
             Some((key, operation)) => Some(self.ask_ledger(key, alias_key, operation)?),
             None => None,
         };
         if let Some(record) = record {
+            if record.is_refused_wish() {
+                let now = self.host.unix_time()?;
+                self.shared.refused_wishes.borrow_mut().note(Arc::clone(&record.route), now);
+            }
             reports::tell(&self.host, &record, self.request_id.take());
         }
         if let Some(settlement) = settlement {
@@ -408,7 +433,7 @@ impl<H: Host> Driver<H> {
             Stream::Hold => return Ok(false),
             Stream::Read { most } => {
                 let received = if self.is_forwarded { None } else { properties::received_bytes(&self.host) };
-                self.flow = Flow::Reading(Reading { most, received });
+                self.flow = Flow::Reading(Reading { most, seen: 0, received });
                 return Ok(false);
             }
             Stream::Reply(reply) => {
@@ -431,7 +456,7 @@ impl<H: Host> Driver<H> {
                 Half::Response
             }
             Stream::Finish(tail) => {
-                edits::finish(&self.host, &tail);
+                edits::finish(&self.host, &tail, self.ends_plain);
                 Half::Response
             }
             Stream::Pass => Half::Response,

@@ -50,8 +50,10 @@ pub(super) fn rewrite_request(host: &impl Host, body: &[u8]) -> Result<(), HostE
 
 /// Puts the end behind a response. What does not find its place any more (there are trailers already, or there cannot be
 /// any) is no reason to fail it.
-pub(super) fn finish(host: &impl Host, tail: &Tail) {
-    let _ = host.append_to_body(Half::Response, tail.comment.as_bytes());
+pub(super) fn finish(host: &impl Host, tail: &Tail, is_plain: bool) {
+    if !is_plain {
+        let _ = host.append_to_body(Half::Response, tail.comment.as_bytes());
+    }
     for (name, value) in &tail.trailers {
         let _ = host.add_header(Map::ResponseTrailers, name, value);
     }

@@ -45,7 +45,12 @@ pub trait Host: Clone {
     fn add_header(&self, map: Map, name: &str, value: &str) -> Result<(), HostError>;
 
     /// Reads what is there of a buffer, at most `max_length` bytes of it; nothing where there is no such buffer.
-    fn buffer(&self, buffer: Buffer, max_length: usize) -> Result<Vec<u8>, HostError>;
+    fn buffer(&self, buffer: Buffer, max_length: usize) -> Result<Vec<u8>, HostError> {
+        self.buffer_from(buffer, 0, max_length)
+    }
+
+    /// Reads the same from `start` on, of which something has to be there.
+    fn buffer_from(&self, buffer: Buffer, start: usize, max_length: usize) -> Result<Vec<u8>, HostError>;
 
     /// Puts other bytes in the place of what is there of a body.
     fn replace_body(&self, half: Half, bytes: &[u8]) -> Result<(), HostError>;

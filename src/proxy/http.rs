@@ -1,5 +1,6 @@
 //! One request, or the pursuit of a settlement that outlived one: translates callbacks into events of its exchange.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::driver::Driver;
@@ -89,6 +90,9 @@ impl<H: Host> HttpContext<H> {
 
     /// Takes in a part of a body: `size` bytes of it by now.
     pub(super) fn on_body(&mut self, half: Half, size: usize, is_last: bool) -> DataVerdict {
+        if let Some(start) = self.driver.scans(half, size) {
+            return self.on_held_piece(half, start..size, is_last);
+        }
         if let Some(most) = self.driver.reads(half) {
             let body = match (size > most, is_last) {
                 (true, _) => Ok(Body::TooLong),
@@ -107,6 +111,9 @@ impl<H: Host> HttpContext<H> {
 
     /// Takes in trailers: the body has ended without saying so.
     pub(super) fn on_trailers(&mut self, half: Half) -> DataVerdict {
+        if let Some(seen) = self.driver.scans(half, usize::MAX) {
+            return self.on_held_piece(half, seen..seen, true);
+        }
         if let Some(most) = self.driver.reads(half) {
             let body = self.body(half, most.saturating_add(1));
             let body = body.map(|bytes| if bytes.len() > most { Body::TooLong } else { Body::Whole(bytes) });
@@ -117,6 +124,19 @@ impl<H: Host> HttpContext<H> {
             return self.run_data(next);
         }
         self.driver.pass(half)
+    }
+
+    /// A piece of a response is there that is held: these bytes of it.
+    fn on_held_piece(&mut self, half: Half, place: Range<usize>, is_last: bool) -> DataVerdict {
+        if is_last {
+            self.driver.stop_reading();
+        }
+        let bytes = match place.len() {
+            0 => Ok(Vec::new()),
+            length => self.driver.host().buffer_from(Buffer::Body(half), place.start, length),
+        };
+        let next = bytes.and_then(|bytes| self.driver.step(Event::ResponseChunk { bytes, is_last }));
+        self.run_data(next)
     }
 
     fn body(&self, half: Half, most: usize) -> Result<Vec<u8>, HostError> {
@@ -180,7 +200,7 @@ impl<H: Host> HttpContext<H> {
             self.provoked =
                 heads::all(self.driver.host(), super::host::Map::Request)?.text("x-provoke-panic").into_owned();
         }
-        let head = heads::request(self.driver.host(), self.driver.config(), has_body)?;
+        let head = heads::request(self.driver.host(), self.driver.config(), self.driver.shared(), has_body)?;
         self.may_panic(|_| "request");
         self.driver.start(&head)
     }

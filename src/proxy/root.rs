@@ -81,6 +81,9 @@ impl<H: Host> RootContext<H> {
                 self.nodes = configured.config.nodes();
                 let routes = configured.config.routes.len();
                 self.host.log(LogLevel::Info, &format!("x402: configured, {routes} routes"));
+                if let Some(note) = configured.config.buffer_note() {
+                    self.host.log(LogLevel::Info, &format!("x402: {note}"));
+                }
                 for warning in &configured.config.warnings {
                     self.host.log(LogLevel::Warn, &format!("x402: {warning}"));
                 }

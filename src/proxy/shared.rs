@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::answers::Answers;
+use super::answers::{Answers, RefusedWishes};
 use super::health::Health;
 use crate::facilitator::Supported;
 use crate::time::UnixTime;
@@ -18,6 +18,8 @@ pub(super) struct Shared {
     pub(super) health: Rc<RefCell<Health>>,
     /// Answers that may be used again.
     pub(super) answers: Rc<RefCell<Answers>>,
+    /// Routes whose upstreams take no wish for usage.
+    pub(super) refused_wishes: Rc<RefCell<RefusedWishes>>,
     /// Facts of the shared data itself.
     pub(super) memory: Memory,
 }

@@ -275,10 +275,10 @@ impl Host for WasmHost {
         check("add_header_map_value", status)
     }
 
-    fn buffer(&self, buffer: Buffer, max_length: usize) -> Result<Vec<u8>, HostError> {
+    fn buffer_from(&self, buffer: Buffer, start: usize, max_length: usize) -> Result<Vec<u8>, HostError> {
         // SAFETY: the host writes a pointer and a length to the places given.
         let bytes = receive("get_buffer_bytes", |data, length| unsafe {
-            proxy_get_buffer_bytes(buffer.number(), 0, max_length, data, length)
+            proxy_get_buffer_bytes(buffer.number(), start, max_length, data, length)
         })?;
         Ok(bytes.unwrap_or_default())
     }

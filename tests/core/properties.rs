@@ -1330,7 +1330,7 @@ proptest! {
         parts in any::<[u16; 4]>(),
     ) {
         let [input, output] = bounds;
-        let job = Job { model: String::new(), model_index: 0, input, output, streams: false, wants_usage: false, is_read_whole: false, wish: None };
+        let job = Job { model: String::new(), model_index: 0, input, output, streams: false, wants_usage: false, is_read_whole: false, is_wish_alone: false, wish: None };
         let quote = rates.quote(&job).unwrap();
         let part = |of: u64, part: u16| u64::try_from(u128::from(of) * u128::from(part) / u128::from(u16::MAX)).unwrap();
         let used = part(input, parts[0]);

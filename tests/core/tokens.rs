@@ -117,6 +117,7 @@ fn a_quote_is_the_most_that_a_request_can_cost() {
         (json!({"max_completion_tokens": 7, "messages": null, "prompt": "a"}), 1000),
         (json!({"max_tokens": 7, "input": "a"}), 1000),
         (json!({"max_tokens": 0}), 1000),
+        (json!({"max_tokens": -1}), 1000),
         (json!({"max_tokens": 1, "n_predict": 800}), 800),
     ] {
         let text = chat(more);
@@ -160,7 +161,7 @@ fn requests_without_a_price_are_refused() {
         (r#"{"model":"gpt-4o","MAX_TOKENS":1}"#, "some servers take the key"),
         (r#"{"model":"gpt-5"}"#, "the model \"gpt-5\" has no price here; these have: gpt-4o, llama-3*"),
         (r#"{"model":["gpt-4o"]}"#, "model is missing, or not a text"),
-        (r#"{"model":"gpt-4o","max_tokens":-1}"#, "max_tokens is not a whole number"),
+        (r#"{"model":"gpt-4o","max_tokens":-3}"#, "max_tokens is not a whole number"),
         (r#"{"model":"gpt-4o","max_tokens":1e3}"#, "max_tokens is not a whole number"),
         (r#"{"model":"gpt-4o","max_tokens":"10"}"#, "max_tokens is not a whole number"),
         (r#"{"model":"gpt-4o","n":0}"#, "n is 0"),
@@ -171,6 +172,8 @@ fn requests_without_a_price_are_refused() {
         (r#"{"model":"gpt-4o","m\u006fdel":"llama-3"}"#, "stands twice"),
         (r#"{"model":"gpt-4o","Input":"a"}"#, "some servers take the key \"Input\" for another"),
         (r#"{"model":"gpt-4o","stream_options":{"include_usage":true,"include_usage":false}}"#, "stands twice"),
+        (r#"{"model":"gpt-4o","messages":[{"content":"cut \ud83d"}]}"#, "cut texts between letters"),
+        (r#"{"model":"gpt-4o","messages":[{"content":"\ude00\ud83d"}]}"#, "cut texts between letters"),
         (r#"{"model":"gpt-4o"} x"#, "is not JSON that can be read in one way only"),
         (r#"{"model":"gpt-4o","messages":['"],"model":"llama-3"}"#, "is not JSON that can be read in one way only"),
         (r#"{"model":"gpt-4o"/*,"model":"llama-3"*/}"#, "is not JSON that can be read in one way only"),
@@ -190,6 +193,9 @@ fn requests_without_a_price_are_refused() {
 
 #[test]
 fn what_cannot_change_a_price_may_stand_twice() {
+    // Nor is half a letter what only looks like one.
+    let plain = chat(json!({"messages": [{"content": "\\ud83d \u{1f600} x"}]})).replace('\u{1f600}', "\\ud83d\\ude00");
+    quote(&mut Stage::new(&config("exact")), &plain);
     let plain = quote(&mut Stage::new(&config("exact")), &chat(json!({"metadata": {"a": 1, "b": 2}})));
     let twice = chat(json!({"metadata": {"a": 1, "b": 2}})).replace("\"b\"", "\"a\"");
     assert_eq!(quote(&mut Stage::new(&config("exact")), &twice), plain);
@@ -239,7 +245,7 @@ fn the_charge_is_what_was_used() {
             .play(&head, [body(&text), valid(), answer("application/json"), weighed(&response.to_string()), settled()]);
         assert_eq!(
             request.story(),
-            "read 1048576 | claim granted, verify? | claim granted, forward | read 1048576 | settle granted, settle? | spend granted, = served, deliver with receipt"
+            "read 1048576 | claim granted, verify? | claim granted, forward | read 16777216 | settle granted, settle? | spend granted, = served, deliver with receipt"
         );
         assert_eq!(asked_to_settle(&request), charge, "{response}");
         let receipt = decode(request.receipt_header("payment-response").unwrap());
@@ -266,7 +272,7 @@ fn a_response_without_usage_costs_the_maximum() {
     for response in [
         weighed("{}"),
         weighed("no JSON"),
-        weighed(r#"{"usage":{"prompt_tokens":1},"usage":{"prompt_tokens":1}}"#),
+        weighed(r#"{"usage":{"prompt_tokens":"a few","completion_tokens":1}}"#),
         Event::ResponseBody(Body::TooLong),
     ] {
         let (mut stage, head) = paying("upto", &text);
@@ -1117,4 +1123,459 @@ fn junk_that_names_a_payment_does_not_keep_it_from_being_verified() {
     let used = json!({"usage": usage(20, 0, 1)}).to_string();
     let honest = stage.play(&head, [body(&text), valid(), answer("application/json"), weighed(&used), settled()]);
     assert_eq!(outcome(&honest), Outcome::Served, "{}", honest.story());
+}
+
+// ------------------------------------------------------------------------------------------- what upstreams really send
+
+/// The rates of the cases: 2.5, 0.25, 3.125 and 10 atomic units a token for input, cached input, cache write and output.
+fn dialect(usage: &str) -> Value {
+    let mut config = config("upto");
+    let rate = json!({"input": "$2.50", "cached_input": "$0.25", "cache_write": "$3.125", "output": "$10.00"});
+    let price = json!({"usage": usage, "models": {"*": rate}, "max_output_tokens": 1000});
+    config["routes"] = json!([
+        {"name": "chat", "match": {"path": "/chat"}, "price": price},
+        {"name": "all", "match": {"path": "/{*rest}"}, "price": price},
+    ]);
+    config
+}
+
+/// A request that is paid for, up to the upstream's answer.
+fn asked(config: &Value, path: &str, text: &str) -> (Stage, Request) {
+    let mut stage = Stage::new(config);
+    let unpaid = stage.play(&post(path, &[]), [body(text)]);
+    assert_eq!(unpaid.status(), 402, "{}", unpaid.story());
+    let entry = decode(unpaid.reply_header("payment-required").unwrap())["accepts"][0].clone();
+    let payment = encode(&Wallet::new(1).pay(&entry, 1));
+    let request = stage.play(&post(path, &[("payment-signature", &payment)]), [body(text), valid()]);
+    (stage, request)
+}
+
+/// What was asked to be settled, or 0.
+fn charge(request: &Request) -> u64 {
+    let is_asked = request.calls.iter().any(|call| call.kind == CallKind::Settle);
+    if is_asked { asked_to_settle(request).parse().unwrap() } else { 0 }
+}
+
+/// The quote for a body with so many tokens of output: the dearest input is what is written to a cache.
+fn quoted(text: &str, output: usize) -> u64 {
+    (text.len() * 3125 + output * 10_000).div_ceil(1000) as u64
+}
+
+/// The charge for a response that comes in pieces of so many bytes.
+fn charged(usage: &str, text: &str, kind: &str, response: &[u8], size: usize) -> (u64, Request) {
+    let (mut stage, mut request) = asked(&dialect(usage), "/chat", text);
+    stage.step(&mut request, answer(kind));
+    for piece in response.chunks(size) {
+        stage.step(&mut request, Event::ResponseChunk { bytes: piece.to_vec(), is_last: false });
+    }
+    stage.step(&mut request, chunk("", true));
+    (charge(&request), request)
+}
+
+const JSON: &str = "application/json";
+const SSE: &str = "text/event-stream";
+
+#[test]
+fn what_a_response_used_is_found_however_it_is_written() {
+    let text = chat(json!({"max_tokens": 500}));
+    let openai =
+        |usage: &str| format!(r#"{{"id":"c1","choices":[{{"index":0,"message":{{"content":"hi"}}}}],{usage}}}"#);
+    let plain = r#""usage":{"prompt_tokens":9,"completion_tokens":3,"total_tokens":12}"#;
+    for (response, expected) in [
+        (openai(plain), 53),
+        (openai(plain).replace("hi", "smile \\ud83d"), 53),
+        (openai(plain).replace("hi", "smile \\ude00\\ud83d\\u12"), 53),
+        (openai(plain).replace("hi", "a\nb\u{1}"), 53),
+        (openai(plain).replace(":9", ":9.0").replace(":3", ":3.0"), 53),
+        (openai(plain).replace(":9", ":\"9\"").replace(":3", ":\"3.0\""), 53),
+        (openai(plain).replace(":9", ":90e-1").replace(":3", ":0.3E1"), 53),
+        (openai(plain).replace(":12", ":1e999"), 53),
+        (openai(plain).replace("\"id\"", "\"x\":1e999,\"y\":NaN,\"z\":-Infinity,\"id\""), 53),
+        (openai(&format!("\"x\":1,{plain}")).replace("\"x\"", "\"id\""), 53),
+        (openai(&format!("\"usage\":{{\"prompt_tokens\":1,\"completion_tokens\":1}},{plain}")), 53),
+        (openai(&format!("{plain},\"usage\":null")), 53),
+        (openai(&format!("{plain},\"usage\":{{\"prompt_tokens\":\"many\"}}")), 53),
+        (openai(plain).replace("\"prompt_tokens\":9", "\"prompt_tokens\":9,\"prompt_tokens\":-1"), 53),
+        (openai(plain).replace("usage", "us\\u0061ge"), 53),
+        (format!("\u{feff} {}\r\n", openai(plain)), 53),
+        (format!("{}data: [DONE]\n\n", openai(plain)), 53),
+        (format!("{}{}", openai(plain), "}}]"), 53),
+        (
+            openai(plain).replace("\"index\":0", &format!("\"index\":0,\"x\":{}{}", "[".repeat(500), "]".repeat(500))),
+            53,
+        ),
+        (openai("\"x\":0").replace("}}],", r#"},"usage":{"prompt_tokens":9,"completion_tokens":3}}],"#), 53),
+        (openai(r#""x_groq":{"usage":{"prompt_tokens":9,"completion_tokens":3}}"#), 53),
+        (openai(r#""usage":{"prompt_tokens":90,"completion_tokens":30,"prompt_cache_hit_tokens":64}"#), 381),
+        (openai(r#""usage":{"prompt_tokens":90,"completion_tokens":30,"cached_tokens":64}"#), 381),
+        (
+            openai(
+                r#""usage":{"prompt_tokens":90,"completion_tokens":30,"prompt_tokens_details":{"cached_tokens":64}}"#,
+            ),
+            381,
+        ),
+        (
+            openai(
+                r#""usage":{"prompt_tokens":90,"completion_tokens":30,"cached_tokens":0,"prompt_cache_hit_tokens":64}"#,
+            ),
+            381,
+        ),
+        (openai(r#""usage":{"prompt_tokens":90,"completion_tokens":30,"cache_write_tokens":64}"#), 565),
+        (
+            openai(
+                r#""usage":{"prompt_tokens":90,"completion_tokens":30,"prompt_tokens_details":{"cache_write_tokens":64}}"#,
+            ),
+            565,
+        ),
+        (openai(r#""usage":{"input_tokens":26,"output_tokens":30,"cache_read_input_tokens":64}"#), 381),
+    ] {
+        for size in [1, 7, 100_000] {
+            let (charge, request) = charged("openai", &text, JSON, response.as_bytes(), size);
+            assert_eq!(charge, expected, "{response} in pieces of {size}: {}", request.story());
+            assert!(request.passed.is_empty() && request.delivered.is_none(), "nothing leaves before it is settled");
+        }
+    }
+}
+
+#[test]
+fn an_error_inside_a_good_answer_costs_nothing() {
+    let text = chat(json!({"max_tokens": 500}));
+    for (usage, response) in [
+        ("openai", r#"{"error":{"code":502,"message":"Provider returned error"},"user_id":"u"}"#),
+        ("openai", r#"{"error":"overloaded"}"#),
+        ("openai", r#"{"errors":[{"message":"no"}]}"#),
+        ("openai", r#"{"object":"error","message":"no","code":400}"#),
+        ("openai", r#"{"error":{"code":502},"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":0}}"#),
+        (
+            "openai",
+            r#"{"choices":[{"index":0,"error":{"code":502,"message":"x"},"message":{"content":""},"finish_reason":"error"}]}"#,
+        ),
+        (
+            "openai",
+            r#"{"choices":[{"error":{"code":502},"message":{"content":"par"}}],"usage":{"prompt_tokens":9,"completion_tokens":1}}"#,
+        ),
+        (
+            "openai",
+            r#"{"object":"response","status":"failed","error":{"code":"server_error"},"output":[],"usage":null}"#,
+        ),
+        ("anthropic", r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#),
+    ] {
+        let (charge, request) = charged(usage, &text, JSON, response.as_bytes(), 9);
+        assert_eq!(charge, 0, "{response}: {}", request.story());
+        assert!(request.story().ends_with("release granted, = upstream_failed, deliver"), "{}", request.story());
+    }
+    // One that says nothing, or comes with what was ordered, makes nothing free.
+    for response in [
+        r#"{"error":null,"choices":[{"message":{"content":"x"}}],"usage":{"prompt_tokens":9,"completion_tokens":3}}"#,
+        r#"{"error":{"message":null,"code":0},"choices":[{"message":{"content":"x"}}],"usage":{"prompt_tokens":9,"completion_tokens":3}}"#,
+        r#"{"error":{"code":1},"choices":[{"message":{"content":"x"}}],"usage":{"prompt_tokens":9,"completion_tokens":3}}"#,
+        r#"{"choices":[{"error":{"code":1},"message":{}},{"message":{"content":"x"}}],"usage":{"prompt_tokens":9,"completion_tokens":3}}"#,
+    ] {
+        assert_eq!(charged("openai", &text, JSON, response.as_bytes(), 9).0, 53, "{response}");
+    }
+}
+
+fn words(count: usize) -> Vec<String> {
+    (0..count)
+        .map(|number| format!(r#"{{"id":"c1","choices":[{{"index":0,"delta":{{"content":"w{number} "}}}}]}}"#))
+        .collect()
+}
+
+#[test]
+fn streams_are_told_by_their_first_bytes() {
+    let text = chat(json!({"max_tokens": 500, "stream": true, "stream_options": {"include_usage": true}}));
+    let used = r#"{"choices":[],"usage":{"prompt_tokens":20,"completion_tokens":10}}"#.to_owned();
+    let events = |lines: &[String]| lines.iter().map(|line| format!("data: {line}\n\n")).collect::<String>();
+    let lines = |lines: &[String]| lines.iter().map(|line| format!("{line}\n")).collect::<String>();
+    let told = [words(10), vec![used]].concat();
+    let input = (text.len() * 25 + 10 * 100).div_ceil(10) as u64;
+    for (kind, response, expected) in [
+        (JSON, events(&told) + "data: [DONE]\n\n", 150),
+        ("text/plain", format!(": ping\r\n\r\n{}", events(&told)), 150),
+        ("text/plain", format!("\u{feff}event: x\n{}", events(&told)), 150),
+        (JSON, lines(&told), 150),
+        ("text/plain", lines(&told), 150),
+        (SSE, lines(&told), 150),
+        (SSE, events(&told), 150),
+        (JSON, format!("[{}]", told.join(",\n")), 150),
+        (JSON, events(&words(10)), input),
+        (SSE, lines(&words(10)), input),
+        (JSON, lines(&words(10)), input),
+    ] {
+        for size in [3, 200] {
+            let (charge, request) = charged("openai", &text, kind, response.as_bytes(), size);
+            assert_eq!(charge, expected, "{kind} {response} by {size}: {}", request.story());
+            assert!(request.story().contains("open granted, deliver"), "it streams: {}", request.story());
+        }
+        // As it was cut by one that had all of it at once: then it is settled before it is delivered, or streams.
+        assert_eq!(charged("openai", &text, kind, response.as_bytes(), usize::MAX).0, expected, "{kind} {response}");
+    }
+    // One value under the label of a stream is no stream: without its usage it costs the quote.
+    let whole = r#"{"choices":[{"message":{"content":"hi"}}],"usage":{"prompt_tokens":14,"completion_tokens":9}}"#;
+    assert_eq!(charged("openai", &text, SSE, format!("{whole}data: [DONE]\n\n").as_bytes(), 5).0, 125);
+    let quote = quoted(&text, 500);
+    for (kind, untold) in
+        [(SSE, r#"{"choices":[{"message":{"content":"hi"}}]}"#), (JSON, "hello"), ("text/plain", "hello"), (JSON, "")]
+    {
+        assert_eq!(charged("openai", &text, kind, untold.as_bytes(), 5).0, quote, "{untold}");
+    }
+}
+
+#[test]
+fn whoever_leaves_in_the_middle_of_a_value_pays_the_quote() {
+    let text = chat(json!({"max_tokens": 500}));
+    let (mut stage, mut request) = asked(&dialect("openai"), "/chat", &text);
+    stage.step(&mut request, answer(SSE));
+    stage.step(&mut request, chunk(r#"{"choices":[{"message":{"content":"nearly all of it"#, false));
+    stage.step(&mut request, Event::Ended);
+    assert_eq!(charge(&request), quoted(&text, 500));
+}
+
+#[test]
+fn a_counter_never_sinks_and_what_was_seen_since_counts_on_top() {
+    let text = chat(json!({"max_tokens": 500, "stream": true, "stream_options": {"include_usage": true}}));
+    let start = r#"{"type":"message_start","message":{"usage":{"input_tokens":25,"output_tokens":1}}}"#;
+    let delta = r#"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"w "}}"#;
+    let stop = r#"{"type":"message_stop"}"#;
+    let piece = r#"{"choices":[{"delta":{"content":"x"}}]}"#;
+    for (usage, events, expected) in [
+        (
+            "anthropic",
+            vec![
+                start,
+                delta,
+                delta,
+                r#"{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{}}"#,
+                stop,
+            ],
+            93,
+        ),
+        ("anthropic", vec![start, delta, delta, r#"{"type":"error","error":{"type":"overloaded_error"}}"#], 93),
+        (
+            "anthropic",
+            vec![
+                start,
+                delta,
+                r#"{"type":"message_delta","delta":{},"usage":{"input_tokens":0,"output_tokens":9}}"#,
+                stop,
+            ],
+            153,
+        ),
+        (
+            "anthropic",
+            vec![
+                start,
+                delta,
+                r#"{"type":"message_delta","usage":{"input_tokens":25,"output_tokens":9,"iterations":[{"input_tokens":25,"output_tokens":9},{"input_tokens":10,"output_tokens":7}]}}"#,
+            ],
+            248,
+        ),
+        (
+            "openai",
+            vec![r#"{"choices":[],"usage":{"prompt_tokens":25,"completion_tokens":0}}"#, piece, piece, "[DONE]"],
+            83,
+        ),
+        ("openai", vec![r#"{"choices":[],"usage":{"prompt_tokens":25,"completion_tokens":1}}"#, piece, piece], 93),
+        (
+            "openai",
+            vec![
+                piece,
+                r#"{"choices":[{"delta":{},"finish_reason":"stop","usage":{"prompt_tokens":9,"completion_tokens":4}}]}"#,
+            ],
+            63,
+        ),
+        (
+            "openai",
+            vec![
+                piece,
+                r#"{"choices":[{"delta":{"content":"\ud83d"},"finish_reason":"length"}],"usage":{"prompt_tokens":9,"completion_tokens":4}}"#,
+            ],
+            63,
+        ),
+        (
+            "openai",
+            vec![
+                r#"{"choices":[{"delta":{"content":"x"}}],"usage":{"prompt_tokens":25,"completion_tokens":7}}"#,
+                r#"{"choices":[{"delta":{"content":"x"}}],"usage":{"prompt_tokens":0,"completion_tokens":0}}"#,
+            ],
+            143,
+        ),
+        ("openai", vec![piece, r#"{"error":{"message":"gone"}}"#], (text.len() as u64 * 25 + 100).div_ceil(10)),
+    ] {
+        let stream: String = events.iter().map(|event| format!("data: {event}\n\n")).collect();
+        let (charge, request) = charged(usage, &text, SSE, stream.as_bytes(), 11);
+        assert_eq!(charge, expected, "{stream}: {}", request.story());
+    }
+}
+
+#[test]
+fn what_the_wish_calls_forth_never_reaches_the_client() {
+    let text = chat(json!({"max_tokens": 500, "stream": true}));
+    for (kind, before, behind) in [(SSE, "data: ", "\n\n"), (JSON, "data: ", "\n\n"), (JSON, "", "\n"), (SSE, "", "\n")]
+    {
+        for told in [
+            r#"{"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":4}}"#,
+            r#"{"choices":null,"usage":{"prompt_tokens":9,"completion_tokens":4}}"#,
+            r#"{"id":"c1","usage":{"prompt_tokens":"9","completion_tokens":4.0}}"#,
+        ] {
+            let unit = |text: &str| format!("{before}{text}{behind}");
+            let visible: String = words(3).iter().map(|word| unit(word)).collect();
+            for size in [4, 50, 100_000] {
+                let response = format!("{visible}{}", unit(told));
+                let (charge, request) = charged("openai", &text, kind, response.as_bytes(), size);
+                assert_eq!(charge, 63, "{told}");
+                assert_eq!(String::from_utf8_lossy(&request.passed), visible, "{kind} {response} by {size}");
+            }
+        }
+    }
+    let mut silent = dialect("openai");
+    silent["routes"][0]["price"]["ask_for_usage"] = false.into();
+    let (_, request) = asked(&silent, "/chat", &text);
+    assert_eq!(request.rewrite, None);
+}
+
+#[test]
+fn an_upstream_that_refuses_the_wish_is_asked_without_it() {
+    let text = chat(json!({"max_tokens": 500, "stream": true}));
+    let refusal = r#"{"detail":[{"loc":["body","stream_options"],"msg":"Extra inputs are not permitted"}]}"#;
+    let (mut stage, mut request) = asked(&dialect("openai"), "/chat", &text);
+    assert!(request.rewrite.is_some());
+    stage.step(&mut request, upstream(422));
+    stage.step(&mut request, weighed(refusal));
+    assert!(
+        request.story().ends_with("read 65536 | release granted, = upstream_failed, reply 503"),
+        "{}",
+        request.story()
+    );
+    assert_eq!((charge(&request), request.reply_header("retry-after")), (0, Some("1")));
+    assert!(request.record.as_ref().unwrap().is_refused_wish());
+    assert_eq!(stage.left(&request), "nothing", "the same payment may come again");
+    // It is remembered.
+    let head = post("/chat", &[]).with_refused_wishes(vec!["chat".into()]);
+    let entry =
+        decode(stage.play(&head, [body(&text)]).reply_header("payment-required").unwrap())["accepts"][0].clone();
+    let payment = encode(&Wallet::new(1).pay(&entry, 2));
+    let head = post("/chat", &[("payment-signature", &payment)]).with_refused_wishes(vec!["chat".into()]);
+    assert_eq!(stage.play(&head, [body(&text), valid()]).rewrite, None);
+    // Another refusal, and one for what the client has written, is the client's to hear.
+    for (text, refusal) in [
+        (text.clone(), r#"{"error":{"message":"no such model"}}"#.to_owned()),
+        (chat(json!({"stream": true, "x": "stream_options"})), refusal.to_owned()),
+        (chat(json!({"stream": true})).replace("Hello", "stream\\u005foptions"), refusal.to_owned()),
+        (chat(json!({"stream": true, "stream_options": {"x": 1}})), refusal.to_owned()),
+    ] {
+        let (mut stage, mut request) = asked(&dialect("openai"), "/chat", &text);
+        stage.step(&mut request, upstream(400));
+        if !request.story().ends_with("deliver") {
+            stage.step(&mut request, weighed(&refusal));
+        }
+        assert!(request.story().ends_with("= upstream_failed, deliver"), "{}", request.story());
+        assert!(!request.record.as_ref().unwrap().is_refused_wish());
+    }
+}
+
+#[test]
+fn a_long_response_is_not_held_whole() {
+    let text = chat(json!({"max_tokens": 500}));
+    let mut short = dialect("openai");
+    short["routes"][0]["price"]["max_response_bytes"] = json!(1000);
+    let (mut stage, mut request) = asked(&short, "/chat", &text);
+    stage.step(&mut request, answer(JSON));
+    stage.step(&mut request, chunk(&format!(r#"{{"choices":[{{"message":{{"content":"{}"#, "x".repeat(900)), false));
+    assert!(request.story().ends_with("read 1000"), "it is held: {}", request.story());
+    stage.step(&mut request, chunk(&"x".repeat(900), false));
+    assert!(request.story().ends_with("open granted, deliver with receipt"), "{}", request.story());
+    stage.step(&mut request, chunk(r#""}}],"usage":{"prompt_tokens":9,"completion_tokens":3}}"#, true));
+    assert_eq!(charge(&request), 53);
+    // The proxy's own answer in its stead is told about, and costs nothing.
+    let (mut stage, mut request) = asked(&short, "/chat", &text);
+    stage.step(&mut request, answer(JSON));
+    stage.step(&mut request, chunk("{", false));
+    stage.step(&mut request, upstream(500));
+    assert!(request.story().ends_with("release granted, = upstream_failed, deliver"), "{}", request.story());
+    assert!(request.reason().contains("per_connection_buffer_limit_bytes"), "{}", request.reason());
+}
+
+#[test]
+fn what_has_no_output_is_quoted_without() {
+    let text = json!({"model": "m", "input": ["a", "b"]}).to_string();
+    let input = quoted(&text, 0).to_string();
+    let amount = |path: &str| {
+        let request = Stage::new(&dialect("openai")).play(&post(path, &[]), [body(&text)]);
+        decode(request.reply_header("payment-required").unwrap())["accepts"][0]["amount"].as_str().unwrap().to_owned()
+    };
+    for path in ["/v1/embeddings", "/v1/embeddings?x=1", "/v1/moderations", "/v2/rerank"] {
+        assert_eq!(amount(path), input, "{path}");
+    }
+    for path in ["/v1/responses", "/v1/responses?/embeddings", "/v1/responses;/embeddings", "/v1/embeddings%2f"] {
+        let request = Stage::new(&dialect("openai")).play(&post(path, &[]), [body(&text)]);
+        assert!(request.status() != 402 || amount(path) != input, "{path}");
+    }
+    // So is a model whose output has no price.
+    let mut config = dialect("openai");
+    config["routes"][0]["price"]["models"] = json!({"*": {"input": "$3.125"}});
+    let request = Stage::new(&config).play(&post("/chat", &[]), [body(&text)]);
+    let terms = decode(request.reply_header("payment-required").unwrap());
+    assert_eq!(terms["accepts"][0]["amount"], input);
+}
+
+#[test]
+fn gemini_is_priced_by_its_path_and_its_own_words() {
+    let text = json!({
+        "contents": [{"parts": [{"text": "Hello"}]}],
+        "generationConfig": {"maxOutputTokens": 100, "candidateCount": 2},
+    })
+    .to_string();
+    let config = dialect("gemini");
+    let path = "/v1beta/models/gemini-2.5-pro:generateContent";
+    let unpaid = Stage::new(&config).play(&post(path, &[]), [body(&text)]);
+    let terms = decode(unpaid.reply_header("payment-required").unwrap());
+    assert_eq!(terms["accepts"][0]["amount"], quoted(&text, 200).to_string());
+    let used = r#""usageMetadata":{"promptTokenCount":90,"cachedContentTokenCount":64,"candidatesTokenCount":20,"thoughtsTokenCount":10,"totalTokenCount":120}"#;
+    let part = r#"{"candidates":[{"content":{"parts":[{"text":"hi"}],"role":"model"}}]}"#;
+    let last =
+        format!(r#"{{"candidates":[{{"content":{{"parts":[{{"text":"hi"}}]}},"finishReason":"STOP"}}],{used}}}"#);
+    let streams = "/v1beta/models/gemini-2.5-pro:streamGenerateContent";
+    for (path, kind, response) in [
+        (path, JSON, last.clone()),
+        (streams, JSON, format!("[{part},\n{last}\n]")),
+        (
+            "/v1beta/models/gemini-2.5-pro:streamGenerateContent?alt=sse",
+            SSE,
+            format!("data: {part}\r\n\r\ndata: {last}\r\n\r\n"),
+        ),
+    ] {
+        let (mut stage, mut request) = asked(&config, path, &text);
+        stage.step(&mut request, answer(kind));
+        stage.step(&mut request, chunk(&response, true));
+        assert_eq!(charge(&request), 381, "{response}");
+    }
+    for (path, text) in [
+        ("/v1beta/gemini-2.5-pro", text.as_str()),
+        ("/v1beta/models/gemini-2.5-pro", &text),
+        ("/v1beta/models/:generateContent", &text),
+        ("/v1beta/models/gemini-2.5-pro:generateContent/x", &text),
+        ("/v1beta/models/gemini-2.5-pro:deleteModel", &text),
+        ("/v1beta/models/a%2fb:generateContent", &text),
+        (path, r#"{"contents":[],"model":"models/gemini-other"}"#),
+        (path, r#"{"contents":[],"generation_config":{"maxOutputTokens":1}}"#),
+        (path, r#"{"contents":[],"generationConfig":{"max_output_tokens":1}}"#),
+    ] {
+        let request = Stage::new(&config).play(&post(path, &[]), [body(text)]);
+        assert_eq!(request.status(), 400, "{path} {text}: {}", request.story());
+    }
+}
+
+#[test]
+fn an_encoding_that_means_nothing_is_none() {
+    let read = |value: &[u8]| {
+        let list = [(":status", &b"200"[..]), ("content-encoding", value)];
+        UpstreamHead::read(&x402_proxy_wasm::exchange::Headers::new(list), true).is_encoded
+    };
+    for nothing in ["", " ", "none", "None", "identity", "identity, none", "utf-8"] {
+        assert!(!read(nothing.as_bytes()), "{nothing}");
+    }
+    for encoded in ["gzip", "br", "identity, gzip", "zstd", "x"] {
+        assert!(read(encoded.as_bytes()), "{encoded}");
+    }
 }

@@ -254,7 +254,7 @@ impl Host for FakeHost {
         })
     }
 
-    fn buffer(&self, buffer: Buffer, max_length: usize) -> Result<Vec<u8>, HostError> {
+    fn buffer_from(&self, buffer: Buffer, start: usize, max_length: usize) -> Result<Vec<u8>, HostError> {
         self.with("get_buffer_bytes", |state| {
             let bytes = match buffer {
                 Buffer::PluginConfiguration => state.configuration.clone(),
@@ -264,6 +264,7 @@ impl Host for FakeHost {
                 }
                 Buffer::Body(half) => state.stream()?.half(half).kept.clone(),
             };
+            let bytes = &bytes[start.min(bytes.len())..];
             Ok(bytes[..bytes.len().min(max_length)].to_vec())
         })
     }

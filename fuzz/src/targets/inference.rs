@@ -10,11 +10,11 @@ use serde_json::{Value, json};
 use x402_proxy_wasm::config::Offer;
 use x402_proxy_wasm::metadata::MetadataKey;
 use x402_proxy_wasm::money::Amount;
-use x402_proxy_wasm::price::document::Document;
 use x402_proxy_wasm::price::events::{Splitter, StreamEvent};
+use x402_proxy_wasm::price::facts::Facts;
 use x402_proxy_wasm::price::request::Job;
 use x402_proxy_wasm::price::usage::{Report, Usage};
-use x402_proxy_wasm::price::{Shape, Tariff};
+use x402_proxy_wasm::price::{Framing, Shape, Tariff};
 
 use super::texts::is_number;
 use crate::common;
@@ -56,6 +56,7 @@ pub(super) fn run(input: &[u8]) {
         _ => {
             let Some((cut, body)) = rest.split_first() else { return };
             check_document(tariff, offer, body);
+            check_framing(tariff, body, usize::from(*cut).max(1));
             check_stream(tariff, body, usize::from(*cut).max(1));
         }
     }
@@ -100,6 +101,7 @@ fn names(shape: &Shape) -> (&'static [&'static str], &'static str, &'static [&'s
             &["include_usage"],
         ),
         Shape::Anthropic => (&["model", "max_tokens", "stream"], "", &[]),
+        Shape::Gemini => (&["model", "generationConfig"], "generationConfig", &["maxOutputTokens", "candidateCount"]),
         Shape::Pointers(_) => (&["m", "a/b", "c"], "m", &["0"]),
     }
 }
@@ -178,6 +180,7 @@ fn asked<'a>(shape: &Shape, json: &'a Json) -> (Option<&'a Json>, Vec<Option<u64
             (json.get("model"), limits, choices)
         }
         Shape::Anthropic => (json.get("model"), vec![whole(json.get("max_tokens")).filter(|limit| *limit > 0)], 1),
+        Shape::Gemini => unreachable!("no tariff here has it"),
         Shape::Pointers(_) => {
             let model = match json.get("m") {
                 Some(Json::List(list)) => list.first(),
@@ -281,45 +284,120 @@ fn check_metadata(tariff: &Tariff, input: &[u8]) {
 // ------------------------------------------------------------------------------------------------- what was used
 
 fn check_document(tariff: &Tariff, offer: &Offer, body: &[u8]) {
-    let Ok(document) = Document::read(body) else { return };
-    let json = Json::parse(body).expect("a document is JSON");
-    assert!(!is_ambiguous(&json), "a name stands twice");
     let mut report = Report::default();
-    report.take_in(&tariff.shape, &document);
+    report.take_in(&tariff.shape, &Facts::of(&tariff.shape, body));
     let usage = report.usage();
-    assert_eq!(usage, used(&tariff.shape, &json), "what was used is what it says");
-    let maximum = Amount::from(5000);
     if let Some(usage) = usage {
+        let maximum = Amount::from(5000);
         let charge = offer.rates.as_ref().expect("rates").charge(0, usage, maximum);
         assert!(charge >= Amount::from(100) && charge <= maximum, "there are bounds");
     }
+    // Of what is no JSON to the letter, nobody can say what it means.
+    let Some(json @ Json::Object(_)) = Json::parse(body) else { return };
+    if !is_ambiguous(&json)
+        && let Some(used) = used(&tariff.shape, &json)
+    {
+        assert_eq!(usage, used, "what was used is what it says");
+    }
 }
 
-/// What a response has used, read by hand.
-fn used(shape: &Shape, json: &Json) -> Option<Usage> {
-    let first = |usage: &Json, names: &[&str]| names.iter().find_map(|name| whole(usage.get(name)));
-    match shape {
+/// The units of a response are the same however it is cut, and not a byte is lost.
+fn check_framing(tariff: &Tariff, body: &[u8], size: usize) {
+    for is_labelled in [true, false] {
+        let split = |size: usize| {
+            let mut framing = Framing::new(is_labelled);
+            let mut units: Vec<_> =
+                body.chunks(size).flat_map(|piece| framing.push(&tariff.shape, piece, false, true)).collect();
+            units.extend(framing.push(&tariff.shape, b"", true, true));
+            let raw: Vec<u8> = units.iter().flat_map(|unit| unit.raw.iter().copied()).collect();
+            assert_eq!(raw, body, "not a byte is lost");
+            units.into_iter().filter_map(|unit| unit.facts).collect::<Vec<_>>()
+        };
+        assert_eq!(split(size), split(body.len().max(1)), "what is found does not depend on the pieces");
+    }
+}
+
+/// A counter; `Err` where it is written in a way that this reader does not know.
+fn counter(json: Option<&Json>) -> Result<Option<u64>, ()> {
+    match json {
+        Some(Json::Number(text) | Json::Text(text)) if text.bytes().all(|byte| byte.is_ascii_digit()) => {
+            Ok(text.parse().ok())
+        }
+        Some(Json::Number(_) | Json::Text(_)) => Err(()),
+        _ => Ok(None),
+    }
+}
+
+/// What a response has used, read by hand: `None` where it is written in a way that this reader does not know.
+fn used(shape: &Shape, json: &Json) -> Option<Option<Usage>> {
+    let get = |usage: &Json, name: &str| counter(usage.get(name)).ok();
+    let nested = |usage: &Json, outer: &str, inner: &str| match usage.get(outer) {
+        Some(object @ Json::Object(_)) => counter(object.get(inner)).ok(),
+        _ => Some(None),
+    };
+    let objects = |names: &[&str]| {
+        let inner = names.iter().filter_map(|name| json.get(name)?.get("usage"));
+        let own = json.get("usage").into_iter();
+        let choices = json.get("choices").map(Json::list).unwrap_or_default().iter();
+        own.chain(inner).chain(choices.filter_map(|choice| choice.get("usage"))).collect::<Vec<_>>()
+    };
+    let places = ["response", "message", "x_groq", "delta", "data", "result"];
+    let usage = match (shape, objects(&places).as_slice()) {
+        (Shape::Pointers(_), _) => json,
+        (_, []) if ["prompt_eval_count", "eval_count"].iter().all(|name| json.get(name).is_none()) => return Some(None),
+        (_, [usage @ Json::Object(fields)]) if fields.iter().all(|(name, _)| !name.contains("eval_count")) => *usage,
+        _ => return None,
+    };
+    // Whatever this does not know by name may be another vendor's word for it.
+    let known = |name: &String| {
+        matches!(
+            name.as_str(),
+            "prompt_tokens" | "input_tokens" | "completion_tokens" | "output_tokens" | "total_tokens"
+                | "prompt_tokens_details" | "input_tokens_details" | "i" | "j" | "o"
+                | "cache_read_input_tokens" | "cache_creation_input_tokens"
+        )
+    };
+    let Json::Object(fields) = usage else { return None };
+    if !matches!(shape, Shape::Pointers(_)) && !fields.iter().all(|(name, _)| known(name)) {
+        return None;
+    }
+    Some(match shape {
         Shape::OpenAi => {
-            let usage = json.get("usage").or_else(|| json.get("response")?.get("usage"))?;
-            let input = first(usage, &["prompt_tokens", "input_tokens"])?;
-            let output = first(usage, &["completion_tokens", "output_tokens"]).unwrap_or(0);
-            let cached = |details| whole(usage.get(details)?.get("cached_tokens"));
-            let cached = cached("prompt_tokens_details").or_else(|| cached("input_tokens_details")).unwrap_or(0);
-            Some(Usage { input, cached_input: cached, cache_write: 0, output })
+            let input = get(usage, "prompt_tokens")?.or(get(usage, "input_tokens")?);
+            let named = get(usage, "completion_tokens")?.or(get(usage, "output_tokens")?);
+            let total = get(usage, "total_tokens")?;
+            let cached = nested(usage, "prompt_tokens_details", "cached_tokens")?
+                .max(nested(usage, "input_tokens_details", "cached_tokens")?);
+            let is_other = |name: &str| usage.get(name).is_some();
+            if ["cache_read_input_tokens", "cache_creation_input_tokens"].into_iter().any(is_other)
+                || ["prompt_tokens_details", "input_tokens_details"]
+                    .into_iter()
+                    .any(|name| usage.get(name).is_some_and(|details| details.get("cache_write_tokens").is_some()))
+                || (named.is_none() && (is_other("completion_tokens") || is_other("output_tokens")))
+            {
+                return None;
+            }
+            input.map(|input| {
+                let apart = total.and_then(|total| total.checked_sub(input)).unwrap_or(0);
+                let output = named.unwrap_or(0).max(apart);
+                Usage { input, cached_input: cached.unwrap_or(0), cache_write: 0, output }
+            })
         }
         Shape::Anthropic => {
-            let usage = json.get("usage").or_else(|| json.get("message")?.get("usage"))?;
-            let part = |name| whole(usage.get(name));
-            let cached_input = part("cache_read_input_tokens").unwrap_or(0);
-            let cache_write = part("cache_creation_input_tokens").unwrap_or(0);
-            let input = part("input_tokens")?.saturating_add(cached_input.saturating_add(cache_write));
-            Some(Usage { input, cached_input, cache_write, output: part("output_tokens")? })
+            let cached_input = get(usage, "cache_read_input_tokens")?.unwrap_or(0);
+            let cache_write = get(usage, "cache_creation_input_tokens")?.unwrap_or(0);
+            let (input, output) = (get(usage, "input_tokens")?, get(usage, "output_tokens")?);
+            input.zip(output).map(|(input, output)| {
+                let input = input.saturating_add(cached_input.saturating_add(cache_write));
+                Usage { input, cached_input, cache_write, output }
+            })
         }
+        Shape::Gemini => return None,
         Shape::Pointers(_) => {
-            let (input, cached_input) = (whole(json.get("i"))?, whole(json.get("j")).unwrap_or(0));
-            Some(Usage { input, cached_input, cache_write: 0, output: whole(json.get("o"))? })
+            let (input, cached_input, output) = (get(usage, "i")?, get(usage, "j")?.unwrap_or(0), get(usage, "o")?);
+            input.zip(output).map(|(input, output)| Usage { input, cached_input, cache_write: 0, output })
         }
-    }
+    })
 }
 
 /// However a stream is cut, its events are the same, and not a byte is lost.
@@ -338,8 +416,8 @@ fn check_stream(tariff: &Tariff, stream: &[u8], size: usize) {
     let data: Vec<&str> = events.iter().map(|event| event.data.as_str()).filter(|data| !data.is_empty()).collect();
     assert_eq!(data, data_by_hand(stream), "the data are those that the standard has");
     let mut report = Report::default();
-    for document in data.iter().filter_map(|data| Document::read(data.as_bytes()).ok()) {
-        report.take_in(&tariff.shape, &document);
+    for data in data {
+        report.take_in(&tariff.shape, &Facts::of(&tariff.shape, data.as_bytes()));
     }
 }
 

@@ -1,5 +1,7 @@
 //! The price of a route: fixed, by tokens, or named by the operator's own service.
 
+use ruint::aliases::U256;
+
 use super::asset::Asset;
 use super::{Result, at, refuse, service};
 use crate::config::Service;
@@ -12,6 +14,8 @@ use crate::price::{Pointers, Rate, Rates, Shape, Tariff};
 const DEFAULT_MAX_OUTPUT_TOKENS: u64 = 4096;
 const DEFAULT_MAX_BODY_BYTES: u64 = 1024 * 1024;
 const MOST_BODY_BYTES: u64 = 16 * 1024 * 1024;
+const DEFAULT_MAX_RESPONSE_BYTES: u64 = 16 * 1024 * 1024;
+const MOST_RESPONSE_BYTES: u64 = 1024 * 1024 * 1024;
 
 /// A price as it is written.
 pub(super) struct Price<'a> {
@@ -62,7 +66,7 @@ impl<'a> Price<'a> {
         let TextOr::Object(price) = self.raw else { return Ok(None) };
         let Some(usage) = &price.usage else {
             if price.models.is_some() {
-                return self.refuse("usage", "is missing: openai, anthropic, or JSON pointers");
+                return self.refuse("usage", "is missing: openai, anthropic, gemini, or JSON pointers");
             }
             return Ok(None);
         };
@@ -73,8 +77,12 @@ impl<'a> Price<'a> {
         if !(1..=MOST_BODY_BYTES).contains(&max_body_bytes) {
             return self.refuse("max_body_bytes", format_args!("is not between 1 and {MOST_BODY_BYTES}"));
         }
-        if matches!((&shape, &price.metadata), (Shape::Pointers(_), Some(_))) {
-            return self.refuse("metadata", "does not go with JSON pointers; use openai or anthropic");
+        let max_response_bytes = price.max_response_bytes.unwrap_or(DEFAULT_MAX_RESPONSE_BYTES);
+        if !(1..=MOST_RESPONSE_BYTES).contains(&max_response_bytes) {
+            return self.refuse("max_response_bytes", format_args!("is not between 1 and {MOST_RESPONSE_BYTES}"));
+        }
+        if matches!((&shape, &price.metadata), (Shape::Pointers(_) | Shape::Gemini, Some(_))) {
+            return self.refuse("metadata", "does not go with gemini or JSON pointers; use openai or anthropic");
         }
         let bytes_per_token = price.bytes_per_token.unwrap_or(1);
         if bytes_per_token == 0 {
@@ -87,6 +95,8 @@ impl<'a> Price<'a> {
             max_output_tokens: price.max_output_tokens.unwrap_or(DEFAULT_MAX_OUTPUT_TOKENS),
             missing_usage: price.missing_usage.unwrap_or_default(),
             max_body_bytes: usize::try_from(max_body_bytes).unwrap_or(usize::MAX),
+            max_response_bytes: usize::try_from(max_response_bytes).unwrap_or(usize::MAX),
+            asks_for_usage: price.ask_for_usage.unwrap_or(true),
             namespace: price.metadata.clone(),
         }))
     }
@@ -95,9 +105,13 @@ impl<'a> Price<'a> {
         match usage {
             TextOr::Text(name) if name == "openai" => Ok(Shape::OpenAi),
             TextOr::Text(name) if name == "anthropic" => Ok(Shape::Anthropic),
+            TextOr::Text(name) if name == "gemini" => Ok(Shape::Gemini),
             TextOr::Text(name) => self.refuse(
                 "usage",
-                format_args!("{} is neither openai nor anthropic; give JSON pointers for anything else", Shown(name)),
+                format_args!(
+                    "{} is neither openai nor anthropic nor gemini; give JSON pointers for anything else",
+                    Shown(name)
+                ),
             ),
             TextOr::Object(pointers) => {
                 check_pointers(&format!("{}.usage", self.path), pointers)?;
@@ -156,7 +170,7 @@ fn rate(path: &str, rate: &raw::Rate, asset: &Asset) -> Result<Rate> {
         input,
         cached_input: or_input("cached_input", &rate.cached_input)?,
         cache_write: or_input("cache_write", &rate.cache_write)?,
-        output: units("output", &rate.output)?,
+        output: rate.output.as_ref().map_or(Ok(U256::ZERO), |output| units("output", output))?,
     })
 }
 

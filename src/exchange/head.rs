@@ -327,7 +327,8 @@ impl RequestHead {
 
     /// Returns whether a payment came.
     pub fn has_payment(&self) -> bool {
-        [PAYMENT_SIGNATURE, X_PAYMENT].into_iter().any(|name| self.all(name).next().is_some())
+        let is_there = |value: &[u8]| !value.trim_ascii().is_empty();
+        [PAYMENT_SIGNATURE, X_PAYMENT].into_iter().any(|name| self.all(name).any(is_there))
     }
 
     /// Returns whether a browser asks for leave to send a request of another origin (Fetch standard, CORS-preflight fetch). It

@@ -27,7 +27,7 @@ pub(super) enum Timed {
 
 /// Counts the end of a request.
 pub(super) fn count_request(record: &Record) {
-    let (route, outcome) = (&record.route, record.outcome.as_str());
+    let (route, outcome) = (&record.route, record.outcome_word());
     add(MetricKind::Counter, format!("x402.requests.route.{route}.outcome.{outcome}"), 1);
     if matches!(record.outcome, Outcome::Refused | Outcome::Malformed | Outcome::Spent) {
         let reason = reason::label(&record.reason);

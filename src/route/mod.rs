@@ -82,6 +82,8 @@ impl Matcher {
 pub enum Access {
     /// Payment. Such a route matches leniently.
     Priced,
+    /// None for now, while it is counted what payment would be asked for. Such a route matches leniently.
+    Shadow,
     /// None. Such a route matches to the letter.
     Free,
 }
@@ -97,6 +99,8 @@ pub enum Decision {
     Unmatched,
     /// The request could be read as one for a priced route and as another; nobody can say what would be bought.
     Ambiguous,
+    /// The same, and every priced route that it could be for, of which this is one, is in shadow.
+    Unsure(usize),
 }
 
 /// All routes, indexed so that finding one costs the same among ten as among ten thousand.
@@ -109,6 +113,8 @@ pub struct RouteTable {
     /// The patterns of all hosts together.
     all_hosts: PatternTree,
     prices_by_host: bool,
+    /// True if a route is to be paid for.
+    has_prices: bool,
     /// Bytes of the longest segment that is compared with a path's.
     longest_literal: usize,
 }
@@ -145,6 +151,7 @@ impl RouteTable {
         }
         let is_bound = |(matcher, access): &(Matcher, Access)| *access == Access::Priced && !matcher.hosts.is_empty();
         table.prices_by_host = routes.iter().any(is_bound);
+        table.has_prices = routes.iter().any(|(_, access)| *access == Access::Priced);
         table.routes = routes;
         table
     }
@@ -168,7 +175,10 @@ impl RouteTable {
                 Path::Opaque(prefix) => self.decide_below(&lookup, prefix),
             }
         };
-        let is_for_sale = |host: Option<&str>| matches!(decide(host), Decision::Priced(_) | Decision::Ambiguous);
+        let is_for_sale = |host: Option<&str>| match decide(host) {
+            Decision::Priced(index) => !self.is_shadow(index),
+            decision => decision == Decision::Ambiguous,
+        };
         // A path that begins with slashes names another host to some servers, whatever the authority says.
         let is_for_sale_elsewhere = || match host_in_path(target.path) {
             _ if !self.prices_by_host => false,
@@ -177,8 +187,14 @@ impl RouteTable {
         };
         match (&host, decide(host.as_deref())) {
             // Of an authority that is none, every server makes something else.
-            (None, Decision::Priced(_)) => Decision::Ambiguous,
-            (Some(_), Decision::Free(_) | Decision::Unmatched) if is_for_sale_elsewhere() => Decision::Ambiguous,
+            (None, Decision::Priced(index) | Decision::Unsure(index)) => self.ambiguous(index),
+            (Some(_), Decision::Free(_) | Decision::Unmatched | Decision::Unsure(_)) if is_for_sale_elsewhere() => {
+                Decision::Ambiguous
+            }
+            // What passes unpaid must not be what is sold elsewhere.
+            (Some(_), Decision::Priced(index)) if self.is_shadow(index) && is_for_sale_elsewhere() => {
+                Decision::Ambiguous
+            }
             (_, decision) => decision,
         }
     }
@@ -188,13 +204,22 @@ impl RouteTable {
         self.prices_by_host
     }
 
+    fn is_shadow(&self, index: usize) -> bool {
+        self.routes.get(index).is_some_and(|(_, access)| *access == Access::Shadow)
+    }
+
+    /// The decision about a request that could be one for this priced route, and nobody knows for which others.
+    fn ambiguous(&self, index: usize) -> Decision {
+        if self.has_prices { Decision::Ambiguous } else { Decision::Unsure(index) }
+    }
+
     fn decide_among(&self, lookup: &Lookup<'_>, readings: &[Vec<&str>]) -> Decision {
         let mut free = None;
         let mut priced = Vec::new();
         for (position, reading) in readings.iter().enumerate() {
             let literal = lookup.literal.filter(|_| position == 0);
             match self.first_match(lookup, literal, reading) {
-                Some((index, Access::Priced)) if !priced.contains(&index) => priced.push(index),
+                Some((index, Access::Priced | Access::Shadow)) if !priced.contains(&index) => priced.push(index),
                 Some((index, Access::Free)) => free = Some(index),
                 _ => {}
             }
@@ -203,6 +228,7 @@ impl RouteTable {
             ([], None) => Decision::Unmatched,
             ([], Some(index)) => Decision::Free(index),
             ([index], _) => Decision::Priced(*index),
+            ([index, ..], _) if priced.iter().all(|index| self.is_shadow(*index)) => Decision::Unsure(*index),
             ([..], _) => Decision::Ambiguous,
         }
     }
@@ -216,6 +242,7 @@ impl RouteTable {
         {
             Some(_) => Decision::Ambiguous,
             None => match self.first_that_takes(&found, |route| takes(route, lookup.method, lookup.literal)) {
+                Some((index, Access::Shadow)) => Decision::Unsure(index),
                 Some((index, _)) => Decision::Free(index),
                 None => Decision::Unmatched,
             },
@@ -257,7 +284,7 @@ struct Lookup<'a> {
 /// `literal` are the path's segments as they were written, where the reading is that one.
 fn takes((matcher, access): &(Matcher, Access), method: &str, literal: Option<&[&str]>) -> bool {
     let takes_path = match access {
-        Access::Priced => true,
+        Access::Priced | Access::Shadow => true,
         Access::Free => literal.is_some_and(|literal| matcher.path.matches_literally(literal)),
     };
     takes_path && takes_method(matcher, *access, method)
@@ -270,7 +297,7 @@ fn takes_method(matcher: &Matcher, access: Access, method: &str) -> bool {
     matcher.methods.is_empty()
         || names(method)
         || (method == "HEAD" && names("GET"))
-        || (method == "OPTIONS" && access == Access::Priced)
+        || (method == "OPTIONS" && access != Access::Free)
 }
 
 /// Returns whether a path begins with two slashes to those alone who take a backslash, or an encoded one, for one.

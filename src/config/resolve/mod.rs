@@ -27,7 +27,7 @@ use std::fmt::Display;
 
 use super::raw;
 use super::secret::Shown;
-use super::{Catalogue, Config, ConfigError, Route};
+use super::{Catalogue, Config, ConfigError, Mode, Route};
 use crate::route::{Access, Matcher, RouteTable};
 use network::Networks;
 
@@ -39,14 +39,15 @@ pub(super) fn config(raw: raw::Config) -> Result<Config> {
     let mut networks = Networks::new(raw.networks)?;
     networks.add_rpc(raw.rpc.0)?;
     let origins = origin::origins(&raw.origins)?;
-    let context = route::Context { defaults: &raw.defaults, networks: &networks, origins: &origins };
+    let mode = raw.mode.unwrap_or_default();
+    let context = route::Context { defaults: &raw.defaults, networks: &networks, origins: &origins, mode };
     let (routes, matchers) = context.routes(raw.routes)?;
     let payers = payers::payers(&raw.payers)?;
     checks::payers_are_known(&payers, &routes)?;
     #[cfg(not(feature = "page"))]
     page::page(&raw.page)?;
     let issuer = raw.offer_receipt.as_ref().map(issuer::issuer).transpose()?;
-    let is_discoverable = raw.discovery.unwrap_or(true);
+    let is_discoverable = raw.discovery.unwrap_or(true) && mode == Mode::Enforce;
     let catalogue = match is_discoverable {
         true => Catalogue::new(routes.iter().zip(&matchers)),
         false => Catalogue::default(),
@@ -69,6 +70,7 @@ pub(super) fn config(raw: raw::Config) -> Result<Config> {
         table: table(&routes, matchers),
         routes,
         unmatched: raw.unmatched,
+        mode,
         kept_headers: text::kept_headers(&raw.keep_headers)?,
         ledger: ledger::ledger(&raw.ledger)?,
         ledger_exclusive_after: ledger::exclusive_after(&raw.ledger)?,
@@ -76,7 +78,11 @@ pub(super) fn config(raw: raw::Config) -> Result<Config> {
 }
 
 fn table(routes: &[Route], matchers: Vec<Matcher>) -> RouteTable {
-    let access = |route: &Route| if route.terms.is_some() { Access::Priced } else { Access::Free };
+    let access = |route: &Route| match &route.terms {
+        Some(terms) if terms.mode == Mode::Shadow => Access::Shadow,
+        Some(_) => Access::Priced,
+        None => Access::Free,
+    };
     RouteTable::new(matchers.into_iter().zip(routes.iter().map(access)).collect())
 }
 

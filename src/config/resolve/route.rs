@@ -9,7 +9,7 @@ use super::text::token;
 use super::{Result, at, refuse};
 use crate::config::raw;
 use crate::config::secret::Shown;
-use crate::config::{Origin, Route};
+use crate::config::{Mode, Origin, Route};
 use crate::json::Object;
 use crate::route::{HostPattern, Matcher, Pattern};
 
@@ -19,6 +19,8 @@ pub(super) struct Context<'a> {
     pub(super) defaults: &'a raw::Defaults,
     pub(super) networks: &'a Networks,
     pub(super) origins: &'a [Origin],
+    /// The mode of routes that do not name their own.
+    pub(super) mode: Mode,
 }
 
 impl Context<'_> {
@@ -50,7 +52,7 @@ impl Context<'_> {
             (None, true) if asks_something(raw) => {
                 return refuse(
                     path,
-                    "is free, and says how to pay; leave out pay_to, accepts, settle, max_timeout_seconds, free_for and extensions",
+                    "is free, and says how to pay; leave out pay_to, accepts, settle, mode, max_timeout_seconds, free_for and extensions",
                 );
             }
             (None, true) => None,
@@ -78,6 +80,7 @@ fn asks_something(raw: &raw::Route) -> bool {
     raw.pay_to.is_some()
         || raw.accepts.is_some()
         || raw.settle.is_some()
+        || raw.mode.is_some()
         || raw.max_timeout_seconds.is_some()
         || raw.free_for.is_some()
         || raw.extensions.is_some()

@@ -42,6 +42,11 @@ const OVERRIDES: [&str; 16] = [
 /// come back.
 const HOST_OVERRIDES: [&str; 4] = ["forwarded", "x-forwarded-host", "x-host", "x-original-host"];
 
+/// Returns whether a header, in lower case, is removed unless the operator keeps it.
+pub fn is_override(name: &str) -> bool {
+    is_one_of(name, &OVERRIDES) || is_one_of(name, &HOST_OVERRIDES)
+}
+
 /// Headers whose values the filter reads. Of all others it keeps nothing: a client may send many kilobytes of them, and
 /// hold its request open for long.
 const READ: [&str; 18] = [

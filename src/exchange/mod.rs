@@ -46,7 +46,7 @@ pub use cost::Meter;
 use delivery::{Granting, Spending};
 pub use effect::{Call, CallKind, Effects, RequestEdits, ResponseEdits, Stream, Tail};
 pub use event::{Body, Event, Seen, UpstreamHead};
-pub use head::{Headers, RequestHead};
+pub use head::{Headers, RequestHead, is_override};
 pub use log_text::LogText;
 use metering::{Metering, Opening, Weighing};
 use preflight::Preflight;

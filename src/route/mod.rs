@@ -34,7 +34,7 @@ pub enum HostPattern {
 
 /// The text is not a host name nor `*.` and a host name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("is not a host name (without scheme, port or path), nor *. and a host name")]
+#[error("is not a host name (without scheme, port or path), nor *. and a host name; for any host leave hosts out")]
 pub struct HostPatternError;
 
 impl HostPattern {
@@ -60,6 +60,13 @@ impl HostPattern {
         }
     }
 
+    /// The host, or the suffix of hosts.
+    fn as_str(&self) -> &str {
+        match self {
+            Self::Exact(text) | Self::Below(text) => text,
+        }
+    }
+
     /// Returns whether it is for this host, in lower case and without port.
     pub(crate) fn takes(&self, host: &str) -> bool {
         match self {
@@ -70,6 +77,12 @@ impl HostPattern {
 }
 
 impl Matcher {
+    /// Returns whether it is for all hosts that `other` is for.
+    fn takes_hosts_of(&self, other: &Self) -> bool {
+        let takes = |host: &HostPattern| self.hosts.iter().any(|own| own == host || own.takes(host.as_str()));
+        self.hosts.is_empty() || (!other.hosts.is_empty() && other.hosts.iter().all(takes))
+    }
+
     /// Returns whether it is for requests to this authority, among others perhaps.
     pub fn takes_host(&self, authority: &str) -> bool {
         let Some(host) = host_of(authority) else { return false };
@@ -159,6 +172,31 @@ impl RouteTable {
     /// Returns the requests that each route is for, in order.
     pub fn matchers(&self) -> impl Iterator<Item = &Matcher> {
         self.routes.iter().map(|(matcher, _)| matcher)
+    }
+
+    /// Returns the first route before this one that takes its requests, and whether it takes all of them. It takes but a part
+    /// where it is free, and names some of the methods that this one is for.
+    pub fn taken_by(&self, index: usize) -> Option<(usize, bool)> {
+        let (later, access) = self.routes.get(index)?;
+        let host = later.hosts.first().map_or("", HostPattern::as_str);
+        let mut found = Vec::new();
+        self.trees_for(Some(host)).iter().for_each(|tree| tree.find_covering(&later.path, &mut found));
+        let taken = |earlier: &usize| {
+            let (matcher, earlier_access) = self.routes.get(*earlier).filter(|_| *earlier < index)?;
+            let is_free = *earlier_access == Access::Free;
+            if !matcher.takes_hosts_of(later) || (is_free && !matcher.path.covers_literally(&later.path)) {
+                return None;
+            }
+            let takes = |method: &String| takes_method(matcher, *earlier_access, method);
+            let takes_all =
+                matcher.methods.is_empty() || (!later.methods.is_empty() && later.methods.iter().all(takes));
+            let is_main = |method: &&String| !matches!(method.as_str(), "HEAD" | "OPTIONS");
+            let is_shared = |method: &String| later.methods.is_empty() || later.methods.contains(method);
+            let takes_some =
+                is_free && *access != Access::Free && matcher.methods.iter().filter(is_main).any(is_shared);
+            (takes_all || takes_some).then_some((*earlier, takes_all))
+        };
+        found.iter().filter_map(taken).min_by_key(|(earlier, takes_all)| (!takes_all, *earlier))
     }
 
     /// Finds the route of a request.

@@ -9,6 +9,7 @@ use crate::config::secret::Shown;
 use crate::config::{Extensions, Offer, SignInTerms};
 use crate::evm::keccak256;
 use crate::json;
+use crate::route::Pattern;
 use crate::time::parse_duration;
 use crate::x402::extensions::{Bazaar, declare_builder_code};
 use crate::x402::requirement::Scheme;
@@ -99,10 +100,11 @@ fn bazaar(path: &str, raw: &raw::Bazaar, matcher: &raw::Match) -> Result<Bazaar>
     let body_type = body_type(path, raw)?;
     let json = |object: &Option<raw::Extra>| object.as_ref().map(raw::Extra::to_json);
     let (input, input_schema) = if has_body { (&raw.body, &raw.body_schema) } else { (&raw.query, &raw.query_schema) };
-    let has_params = matcher.path.contains('{');
+    let pattern = Pattern::parse(&matcher.path).map_or_else(|_| String::new(), |pattern| pattern.to_string());
+    let has_params = pattern.contains('{');
     Ok(Bazaar {
         method,
-        template: (has_params && !matcher.path.contains("{*")).then(|| matcher.path.replace('{', ":").replace('}', "")),
+        template: (has_params && !pattern.contains("{*")).then(|| pattern.replace('{', ":").replace('}', "")),
         body_type: has_body.then_some(body_type),
         input: json(input),
         input_schema: json(input_schema),

@@ -37,23 +37,33 @@ type Result<T> = std::result::Result<T, ConfigError>;
 pub(super) fn config(raw: raw::Config) -> Result<Config> {
     let facilitator = service::facilitator(raw.facilitator)?;
     let mut networks = Networks::new(raw.networks)?;
-    networks.add_rpc(raw.rpc.0)?;
+    let nodes = networks.add_rpc(raw.rpc.0)?;
     let origins = origin::origins(&raw.origins)?;
     let mode = raw.mode.unwrap_or_default();
     let context = route::Context { defaults: &raw.defaults, networks: &networks, origins: &origins, mode };
     let (routes, matchers) = context.routes(raw.routes)?;
     let payers = payers::payers(&raw.payers)?;
     checks::payers_are_known(&payers, &routes)?;
-    #[cfg(not(feature = "page"))]
-    page::page(&raw.page)?;
+    let page = page::page(raw.page)?;
     let issuer = raw.offer_receipt.as_ref().map(issuer::issuer).transpose()?;
     let is_discoverable = raw.discovery.unwrap_or(true) && mode == Mode::Enforce;
     let catalogue = match is_discoverable {
         true => Catalogue::new(routes.iter().zip(&matchers)),
         false => Catalogue::default(),
     };
+    let table = table(&routes, matchers);
+    checks::all_are_reached(&table)?;
+    let about = checks::About {
+        ledger: &raw.ledger,
+        payers: &raw.payers,
+        cors: raw.cors.as_ref(),
+        keep_headers: &raw.keep_headers,
+        nodes: &nodes,
+    };
+    let mut warnings = checks::warnings(&about, issuer.as_ref(), &routes, &table, &facilitator);
+    warnings.extend(catalogue.warning(&origins));
     Ok(Config {
-        warnings: checks::warnings(issuer.as_ref(), &routes, &catalogue, &origins),
+        warnings,
         payers,
         origins,
         cors_origins: raw.cors.as_ref().map_or(Ok(Vec::new()), origin::cors_origins)?,
@@ -61,13 +71,13 @@ pub(super) fn config(raw: raw::Config) -> Result<Config> {
         is_discoverable,
         catalogue,
         #[cfg(feature = "page")]
-        page: page::page(raw.page)?,
+        page,
         needs_principals: checks::needs_principals(&routes),
         needs_introduction: checks::needs_introduction(&routes),
         has_offers: checks::has_offers(&routes),
         metadata: checks::metadata(&routes),
         facilitator,
-        table: table(&routes, matchers),
+        table,
         routes,
         unmatched: raw.unmatched,
         mode,

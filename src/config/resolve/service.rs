@@ -26,6 +26,10 @@ const DEFAULT_LOG_RANGE: u64 = 1800;
 pub(super) fn facilitator(raw: raw::Facilitator) -> Result<Facilitator> {
     let timeout = read_timeout("facilitator", raw.timeout.as_deref(), DEFAULT_FACILITATOR_TIMEOUT)?;
     let service = service("facilitator", raw.cluster, &raw.url, timeout, raw.headers.0)?;
+    let called = ["/verify", "/settle", "/supported"];
+    if called.iter().any(|path| service.base_path.ends_with(path)) {
+        return refuse("facilitator.url", "is for one call alone: leave out /verify, /settle or /supported at its end");
+    }
     Ok(Facilitator { service: Arc::new(service), verify: raw.verify })
 }
 
@@ -88,7 +92,7 @@ fn read_timeout(path: &str, text: Option<&str>, default: Duration) -> Result<Dur
 }
 
 /// Returns scheme, authority and path of an `http` or `https` URL without query.
-pub(super) fn parts_of(uri: &Uri) -> Option<(String, String, String)> {
+fn parts_of(uri: &Uri) -> Option<(String, String, String)> {
     let scheme = uri.scheme_str().filter(|scheme| matches!(*scheme, "http" | "https"))?;
     let authority = uri.authority()?.to_string();
     let path = uri.path().trim_end_matches('/').to_owned();

@@ -87,9 +87,6 @@ pub(super) fn all_are_reached(table: &RouteTable) -> Result<()> {
     Ok(())
 }
 
-/// The most warnings that are given: whoever has more has read enough.
-const MOST_WARNINGS: usize = 50;
-
 /// Returns warnings about a configuration that is valid, and may not be what was meant. Each begins with a path.
 pub(super) fn warnings(
     about: &About<'_>,
@@ -98,16 +95,44 @@ pub(super) fn warnings(
     table: &RouteTable,
     facilitator: &Facilitator,
 ) -> Vec<String> {
-    let unsigned = issuer.and_then(|_| warn_of_unsigned(routes));
-    let each = routes.iter().zip(table.matchers()).enumerate().flat_map(|(index, (route, matcher))| {
-        let taken = table.taken_by(index).map(|(earlier, _)| {
-            ("match", format!("routes[{earlier}], before it, lets some of its methods pass free; put it behind, if that is not meant"))
-        });
-        let own = of_matcher(matcher, route).chain(route.terms.iter().flat_map(|terms| of_terms(terms, facilitator)));
-        let own = own.map(|(key, text)| (key, text.to_owned())).chain(taken);
-        own.map(move |(key, text)| format!("routes[{index}].{key}: {text}"))
-    });
-    about.warnings(routes).chain(unsigned).chain(each).take(MOST_WARNINGS).collect()
+    let mut warnings = Warnings(Vec::new());
+    about.warn(&mut warnings, routes);
+    if issuer.is_some() {
+        warnings.0.extend(warn_of_unsigned(routes));
+    }
+    let is_hosted = facilitator.service.authority.ends_with("cdp.coinbase.com");
+    for ((index, route), matcher) in routes.iter().enumerate().zip(table.matchers()) {
+        let path = format!("routes[{index}].");
+        warn_of_matcher(&mut warnings, &path, matcher, route.terms.is_some());
+        if table.taken_by(index).is_some() {
+            warnings.add(
+                &path,
+                "match",
+                "an earlier route lets some of its methods pass free; put that behind, if it is not meant",
+            );
+        }
+        if let Some(terms) = &route.terms {
+            warn_of_terms(&mut warnings, &path, terms, is_hosted);
+        }
+    }
+    warnings.0
+}
+
+/// Warnings for the operator.
+struct Warnings(Vec<String>);
+
+impl Warnings {
+    /// Whoever has more than these has read enough.
+    const MOST: usize = 50;
+
+    /// Adds what is odd about the value of `key` below `path`.
+    #[cold]
+    #[inline(never)]
+    fn add(&mut self, path: &str, key: &str, text: &str) {
+        if self.0.len() < Self::MOST {
+            self.0.push([path, key, ": ", text].concat());
+        }
+    }
 }
 
 /// The parts of a configuration outside of its routes that may be of no effect.
@@ -121,96 +146,78 @@ pub(super) struct About<'a> {
 }
 
 impl About<'_> {
-    fn warnings<'b>(&'b self, routes: &'b [Route]) -> impl Iterator<Item = String> + use<'b> {
-        let Self { ledger, payers, cors, keep_headers, nodes } = self;
-        let has_node = offers(routes).any(|offer| offer.rpc.is_some());
-        let shadows = terms(routes).filter(|terms| terms.mode == Mode::Shadow).count();
-        let is_empty = |list: Option<&Vec<String>>| list.is_some_and(Vec::is_empty);
-        let warnings = [
-            (!has_offers(routes), "routes: nothing is for sale: no route has a price"),
-            (ledger.exclusive && !has_node, "ledger.exclusive: is of no effect without a node to ask: configure rpc"),
-            (
-                is_empty(payers.allow.as_ref()),
-                "payers.allow: is empty, so that nobody may pay; leave it out for anybody",
-            ),
-            (is_empty(cors.map(|cors| &cors.origins)), "cors.origins: is empty, and of no effect"),
-        ];
-        let warnings = warnings.into_iter().filter(|(is_odd, _)| *is_odd).map(|(_, text)| text.to_owned());
-        let mode =
-            (shadows > 0).then(|| format!("mode: {shadows} routes are in shadow: nobody is asked to pay for them"));
-        let is_used = |id: u64| offers(routes).any(|offer| offer.requirement.network.chain_id() == Some(id));
-        let unused = nodes.iter().filter(move |(_, id)| !is_used(*id));
-        let kept = keep_headers.iter().filter(|name| !is_override(&name.to_ascii_lowercase()));
-        warnings
-            .chain(mode)
-            .chain(unused.map(|(path, _)| format!("{path}: is of no effect: no route is paid on this network")))
-            .chain(kept.map(|name| format!("keep_headers: {} is never removed", Shown(name))))
+    fn warn(&self, warnings: &mut Warnings, routes: &[Route]) {
+        if !has_offers(routes) {
+            warnings.add("", "routes", "nothing is for sale: no route has a price");
+        }
+        if terms(routes).any(|terms| terms.mode == Mode::Shadow) {
+            warnings.add("", "mode", "there are routes in shadow: nobody is asked to pay for them");
+        }
+        if self.ledger.exclusive && !offers(routes).any(|offer| offer.rpc.is_some()) {
+            warnings.add("", "ledger.exclusive", "is of no effect without a node to ask: configure rpc");
+        }
+        if self.payers.allow.as_ref().is_some_and(Vec::is_empty) {
+            warnings.add("", "payers.allow", "is empty, so that nobody may pay; leave it out for anybody");
+        }
+        if self.cors.is_some_and(|cors| cors.origins.is_empty()) {
+            warnings.add("", "cors.origins", "is empty, and of no effect");
+        }
+        for (path, id) in self.nodes {
+            if !offers(routes).any(|offer| offer.requirement.network.chain_id() == Some(*id)) {
+                warnings.add("", path, "is of no effect: no route is paid on this network");
+            }
+        }
+        for (index, name) in self.keep_headers.iter().enumerate() {
+            if !is_override(&name.to_ascii_lowercase()) {
+                warnings.add("", &format!("keep_headers[{index}]"), "is of no effect: this header is never removed");
+            }
+        }
     }
 }
 
-fn of_matcher<'a>(
-    matcher: &'a Matcher,
-    route: &'a Route,
-) -> impl Iterator<Item = (&'static str, &'static str)> + use<'a> {
-    // The root of all is written so everywhere.
-    let has_slash = matcher.path.has_final_slash() && (route.terms.is_some() || matcher.path.to_string() != "/");
-    let warnings = [
-        (has_slash, "path", "is for this path alone; write {*rest} behind the last slash for all below it"),
-        (
-            matcher.path.has_odd_sign(),
-            "path",
-            "has one of : ( ) + $, which stands for itself; write {name} for one segment, {*rest} at the end for all below",
-        ),
-        (
-            !matcher.methods.iter().all(|method| is_known_method(method)),
-            "methods",
-            "names one that hardly a client sends",
-        ),
-    ];
-    let key = |key| if key == "path" { "match.path" } else { "match.methods" };
-    warnings.into_iter().filter(|(is_odd, ..)| *is_odd).map(move |(_, name, text)| (key(name), text))
+fn warn_of_matcher(warnings: &mut Warnings, path: &str, matcher: &Matcher, is_priced: bool) {
+    // Free, the root of all is written so everywhere.
+    if matcher.path.has_final_slash() && (is_priced || matcher.path.to_string() != "/") {
+        let text = "is for this path alone; write {*rest} behind the last slash for all below it";
+        warnings.add(path, "match.path", text);
+    }
+    if matcher.path.has_odd_sign() {
+        let text = "has one of : ( ) + $, which stands for itself; write {name} for one segment, {*rest} at the end for all below";
+        warnings.add(path, "match.path", text);
+    }
+    if !matcher.methods.iter().all(|method| is_known_method(method)) {
+        warnings.add(path, "match.methods", "names one that hardly a client sends");
+    }
 }
 
-/// Returns what is odd about terms, some of it for the facilitator that Coinbase hosts: what it refuses, it refuses without a reason
+/// Warns of what is odd about terms, some of it for the facilitator that Coinbase hosts: what it refuses, it refuses without a reason
 /// (github.com/x402-foundation/x402, issues 1171 and 2789; `Description` in the schemas of `@coinbase/cdp-sdk`).
-fn of_terms(
-    terms: &RouteTerms,
-    facilitator: &Facilitator,
-) -> impl Iterator<Item = (&'static str, &'static str)> + use<> {
+fn warn_of_terms(warnings: &mut Warnings, path: &str, terms: &RouteTerms, is_hosted: bool) {
     const LONGEST_DESCRIPTION: usize = 500;
     const LEAST_AMOUNT: u64 = 1000;
     const LONGEST_TIMEOUT: u64 = 24 * 60 * 60;
-    let is_hosted = facilitator.service.authority.ends_with("cdp.coinbase.com");
-    let is_small = |offer: &Arc<Offer>| {
-        terms.has_fixed_price()
-            && offer.dollar_decimals == Some(6)
-            && offer.requirement.amount < Amount::from(LEAST_AMOUNT)
-    };
-    let mut requirements = terms.offers.iter().map(|offer| &offer.requirement);
-    let is_upto = terms.offers.iter().any(|offer| offer.requirement.scheme == Scheme::Upto);
-    let warnings = [
-        (
-            terms.description.chars().count() > LONGEST_DESCRIPTION,
-            "description",
-            "is longer than 500 characters: Coinbase's facilitator refuses every payment for it; shorten it",
-        ),
-        (
-            is_hosted && terms.offers.iter().any(is_small),
+    let any = |is_odd: fn(&Offer) -> bool| terms.offers.iter().any(|offer| is_odd(offer));
+    if terms.description.chars().count() > LONGEST_DESCRIPTION {
+        let text = "is longer than 500 characters: Coinbase's facilitator refuses every payment for it; shorten it";
+        warnings.add(path, "description", text);
+    }
+    let is_small =
+        |offer: &Offer| offer.dollar_decimals == Some(6) && offer.requirement.amount < Amount::from(LEAST_AMOUNT);
+    if is_hosted && terms.has_fixed_price() && any(is_small) {
+        warnings.add(
+            path,
             "price",
             "is below $0.001: Coinbase's facilitator refuses every payment of it; ask for more",
-        ),
-        (
-            requirements.any(|requirement| requirement.max_timeout_seconds > LONGEST_TIMEOUT),
-            "max_timeout_seconds",
-            "is more than a day: it is in seconds, and each payment is remembered for so long",
-        ),
-        (
-            terms.settlement_overrides && !is_upto,
-            "settlement_overrides",
-            "is of no effect: only scheme upto charges what the upstream names",
-        ),
-    ];
-    warnings.into_iter().filter(|(is_odd, ..)| *is_odd).map(|(_, key, text)| (key, text))
+        );
+    }
+    if any(|offer| offer.requirement.max_timeout_seconds > LONGEST_TIMEOUT) {
+        let text = "is more than a day: it is in seconds, and each payment is remembered for so long";
+        warnings.add(path, "max_timeout_seconds", text);
+    }
+    if terms.settlement_overrides && !any(|offer| offer.requirement.scheme == Scheme::Upto) {
+        let text = "is of no effect: only scheme upto charges what the upstream names";
+        warnings.add(path, "settlement_overrides", text);
+    }
 }
 
 /// Returns a warning of routes for which nothing can be signed, if there are any.

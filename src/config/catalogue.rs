@@ -4,7 +4,7 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::{Origin, Route, RouteTerms, ShownAt};
+use super::{Mode, Origin, Route, RouteTerms, ShownAt};
 use crate::json::to_text;
 use crate::route::{HostPattern, Matcher, host_of};
 use crate::x402::extensions::BAZAAR;
@@ -97,7 +97,8 @@ impl Catalogue {
     pub(super) fn new<'a>(routes: impl Iterator<Item = (&'a Route, &'a Matcher)>) -> Self {
         let mut catalogue = Self::default();
         let mut bytes = 0_usize;
-        for (terms, matcher) in routes.filter_map(|(route, matcher)| Some((route.terms.as_deref()?, matcher))) {
+        let priced = routes.filter_map(|(route, matcher)| Some((route.terms.as_deref()?, matcher)));
+        for (terms, matcher) in priced.filter(|(terms, _)| terms.mode == Mode::Enforce) {
             let item = Item::new(terms, matcher);
             let all = bytes.saturating_add(item.len());
             if all > MOST_PREPARED_BYTES {

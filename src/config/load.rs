@@ -1,7 +1,7 @@
 //! Loading: from the host's bytes or from JSON to a checked [`Config`].
 
 use super::{Config, ConfigError, protobuf, resolve, secret};
-use crate::json;
+use crate::json::{self, JsonError};
 
 impl Config {
     /// Reads a configuration as a host hands it over: JSON, or an encoded `google.protobuf.Struct`.
@@ -13,7 +13,7 @@ impl Config {
         match (json::from_slice_discreetly(bytes, secret::shows_key), protobuf::struct_to_json(bytes)) {
             (Ok(raw), _) => resolve::config(raw),
             (Err(_), Some(json)) => Self::from_json(json.as_bytes()),
-            (Err(error), None) if starts_as_json => Err(error.into()),
+            (Err(error), None) if starts_as_json => Err(with_cure(error)),
             (Err(_), None) => Err(ConfigError {
                 path: ".".to_owned(),
                 message: "is neither JSON nor a google.protobuf.Struct".to_owned(),
@@ -26,6 +26,41 @@ impl Config {
     /// # Errors
     /// The first [`ConfigError`] found, of shape or of meaning.
     pub fn from_json(json: &[u8]) -> Result<Self, ConfigError> {
-        resolve::config(json::from_slice_discreetly(json, secret::shows_key)?)
+        resolve::config(json::from_slice_discreetly(json, secret::shows_key).map_err(with_cure)?)
     }
+}
+
+/// Returns an error of shape in the words of who writes a configuration, and with what to write instead.
+fn with_cure(JsonError { path, message }: JsonError) -> ConfigError {
+    if let Some(message) = message.strip_prefix("unknown field `").and_then(of_key) {
+        return ConfigError { path, message };
+    }
+    let message = message.replace("a sequence", "a list").replace("type: sequence", "type: list");
+    let says = |text: &str| message.contains(text);
+    let key = path.rsplit(['.', '[']).next().unwrap_or_default();
+    let is_number = says("type: integer") || says("type: floating point");
+    let cure = match key {
+        "timeout" | "lasts" | "exclusive_after" if is_number => "; write it with its unit, in quotes: \"10s\"",
+        "page" if says("type: boolean") => "; write {enabled: false} for none",
+        "price" if is_number => "; write dollars in quotes: \"$0.001\"",
+        "cors" if says("an object") => "; write {origins: [\"https://app.example.com\"]}",
+        _ if is_number && says("a string") => "; put it in quotes",
+        _ if says("expected a list") => "; put what it holds in [ ]",
+        _ if says("expected a boolean") => "; write true or false, without quotes",
+        _ if says("a whole number") => ", without quotes",
+        _ => "",
+    };
+    ConfigError { path, message: format!("{message}{cure}") }
+}
+
+/// Returns what is said of an unknown key, given what serde says behind its opening quote; `None` where there is nothing to add.
+fn of_key(said: &str) -> Option<String> {
+    let (key, expected) = said.split_once('`')?;
+    let known = expected.split('`').skip(1).step_by(2);
+    let cure = match (secret::nearest(known, key), secret::place_of(key)) {
+        (Some(meant), _) => format!("did you mean `{meant}`?"),
+        (None, Some(place)) => format!("it belongs {place}"),
+        (None, None) => return None,
+    };
+    Some(format!("unknown field `{key}` ({cure}){expected}"))
 }

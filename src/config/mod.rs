@@ -32,7 +32,7 @@ pub use error::ConfigError;
 pub use origin::{CorsOrigin, Origin, ShownAt};
 pub use payers::{Payers, Principal};
 pub use service::{Facilitator, Rpc, Service, Verify};
-pub use terms::{Extensions, Offer, Recipient, Route, RouteTerms, Settle, SignInTerms};
+pub use terms::{Extensions, Listing, Mode, Offer, Recipient, Route, RouteTerms, Settle, SignInTerms};
 
 /// The whole configuration, checked.
 #[derive(Debug)]
@@ -45,6 +45,8 @@ pub struct Config {
     pub table: RouteTable,
     /// The rule for requests that no route matches.
     pub unmatched: Unmatched,
+    /// The rule for requests for priced routes that do not say otherwise.
+    pub mode: Mode,
     /// Headers that a client may send although they can override path or method; in lower case.
     pub kept_headers: Vec<String>,
     /// The rules of claims on payments.

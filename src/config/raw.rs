@@ -35,6 +35,8 @@ pub(super) struct Config {
     pub defaults: Defaults,
     /// The routes. The first that matches a request counts.
     pub routes: Vec<Object<Route>>,
+    /// enforce (default): requests for priced routes pay. shadow: all is decided, logged and counted, and nobody pays.
+    pub mode: Option<super::Mode>,
     /// What happens to requests that no route matches: free (default) lets them pass, deny answers 403.
     #[serde(default)]
     pub unmatched: super::Unmatched,
@@ -293,10 +295,19 @@ pub(super) struct Route {
     /// true in place of a price makes the route free.
     #[serde(default)]
     pub free: bool,
+    /// enforce or shadow, where it is not what the top level says.
+    pub mode: Option<super::Mode>,
     /// A description for people and agents, shown in the terms.
     pub description: Option<String>,
     /// The media type of what is sold, shown in the terms.
     pub mime_type: Option<String>,
+    /// The name of the service, shown in the terms: 1 to 32 printable ASCII characters.
+    pub service_name: Option<String>,
+    /// Words by which the service is found, shown in the terms: at most 5, of 1 to 32 printable ASCII characters each.
+    #[serde(default)]
+    pub tags: Vec<String>,
+    /// The URL of the service's icon, shown in the terms.
+    pub icon_url: Option<String>,
     /// The recipient.
     pub pay_to: Option<TextOr<PayTo>>,
     /// The ways to pay.
@@ -323,9 +334,23 @@ pub(super) struct Extensions {
     /// The route's input and output, for catalogues.
     #[serde(default, deserialize_with = "optional_object")]
     pub bazaar: Option<Bazaar>,
+    /// The codes by which the settlement's transaction names who sold (ERC-8021), if client and facilitator pass them on.
+    #[serde(default, deserialize_with = "optional_object")]
+    pub builder_code: Option<BuilderCode>,
     /// Lets payers come back without paying again, by signing in with their wallet.
     #[serde(default, deserialize_with = "optional_object")]
     pub sign_in_with_x: Option<SignIn>,
+}
+
+#[derive(Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub(super) struct BuilderCode {
+    /// The code of the app that sells: 1 to 32 of a to z, 0 to 9 and _.
+    pub app: String,
+    /// The codes of services that it depends on: at most 5.
+    #[serde(default)]
+    pub services: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -39,16 +39,47 @@ impl<'de> Deserialize<'de> for Secret {
 }
 
 /// Every key that a configuration knows, but for names of the operator's choice. A test holds it against the schema.
-const KEYS: &str = "accepts address allow amount ask_for_usage asset assets bazaar body body_schema body_type bytes_per_token cache_write \
-    cached_input cached_input_tokens chain_id choices cluster confirm confirmations contract_wallets cors csp \
-    decimals defaults deny description discovery eip712 enabled exclusive exclusive_after extensions extra \
-    facilitator facilitators free free_for headers hosts html input input_tokens keep_headers key lasts ledger log_range \
-    match max_body_bytes max_claims max_failures max_output_tokens max_redemptions max_response_bytes max_timeout_seconds metadata method \
-    methods mime_type minimum missing_usage model models name namespace network networks offer_receipt offers \
-    origins output output_schema output_tokens page path path_params path_params_schema pay_to payers \
-    payment_identifier price principals query query_schema quote routes rpc scheme schemes settle settlement_overrides \
-    sign_in_with_x split statement timeout to transaction transfer_method unmatched url usage usd_pegged verify \
-    version weight";
+const KEYS: &str = "accepts address allow amount app ask_for_usage asset assets bazaar body body_schema body_type \
+    builder_code bytes_per_token cache_write cached_input cached_input_tokens chain_id choices cluster \
+    confirm confirmations contract_wallets cors csp decimals defaults deny description discovery eip712 \
+    enabled exclusive exclusive_after extensions extra facilitator facilitators free free_for headers hosts \
+    html icon_url input input_tokens keep_headers key lasts ledger log_range match max_body_bytes max_claims \
+    max_failures max_output_tokens max_redemptions max_response_bytes max_timeout_seconds metadata method \
+    methods mime_type minimum missing_usage mode model models name namespace network networks offer_receipt \
+    offers origins output output_schema output_tokens page path path_params path_params_schema pay_to payers \
+    payment_identifier price principals query query_schema quote routes rpc scheme schemes service_name \
+    services settle settlement_overrides sign_in_with_x split statement tags timeout to transaction \
+    transfer_method unmatched url usage usd_pegged verify version weight";
+
+/// Keys that belong elsewhere than where people put them, and where that is.
+const PLACES: [(&str, &str); 9] = [
+    (
+        "allow_on_headers_stop_iteration fail_open failure_policy root_id vm_config",
+        "beside `configuration` in Envoy's plugin configuration",
+    ),
+    ("hosts methods path", "in `match` of a route"),
+    ("description extensions free match mime_type price", "in an entry of `routes`"),
+    ("accepts free_for max_timeout_seconds pay_to settle", "in `defaults` or an entry of `routes`"),
+    ("asset confirm contract_wallets network scheme transfer_method", "in an entry of `accepts`"),
+    (
+        "ask_for_usage bytes_per_token max_body_bytes max_output_tokens max_response_bytes minimum missing_usage models usage",
+        "in `price`",
+    ),
+    ("cluster headers max_failures schemes timeout url verify", "in `facilitator`"),
+    ("exclusive exclusive_after max_claims max_redemptions", "in `ledger`"),
+    ("bazaar builder_code payment_identifier sign_in_with_x", "in `extensions`"),
+];
+
+/// Returns where a key belongs, if that is known.
+pub(super) fn place_of(key: &str) -> Option<&'static str> {
+    PLACES.iter().find(|(keys, _)| keys.split(' ').any(|known| known == key)).map(|(_, place)| *place)
+}
+
+/// Returns the one of these keys that was meant, if one was.
+pub(super) fn nearest<'a>(known: impl Iterator<Item = &'a str>, key: &str) -> Option<&'a str> {
+    let key = key.to_ascii_lowercase();
+    known.filter(|known| is_near(known, &key)).min_by_key(|known| distance(known.as_bytes(), key.as_bytes()))
+}
 
 /// Headers by which services are commonly told who calls, and which therefore are no secret themselves. Any other name may
 /// be one that stands in the place of its value.
@@ -64,7 +95,7 @@ pub(super) fn shows_key(around: &str, key: &str) -> bool {
     match around {
         "headers" => is_known_header(key),
         _ if NAMED.contains(&around) => is_harmless(key),
-        _ => KEYS.split(' ').any(|known| is_near(known, key)),
+        _ => KEYS.split(' ').any(|known| is_near(known, key)) || place_of(key).is_some(),
     }
 }
 
@@ -111,8 +142,14 @@ fn is_harmless(text: &str) -> bool {
 }
 
 /// Returns whether a key is a known one, or was meant to be: at most one letter in three is wrong, and no more than two.
-fn is_near(known: &str, key: &str) -> bool {
+///
+/// Letters that have changed places count as none.
+pub(super) fn is_near(known: &str, key: &str) -> bool {
     const MOST: usize = 2;
+    let count = |text: &str, letter: &u8| text.bytes().filter(|byte| byte.eq_ignore_ascii_case(letter)).count();
+    if known.len() == key.len() && known.bytes().all(|letter| count(known, &letter) == count(key, &letter)) {
+        return true;
+    }
     let most = known.len().checked_div(3).unwrap_or_default().min(MOST);
     key.len() <= known.len().saturating_add(most) && known.len() <= key.len().saturating_add(most) && {
         distance(known.as_bytes(), key.to_ascii_lowercase().as_bytes()) <= most

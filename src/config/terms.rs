@@ -11,7 +11,7 @@ use crate::price::{Rates, Tariff};
 use crate::x402::Requirement;
 use crate::x402::extensions::{self, Identifier};
 use crate::x402::requirement::Scheme;
-use crate::x402::terms::Prepared;
+use crate::x402::terms::{Prepared, Resource};
 
 /// A route.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +31,10 @@ pub struct RouteTerms {
     pub description: String,
     /// The media type of what is sold.
     pub mime_type: String,
+    /// The service that sells it, as catalogues show it.
+    pub listing: Listing,
+    /// The rule for requests that do not pay.
+    pub mode: Mode,
     /// The moment at which the money moves.
     pub settle: Settle,
     /// The price by tokens, where the route has one; the amounts of `offers` then are but placeholders.
@@ -47,6 +51,29 @@ pub struct RouteTerms {
     pub shown_at: ShownAt,
     /// The parts of a 402 that are the same for every request.
     pub prepared: Option<Arc<Prepared>>,
+}
+
+/// The service that sells, as catalogues show it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Listing {
+    /// Its name.
+    pub service_name: Option<String>,
+    /// Words by which it is found.
+    pub tags: Vec<String>,
+    /// The URL of its icon.
+    pub icon_url: Option<String>,
+}
+
+/// The rule for requests for a priced route.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// They pay.
+    #[default]
+    Enforce,
+    /// They pass: what would become of them is decided, logged and counted, and no money moves.
+    Shadow,
 }
 
 /// The moment at which the money moves.
@@ -70,6 +97,8 @@ pub struct Extensions {
     pub identifier: Option<Identifier>,
     /// The route's input and output for catalogues, as JSON.
     pub bazaar: Option<Arc<str>>,
+    /// The codes by which a settlement's transaction names who sold, declared as JSON.
+    pub builder_code: Option<Arc<str>>,
     /// The terms on which payers come back without paying again, where they may.
     pub sign_in: Option<SignInTerms>,
     /// The declarations that are the same for every request, as a JSON object; `None` where it would be empty.
@@ -88,10 +117,10 @@ pub struct SignInTerms {
 }
 
 impl Extensions {
-    /// Returns the extensions of a route.
-    pub fn new(identifier: Option<Identifier>, bazaar: Option<Arc<str>>, sign_in: Option<SignInTerms>) -> Self {
-        let extensions = Self { identifier, bazaar, sign_in, declared: None };
-        Self { declared: extensions.declared_with(&[]), ..extensions }
+    /// The same with what they declare made in advance.
+    #[must_use]
+    pub fn prepared(self) -> Self {
+        Self { declared: self.declared_with(&[]), ..self }
     }
 
     /// Returns what is declared where the facilitator pays for approvals of Permit2 in these ways.
@@ -99,6 +128,7 @@ impl Extensions {
         let own = [
             (extensions::BAZAAR, self.bazaar.as_deref().map(str::to_owned)),
             (extensions::PAYMENT_IDENTIFIER, self.identifier.map(extensions::declare_identifier)),
+            (extensions::BUILDER_CODE, self.builder_code.as_deref().map(str::to_owned)),
         ];
         let sponsoring = sponsoring.iter().map(|name| (*name, extensions::declare_sponsoring(name)));
         let fields: Vec<String> = own
@@ -115,10 +145,18 @@ impl RouteTerms {
     #[must_use]
     pub fn prepared(self) -> Self {
         let accepts = self.requirements();
-        let words = [self.description.as_str(), &self.mime_type];
         let extensions = self.extensions.declared.as_deref();
-        let prepared = Prepared::new(words, &accepts, self.requirements_of_v1(&accepts), extensions).map(Arc::new);
+        let prepared =
+            Prepared::new(self.resource(Prepared::GAP), &accepts, self.requirements_of_v1(&accepts), extensions)
+                .map(Arc::new);
         Self { prepared, ..self }
+    }
+
+    /// Returns what is sold at a URL, as the terms show it.
+    pub fn resource<'a>(&'a self, url: &'a str) -> Resource<'a> {
+        let Self { description, mime_type, listing: Listing { service_name, tags, icon_url }, .. } = self;
+        let (service_name, icon_url) = (service_name.as_deref(), icon_url.as_deref());
+        Resource { url, description, mime_type, service_name, tags, icon_url }
     }
 
     /// Returns the entries of `accepts`.

@@ -356,7 +356,7 @@ fn values_at_their_limits_are_taken() {
         ("/facilitator/url", json!("HTTP://facilitator/")),
         ("/defaults/max_timeout_seconds", json!(10)),
         ("/ledger/max_claims", json!(1)),
-        ("/ledger/max_claims", json!(4_294_967_295_u64)),
+        ("/ledger/max_claims", json!(16_777_216)),
         ("/networks/anvil/assets/TUSD/decimals", json!(0)),
         ("/networks/anvil/assets/TUSD/decimals", json!(77)),
         ("/routes/0/price", json!("$0.000001")),
@@ -404,7 +404,8 @@ fn unknown_keys_are_refused_by_their_own_path() {
         let key = pointer.rsplit('/').next().unwrap();
         for value in [json!(1), json!({"a": [1]}), json!("x"), Value::Null] {
             let error = refused(&with(pointer, value));
-            assert_refused(&error, &path, &format!("unknown field `{key}`, expected "), pointer);
+            assert_refused(&error, &path, &format!("unknown field `{key}`"), pointer);
+            assert!(error.message.contains(", expected "), "{error}");
         }
     }
     // A key that is not even nearly a known one may be a secret in the wrong place.
@@ -446,25 +447,25 @@ fn wrong_types_are_refused_by_their_own_path() {
         ("/networks/anvil/assets/TUSD/eip712/version", TEXT),
         ("/networks/anvil/assets/TUSD/usd_pegged", "a boolean"),
         ("/defaults", "expected an object"),
-        ("/defaults/accepts", "a sequence"),
+        ("/defaults/accepts", "a list"),
         ("/defaults/accepts/0", "expected an object"),
         ("/defaults/accepts/0/network", TEXT),
         ("/defaults/accepts/0/contract_wallets", "a boolean"),
         ("/defaults/max_timeout_seconds", "expected a whole number"),
-        ("/routes", "a sequence"),
+        ("/routes", "a list"),
         ("/routes/0", "expected an object"),
         ("/routes/0/name", TEXT),
         ("/routes/0/match", "expected an object"),
-        ("/routes/0/match/hosts", "a sequence"),
+        ("/routes/0/match/hosts", "a list"),
         ("/routes/0/match/hosts/0", TEXT),
-        ("/routes/0/match/methods", "a sequence"),
+        ("/routes/0/match/methods", "a list"),
         ("/routes/0/match/path", TEXT),
         ("/routes/0/description", TEXT),
         ("/routes/0/mime_type", TEXT),
         ("/routes/1/price/amount", TEXT),
         ("/routes/1/max_timeout_seconds", "expected a whole number"),
         ("/routes/2/free", "a boolean"),
-        ("/keep_headers", "a sequence"),
+        ("/keep_headers", "a list"),
         ("/keep_headers/0", TEXT),
         ("/ledger", "expected an object"),
         ("/ledger/max_claims", "expected a whole number"),
@@ -473,8 +474,8 @@ fn wrong_types_are_refused_by_their_own_path() {
             ("a boolean", json!(true)),
             ("expected a whole number", json!(7)),
             (TEXT, json!("x")),
-            ("a sequence", json!([])),
-            ("a sequence", json!([["x"], 7])),
+            ("a list", json!([])),
+            ("a list", json!([["x"], 7])),
             ("expected an object", json!({})),
             ("expected an object", json!({"a": {"b": 1}, "c": [1]})),
         ] {
@@ -668,12 +669,12 @@ fn bad_values_are_refused_with_what_would_be_right() {
         ("/routes/0/match/hosts/0", json!("api.example.com:443"), "is not a host name"),
         ("/routes/0/match/hosts/1", json!("*.[::1]"), "is not a host name"),
         ("/routes/0/match/hosts/1", json!("*"), "\"*\" is not a host name"),
-        ("/routes/0/match/methods/0", json!("GET POST"), "\"GET POST\" is not a name"),
-        ("/routes/0/match/methods/0", json!(""), "\"\" is not a name"),
+        ("/routes/0/match/methods/0", json!("GET POST"), "\"GET POST\" is not a method"),
+        ("/routes/0/match/methods/0", json!(""), "\"\" is not a method"),
         ("/routes/0/match/path", json!("weather"), "\"weather\" does not begin with /"),
         ("/routes/0/match/path", json!(""), "does not begin with /"),
         ("/routes/0/match/path", json!("/a?b=c"), "write it decoded, without query"),
-        ("/routes/0/match/path", json!("/a/*"), "has a character that does not belong in a path pattern"),
+        ("/routes/0/match/path", json!("/a/*"), "{*rest} at the end for all below"),
         ("/routes/0/match/path", json!("/a//b"), "has a segment that is empty"),
         ("/routes/0/match/path", json!("//"), "has a segment that is empty"),
         ("/routes/0/match/path", json!("//{*rest}"), "has a segment that is empty"),
@@ -684,8 +685,8 @@ fn bad_values_are_refused_with_what_would_be_right() {
         ("/routes/0/description", json!(long), "is longer than 2048 bytes"),
         ("/routes/0/mime_type", json!("json"), "\"json\" is not a media type such as \"application/json\""),
         ("/routes/0/mime_type", json!("text/\nplain"), "is not a media type"),
-        ("/ledger/max_claims", json!(0), "is not between 1 and 4294967295"),
-        ("/ledger/max_claims", json!(4_294_967_296_u64), "is not between 1 and 4294967295"),
+        ("/ledger/max_claims", json!(0), "is not between 1 and 16777216"),
+        ("/ledger/max_claims", json!(16_777_217), "is not between 1 and 16777216"),
     ];
     assert!(cases.len() >= 40);
     for (pointer, value, message) in cases {
@@ -918,7 +919,7 @@ fn rates_are_read_to_the_last_digit() {
     let mut json = least();
     let tokens = json!({
         "usage": "openai",
-        "models": {"m": {"input": "$0.075", "output": {"amount": "300000"}, "cache_write": "$0.0000001"}},
+        "models": {"m": {"input": "$0.075", "output": {"amount": "300000"}, "cache_write": "$0.0010001"}},
         "minimum": {"amount": "7"},
         "bytes_per_token": 3,
         "max_output_tokens": 10,
@@ -931,7 +932,7 @@ fn rates_are_read_to_the_last_digit() {
     let (tariff, rates) = (terms.tariff.as_ref().unwrap(), terms.offers[0].rates.as_ref().unwrap());
     let rate = rates.models[0];
     let written = [rate.input, rate.cached_input, rate.cache_write, rate.output].map(|rate| rate.to_string());
-    assert_eq!(written, ["75000000000000000", "75000000000000000", "100000000000", "300000000000000000"]);
+    assert_eq!(written, ["75000000000000000", "75000000000000000", "1000100000000000", "300000000000000000"]);
     assert_eq!((rates.minimum.to_string().as_str(), tariff.bytes_per_token, tariff.max_output_tokens), ("7", 3, 10));
     assert_eq!((tariff.missing_usage, tariff.max_body_bytes), (crate::price::MissingUsage::Maximum, 1000));
     for (pointer, value, path, message) in [
@@ -1261,5 +1262,258 @@ fn a_service_is_shown_without_what_may_be_a_key() {
     assert!(shown.contains("https://node.example") && shown.contains("https://facilitator.example:8443"), "{shown}");
     for secret in ["secret", "v1/key", "/v2"] {
         assert!(!shown.contains(secret), "{secret}");
+    }
+}
+
+// ------------------------------------------------------------------------------- what sells nothing, and says so
+
+/// The least with these routes, each a path, or a match, and whether it is free.
+fn with_routes(routes: &[(Value, bool)]) -> Value {
+    let mut json = least();
+    let route = |(matcher, is_free): &(Value, bool)| {
+        let matcher = if matcher.is_string() { json!({ "path": matcher }) } else { matcher.clone() };
+        let mut route = least()["routes"][0].clone();
+        route["match"] = matcher.clone();
+        if *is_free { json!({"match": matcher, "free": true}) } else { route }
+    };
+    json["routes"] = routes.iter().map(route).collect();
+    json
+}
+
+#[test]
+fn what_reads_like_another_tools_syntax_is_supported_or_refused() {
+    for path in ["/users/:id", "/users/[id]", "/users/{id}"] {
+        let config = read(&with_routes(&[(json!(path), false)]));
+        let target = Target { method: "GET", authority: "a.example", path: b"/users/7" };
+        assert_eq!(config.table.decide(target), Decision::Priced(0), "{path}");
+        assert_eq!(config.warnings, [""; 0], "{path}");
+    }
+    for (path, message) in [
+        ("/users/<id>", "write {name} for one segment"),
+        ("/users/[...rest]", "{*rest} at the end"),
+        ("/files/**", "{*rest} at the end"),
+        ("/files/*.json", "write {name}"),
+        ("/users/[0-9]+", "write {name}"),
+        ("/users/\\d+", "write {name}"),
+        ("/weather$", "holds a wildcard or an expression"),
+        ("/weather?city=x", "without query"),
+        ("https://api.example.com/weather", "hosts belong in match.hosts"),
+        ("GET /weather", "methods in match.methods"),
+    ] {
+        let error = refused(&with_routes(&[(json!(path), false)]));
+        assert_refused(&error, "routes[0].match.path", message, path);
+    }
+    for (methods, message) in [
+        (json!(["*"]), "leave methods out for any"),
+        (json!(["any"]), "leave methods out for any"),
+        (json!(["POTS"]), "did you mean POST?"),
+        (json!(["GTE"]), "did you mean GET?"),
+        (json!(["delte"]), "did you mean DELETE?"),
+        (json!(["GET|POST"]), "write each by itself"),
+        (json!(["GET, POST"]), "write each by itself"),
+    ] {
+        let error = refused(&with_routes(&[(json!({"path": "/a", "methods": methods}), false)]));
+        assert_refused(&error, "routes[0].match.methods[0]", message, &methods.to_string());
+    }
+    for method in ["get", "Post", "LIST", "M-SEARCH", "QUERY"] {
+        let config = read(&with_routes(&[(json!({"path": "/a", "methods": [method]}), false)]));
+        assert_eq!(config.warnings, [""; 0], "{method}");
+    }
+    for host in ["*", "https://a.example", "a.example:443", "a.*.example"] {
+        let error = refused(&with_routes(&[(json!({"path": "/a", "hosts": [host]}), false)]));
+        assert_refused(&error, "routes[0].match.hosts[0]", "for any host leave hosts out", host);
+    }
+}
+
+#[test]
+fn a_route_that_nothing_reaches_is_refused() {
+    let (free, priced) = (true, false);
+    let hosts = |hosts: &[&str]| json!({"path": "/a", "hosts": hosts});
+    let methods = |methods: &[&str]| json!({"path": "/a", "methods": methods});
+    for (routes, is_dead) in [
+        ([(json!("/{*rest}"), free), (json!("/weather"), priced)], true),
+        ([(json!("/a"), priced), (json!("/a"), priced)], true),
+        ([(json!("/a"), free), (json!("/a"), priced)], true),
+        ([(json!("/a"), priced), (json!("/a"), free)], true),
+        ([(json!("/A"), priced), (json!("/a/"), priced)], true),
+        ([(json!("/a/{*rest}"), priced), (json!("/a"), free)], true),
+        ([(json!("/a/{*rest}"), free), (json!("/a/{*others}"), priced)], true),
+        ([(json!("/a/{id}"), free), (json!("/a/b"), priced)], true),
+        ([(json!("/a/:id"), priced), (json!("/a/{name}"), priced)], true),
+        ([(json!("/{*rest}"), free), (hosts(&["a.example"]), priced)], true),
+        ([(hosts(&["*.example"]), free), (hosts(&["a.example", "*.b.example"]), priced)], true),
+        ([(methods(&["GET", "POST"]), free), (methods(&["POST"]), priced)], true),
+        ([(methods(&["GET"]), free), (methods(&["HEAD"]), priced)], true),
+        // These have requests of their own.
+        ([(json!("/weather"), priced), (json!("/{*rest}"), free)], false),
+        ([(json!("/a/b"), free), (json!("/a/{id}"), priced)], false),
+        ([(json!("/A"), free), (json!("/a"), priced)], false),
+        ([(json!("/a/{*rest}"), free), (json!("/a"), priced)], false),
+        ([(json!("/a/{id}"), priced), (json!("/a/{*rest}"), priced)], false),
+        ([(json!("/a"), free), (json!("/a/b"), priced)], false),
+        ([(json!("/a"), free), (json!("/a/"), free)], false),
+        ([(hosts(&["a.example"]), free), (hosts(&["b.example"]), priced)], false),
+        ([(hosts(&["a.example"]), free), (json!("/a"), priced)], false),
+        ([(methods(&["POST"]), priced), (methods(&["GET"]), priced)], false),
+    ] {
+        let result = Config::from_json(with_routes(&routes).to_string().as_bytes());
+        match result {
+            Err(error) => {
+                assert!(is_dead, "{routes:?}: {error}");
+                assert_refused(&error, "routes[1].match", "is never reached: routes[0]", &format!("{routes:?}"));
+            }
+            Ok(_) => assert!(!is_dead, "{routes:?}"),
+        }
+    }
+    let warnings = read(&with_routes(&[(methods(&["GET"]), free), (json!("/a"), priced)])).warnings;
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].starts_with("routes[1].match: an earlier route lets some"), "{warnings:?}");
+    assert_eq!(read(&with_routes(&[(methods(&["OPTIONS"]), free), (json!("/a"), priced)])).warnings, [""; 0]);
+}
+
+#[test]
+fn what_is_odd_is_warned_about_once_with_its_path() {
+    let odd = |change: &dyn Fn(&mut Value)| {
+        let mut json = least();
+        change(&mut json);
+        read(&json).warnings
+    };
+    assert_eq!(odd(&|_| {}), [""; 0]);
+    for (change, path, message) in [
+        (&(|json: &mut Value| json["routes"] = json!([])) as &dyn Fn(&mut Value), "routes", "nothing is for sale"),
+        (&|json| json["routes"] = json!([{"match": {"path": "/"}, "free": true}]), "routes", "nothing is for sale"),
+        (&|json| json["routes"][0]["match"]["path"] = "/api/".into(), "routes[0].match.path", "write {*rest}"),
+        (&|json| json["routes"][0]["match"]["path"] = "/v:1/a".into(), "routes[0].match.path", "stands for itself"),
+        (&|json| json["routes"][0]["match"]["path"] = "/a(b)".into(), "routes[0].match.path", "stands for itself"),
+        (&|json| json["routes"][0]["match"]["methods"] = json!(["BREW"]), "routes[0].match.methods", "hardly a client"),
+        (
+            &|json| json["routes"][0]["description"] = "\u{e4}".repeat(501).into(),
+            "routes[0].description",
+            "500 characters",
+        ),
+        (
+            &|json| json["routes"][0]["max_timeout_seconds"] = 300_000.into(),
+            "routes[0].max_timeout_seconds",
+            "in seconds",
+        ),
+        (
+            &|json| json["routes"][0]["settlement_overrides"] = true.into(),
+            "routes[0].settlement_overrides",
+            "only scheme upto",
+        ),
+        (&|json| json["ledger"] = json!({"exclusive": true}), "ledger.exclusive", "configure rpc"),
+        (&|json| json["payers"] = json!({"allow": []}), "payers.allow", "nobody may pay"),
+        (&|json| json["cors"] = json!({"origins": []}), "cors.origins", "is empty"),
+        (&|json| json["keep_headers"] = json!(["x-mine"]), "keep_headers[0]", "is never removed"),
+        (&|json| json["rpc"] = json!({"base": {"cluster": "n", "url": "http://n"}}), "rpc.base", "no route is paid on"),
+        (&|json| json["mode"] = "shadow".into(), "mode", "nobody is asked to pay"),
+        (
+            &|json| {
+                json["facilitator"]["url"] = "https://api.cdp.coinbase.com/platform/v2/x402".into();
+                json["routes"][0]["price"] = "$0.0005".into();
+            },
+            "routes[0].price",
+            "below $0.001",
+        ),
+    ] {
+        let warnings = odd(change);
+        assert_eq!(warnings.len(), 1, "{path}: {warnings:?}");
+        assert!(warnings[0].starts_with(&format!("{path}: ")) && warnings[0].contains(message), "{warnings:?}");
+    }
+    // Not in characters, but in bytes.
+    assert_eq!(odd(&|json| json["routes"][0]["description"] = "\u{e4}".repeat(500).into()), [""; 0]);
+}
+
+#[test]
+fn every_message_says_what_to_write_instead() {
+    for (pointer, value, path, message) in [
+        ("/routes/0/price", json!(0.001), "routes[0].price", "write dollars in quotes: \"$0.001\""),
+        ("/routes/0/price", json!("$0,001"), "routes[0].price", "the decimal sign is a point"),
+        ("/routes/0/price", json!("$1,000"), "routes[0].price", "nothing parts thousands"),
+        ("/routes/0/price", json!("0.001"), "routes[0].price", "write dollars as \"$0.001\""),
+        ("/facilitator/timeout", json!(10), "facilitator.timeout", "with its unit, in quotes: \"10s\""),
+        ("/facilitator/url", json!("https://f.example/verify"), "facilitator.url", "leave out /verify"),
+        ("/defaults/pay_to", json!(1e40), "defaults.pay_to", "put it in quotes"),
+        ("/routes/0/description", json!(7), "routes[0].description", "put it in quotes"),
+        ("/page", json!(false), "page", "write {enabled: false}"),
+        ("/cors", json!("https://app.example"), "cors", "write {origins: ["),
+        (
+            "/routes/0/match/methods",
+            json!("GET"),
+            "routes[0].match.methods",
+            "expected a list; put what it holds in [ ]",
+        ),
+        ("/routes/2/free", json!("true"), "routes[2].free", "write true or false, without quotes"),
+        ("/ledger/max_claims", json!("4096"), "ledger.max_claims", "without quotes"),
+        ("/cors", json!({"origins": ["https://*.example.com"]}), "cors.origins[0]", "no wildcard"),
+        ("/cors", json!({"origins": ["https://app.example.com:443"]}), "cors.origins[0]", "usual port"),
+        ("/cors", json!({"origins": ["https://app.example.com/"]}), "cors.origins[0]", "final slash"),
+        ("/allow_on_headers_stop_iteration", json!(true), "allow_on_headers_stop_iteration", "beside `configuration`"),
+        (
+            "/routes/0/allow_on_headers_stop_iteration",
+            json!(true),
+            "routes[0].allow_on_headers_stop_iteration",
+            "beside",
+        ),
+        ("/routes/0/path", json!("/a"), "routes[0].path", "it belongs in `match` of a route"),
+        ("/routes/0/prcie", json!("$1"), "routes[0].prcie", "did you mean `price`?"),
+        ("/routes/0/payTo", json!(PAY_TO), "routes[0].payTo", "did you mean `pay_to`?"),
+        ("/routes/0/mimeType", json!("a/b"), "routes[0].mimeType", "did you mean `mime_type`?"),
+        ("/facilitator/uri", json!("http://f"), "facilitator.uri", "did you mean `url`?"),
+        ("/mode", json!("dark"), "mode", "expected `enforce` or `shadow`"),
+    ] {
+        assert_refused(&refused(&with(pointer, value.clone())), path, message, &format!("{pointer} {value}"));
+    }
+    let mut json = least();
+    for (rate, is_meant) in [("$0.0000025", false), ("$0.00006", false), ("$0.001", true), ("$2.5", true), ("$0", true)]
+    {
+        set(&mut json, "/routes/0/price", json!({"usage": "openai", "models": {"m": {"input": rate, "output": "$1"}}}));
+        let result = Config::from_json(json.to_string().as_bytes());
+        assert_eq!(result.is_ok(), is_meant, "{rate}");
+        if let Err(error) = result {
+            assert_refused(&error, "routes[0].price.models.m.input", "reads like the price of one token", rate);
+        }
+    }
+}
+
+#[test]
+fn what_catalogues_show_is_on_the_wire_as_the_official_packages_have_it() {
+    let mut json = least();
+    for (key, value) in [
+        ("service_name", json!("Weather")),
+        ("tags", json!(["weather", "data"])),
+        ("icon_url", json!("https://a.example/icon.png")),
+        ("extensions", json!({"builder_code": {"app": "my_app", "services": ["other_1"]}})),
+    ] {
+        json["routes"][0][key] = value;
+    }
+    let config = read(&json);
+    let terms = terms(&config, 0);
+    let resource: Value = serde_json::from_str(&json::to_text(&terms.resource("http://a/"))).unwrap();
+    assert_eq!(
+        resource,
+        json!({"url": "http://a/", "description": "", "mimeType": "", "serviceName": "Weather", "tags": ["weather", "data"],
+            "iconUrl": "https://a.example/icon.png"})
+    );
+    let declared: Value = serde_json::from_str(terms.extensions.declared.as_deref().unwrap()).unwrap();
+    assert_eq!(declared["builder-code"]["info"], json!({"a": "my_app", "s": ["other_1"]}));
+    assert_eq!(declared["builder-code"]["schema"]["properties"]["s"]["maxItems"], 11);
+    for (key, value, path) in [
+        ("service_name", json!(""), "service_name"),
+        ("service_name", json!("a".repeat(33)), "service_name"),
+        ("service_name", json!("\u{e4}"), "service_name"),
+        ("tags", json!(["a", "b", "c", "d", "e", "f"]), "tags"),
+        ("tags", json!([""]), "tags"),
+        ("icon_url", json!("icon.png"), "icon_url"),
+        ("extensions", json!({"builder_code": {"app": "My-App"}}), "extensions.builder_code"),
+        (
+            "extensions",
+            json!({"builder_code": {"app": "a", "services": ["a", "b", "c", "d", "e", "f"]}}),
+            "extensions.builder_code",
+        ),
+    ] {
+        let mut json = json.clone();
+        json["routes"][0][key] = value.clone();
+        assert_eq!(refused(&json).path, format!("routes[0].{path}"), "{key}: {value}");
     }
 }

@@ -7,7 +7,7 @@ use super::purchase::{Payment, Proof, Purchase};
 use super::quote::Quote;
 use super::{Context, Effects, Next, Outcome, PaymentRecord, PricedRequest, Record, Reply, RequestHead, ShownUrl};
 use crate::chain::Transfer;
-use crate::config::Offer;
+use crate::config::{Mode, Offer};
 use crate::ledger::{Binding, PaymentKey};
 use crate::price::request::Job;
 use crate::scheme::{self, Judgement};
@@ -68,7 +68,11 @@ impl Rejection {
             _ => Reply::payment_required(context, &error, quote, &url),
         };
         let payment = if let Self::Refused(payment, _) = self { Some(*payment) } else { None };
-        let record = Some(Record { payment, ..Record::new(&request.route, outcome, &error) });
+        // The price of what is asked for by nobody is told to the log alone.
+        let is_told = outcome == Outcome::Unpaid && request.terms.mode == Mode::Shadow;
+        let quoted = quote.offers().first().filter(|_| is_told);
+        let quoted = quoted.map(|offer| PaymentRecord::unproven(Payer::Unknown, &offer.requirement));
+        let record = Some(Record { payment, quoted, ..Record::new(&request.route, outcome, &error) });
         Effects { record, ..Effects::reply(reply) }.and_over()
     }
 }
@@ -369,6 +373,8 @@ fn header_value(head: &RequestHead) -> Result<(Version, &[u8]), Rejection> {
     let v2 = head.all(PAYMENT_SIGNATURE).map(|value| (Version::V2, value));
     let mut values = v2.chain(head.all(X_PAYMENT).map(|value| (Version::V1, value)));
     match (values.next(), values.next()) {
+        // For the official server, too, an empty one is none.
+        (Some((_, value)), None) if value.trim_ascii().is_empty() => Err(Rejection::Unpaid),
         (Some(value), None) => Ok(value),
         (Some(_), Some(_)) => Err(Rejection::Duplicate),
         (None, _) => Err(Rejection::Unpaid),

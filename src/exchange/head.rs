@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::config::{Config, RouteTerms};
 use crate::metadata::MetadataKey;
 use crate::route::Target;
+use crate::route::overrides::{HOST_OVERRIDES, OVERRIDES, is_one_of, is_spelt};
 use crate::x402::header::{self, PAYMENT_SIGNATURE, X_PAYMENT};
 use crate::x402::sign_in::{self, SIGN_IN_WITH_X};
 
@@ -18,30 +19,6 @@ pub(super) const PAYMENT_ID: &str = "x-x402-id";
 
 /// By which Envoy says what URL a request had before an internal redirect.
 const ORIGINAL_URL: &str = "x-envoy-original-url";
-
-/// Headers by which some upstreams let a client override the path or the method that the proxy saw.
-const OVERRIDES: [&str; 16] = [
-    "x-original-url",
-    "x-original-uri",
-    "x-original-path",
-    "x-original-method",
-    "x-rewrite-url",
-    "x-forwarded-uri",
-    "x-forwarded-path",
-    "x-forwarded-method",
-    "x-http-method",
-    "x-http-method-override",
-    "x-http-path-override",
-    "x-method",
-    "x-method-override",
-    "x-override-url",
-    "x-request-uri",
-    "x-script-name",
-];
-
-/// Headers by which some upstreams let a client override the host, which matters where prices depend on it, and rights to
-/// come back.
-const HOST_OVERRIDES: [&str; 4] = ["forwarded", "x-forwarded-host", "x-host", "x-original-host"];
 
 /// Headers whose values the filter reads. Of all others it keeps nothing: a client may send many kilobytes of them, and
 /// hold its request open for long.
@@ -150,18 +127,6 @@ impl Deref for RequestHead {
     fn deref(&self) -> &Headers {
         &self.headers
     }
-}
-
-/// Returns whether CGI and its heirs, who take every other character for the `-` of a name, take `name` for `meant`.
-#[inline(never)]
-fn is_spelt(name: &str, meant: &str) -> bool {
-    let is_letter = |(one, other): (u8, u8)| one == other || (other == b'-' && !one.is_ascii_alphanumeric());
-    name.len() == meant.len() && name.bytes().zip(meant.bytes()).all(is_letter)
-}
-
-#[inline(never)]
-fn is_one_of(name: &str, meant: &[&str]) -> bool {
-    meant.iter().any(|meant| is_spelt(name, meant))
 }
 
 fn is_identity(name: &str) -> bool {
@@ -341,7 +306,8 @@ impl RequestHead {
 
     /// Returns whether a payment came.
     pub fn has_payment(&self) -> bool {
-        [PAYMENT_SIGNATURE, X_PAYMENT].into_iter().any(|name| self.all(name).next().is_some())
+        let is_there = |value: &[u8]| !value.trim_ascii().is_empty();
+        [PAYMENT_SIGNATURE, X_PAYMENT].into_iter().any(|name| self.all(name).any(is_there))
     }
 
     /// Returns whether a browser asks for leave to send a request of another origin (Fetch standard, CORS-preflight fetch). It

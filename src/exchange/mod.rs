@@ -30,13 +30,14 @@ mod redeeming;
 mod reply;
 mod serving;
 mod settlement;
+mod shadow;
 mod shown_url;
 mod sign_in;
 mod state;
 
 use std::sync::Arc;
 
-use crate::config::{Config, Unmatched};
+use crate::config::{Config, Mode, Unmatched};
 use crate::route::Decision;
 use crate::time::UnixTime;
 use admission::{Claiming, Naming, Resuming, Verifying};
@@ -59,6 +60,7 @@ use redeeming::{Redeeming, Reweighing};
 pub use reply::Reply;
 use serving::{Refused, Serving};
 use settlement::{BeginningSettlement, Pinning, Recording, Settling};
+use shadow::Shadow;
 pub use shown_url::ShownUrl;
 use sign_in::{CheckingGrant, ConsumingNonce, Visiting};
 use state::State;
@@ -96,6 +98,8 @@ macro_rules! states {
 }
 
 states! {
+    /// The request pays nothing, and what would become of it is being found out.
+    Shadow,
     /// A browser's question about a priced route is at the upstream.
     Preflight,
     /// The ledger is asked whether a payer who has signed in has a grant.
@@ -176,8 +180,12 @@ impl Exchange {
             Decision::Unmatched if config.is_discoverable && catalogue::is_asked(head) => {
                 Effects::reply(Reply::catalogue(catalogue::list(config, head))).and_over()
             }
+            Decision::Unsure(index) => shadow::pass_unsure(config, head, index),
+            Decision::Unmatched if config.unmatched == Unmatched::Deny && config.mode == Mode::Shadow => {
+                shadow::pass(config, head, Record::new(&UNKNOWN_ROUTE.into(), Outcome::Refused, UNMATCHED))
+            }
             Decision::Unmatched if config.unmatched == Unmatched::Deny => {
-                Effects::reply(Reply::error(403, "no route takes this request")).and_over()
+                Effects::reply(Reply::error(403, UNMATCHED)).and_over()
             }
             Decision::Unmatched | Decision::Free(_) => pass(config, head),
             Decision::Priced(index) => start_priced(context, head, index),
@@ -215,16 +223,23 @@ fn start_priced(context: Context<'_>, head: &Arc<RequestHead>, index: usize) -> 
     let Some((route, terms)) = config.routes.get(index).and_then(|route| Some((route, route.terms.as_ref()?))) else {
         return Effects::reply(Reply::overloaded("this route is not configured")).and_over();
     };
-    if head.is_preflight() {
-        return preflight::begin(context, head, &route.label);
+    let (label, terms) = (Arc::clone(&route.label), Arc::clone(terms));
+    let request = PricedRequest { head: Arc::clone(head), route: label, terms };
+    match request.terms.mode {
+        Mode::Shadow => shadow::begin(context, request),
+        Mode::Enforce if head.is_preflight() => preflight::begin(context, head, &route.label),
+        Mode::Enforce => take_in(context, request),
     }
+}
+
+/// Takes in a request that is to pay, unless its caller need not.
+fn take_in(context: Context<'_>, request: PricedRequest) -> Next {
+    let PricedRequest { head, route, terms } = &request;
     if head.principals().any(|principal| terms.is_free_for(principal)) {
-        let record = Some(Record::new(&route.label, Outcome::Exempt, ""));
-        let (exchange, effects) = pass(config, head);
+        let record = Some(Record::new(route, Outcome::Exempt, ""));
+        let (exchange, effects) = pass(context.config, head);
         return (exchange, Effects { record, ..effects });
     }
-    let (head, route, terms) = (Arc::clone(head), Arc::clone(&route.label), Arc::clone(terms));
-    let request = PricedRequest { head, route, terms };
     if request.head.has_long_url() {
         return request.refuse(414, LONG_URL);
     }
@@ -232,6 +247,8 @@ fn start_priced(context: Context<'_>, head: &Arc<RequestHead>, index: usize) -> 
 }
 
 const AMBIGUOUS_PATH: &str = "this path can be read in more than one way; send it without encoded separators, dot segments, backslashes or control characters";
+
+const UNMATCHED: &str = "no route takes this request";
 
 /// Of what the log calls the route of a request that came by before, where only its headers tell that it did.
 const UNKNOWN_ROUTE: &str = "-";

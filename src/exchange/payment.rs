@@ -12,7 +12,7 @@ use crate::config::Service;
 use crate::facilitator::{self, CalloutAnswer, Unknown};
 use crate::ledger::Operation;
 use crate::x402::payment::Payer;
-use crate::x402::terms::{EntryV1, Resource};
+use crate::x402::terms::EntryV1;
 use crate::x402::{Requirement, TransactionId, Version};
 
 impl Payment {
@@ -52,8 +52,7 @@ impl Payment {
         let requirement = self.purchase.requirement();
         let body = match (version, self.charge.filter(|_| kind == CallKind::Settle)) {
             (Version::V1, _) => {
-                let (description, mime_type) = (&quote.terms.description, &quote.terms.mime_type);
-                let entry = EntryV1::new(requirement, Resource { url, description, mime_type });
+                let entry = EntryV1::new(requirement, quote.terms.resource(url));
                 facilitator::question(Version::V1, json, &entry)
             }
             (Version::V2, Some(amount)) => {

@@ -1,9 +1,10 @@
 //! What is remembered of a request and of a settlement, for logs and stats.
 
-use super::serving::REFUSED_WISH;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::LogText;
+use super::serving::REFUSED_WISH;
 use crate::money::Amount;
 use crate::x402::TransactionId;
 use crate::x402::payment::Payer;
@@ -23,6 +24,10 @@ pub struct Record {
     pub visitor: Option<Payer>,
     /// The payment, where one came that could be read.
     pub payment: Option<PaymentRecord>,
+    /// The payment that would have been asked for, where none came and none was asked for.
+    pub quoted: Option<PaymentRecord>,
+    /// True if the request passed whatever its outcome.
+    pub is_shadow: bool,
 }
 
 impl Record {
@@ -35,6 +40,8 @@ impl Record {
             said: None,
             visitor: None,
             payment: None,
+            quoted: None,
+            is_shadow: false,
         }
     }
 
@@ -44,9 +51,15 @@ impl Record {
         self.outcome == Outcome::UpstreamFailed && self.reason.as_str() == REFUSED_WISH
     }
 
+    /// Returns the outcome as one word for logs and stats.
+    pub fn outcome_word(&self) -> Cow<'static, str> {
+        let word = self.outcome.as_str();
+        if self.is_shadow { format!("shadow_{word}").into() } else { word.into() }
+    }
+
     /// Returns the facts by name: all that a log or the filter state gets of them.
     pub fn facts(&self) -> Vec<(&'static str, LogText)> {
-        let mut facts = vec![("route", LogText::new(&self.route)), ("outcome", LogText::new(self.outcome.as_str()))];
+        let mut facts = vec![("route", LogText::new(&self.route)), ("outcome", LogText::new(&self.outcome_word()))];
         let mut add = |name, text: &str| facts.push((name, LogText::new(text)));
         match &self.said {
             Some(said) if self.reason.is_empty() => add("reason", said),
@@ -60,6 +73,8 @@ impl Record {
         if let Some(payment) = &self.payment {
             // Whoever is named by a payment that nobody has proven has not paid, and may know nothing of it.
             add(if payment.is_proven { "payer" } else { "unproven_from" }, &payment.payer.to_string());
+        }
+        if let Some(payment) = self.payment.as_ref().or(self.quoted.as_ref()) {
             add("scheme", &payment.scheme);
             add("network", &payment.network);
             add("amount", &payment.amount.to_string());

@@ -6,7 +6,6 @@ use super::quote::Quote;
 use super::{Context, RequestHead, ShownUrl, UpstreamHead, grant};
 #[cfg(feature = "page")]
 use crate::config::OwnPage;
-use crate::config::RouteTerms;
 use crate::facilitator::Unknown;
 use crate::json::to_text;
 #[cfg(feature = "page")]
@@ -14,7 +13,7 @@ use crate::page::{self, PageData, Way};
 use crate::x402::header::PAYMENT_REQUIRED;
 use crate::x402::offer_receipt::OFFER_RECEIPT;
 use crate::x402::sign_in::SIGN_IN_WITH_X;
-use crate::x402::terms::{self, Resource};
+use crate::x402::terms;
 use crate::x402::{Receipt, Version, reason};
 
 /// Lets scripts of other origins read the headers of a payment.
@@ -98,8 +97,7 @@ impl Reply {
         let (header, body) = match (quote.prepared(), &extensions) {
             (Some(prepared), None | Some(Cow::Borrowed(_))) if error == reason::PAYMENT_REQUIRED => prepared.fill(url),
             _ => {
-                let RouteTerms { description, mime_type, .. } = &*quote.terms;
-                let resource = Resource { url, description, mime_type };
+                let resource = quote.terms.resource(url);
                 let accepts = quote.requirements();
                 let header = terms::to_header(error, resource, &accepts, extensions.as_deref());
                 (header, terms::to_v1_body(error, resource, quote.terms.requirements_of_v1(&accepts)))
@@ -117,13 +115,13 @@ impl Reply {
     /// The same for people: the terms as a page that pays.
     #[cfg(feature = "page")]
     pub(super) fn page(mut self, own: Option<&OwnPage>, quote: &Quote, method: &str, url: &str) -> Self {
-        let RouteTerms { description, mime_type, .. } = &*quote.terms;
         let error = reason::PAYMENT_REQUIRED;
         let ways: Vec<Way<'_>> =
             quote.offers().iter().map(|offer| Way::new(&offer.requirement, offer.dollar_decimals)).collect();
         let accepts: Vec<_> = ways.iter().map(|way| way.requirement).collect();
         let extensions = quote.declared();
-        let json = terms::to_json(error, Resource { url, description, mime_type }, &accepts, extensions);
+        let json = terms::to_json(error, quote.terms.resource(url), &accepts, extensions);
+        let description = &quote.terms.description;
         let data = PageData { terms: &json, ways: &ways, description, url, method, error };
         let page = match own {
             Some(own) => page::render_custom(&own.template, own.csp.as_deref(), &data),

@@ -9,7 +9,7 @@ use crate::x402::reason;
 
 /// Counts the end of a request.
 pub(super) fn count_request(host: &impl Host, record: &Record) {
-    let (route, outcome) = (&record.route, record.outcome.as_str());
+    let (route, outcome) = (&record.route, record.outcome_word());
     add(host, MetricKind::Counter, &format!("x402.requests.route.{route}.outcome.{outcome}"), 1);
     if matches!(record.outcome, Outcome::Refused | Outcome::Malformed | Outcome::Spent) {
         let reason = reason::label(&record.reason);

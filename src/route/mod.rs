@@ -3,6 +3,7 @@
 //! A priced route matches whatever a lenient upstream might take for it; a free route matches to the letter. So a
 //! request passes free only if no reading of it leads to a priced route first, and the doubt is always the client's to clear up.
 
+pub mod overrides;
 mod path;
 mod pattern;
 
@@ -34,7 +35,7 @@ pub enum HostPattern {
 
 /// The text is not a host name nor `*.` and a host name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("is not a host name (without scheme, port or path), nor *. and a host name")]
+#[error("is not a host name (without scheme, port or path), nor *. and a host name; for any host leave hosts out")]
 pub struct HostPatternError;
 
 impl HostPattern {
@@ -60,6 +61,13 @@ impl HostPattern {
         }
     }
 
+    /// The host, or the suffix of hosts.
+    fn as_str(&self) -> &str {
+        match self {
+            Self::Exact(text) | Self::Below(text) => text,
+        }
+    }
+
     /// Returns whether it is for this host, in lower case and without port.
     pub(crate) fn takes(&self, host: &str) -> bool {
         match self {
@@ -70,6 +78,12 @@ impl HostPattern {
 }
 
 impl Matcher {
+    /// Returns whether it is for all hosts that `other` is for.
+    fn takes_hosts_of(&self, other: &Self) -> bool {
+        let takes = |host: &HostPattern| self.hosts.iter().any(|own| own == host || own.takes(host.as_str()));
+        self.hosts.is_empty() || (!other.hosts.is_empty() && other.hosts.iter().all(takes))
+    }
+
     /// Returns whether it is for requests to this authority, among others perhaps.
     pub fn takes_host(&self, authority: &str) -> bool {
         let Some(host) = host_of(authority) else { return false };
@@ -82,6 +96,8 @@ impl Matcher {
 pub enum Access {
     /// Payment. Such a route matches leniently.
     Priced,
+    /// None for now, while it is counted what payment would be asked for. Such a route matches leniently.
+    Shadow,
     /// None. Such a route matches to the letter.
     Free,
 }
@@ -97,6 +113,8 @@ pub enum Decision {
     Unmatched,
     /// The request could be read as one for a priced route and as another; nobody can say what would be bought.
     Ambiguous,
+    /// The same, and every priced route that it could be for, of which this is one, is in shadow.
+    Unsure(usize),
 }
 
 /// All routes, indexed so that finding one costs the same among ten as among ten thousand.
@@ -109,6 +127,8 @@ pub struct RouteTable {
     /// The patterns of all hosts together.
     all_hosts: PatternTree,
     prices_by_host: bool,
+    /// True if a route is to be paid for.
+    has_prices: bool,
     /// Bytes of the longest segment that is compared with a path's.
     longest_literal: usize,
 }
@@ -145,6 +165,7 @@ impl RouteTable {
         }
         let is_bound = |(matcher, access): &(Matcher, Access)| *access == Access::Priced && !matcher.hosts.is_empty();
         table.prices_by_host = routes.iter().any(is_bound);
+        table.has_prices = routes.iter().any(|(_, access)| *access == Access::Priced);
         table.routes = routes;
         table
     }
@@ -152,6 +173,31 @@ impl RouteTable {
     /// Returns the requests that each route is for, in order.
     pub fn matchers(&self) -> impl Iterator<Item = &Matcher> {
         self.routes.iter().map(|(matcher, _)| matcher)
+    }
+
+    /// Returns the first route before this one that takes its requests, and whether it takes all of them. It takes but a part
+    /// where it is free, and names some of the methods that this one is for.
+    pub fn taken_by(&self, index: usize) -> Option<(usize, bool)> {
+        let (later, access) = self.routes.get(index)?;
+        let host = later.hosts.first().map_or("", HostPattern::as_str);
+        let mut found = Vec::new();
+        self.trees_for(Some(host)).iter().for_each(|tree| tree.find_covering(&later.path, &mut found));
+        let taken = |earlier: &usize| {
+            let (matcher, earlier_access) = self.routes.get(*earlier).filter(|_| *earlier < index)?;
+            let is_free = *earlier_access == Access::Free;
+            if !matcher.takes_hosts_of(later) || (is_free && !matcher.path.covers_literally(&later.path)) {
+                return None;
+            }
+            let takes = |method: &String| takes_method(matcher, *earlier_access, method);
+            let takes_all =
+                matcher.methods.is_empty() || (!later.methods.is_empty() && later.methods.iter().all(takes));
+            let is_main = |method: &&String| !matches!(method.as_str(), "HEAD" | "OPTIONS");
+            let is_shared = |method: &String| later.methods.is_empty() || later.methods.contains(method);
+            let takes_some =
+                is_free && *access != Access::Free && matcher.methods.iter().filter(is_main).any(is_shared);
+            (takes_all || takes_some).then_some((*earlier, takes_all))
+        };
+        found.iter().filter_map(taken).min_by_key(|(earlier, takes_all)| (!takes_all, *earlier))
     }
 
     /// Finds the route of a request.
@@ -168,7 +214,10 @@ impl RouteTable {
                 Path::Opaque(prefix) => self.decide_below(&lookup, prefix),
             }
         };
-        let is_for_sale = |host: Option<&str>| matches!(decide(host), Decision::Priced(_) | Decision::Ambiguous);
+        let is_for_sale = |host: Option<&str>| match decide(host) {
+            Decision::Priced(index) => !self.is_shadow(index),
+            decision => decision == Decision::Ambiguous,
+        };
         // A path that begins with slashes names another host to some servers, whatever the authority says.
         let is_for_sale_elsewhere = || match host_in_path(target.path) {
             _ if !self.prices_by_host => false,
@@ -177,8 +226,14 @@ impl RouteTable {
         };
         match (&host, decide(host.as_deref())) {
             // Of an authority that is none, every server makes something else.
-            (None, Decision::Priced(_)) => Decision::Ambiguous,
-            (Some(_), Decision::Free(_) | Decision::Unmatched) if is_for_sale_elsewhere() => Decision::Ambiguous,
+            (None, Decision::Priced(index) | Decision::Unsure(index)) => self.ambiguous(index),
+            (Some(_), Decision::Free(_) | Decision::Unmatched | Decision::Unsure(_)) if is_for_sale_elsewhere() => {
+                Decision::Ambiguous
+            }
+            // What passes unpaid must not be what is sold elsewhere.
+            (Some(_), Decision::Priced(index)) if self.is_shadow(index) && is_for_sale_elsewhere() => {
+                Decision::Ambiguous
+            }
             (_, decision) => decision,
         }
     }
@@ -188,13 +243,22 @@ impl RouteTable {
         self.prices_by_host
     }
 
+    fn is_shadow(&self, index: usize) -> bool {
+        self.routes.get(index).is_some_and(|(_, access)| *access == Access::Shadow)
+    }
+
+    /// The decision about a request that could be one for this priced route, and nobody knows for which others.
+    fn ambiguous(&self, index: usize) -> Decision {
+        if self.has_prices { Decision::Ambiguous } else { Decision::Unsure(index) }
+    }
+
     fn decide_among(&self, lookup: &Lookup<'_>, readings: &[Vec<&str>]) -> Decision {
         let mut free = None;
         let mut priced = Vec::new();
         for (position, reading) in readings.iter().enumerate() {
             let literal = lookup.literal.filter(|_| position == 0);
             match self.first_match(lookup, literal, reading) {
-                Some((index, Access::Priced)) if !priced.contains(&index) => priced.push(index),
+                Some((index, Access::Priced | Access::Shadow)) if !priced.contains(&index) => priced.push(index),
                 Some((index, Access::Free)) => free = Some(index),
                 _ => {}
             }
@@ -203,6 +267,7 @@ impl RouteTable {
             ([], None) => Decision::Unmatched,
             ([], Some(index)) => Decision::Free(index),
             ([index], _) => Decision::Priced(*index),
+            ([index, ..], _) if priced.iter().all(|index| self.is_shadow(*index)) => Decision::Unsure(*index),
             ([..], _) => Decision::Ambiguous,
         }
     }
@@ -216,6 +281,7 @@ impl RouteTable {
         {
             Some(_) => Decision::Ambiguous,
             None => match self.first_that_takes(&found, |route| takes(route, lookup.method, lookup.literal)) {
+                Some((index, Access::Shadow)) => Decision::Unsure(index),
                 Some((index, _)) => Decision::Free(index),
                 None => Decision::Unmatched,
             },
@@ -257,7 +323,7 @@ struct Lookup<'a> {
 /// `literal` are the path's segments as they were written, where the reading is that one.
 fn takes((matcher, access): &(Matcher, Access), method: &str, literal: Option<&[&str]>) -> bool {
     let takes_path = match access {
-        Access::Priced => true,
+        Access::Priced | Access::Shadow => true,
         Access::Free => literal.is_some_and(|literal| matcher.path.matches_literally(literal)),
     };
     takes_path && takes_method(matcher, *access, method)
@@ -270,7 +336,7 @@ fn takes_method(matcher: &Matcher, access: Access, method: &str) -> bool {
     matcher.methods.is_empty()
         || names(method)
         || (method == "HEAD" && names("GET"))
-        || (method == "OPTIONS" && access == Access::Priced)
+        || (method == "OPTIONS" && access != Access::Free)
 }
 
 /// Returns whether a path begins with two slashes to those alone who take a backslash, or an encoded one, for one.

@@ -1,5 +1,7 @@
-//! Patterns of paths: `/exact`, `/with/{param}`, `/prefix/{*rest}`.
+//! Patterns of paths: `/exact`, `/with/{param}`, `/prefix/{*rest}`. `:param` and `[param]` are other tools' ways to write a
+//! parameter, and mean the same.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// The pattern of a path.
@@ -8,7 +10,7 @@ pub struct Pattern {
     segments: Vec<Segment>,
     has_rest: bool,
     has_final_slash: bool,
-    /// The pattern as it was written.
+    /// The pattern as it was written, each parameter as `{param}`.
     text: String,
 }
 
@@ -29,7 +31,7 @@ pub(super) enum Segment {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PatternError {
     /// Does not begin with a slash.
-    #[error("does not begin with /")]
+    #[error("does not begin with /; hosts belong in match.hosts, methods in match.methods")]
     NoSlash,
     /// A segment is empty, ends with a dot, or has white space around it.
     #[error(
@@ -37,17 +39,20 @@ pub enum PatternError {
     )]
     Segment,
     /// A brace stands elsewhere than around a whole segment, or holds no name.
-    #[error("has a parameter that is not a whole segment of the form {{name}}")]
+    #[error("has a parameter that is not a whole segment of the form {{name}}, or {{*rest}} at the end")]
     Param,
-    /// `{*rest}` stands elsewhere than at the end.
-    #[error("has a {{*rest}} before its end")]
+    /// `{*rest}` stands elsewhere than at the end, or has no name.
+    #[error("has a {{*rest}} before its end, or without a name")]
     Rest,
+    /// It looks like a wildcard, a regular expression or another tool's parameter.
+    #[error("holds a wildcard or an expression: write {{name}} for one segment, {{*rest}} at the end for all below")]
+    Foreign,
     /// More segments than are looked at of a path.
     #[error("has more segments than a path is looked at")]
     TooLong,
     /// A character that paths are not compared with.
     #[error(
-        "has a character that does not belong in a path pattern (one of % ? # ; \\ * or a control character); write it decoded, without query"
+        "has a character that does not belong in a path pattern (one of % ? # ; or a control character); write it decoded, without query"
     )]
     Character,
 }
@@ -58,6 +63,7 @@ impl Pattern {
     /// # Errors
     /// [`PatternError`].
     pub fn parse(text: &str) -> Result<Self, PatternError> {
+        let text = text.split('/').map(in_braces).collect::<Vec<_>>().join("/");
         let path = text.strip_prefix('/').ok_or(PatternError::NoSlash)?;
         if text.contains("//") {
             return Err(PatternError::Segment);
@@ -72,7 +78,7 @@ impl Pattern {
         if segments.len() >= super::path::MAX_SEGMENTS {
             return Err(PatternError::TooLong);
         }
-        Ok(Self { segments, has_rest, has_final_slash, text: text.to_owned() })
+        Ok(Self { segments, has_rest, has_final_slash, text })
     }
 
     /// Bytes of the longest segment that is compared with a path's.
@@ -82,6 +88,29 @@ impl Pattern {
             Segment::Param => 0,
         };
         self.segments.iter().map(length).max().unwrap_or(0)
+    }
+
+    /// Returns whether it ends with a slash, so that it is for nothing below it, which some tools would have it be for.
+    pub fn has_final_slash(&self) -> bool {
+        self.text.ends_with('/')
+    }
+
+    /// Returns whether a segment has a sign that means something elsewhere, and here itself.
+    pub fn has_odd_sign(&self) -> bool {
+        let is_odd =
+            |segment: &Segment| matches!(segment, Segment::Literal(text) if text.contains([':', '(', ')', '+', '$']));
+        self.segments.iter().any(is_odd)
+    }
+
+    /// Returns whether it takes to the letter what `other`, which it takes leniently, takes as it is written.
+    pub(super) fn covers_literally(&self, other: &Self) -> bool {
+        let is_equal = |(own, other): (&Segment, &Segment)| *own == Segment::Param || own == other;
+        let is_longer = other.has_rest || other.segments.len() > self.segments.len();
+        let ends_alike = match self.has_rest {
+            true => is_longer || other.has_final_slash,
+            false => self.has_final_slash == other.has_final_slash,
+        };
+        (ends_alike || self.segments.is_empty()) && self.segments.iter().zip(&other.segments).all(is_equal)
     }
 
     /// Returns whether a path of these segments (all that stands between its slashes, without query) is written exactly as the
@@ -122,13 +151,28 @@ fn parse_segment(text: &str) -> Result<Segment, PatternError> {
     if text.contains(['{', '}']) {
         return Err(PatternError::Param);
     }
-    if text.contains(|c: char| c.is_control() || "%?#;\\*".contains(c)) {
+    let is_expression =
+        text.starts_with(':') || text.ends_with('$') || [".+", ")+"].iter().any(|one| text.contains(one));
+    if is_expression || text.contains(|c| "*<>[]|^\\".contains(c)) {
+        return Err(PatternError::Foreign);
+    }
+    if text.contains(|c: char| c.is_control() || "%?#;".contains(c)) {
         return Err(PatternError::Character);
     }
     if text.is_empty() || text.ends_with('.') || text.trim() != text {
         return Err(PatternError::Segment);
     }
     Ok(Segment::Literal(text.to_owned()))
+}
+
+/// A segment with the parameter that it is in other tools (`:id`, `[id]`) as it is written here.
+fn in_braces(segment: &str) -> Cow<'_, str> {
+    let in_brackets = || segment.strip_prefix('[')?.strip_suffix(']');
+    let is_word = |name: &&str| !name.starts_with(|c: char| c.is_ascii_digit()) && is_name(name) && !name.contains('-');
+    match segment.strip_prefix(':').or_else(in_brackets).filter(is_word) {
+        Some(name) => format!("{{{name}}}").into(),
+        None => segment.into(),
+    }
 }
 
 fn is_name(text: &str) -> bool {
@@ -167,6 +211,29 @@ impl PatternTree {
         }
     }
 
+    /// Collects the routes whose patterns match, leniently, every path that `pattern` matches.
+    pub(super) fn find_covering(&self, pattern: &Pattern, found: &mut Vec<usize>) {
+        self.find_all_of(&pattern.segments, pattern.has_rest, found);
+    }
+
+    fn find_all_of(&self, segments: &[Segment], has_rest: bool, found: &mut Vec<usize>) {
+        found.extend(&self.rests);
+        match segments.split_first() {
+            None if has_rest => {}
+            None => found.extend(&self.ends),
+            Some((segment, rest)) => {
+                let literal = match segment {
+                    Segment::Literal(literal) => self.literals.get(&super::path::fold(literal)),
+                    Segment::Param => None,
+                };
+                literal
+                    .into_iter()
+                    .chain(self.param.as_deref())
+                    .for_each(|node| node.find_all_of(rest, has_rest, found));
+            }
+        }
+    }
+
     /// Collects the routes whose patterns match some path that begins with `prefix`.
     pub(super) fn find_below(&self, prefix: &[&str], found: &mut Vec<usize>) {
         found.extend(&self.rests);
@@ -200,15 +267,46 @@ mod tests {
             ("/{*rest}/b", PatternError::Rest),
             ("/a{*rest}", PatternError::Param),
             ("/{*}", PatternError::Rest),
-            ("/a*", PatternError::Character),
+            ("/a*", PatternError::Foreign),
+            ("/**", PatternError::Foreign),
+            ("/*.json", PatternError::Foreign),
+            ("/a/<id>", PatternError::Foreign),
+            ("/a/<int:id>", PatternError::Foreign),
+            ("/a/:id?", PatternError::Foreign),
+            ("/a/:id(\\d+)", PatternError::Foreign),
+            ("/a/:from-:to", PatternError::Foreign),
+            ("/a/[...rest]", PatternError::Foreign),
+            ("/a/[0-9]+", PatternError::Foreign),
+            ("/a/[0-9]", PatternError::Foreign),
+            ("/a/[a-z]", PatternError::Foreign),
+            ("/a/(b|c)", PatternError::Foreign),
+            ("/a/(.*)", PatternError::Foreign),
+            ("/a/.+", PatternError::Foreign),
+            ("/a$", PatternError::Foreign),
+            ("/a/{id:[0-9]+}", PatternError::Param),
+            ("/a/{rest...}", PatternError::Param),
+            ("/a/{**rest}", PatternError::Rest),
+            ("^/a", PatternError::NoSlash),
+            ("https://a.example/b", PatternError::NoSlash),
+            ("GET /a", PatternError::NoSlash),
             ("/a%20b", PatternError::Character),
             ("/a?b=c", PatternError::Character),
             ("/a;b", PatternError::Character),
-            ("/a\\b", PatternError::Character),
+            ("/a\\b", PatternError::Foreign),
             (&"/a".repeat(256), PatternError::TooLong),
         ] {
             assert_eq!(Pattern::parse(text), Err(error), "{text}");
         }
+    }
+
+    #[test]
+    fn a_parameter_may_be_written_as_elsewhere() {
+        for text in ["/users/:id/posts", "/users/[id]/posts", "/users/{id}/posts"] {
+            assert_eq!(Pattern::parse(text).unwrap().to_string(), "/users/{id}/posts");
+        }
+        assert_eq!(Pattern::parse("/:a/{*rest}"), Pattern::parse("/{a}/{*rest}"));
+        let literal = Pattern::parse("/v1/models/gemini:generateContent").unwrap();
+        assert!(literal.has_odd_sign() && !literal.has_final_slash());
     }
 
     #[test]

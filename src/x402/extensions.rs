@@ -12,6 +12,8 @@ use crate::json::{self, JsonError, Object, to_text};
 pub const PAYMENT_IDENTIFIER: &str = "payment-identifier";
 /// A description of what is sold, for catalogues.
 pub const BAZAAR: &str = "bazaar";
+/// The codes by which a settlement's transaction names who sold (ERC-8021).
+pub const BUILDER_CODE: &str = "builder-code";
 /// The sponsoring of gas by which the facilitator takes a permit for Permit2 along (EIP-2612).
 pub const EIP2612_GAS_SPONSORING: &str = "eip2612GasSponsoring";
 /// The sponsoring of gas by which the facilitator sends the payer's signed approval of Permit2.
@@ -80,6 +82,22 @@ pub fn declare_identifier(wanted: Identifier) -> String {
     let required = wanted == Identifier::Required;
     format!(
         r#"{{"info":{{"required":{required}}},"schema":{{"$schema":"{DRAFT}","type":"object","properties":{{"required":{{"type":"boolean"}},"id":{{"type":"string","minLength":16,"maxLength":128,"pattern":"^[a-zA-Z0-9_-]+$"}}}},"required":["required"]}}}}"#
+    )
+}
+
+/// The declaration of [`BUILDER_CODE`] by the code of the app that sells and those of the services that it depends on, as JSON.
+pub fn declare_builder_code(app: &str, services: &[String]) -> String {
+    #[derive(serde::Serialize)]
+    struct Info<'a> {
+        a: &'a str,
+        #[serde(skip_serializing_if = "<[_]>::is_empty")]
+        s: &'a [String],
+    }
+    let code = r#"{"type":"string","pattern":"^[a-z0-9_]{1,32}$"}"#;
+    // As many services as server, client and facilitator may name together.
+    format!(
+        r#"{{"info":{},"schema":{{"$schema":"{DRAFT}","type":"object","properties":{{"a":{code},"w":{code},"s":{{"type":"array","maxItems":11,"items":{code}}}}},"additionalProperties":false}}}}"#,
+        to_text(&Info { a: app, s: services })
     )
 }
 

@@ -20,6 +20,15 @@ pub struct Resource<'a> {
     pub description: &'a str,
     /// The media type of the answer.
     pub mime_type: &'a str,
+    /// The name of the service that sells it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service_name: Option<&'a str>,
+    /// Words by which that is found.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub tags: &'a [String],
+    /// The URL of its icon.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub icon_url: Option<&'a str>,
 }
 
 /// The terms of version 2, encoded for `PAYMENT-REQUIRED`. `error` says why the request was not served; `extensions` is
@@ -69,17 +78,18 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// The terms with these words for what is sold. `accepts_v1` are the entries for version 1.
+    /// The URL in place of which the gap is left.
+    pub const GAP: &str = "\0";
+
+    /// The terms for what is sold at [`Prepared::GAP`]. `accepts_v1` are the entries for version 1.
     /// `None` where the operator's words are as odd as what marks the gap.
     pub fn new(
-        [description, mime_type]: [&str; 2],
+        resource: Resource<'_>,
         accepts: &[&Requirement],
         accepts_v1: &[&Requirement],
         extensions: Option<&str>,
     ) -> Option<Self> {
-        const GAP: &str = "\0";
-        let resource = Resource { url: GAP, description, mime_type };
-        let gap = to_text(&GAP);
+        let gap = to_text(&Self::GAP);
         let split = |json: String| json.split(&gap).map(str::to_owned).collect::<Vec<_>>();
         let v2 = split(to_json(reason::PAYMENT_REQUIRED, resource, accepts, extensions));
         let v1 = split(to_v1_body(reason::PAYMENT_REQUIRED, resource, accepts_v1));
@@ -159,7 +169,7 @@ mod tests {
                 for url in
                     ["http://a/", "", "\"", "https://a/?\\u0000=\u{0}&\u{e4}\u{1f600}\n", "http://a/{}\",\"error\":\""]
                 {
-                    let resource = Resource { url, description, mime_type: "text/plain" };
+                    let resource = terms.resource(url);
                     let (header, body) = prepared.fill(url);
                     assert_eq!(header, to_header(reason::PAYMENT_REQUIRED, resource, &accepts, extensions));
                     assert_eq!(body, to_v1_body(reason::PAYMENT_REQUIRED, resource, &accepts));

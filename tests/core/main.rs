@@ -29,6 +29,7 @@ mod policies;
 mod properties;
 #[cfg(not(target_arch = "wasm32"))]
 mod secrets;
+mod shadow;
 mod sign_in;
 mod svm;
 mod tokens;

@@ -831,7 +831,7 @@ proptest! {
             Decision::Priced(found) => first.is_none_or(|first| found <= first) && routes[found].1,
             Decision::Free(found) => first == Some(found) && !routes[found].1,
             Decision::Unmatched => first.is_none(),
-            Decision::Ambiguous => false,
+            Decision::Ambiguous | Decision::Unsure(_) => false,
         };
         prop_assert!(is_as_expected, "{path} goes to {decision:?}, not to {first:?}");
     }

@@ -507,8 +507,8 @@ test("What is longer than anybody's is not worked on: a free path of any kind pa
 
 /** The names in a list of the filter's own source, so that none is left out here. */
 const listed = (name) => {
-  const source = readFileSync(new URL("../../src/exchange/head.rs", import.meta.url), "utf8");
-  const [, list] = source.match(new RegExp(`^const ${name}: [^=]* = \\[([^\\]]*)\\];`, "m"));
+  const source = readFileSync(new URL("../../src/route/overrides.rs", import.meta.url), "utf8");
+  const [, list] = source.match(new RegExp(`^pub const ${name}: [^=]* = \\[([^\\]]*)\\];`, "m"));
   return [...list.matchAll(/"([^"]+)"/g)].map(([, header]) => header);
 };
 const OVERRIDES = listed("OVERRIDES");

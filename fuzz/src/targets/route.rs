@@ -105,7 +105,7 @@ impl Request<'_> {
         });
         let priced = |index: &usize| self.rows[*index].is_priced;
         match decision {
-            Decision::Ambiguous => {
+            Decision::Ambiguous | Decision::Unsure(_) => {
                 let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'-' | b'_');
                 let is_clear = written.iter().all(is_plain) && !written.windows(2).any(|pair| pair == b"//");
                 assert!(!has_host || !is_clear || !written.starts_with(b"/"), "no honest request is ambiguous");
@@ -126,7 +126,7 @@ impl Request<'_> {
             let Some(sold) = sold else { continue };
             let shown = reading.escape_ascii();
             match decision {
-                Decision::Ambiguous => {}
+                Decision::Ambiguous | Decision::Unsure(_) => {}
                 Decision::Priced(index) => assert_eq!(index, sold, "another price for /{shown}"),
                 Decision::Free(index) => assert!(is_free(index) && index < sold, "free, and priced as /{shown}"),
                 Decision::Unmatched => panic!("unmatched, and priced as /{shown}"),

@@ -12,6 +12,9 @@ use crate::money::{Amount, Dollars};
 use crate::networks::KnownAsset;
 use crate::price::RATE_SCALE_DIGITS;
 
+/// The least price of a million tokens in dollars. Nobody sells them for less, and one token costs that.
+const LEAST_RATE: &str = "$0.001";
+
 /// An asset that prices are in.
 #[derive(Clone)]
 pub(super) struct Asset {
@@ -63,7 +66,12 @@ impl Asset {
                 ),
             );
         }
-        let dollars = Dollars::parse(text).map_err(at(path, text))?;
+        let cure = match text {
+            text if text.contains(',') => "; the decimal sign is a point, and nothing parts thousands: \"$1000.5\"",
+            text if !text.starts_with('$') => "; write dollars as \"$0.001\"",
+            _ => "",
+        };
+        let dollars = Dollars::parse(text).map_err(|error| at(path, text)(format_args!("{error}{cure}")))?;
         let digits = u32::from(self.decimals).saturating_add(finer);
         let units = dollars.to_decimal().to_units(digits).map_err(|error| ConfigError {
             path: path.to_owned(),
@@ -75,7 +83,19 @@ impl Asset {
     /// Reads the price of a million tokens, in the fineness of rates.
     pub(super) fn rate(&self, path: &str, value: &TextOr<raw::Units>) -> Result<U256> {
         let units = match value {
-            TextOr::Text(text) => return Ok(self.units(path, text, RATE_SCALE_DIGITS)?.to_integer()),
+            TextOr::Text(text) => {
+                let rate = self.units(path, text, RATE_SCALE_DIGITS)?;
+                if rate != Amount::ZERO && rate < self.units(path, LEAST_RATE, RATE_SCALE_DIGITS)? {
+                    return refuse(
+                        path,
+                        format_args!(
+                            "{} reads like the price of one token: give that of a million, such as \"$2.5\" (below {LEAST_RATE} as {{amount}}, in atomic units)",
+                            Shown(text)
+                        ),
+                    );
+                }
+                return Ok(rate.to_integer());
+            }
             TextOr::Object(units) => &units.amount,
         };
         let path = format!("{path}.amount");

@@ -2,9 +2,15 @@
 
 use std::sync::Arc;
 
+use super::route::is_known_method;
 use super::{Result, refuse};
-use crate::config::{Catalogue, Offer, Origin, Payers, Route, RouteTerms, ShownAt};
+use crate::config::raw;
+use crate::config::secret::Shown;
+use crate::config::{Facilitator, Mode, Offer, Payers, Route, RouteTerms, ShownAt};
 use crate::metadata::MetadataKey;
+use crate::money::Amount;
+use crate::route::overrides::is_override;
+use crate::route::{Matcher, RouteTable};
 use crate::x402::Requirement;
 use crate::x402::offer_receipt::Issuer;
 use crate::x402::requirement::{Rail, Scheme};
@@ -65,15 +71,153 @@ pub(super) fn metadata(routes: &[Route]) -> Vec<MetadataKey> {
     metadata
 }
 
-/// Returns warnings about a configuration that is valid, and may not be what was meant.
+/// Checks that each route has requests that no earlier one takes.
+pub(super) fn all_are_reached(table: &RouteTable) -> Result<()> {
+    for index in 0..table.matchers().count() {
+        let Some((earlier, true)) = table.taken_by(index) else { continue };
+        let pattern = table.matchers().nth(earlier).map(|matcher| matcher.path.to_string()).unwrap_or_default();
+        return refuse(
+            format!("routes[{index}].match"),
+            format_args!(
+                "is never reached: routes[{earlier}] ({}), before it, takes all its requests; put the narrower of the two first, or leave one out",
+                Shown(&pattern)
+            ),
+        );
+    }
+    Ok(())
+}
+
+/// Returns warnings about a configuration that is valid, and may not be what was meant. Each begins with a path.
 pub(super) fn warnings(
+    about: &About<'_>,
     issuer: Option<&Issuer>,
     routes: &[Route],
-    catalogue: &Catalogue,
-    origins: &[Origin],
+    table: &RouteTable,
+    facilitators: &[Facilitator],
 ) -> Vec<String> {
-    let unsigned = issuer.and_then(|_| warn_of_unsigned(routes));
-    unsigned.into_iter().chain(catalogue.warning(origins)).collect()
+    let mut warnings = Warnings(Vec::new());
+    about.warn(&mut warnings, routes);
+    if issuer.is_some() {
+        warnings.0.extend(warn_of_unsigned(routes));
+    }
+    let is_hosted = facilitators.iter().any(|one| one.service.authority.ends_with("cdp.coinbase.com"));
+    for ((index, route), matcher) in routes.iter().enumerate().zip(table.matchers()) {
+        let path = format!("routes[{index}].");
+        warn_of_matcher(&mut warnings, &path, matcher, route.terms.is_some());
+        if table.taken_by(index).is_some() {
+            warnings.add(
+                &path,
+                "match",
+                "an earlier route lets some of its methods pass free; put that behind, if it is not meant",
+            );
+        }
+        if let Some(terms) = &route.terms {
+            warn_of_terms(&mut warnings, &path, terms, is_hosted);
+        }
+    }
+    warnings.0
+}
+
+/// Warnings for the operator.
+struct Warnings(Vec<String>);
+
+impl Warnings {
+    /// Whoever has more than these has read enough.
+    const MOST: usize = 50;
+
+    /// Adds what is odd about the value of `key` below `path`.
+    #[cold]
+    #[inline(never)]
+    fn add(&mut self, path: &str, key: &str, text: &str) {
+        if self.0.len() < Self::MOST {
+            self.0.push([path, key, ": ", text].concat());
+        }
+    }
+}
+
+/// The parts of a configuration outside of its routes that may be of no effect.
+pub(super) struct About<'a> {
+    pub(super) ledger: &'a raw::Ledger,
+    pub(super) payers: &'a raw::Payers,
+    pub(super) cors: Option<&'a raw::Cors>,
+    pub(super) keep_headers: &'a [String],
+    /// The networks of its nodes, each with the path of its node.
+    pub(super) nodes: &'a [(String, u64)],
+}
+
+impl About<'_> {
+    fn warn(&self, warnings: &mut Warnings, routes: &[Route]) {
+        if !has_offers(routes) {
+            warnings.add("", "routes", "nothing is for sale: no route has a price");
+        }
+        if terms(routes).any(|terms| terms.mode == Mode::Shadow) {
+            warnings.add("", "mode", "there are routes in shadow: nobody is asked to pay for them");
+        }
+        if self.ledger.exclusive && !offers(routes).any(|offer| offer.rpc.is_some()) {
+            warnings.add("", "ledger.exclusive", "is of no effect without a node to ask: configure rpc");
+        }
+        if self.payers.allow.as_ref().is_some_and(Vec::is_empty) {
+            warnings.add("", "payers.allow", "is empty, so that nobody may pay; leave it out for anybody");
+        }
+        if self.cors.is_some_and(|cors| cors.origins.is_empty()) {
+            warnings.add("", "cors.origins", "is empty, and of no effect");
+        }
+        for (path, id) in self.nodes {
+            if !offers(routes).any(|offer| offer.requirement.network.chain_id() == Some(*id)) {
+                warnings.add("", path, "is of no effect: no route is paid on this network");
+            }
+        }
+        for (index, name) in self.keep_headers.iter().enumerate() {
+            if !is_override(&name.to_ascii_lowercase()) {
+                warnings.add("", &format!("keep_headers[{index}]"), "is of no effect: this header is never removed");
+            }
+        }
+    }
+}
+
+fn warn_of_matcher(warnings: &mut Warnings, path: &str, matcher: &Matcher, is_priced: bool) {
+    // Free, the root of all is written so everywhere.
+    if matcher.path.has_final_slash() && (is_priced || matcher.path.to_string() != "/") {
+        let text = "is for this path alone; write {*rest} behind the last slash for all below it";
+        warnings.add(path, "match.path", text);
+    }
+    if matcher.path.has_odd_sign() {
+        let text = "has one of : ( ) + $, which stands for itself; write {name} for one segment, {*rest} at the end for all below";
+        warnings.add(path, "match.path", text);
+    }
+    if !matcher.methods.iter().all(|method| is_known_method(method)) {
+        warnings.add(path, "match.methods", "names one that hardly a client sends");
+    }
+}
+
+/// Warns of what is odd about terms, some of it for the facilitator that Coinbase hosts: what it refuses, it refuses without a reason
+/// (github.com/x402-foundation/x402, issues 1171 and 2789; `Description` in the schemas of `@coinbase/cdp-sdk`).
+fn warn_of_terms(warnings: &mut Warnings, path: &str, terms: &RouteTerms, is_hosted: bool) {
+    const LONGEST_DESCRIPTION: usize = 500;
+    const LEAST_AMOUNT: u64 = 1000;
+    const LONGEST_TIMEOUT: u64 = 24 * 60 * 60;
+    let any = |is_odd: fn(&Offer) -> bool| terms.offers.iter().any(|offer| is_odd(offer));
+    if terms.description.chars().count() > LONGEST_DESCRIPTION {
+        let text = "is longer than 500 characters: Coinbase's facilitator refuses every payment for it; shorten it";
+        warnings.add(path, "description", text);
+    }
+    let is_small =
+        |offer: &Offer| offer.dollar_decimals == Some(6) && offer.requirement.amount < Amount::from(LEAST_AMOUNT);
+    if is_hosted && terms.has_fixed_price() && any(is_small) {
+        warnings.add(
+            path,
+            "price",
+            "is below $0.001: Coinbase's facilitator refuses every payment of it; ask for more",
+        );
+    }
+    if any(|offer| offer.requirement.max_timeout_seconds > LONGEST_TIMEOUT) {
+        let text = "is more than a day: it is in seconds, and each payment is remembered for so long";
+        warnings.add(path, "max_timeout_seconds", text);
+    }
+    if terms.settlement_overrides && !any(|offer| offer.requirement.scheme == Scheme::Upto) {
+        let text = "is of no effect: only scheme upto charges what the upstream names";
+        warnings.add(path, "settlement_overrides", text);
+    }
 }
 
 /// Returns a warning of routes for which nothing can be signed, if there are any.
@@ -82,7 +226,7 @@ fn warn_of_unsigned(routes: &[Route]) -> Option<String> {
     let first = routes.iter().find(is_unsigned)?;
     let count = routes.iter().filter(is_unsigned).count();
     Some(format!(
-        "offer_receipt signs nothing for {count} routes (the first is {}), of which nobody knows the host: set origins, or match.hosts",
+        "offer_receipt: signs nothing for {count} routes (the first is {}), of which nobody knows the host: set origins, or match.hosts",
         first.label
     ))
 }

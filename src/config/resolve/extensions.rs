@@ -9,8 +9,9 @@ use crate::config::secret::Shown;
 use crate::config::{Extensions, Offer, SignInTerms};
 use crate::evm::keccak256;
 use crate::json;
+use crate::route::Pattern;
 use crate::time::parse_duration;
-use crate::x402::extensions::Bazaar;
+use crate::x402::extensions::{Bazaar, declare_builder_code};
 use crate::x402::requirement::Scheme;
 use crate::x402::sign_in::chains;
 
@@ -28,7 +29,28 @@ pub(super) fn extensions(path: &str, route: &raw::Route, offers: &[Arc<Offer>]) 
     let Some(raw) = &route.extensions else { return Ok(Extensions::default()) };
     let bazaar = raw.bazaar.as_ref().map(|raw| bazaar(&format!("{path}.bazaar"), raw, &route.matcher)).transpose()?;
     let sign_in = raw.sign_in_with_x.as_ref().map(|raw| sign_in(&format!("{path}.sign_in_with_x"), raw, offers));
-    Ok(Extensions::new(raw.payment_identifier, bazaar.map(|bazaar| bazaar.to_json().into()), sign_in.transpose()?))
+    let builder_code =
+        raw.builder_code.as_ref().map(|raw| builder_code(&format!("{path}.builder_code"), raw)).transpose()?;
+    let bazaar = bazaar.map(|bazaar| bazaar.to_json().into());
+    let (identifier, sign_in) = (raw.payment_identifier, sign_in.transpose()?);
+    Ok(Extensions { identifier, bazaar, builder_code, sign_in, declared: None }.prepared())
+}
+
+/// Resolves the codes of who sells, by the limits of `@x402/extensions` 2.27.0.
+fn builder_code(path: &str, raw: &raw::BuilderCode) -> Result<Arc<str>> {
+    const MOST_SERVICES: usize = 5;
+    let is_code = |code: &str| {
+        (1..=32).contains(&code.len()) && code.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'))
+    };
+    if raw.services.len() > MOST_SERVICES || !raw.services.iter().chain([&raw.app]).all(|code| is_code(code)) {
+        return refuse(
+            path,
+            format_args!(
+                "has a code that is not of 1 to 32 of a to z, 0 to 9 and _, or more than {MOST_SERVICES} services"
+            ),
+        );
+    }
+    Ok(declare_builder_code(&raw.app, &raw.services).into())
 }
 
 fn sign_in(path: &str, raw: &raw::SignIn, offers: &[Arc<Offer>]) -> Result<SignInTerms> {
@@ -78,10 +100,11 @@ fn bazaar(path: &str, raw: &raw::Bazaar, matcher: &raw::Match) -> Result<Bazaar>
     let body_type = body_type(path, raw)?;
     let json = |object: &Option<raw::Extra>| object.as_ref().map(raw::Extra::to_json);
     let (input, input_schema) = if has_body { (&raw.body, &raw.body_schema) } else { (&raw.query, &raw.query_schema) };
-    let has_params = matcher.path.contains('{');
+    let pattern = Pattern::parse(&matcher.path).map_or_else(|_| String::new(), |pattern| pattern.to_string());
+    let has_params = pattern.contains('{');
     Ok(Bazaar {
         method,
-        template: (has_params && !matcher.path.contains("{*")).then(|| matcher.path.replace('{', ":").replace('}', "")),
+        template: (has_params && !pattern.contains("{*")).then(|| pattern.replace('{', ":").replace('}', "")),
         body_type: has_body.then_some(body_type),
         input: json(input),
         input_schema: json(input_schema),

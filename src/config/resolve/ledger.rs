@@ -10,12 +10,14 @@ use crate::time::parse_duration;
 const DEFAULT_EXCLUSIVE_AFTER_SECONDS: u64 = 1200;
 /// Few enough to take 42 MB, if it were ever full.
 const DEFAULT_MAX_CLAIMS: u32 = 262_144;
+/// As many as 4 GB have room for; a page of them has a megabyte, and is read and written whole.
+const MOST_CLAIMS: u32 = 16_777_216;
 
 /// Resolves the rules of claims on payments.
 pub(super) fn ledger(raw: &raw::Ledger) -> Result<Ledger> {
     match raw.max_claims.map_or(Ok(DEFAULT_MAX_CLAIMS), u32::try_from) {
-        Ok(claims @ 1..) => Ok(Ledger::with_room_for(claims).with_max_redemptions(max_redemptions(raw)?)),
-        _ => refuse("ledger.max_claims", "is not between 1 and 4294967295"),
+        Ok(claims @ 1..=MOST_CLAIMS) => Ok(Ledger::with_room_for(claims).with_max_redemptions(max_redemptions(raw)?)),
+        _ => refuse("ledger.max_claims", format_args!("is not between 1 and {MOST_CLAIMS}")),
     }
 }
 

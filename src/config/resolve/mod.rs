@@ -27,7 +27,7 @@ use std::fmt::Display;
 
 use super::raw;
 use super::secret::Shown;
-use super::{Catalogue, Config, ConfigError, Route};
+use super::{Catalogue, Config, ConfigError, Mode, Route};
 use crate::route::{Access, Matcher, RouteTable};
 use network::Networks;
 
@@ -36,24 +36,40 @@ type Result<T> = std::result::Result<T, ConfigError>;
 /// Resolves a whole configuration.
 pub(super) fn config(raw: raw::Config) -> Result<Config> {
     let mut networks = Networks::new(raw.networks)?;
-    networks.add_rpc(raw.rpc.0)?;
+    let nodes = networks.add_rpc(raw.rpc.0)?;
     let facilitators = service::facilitators(raw.facilitator, raw.facilitators, &networks)?;
     let origins = origin::origins(&raw.origins)?;
-    let context =
-        route::Context { defaults: &raw.defaults, networks: &networks, origins: &origins, facilitators: &facilitators };
+    let mode = raw.mode.unwrap_or_default();
+    let context = route::Context {
+        defaults: &raw.defaults,
+        networks: &networks,
+        origins: &origins,
+        facilitators: &facilitators,
+        mode,
+    };
     let (routes, matchers) = context.routes(raw.routes)?;
     let payers = payers::payers(&raw.payers)?;
     checks::payers_are_known(&payers, &routes)?;
-    #[cfg(not(feature = "page"))]
-    page::page(&raw.page)?;
+    let page = page::page(raw.page)?;
     let issuer = raw.offer_receipt.as_ref().map(issuer::issuer).transpose()?;
-    let is_discoverable = raw.discovery.unwrap_or(true);
+    let is_discoverable = raw.discovery.unwrap_or(true) && mode == Mode::Enforce;
     let catalogue = match is_discoverable {
         true => Catalogue::new(routes.iter().zip(&matchers)),
         false => Catalogue::default(),
     };
+    let table = table(&routes, matchers);
+    checks::all_are_reached(&table)?;
+    let about = checks::About {
+        ledger: &raw.ledger,
+        payers: &raw.payers,
+        cors: raw.cors.as_ref(),
+        keep_headers: &raw.keep_headers,
+        nodes: &nodes,
+    };
+    let mut warnings = checks::warnings(&about, issuer.as_ref(), &routes, &table, &facilitators);
+    warnings.extend(catalogue.warning(&origins));
     Ok(Config {
-        warnings: checks::warnings(issuer.as_ref(), &routes, &catalogue, &origins),
+        warnings,
         payers,
         origins,
         cors_origins: raw.cors.as_ref().map_or(Ok(Vec::new()), origin::cors_origins)?,
@@ -61,15 +77,16 @@ pub(super) fn config(raw: raw::Config) -> Result<Config> {
         is_discoverable,
         catalogue,
         #[cfg(feature = "page")]
-        page: page::page(raw.page)?,
+        page,
         needs_principals: checks::needs_principals(&routes),
         needs_introduction: checks::needs_introduction(&routes),
         has_offers: checks::has_offers(&routes),
         metadata: checks::metadata(&routes),
         facilitators,
-        table: table(&routes, matchers),
+        table,
         routes,
         unmatched: raw.unmatched,
+        mode,
         kept_headers: text::kept_headers(&raw.keep_headers)?,
         ledger: ledger::ledger(&raw.ledger)?,
         ledger_exclusive_after: ledger::exclusive_after(&raw.ledger)?,
@@ -77,7 +94,11 @@ pub(super) fn config(raw: raw::Config) -> Result<Config> {
 }
 
 fn table(routes: &[Route], matchers: Vec<Matcher>) -> RouteTable {
-    let access = |route: &Route| if route.terms.is_some() { Access::Priced } else { Access::Free };
+    let access = |route: &Route| match &route.terms {
+        Some(terms) if terms.mode == Mode::Shadow => Access::Shadow,
+        Some(_) => Access::Priced,
+        None => Access::Free,
+    };
     RouteTable::new(matchers.into_iter().zip(routes.iter().map(access)).collect())
 }
 

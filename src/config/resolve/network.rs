@@ -54,8 +54,9 @@ impl Networks {
         Ok(())
     }
 
-    /// Adds the nodes of the configuration.
-    pub(super) fn add_rpc(&mut self, raw: Vec<(String, Object<raw::Rpc>)>) -> Result<()> {
+    /// Adds the nodes of the configuration; gives the path of each, and its chain.
+    pub(super) fn add_rpc(&mut self, raw: Vec<(String, Object<raw::Rpc>)>) -> Result<Vec<(String, u64)>> {
+        let mut nodes = Vec::with_capacity(raw.len());
         for (name, Object(raw)) in raw {
             let path = format!("rpc.{}", named(&name));
             let chain_id = self.find(&path, &name)?.chain_id;
@@ -69,8 +70,9 @@ impl Networks {
                 }
                 network.rpc = Some(Arc::clone(&rpc));
             }
+            nodes.push((path, chain_id));
         }
-        Ok(())
+        Ok(nodes)
     }
 
     /// Returns the network, where it is not of Ethereum's family.

@@ -1,8 +1,5 @@
 //! Origins: those of the operator, and those whose scripts may pay.
 
-use http::uri::Uri;
-
-use super::service::parts_of;
 use super::{Result, refuse};
 use crate::config::raw;
 use crate::config::secret::Shown;
@@ -37,16 +34,16 @@ pub(super) fn shown_at(matcher: &Matcher, origins: &[Origin]) -> ShownAt {
 /// Resolves the origins whose scripts may pay.
 pub(super) fn cors_origins(raw: &raw::Cors) -> Result<Vec<CorsOrigin>> {
     let origin = |(index, text): (usize, &String)| {
-        let is_origin = |uri: &Uri| {
-            parts_of(uri)
-                .is_some_and(|(scheme, authority, _)| *text == format!("{scheme}://{authority}").to_ascii_lowercase())
-        };
-        match text.parse::<Uri>() {
+        let origin = Origin::parse(text).map(|origin| origin.to_string());
+        match origin {
             _ if text == "*" => Ok(CorsOrigin::Any),
-            Ok(uri) if is_origin(&uri) => Ok(CorsOrigin::Exact(text.clone())),
+            Some(origin) if origin == *text => Ok(CorsOrigin::Exact(origin)),
             _ => refuse(
                 format!("cors.origins[{index}]"),
-                format_args!("{} is not an origin such as \"https://app.example.com\", nor \"*\"", Shown(text)),
+                format_args!(
+                    "{} is not an origin as browsers write it, such as \"https://app.example.com\" (no wildcard, usual port or final slash), nor \"*\" for any",
+                    Shown(text)
+                ),
             ),
         }
     };

@@ -28,7 +28,8 @@ pub(super) fn page(raw: raw::Page) -> Result<Option<PageConfig>> {
 
 /// Checks that no page is asked for.
 #[cfg(not(feature = "page"))]
-pub(super) fn page(raw: &raw::Page) -> Result<()> {
+#[allow(clippy::needless_pass_by_value, reason = "the other build takes it apart")]
+pub(super) fn page(raw: raw::Page) -> Result<()> {
     match (&raw.html, &raw.csp, raw.enabled) {
         (None, None, None | Some(false)) => Ok(()),
         _ => refuse("page", "is not part of this build of the filter"),

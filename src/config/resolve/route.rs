@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use super::network::Networks;
 use super::origin::shown_at;
-use super::text::token;
 use super::{Result, at, refuse};
 use crate::config::raw;
-use crate::config::secret::Shown;
-use crate::config::{Facilitator, Origin, Route};
+use crate::config::secret::{Shown, is_near};
+use crate::config::{Facilitator, Mode, Origin, Route};
 use crate::json::Object;
 use crate::route::{HostPattern, Matcher, Pattern};
 
@@ -20,6 +19,8 @@ pub(super) struct Context<'a> {
     pub(super) networks: &'a Networks,
     pub(super) origins: &'a [Origin],
     pub(super) facilitators: &'a [Facilitator],
+    /// The mode of routes that do not name their own.
+    pub(super) mode: Mode,
 }
 
 impl Context<'_> {
@@ -51,7 +52,7 @@ impl Context<'_> {
             (None, true) if asks_something(raw) => {
                 return refuse(
                     path,
-                    "is free, and says how to pay; leave out pay_to, accepts, settle, max_timeout_seconds, free_for and extensions",
+                    "is free, and says how to pay; leave out pay_to, accepts, settle, mode, max_timeout_seconds, free_for and extensions",
                 );
             }
             (None, true) => None,
@@ -75,10 +76,39 @@ fn label(path: &str, index: usize, name: Option<&String>) -> Result<String> {
     }
 }
 
+/// Methods that clients send: those registered with IANA that are for resources, and a few that everybody knows.
+const METHODS: &str = "GET POST PUT PATCH DELETE HEAD OPTIONS QUERY TRACE CONNECT ACL BASELINE-CONTROL BIND CHECKIN CHECKOUT \
+    COPY LABEL LINK LIST LOCK M-SEARCH MERGE MKACTIVITY MKCALENDAR MKCOL MKREDIRECTREF MKWORKSPACE MOVE NOTIFY ORDERPATCH \
+    PROPFIND PROPPATCH PURGE REBIND REPORT SEARCH SUBSCRIBE UNBIND UNCHECKOUT UNLINK UNLOCK UNSUBSCRIBE UPDATE \
+    UPDATEREDIRECTREF VERSION-CONTROL";
+
+/// Returns whether a method, in upper case, is one that clients send.
+pub(super) fn is_known_method(method: &str) -> bool {
+    METHODS.split(' ').any(|known| known == method)
+}
+
+/// Reads a method, in upper case.
+fn method(path: &str, text: &str) -> Result<String> {
+    let method = text.to_ascii_uppercase();
+    if matches!(method.as_str(), "*" | "ANY" | "ALL") {
+        return refuse(path, format_args!("{} is not a method; leave methods out for any", Shown(text)));
+    }
+    let is_method = |byte: u8| byte.is_ascii_uppercase() || matches!(byte, b'-' | b'_');
+    if method.is_empty() || !method.bytes().all(is_method) {
+        return refuse(path, format_args!("{} is not a method such as GET; write each by itself", Shown(text)));
+    }
+    let meant = METHODS.split(' ').find(|known| is_near(&known.to_ascii_lowercase(), text));
+    match meant.filter(|_| !is_known_method(&method)) {
+        Some(meant) => refuse(path, format_args!("{} is not a method; did you mean {meant}?", Shown(text))),
+        None => Ok(method),
+    }
+}
+
 fn asks_something(raw: &raw::Route) -> bool {
     raw.pay_to.is_some()
         || raw.accepts.is_some()
         || raw.settle.is_some()
+        || raw.mode.is_some()
         || raw.max_timeout_seconds.is_some()
         || raw.free_for.is_some()
         || raw.extensions.is_some()
@@ -91,8 +121,7 @@ fn matcher(path: &str, raw: &raw::Match) -> Result<Matcher> {
         .enumerate()
         .map(|(index, host)| HostPattern::parse(host).map_err(at(format!("{path}.match.hosts[{index}]"), host)));
     let methods = raw.methods.iter().enumerate();
-    let methods = methods
-        .map(|(index, method)| Ok(token(&format!("{path}.match.methods[{index}]"), method)?.to_ascii_uppercase()));
+    let methods = methods.map(|(index, text)| method(&format!("{path}.match.methods[{index}]"), text));
     Ok(Matcher {
         hosts: hosts.collect::<Result<_>>()?,
         methods: methods.collect::<Result<_>>()?,

@@ -51,6 +51,13 @@ pub(super) fn facilitators(
 fn facilitator(path: &str, raw: raw::Facilitator, networks: &Networks) -> Result<Facilitator> {
     let timeout = read_timeout(path, raw.timeout.as_deref(), DEFAULT_FACILITATOR_TIMEOUT)?;
     let service = service(path, raw.cluster, &raw.url, timeout, raw.headers.0)?;
+    let called = ["/verify", "/settle", "/supported"];
+    if called.iter().any(|call| service.base_path.ends_with(call)) {
+        return refuse(
+            format!("{path}.url"),
+            "is for one call alone: leave out /verify, /settle or /supported at its end",
+        );
+    }
     let mut ids = Vec::with_capacity(raw.networks.len());
     for (index, text) in raw.networks.iter().enumerate() {
         ids.push(networks.id(&format!("{path}.networks[{index}]"), text)?);
@@ -135,7 +142,7 @@ fn read_timeout(path: &str, text: Option<&str>, default: Duration) -> Result<Dur
 }
 
 /// Returns scheme, authority and path of an `http` or `https` URL without query.
-pub(super) fn parts_of(uri: &Uri) -> Option<(String, String, String)> {
+fn parts_of(uri: &Uri) -> Option<(String, String, String)> {
     let scheme = uri.scheme_str().filter(|scheme| matches!(*scheme, "http" | "https"))?;
     let authority = uri.authority()?.to_string();
     let path = uri.path().trim_end_matches('/').to_owned();

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use http::uri::Uri;
+
 use super::extensions::extensions;
 use super::network::Networks;
 use super::offer::Inherited;
@@ -12,7 +14,7 @@ use super::text::is_field_value;
 use super::{Result, refuse};
 use crate::config::raw::{self, TextOr};
 use crate::config::secret::Shown;
-use crate::config::{Offer, Principal, RouteTerms, ShownAt};
+use crate::config::{Listing, Offer, Principal, RouteTerms, ShownAt};
 use crate::json::{self, Object};
 use crate::scheme::MIN_LIFETIME_SECONDS;
 
@@ -31,7 +33,7 @@ impl Context<'_> {
         price: &TextOr<raw::Price>,
         shown_at: ShownAt,
     ) -> Result<RouteTerms> {
-        let Self { defaults, networks, facilitators, .. } = self;
+        let Self { defaults, networks, facilitators, mode, .. } = self;
         let settle = raw.settle.or(defaults.settle).unwrap_or_default();
         let max_timeout_seconds = max_timeout_seconds(path, raw, defaults)?;
         let price = Price::new(path, price);
@@ -42,6 +44,8 @@ impl Context<'_> {
         let terms = RouteTerms {
             description: description(path, raw)?,
             mime_type: mime_type(path, raw)?,
+            listing: listing(path, raw)?,
+            mode: raw.mode.unwrap_or(mode),
             settle,
             tariff: price.tariff()?.map(Arc::new),
             price_service: price.service()?.map(Arc::new),
@@ -130,6 +134,32 @@ fn mime_type(path: &str, raw: &raw::Route) -> Result<String> {
         );
     }
     Ok(mime_type)
+}
+
+/// Resolves what catalogues show of the service, by the limits of the official package (`ResourceInfoSchema` in `@x402/core` 2.27.0).
+fn listing(path: &str, raw: &raw::Route) -> Result<Listing> {
+    const MOST_TAGS: usize = 5;
+    const LONGEST_URL: usize = 2048;
+    let is_word =
+        |text: &&String| (1..=32).contains(&text.len()) && text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+    let wrong = [
+        ("service_name", !raw.service_name.iter().all(|name| is_word(&name))),
+        ("tags", raw.tags.len() > MOST_TAGS || !raw.tags.iter().all(|tag| is_word(&tag))),
+    ];
+    if let Some((key, _)) = wrong.into_iter().find(|(_, is_wrong)| *is_wrong) {
+        return refuse(
+            format!("{path}.{key}"),
+            format_args!("is not of 1 to 32 printable ASCII characters (each of at most {MOST_TAGS} tags)"),
+        );
+    }
+    let is_url = |url: &String| {
+        url.len() <= LONGEST_URL
+            && url.parse().is_ok_and(|url: Uri| url.authority().is_some() && url.scheme_str().is_some())
+    };
+    if !raw.icon_url.iter().all(is_url) {
+        return refuse(format!("{path}.icon_url"), "is not a URL such as \"https://example.com/icon.png\"");
+    }
+    Ok(Listing { service_name: raw.service_name.clone(), tags: raw.tags.clone(), icon_url: raw.icon_url.clone() })
 }
 
 fn free_for(path: &str, raw: &raw::Route, defaults: &raw::Defaults) -> Result<Arc<[Principal]>> {

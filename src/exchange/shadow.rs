@@ -1,0 +1,95 @@
+//! A request for a priced route that asks nobody to pay: the other states decide about it as if it did, and what they decide
+//! is told to logs and stats alone.
+//!
+//! Nothing that they want of the ledger is done, and no settlement is asked for. The operator's price service and `/verify` are
+//! asked where the route asks them; whatever they answer, the request passes.
+
+use std::sync::Arc;
+
+use super::state::State;
+use super::{
+    Call, CallKind, Context, Effects, Event, Exchange, Next, Outcome, PricedRequest, Record, RequestEdits, RequestHead,
+    Stream,
+};
+use crate::config::Config;
+use crate::ledger::{Answer, Operation};
+
+/// State: the request waits for a decision, which it passes by.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Shadow {
+    /// The state that decides.
+    decides: Box<Exchange>,
+    /// Headers that the upstream gets from no client: by them, one that passes could become one that other routes sell.
+    remove: Vec<String>,
+}
+
+/// Takes in a request for a route in shadow.
+pub(super) fn begin(context: Context<'_>, request: PricedRequest) -> Next {
+    if request.head.is_preflight() {
+        return super::pass(context.config, &request.head);
+    }
+    let remove = request.head.unwanted(context.config, None);
+    watch(context, remove, super::take_in(context, request))
+}
+
+/// Lets a request pass that could be one for several routes, all in shadow, of which `index` is one.
+pub(super) fn pass_unsure(config: &Config, head: &RequestHead, index: usize) -> Next {
+    let route = config.routes.get(index).map_or_else(|| "-".into(), |route| Arc::clone(&route.label));
+    pass(config, head, Record::new(&route, Outcome::Malformed, super::AMBIGUOUS_PATH))
+}
+
+/// Lets a request pass that would end like this.
+pub(super) fn pass(config: &Config, head: &RequestHead, record: Record) -> Next {
+    finish(head.unwanted(config, None), Effects { record: Some(record), ..Effects::default() })
+}
+
+/// Follows the decision as far as it comes without anybody's answer.
+fn watch(context: Context<'_>, remove: Vec<String>, (mut decides, mut effects): Next) -> Next {
+    let mut has_checked = false;
+    loop {
+        has_checked |= effects.has_checked;
+        let answer = match &effects {
+            Effects { record: Some(_), .. } => return finish(remove, Effects { has_checked, ..effects }),
+            Effects { ledger: Some((_, Operation::Claim { .. })), .. } => Answer::Granted,
+            // It would be served, or money would move.
+            Effects { ledger: Some((_, Operation::Settle { .. })), .. }
+            | Effects { stream: Stream::Forward(_), .. } => {
+                let (_, Effects { record, .. }) = decides.step(context, Event::Ended);
+                let record = record.map(|record| Record { outcome: Outcome::Served, ..record });
+                return finish(remove, Effects { record, has_checked, ..Effects::default() });
+            }
+            // Of what is not remembered nothing is found.
+            Effects { ledger: Some(_), .. } => Answer::NotHeld,
+            Effects { ledger: None, .. } => break,
+        };
+        (decides, effects) = decides.step(context, Event::Ledger(answer));
+    }
+    let asks = |call: &Call| matches!(call.kind, CallKind::Verify | CallKind::Price);
+    let Effects { call, stream, .. } = effects;
+    if decides.is_over() {
+        return finish(remove, Effects { stream, has_checked, ..Effects::default() });
+    }
+    let effects = Effects { call: call.filter(asks), stream, has_checked, ..Effects::default() };
+    (Shadow { decides: Box::new(decides), remove }.into(), effects)
+}
+
+/// Ends the filter's part in a request, which passes unless its client has its answer, or has gone.
+fn finish(remove: Vec<String>, effects: Effects) -> Next {
+    let Effects { record, has_checked, stream, .. } = effects;
+    let record = record.map(|record| Record { is_shadow: true, ..record });
+    let stream = match stream {
+        Stream::Deliver(_) => stream,
+        _ => Stream::Forward(RequestEdits { passes_for: None, remove, set: Vec::new() }),
+    };
+    Effects { record, has_checked, stream, ..Effects::default() }.and_over()
+}
+
+impl State for Shadow {
+    fn handle(self, context: Context<'_>, event: Event) -> Next {
+        let has_ended = matches!(event, Event::Ended | Event::Redirected);
+        let Self { decides, remove } = self;
+        let (exchange, effects) = watch(context, remove, decides.step(context, event));
+        let stream = if has_ended { Stream::Hold } else { effects.stream };
+        (exchange, Effects { stream, ..effects })
+    }
+}

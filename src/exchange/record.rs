@@ -4,10 +4,12 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::LogText;
-use super::serving::REFUSED_WISH;
 use crate::money::Amount;
 use crate::x402::TransactionId;
 use crate::x402::payment::Payer;
+
+/// The reason of a request that the upstream has refused for the wish for usage.
+pub(super) const REFUSED_WISH: &str = "the upstream does not take stream_options";
 
 /// The end of a request, for logs.
 #[derive(Debug, Clone, PartialEq, Eq)]

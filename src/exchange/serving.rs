@@ -3,6 +3,7 @@
 use super::delivery::Delivery;
 use super::event::SETTLEMENT_OVERRIDES;
 use super::metering;
+use super::record::REFUSED_WISH;
 use super::settlement::{Waiter, begin_settlement};
 use super::state::State;
 use super::{
@@ -45,9 +46,6 @@ fn fail(payment: Payment, remove: Vec<&'static str>) -> Next {
     let stream = Stream::Deliver(ResponseEdits { remove, ..ResponseEdits::default() });
     payment.finish(Some(Operation::Release), Outcome::UpstreamFailed, "", None, stream)
 }
-
-/// The reason of a request that the upstream has refused for the wish for usage.
-pub(super) const REFUSED_WISH: &str = "the upstream does not take stream_options";
 
 /// State: the upstream refuses a request that the filter has added its wish for usage to; the body of its answer is awaited,
 /// which tells whether for that.

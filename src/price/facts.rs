@@ -1,7 +1,6 @@
 //! Findings in one value that an upstream sent: a whole response, or an event of a stream.
 
 use super::Shape;
-use super::reader::{self, Reader};
 
 /// The findings in one value.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -173,13 +172,6 @@ const FIELDS: [&str; 15] = [
 ];
 
 impl Facts {
-    /// The findings in a text that holds one value, or something else.
-    pub fn of(shape: &Shape, text: &[u8]) -> Self {
-        let mut reader = Reader::default();
-        let (_, facts) = reader.read(shape, text);
-        facts.unwrap_or_else(|| reader.finish(shape))
-    }
-
     /// Returns whether something may be found below a field of the whole.
     pub(super) fn looks_into(shape: &Shape, path: &str, is_list: bool) -> bool {
         let first = path.get(1..).unwrap_or_default();
@@ -241,7 +233,7 @@ impl Facts {
         if word == b"null" {
             return;
         }
-        let number = reader::whole(word);
+        let number = whole(word);
         self.count(shape, path, number);
         if word != b"false" && number != Some(0) {
             self.on_error(path);
@@ -250,7 +242,7 @@ impl Facts {
 
     #[inline(never)]
     pub(super) fn on_text(&mut self, shape: &Shape, path: &str, text: &[u8]) {
-        self.count(shape, path, reader::whole(text));
+        self.count(shape, path, whole(text));
         if text.is_empty() {
             return;
         }
@@ -387,4 +379,64 @@ fn bit(path: &str) -> u32 {
 fn is_generated(path: &str) -> bool {
     let label = path.rsplit_once('/').map_or("", |(_, label)| label);
     find(&GENERATED_AT, path) == Some("") || (find(&GENERATED, path).is_some() && !LABELS.contains(&label))
+}
+
+/// Returns the whole number that a text stands for, however it is written: `9`, `9.0`, `90e-1`; `None` where it is none, is
+/// negative, or has more than 64 bits.
+pub(super) fn whole(text: &[u8]) -> Option<u64> {
+    /// Digits of an exponent that say something about 64 bits.
+    const MOST: i64 = 1000;
+    let text = text.trim_ascii();
+    let text = text.strip_prefix(b"+").unwrap_or(text);
+    let (mut number, mut shift, mut zeros) = (0_u64, 0_i64, 0_i64);
+    let (mut has_digits, mut has_point) = (false, false);
+    let mut rest = text.iter();
+    while let Some(byte) = rest.next() {
+        match byte {
+            b'0'..=b'9' => {
+                has_digits = true;
+                shift = shift.saturating_sub(i64::from(has_point));
+                if *byte == b'0' {
+                    zeros = zeros.saturating_add(1);
+                    continue;
+                }
+                // Zeros count once something stands behind them.
+                number = times_ten(number, zeros.saturating_add(1))?.checked_add(u64::from(byte.wrapping_sub(b'0')))?;
+                zeros = 0;
+            }
+            b'.' if !has_point => has_point = true,
+            b'e' | b'E' => {
+                let (sign, digits) = match rest.as_slice() {
+                    [b'-', digits @ ..] => (-1, digits),
+                    [b'+', digits @ ..] | digits => (1, digits),
+                };
+                let mut exponent = if digits.is_empty() { return None } else { 0_i64 };
+                for digit in digits {
+                    let digit = digit.is_ascii_digit().then(|| digit.wrapping_sub(b'0'))?;
+                    exponent = exponent.saturating_mul(10).saturating_add(i64::from(digit)).min(MOST);
+                }
+                shift = shift.saturating_add(exponent.saturating_mul(sign));
+                break;
+            }
+            _ => return None,
+        }
+    }
+    let shift = shift.saturating_add(zeros);
+    match number {
+        _ if !has_digits => None,
+        0 => Some(0),
+        _ => times_ten(number, shift),
+    }
+}
+
+/// A number with so many zeros behind it.
+fn times_ten(number: u64, zeros: i64) -> Option<u64> {
+    if number == 0 {
+        return Some(0);
+    }
+    let mut number = number;
+    for _ in 0..u32::try_from(zeros).ok()?.min(20) {
+        number = number.checked_mul(10)?;
+    }
+    Some(number)
 }

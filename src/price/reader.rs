@@ -228,64 +228,13 @@ const fn is_of_word(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.' | b'_')
 }
 
-/// Returns the whole number that a text stands for, however it is written: `9`, `9.0`, `90e-1`; `None` where it is none, is
-/// negative, or has more than 64 bits.
-pub(super) fn whole(text: &[u8]) -> Option<u64> {
-    /// Digits of an exponent that say something about 64 bits.
-    const MOST: i64 = 1000;
-    let text = text.trim_ascii();
-    let text = text.strip_prefix(b"+").unwrap_or(text);
-    let (mut number, mut shift, mut zeros) = (0_u64, 0_i64, 0_i64);
-    let (mut has_digits, mut has_point) = (false, false);
-    let mut rest = text.iter();
-    while let Some(byte) = rest.next() {
-        match byte {
-            b'0'..=b'9' => {
-                has_digits = true;
-                shift = shift.saturating_sub(i64::from(has_point));
-                if *byte == b'0' {
-                    zeros = zeros.saturating_add(1);
-                    continue;
-                }
-                // Zeros count once something stands behind them.
-                number = times_ten(number, zeros.saturating_add(1))?.checked_add(u64::from(byte.wrapping_sub(b'0')))?;
-                zeros = 0;
-            }
-            b'.' if !has_point => has_point = true,
-            b'e' | b'E' => {
-                let (sign, digits) = match rest.as_slice() {
-                    [b'-', digits @ ..] => (-1, digits),
-                    [b'+', digits @ ..] | digits => (1, digits),
-                };
-                let mut exponent = if digits.is_empty() { return None } else { 0_i64 };
-                for digit in digits {
-                    let digit = digit.is_ascii_digit().then(|| digit.wrapping_sub(b'0'))?;
-                    exponent = exponent.saturating_mul(10).saturating_add(i64::from(digit)).min(MOST);
-                }
-                shift = shift.saturating_add(exponent.saturating_mul(sign));
-                break;
-            }
-            _ => return None,
-        }
+impl Facts {
+    /// The findings in a text that holds one value, or something else.
+    pub fn of(shape: &Shape, text: &[u8]) -> Self {
+        let mut reader = Reader::default();
+        let (_, facts) = reader.read(shape, text);
+        facts.unwrap_or_else(|| reader.finish(shape))
     }
-    let shift = shift.saturating_add(zeros);
-    match number {
-        _ if !has_digits => None,
-        0 => Some(0),
-        _ => times_ten(number, shift),
-    }
-}
-
-/// A number with so many zeros behind it.
-fn times_ten(number: u64, zeros: i64) -> Option<u64> {
-    if number == 0 {
-        return Some(0);
-    }
-    let mut number = number;
-    for _ in 0..u32::try_from(zeros).ok()?.min(20) {
-        number = number.checked_mul(10)?;
-    }
-    Some(number)
 }
 
 #[cfg(test)]
@@ -316,7 +265,7 @@ mod tests {
             ("NaN", None),
             ("1e", None),
         ] {
-            assert_eq!(whole(text.as_bytes()), number, "{text}");
+            assert_eq!(crate::price::facts::whole(text.as_bytes()), number, "{text}");
         }
     }
 }

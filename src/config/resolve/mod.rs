@@ -8,6 +8,7 @@ mod asset;
 mod checks;
 mod evm;
 mod extensions;
+mod facilitator;
 mod foreign;
 mod issuer;
 mod ledger;
@@ -37,7 +38,7 @@ type Result<T> = std::result::Result<T, ConfigError>;
 pub(super) fn config(raw: raw::Config) -> Result<Config> {
     let mut networks = Networks::new(raw.networks)?;
     let nodes = networks.add_rpc(raw.rpc.0)?;
-    let facilitators = service::facilitators(raw.facilitator, raw.facilitators, &networks)?;
+    let facilitators = facilitator::facilitators(raw.facilitator, raw.facilitators, &networks)?;
     let origins = origin::origins(&raw.origins)?;
     let mode = raw.mode.unwrap_or_default();
     let context = route::Context {
@@ -50,6 +51,7 @@ pub(super) fn config(raw: raw::Config) -> Result<Config> {
     let (routes, matchers) = context.routes(raw.routes)?;
     let payers = payers::payers(&raw.payers)?;
     checks::payers_are_known(&payers, &routes)?;
+    #[cfg_attr(not(feature = "page"), allow(unused_variables, reason = "a page is checked all the same"))]
     let page = page::page(raw.page)?;
     let issuer = raw.offer_receipt.as_ref().map(issuer::issuer).transpose()?;
     let is_discoverable = raw.discovery.unwrap_or(true) && mode == Mode::Enforce;

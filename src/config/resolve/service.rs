@@ -1,24 +1,17 @@
-//! The services that the filter calls: the facilitator, nodes, and the operator's own service of prices.
+//! Services that the filter calls: nodes, and the operator's own service of prices.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::uri::Uri;
 
-use super::network::Networks;
 use super::text::{is_field_value, is_token};
 use super::{Result, refuse};
 use crate::config::raw;
 use crate::config::secret::{Secret, Shown, header_path};
-use crate::config::{Facilitator, Rpc, Service};
-use crate::json::Object;
+use crate::config::{Rpc, Service};
 use crate::time::parse_duration;
 
-/// Long enough for a facilitator to wait for a block.
-const DEFAULT_FACILITATOR_TIMEOUT: Duration = Duration::from_secs(10);
-/// Facilitators at most.
-const MAX_FACILITATORS: usize = 16;
-const DEFAULT_MAX_FAILURES: u32 = 5;
 /// Short, for a node only looks things up.
 const DEFAULT_RPC_TIMEOUT: Duration = Duration::from_secs(5);
 /// Short, for a client waits for its terms.
@@ -26,57 +19,6 @@ const DEFAULT_QUOTE_TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_TIMEOUT: Duration = Duration::from_secs(600);
 /// As far back as most nodes still search, and an hour on a chain with a block every two seconds.
 const DEFAULT_LOG_RANGE: u64 = 1800;
-
-/// Resolves the facilitators.
-pub(super) fn facilitators(
-    one: Option<raw::Facilitator>,
-    several: Option<Vec<Object<raw::Facilitator>>>,
-    networks: &Networks,
-) -> Result<Vec<Facilitator>> {
-    match (one, several) {
-        (Some(raw), None) => Ok(vec![facilitator("facilitator", raw, networks)?]),
-        (None, Some(several)) if several.is_empty() => refuse("facilitators", "is empty; name at least one"),
-        (None, Some(several)) if several.len() > MAX_FACILITATORS => {
-            refuse("facilitators", format_args!("are more than {MAX_FACILITATORS}"))
-        }
-        (None, Some(several)) => {
-            let several = several.into_iter().enumerate();
-            several.map(|(index, Object(raw))| facilitator(&format!("facilitators[{index}]"), raw, networks)).collect()
-        }
-        (Some(_), Some(_)) => refuse("facilitators", "stands beside facilitator; keep one of the two"),
-        (None, None) => refuse(".", "missing field `facilitator` (or facilitators: a list of them)"),
-    }
-}
-
-fn facilitator(path: &str, raw: raw::Facilitator, networks: &Networks) -> Result<Facilitator> {
-    let timeout = read_timeout(path, raw.timeout.as_deref(), DEFAULT_FACILITATOR_TIMEOUT)?;
-    let service = service(path, raw.cluster, &raw.url, timeout, raw.headers.0)?;
-    let called = ["/verify", "/settle", "/supported"];
-    if called.iter().any(|call| service.base_path.ends_with(call)) {
-        return refuse(
-            format!("{path}.url"),
-            "is for one call alone: leave out /verify, /settle or /supported at its end",
-        );
-    }
-    let mut ids = Vec::with_capacity(raw.networks.len());
-    for (index, text) in raw.networks.iter().enumerate() {
-        ids.push(networks.id(&format!("{path}.networks[{index}]"), text)?);
-    }
-    let max_failures = raw.max_failures.unwrap_or(DEFAULT_MAX_FAILURES);
-    if max_failures == 0 {
-        return refuse(
-            format!("{path}.max_failures"),
-            "is 0; a call has to fail once before the next facilitator is asked",
-        );
-    }
-    Ok(Facilitator {
-        service: Arc::new(service),
-        networks: ids,
-        schemes: raw.schemes,
-        max_failures,
-        verify: raw.verify,
-    })
-}
 
 /// Resolves a node of a chain.
 pub(super) fn rpc(path: &str, chain_id: u64, raw: raw::Rpc) -> Result<Rpc> {
@@ -101,7 +43,7 @@ pub(super) fn quote(path: &str, raw: &raw::Quote) -> Result<Service> {
 }
 
 /// Resolves the service that stands at `path` of the configuration.
-fn service(
+pub(super) fn service(
     path: &str,
     cluster: String,
     Secret(url): &Secret,
@@ -130,7 +72,7 @@ fn service(
     Ok(Service { cluster, scheme, authority, base_path, timeout, headers: callout_headers(path, headers)? })
 }
 
-fn read_timeout(path: &str, text: Option<&str>, default: Duration) -> Result<Duration> {
+pub(super) fn read_timeout(path: &str, text: Option<&str>, default: Duration) -> Result<Duration> {
     let Some(text) = text else { return Ok(default) };
     match parse_duration(text) {
         Some(timeout) if timeout >= Duration::from_millis(1) && timeout <= MAX_TIMEOUT => Ok(timeout),

@@ -1,0 +1,68 @@
+//! Facilitators: one, or several in the order in which they are asked.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::network::Networks;
+use super::service::{read_timeout, service};
+use super::{Result, refuse};
+use crate::config::Facilitator;
+use crate::config::raw;
+use crate::json::Object;
+
+/// Long enough for a facilitator to wait for a block.
+const DEFAULT_FACILITATOR_TIMEOUT: Duration = Duration::from_secs(10);
+/// Facilitators at most.
+const MAX_FACILITATORS: usize = 16;
+const DEFAULT_MAX_FAILURES: u32 = 5;
+
+/// Resolves the facilitators.
+pub(super) fn facilitators(
+    one: Option<raw::Facilitator>,
+    several: Option<Vec<Object<raw::Facilitator>>>,
+    networks: &Networks,
+) -> Result<Vec<Facilitator>> {
+    match (one, several) {
+        (Some(raw), None) => Ok(vec![facilitator("facilitator", raw, networks)?]),
+        (None, Some(several)) if several.is_empty() => refuse("facilitators", "is empty; name at least one"),
+        (None, Some(several)) if several.len() > MAX_FACILITATORS => {
+            refuse("facilitators", format_args!("are more than {MAX_FACILITATORS}"))
+        }
+        (None, Some(several)) => {
+            let several = several.into_iter().enumerate();
+            several.map(|(index, Object(raw))| facilitator(&format!("facilitators[{index}]"), raw, networks)).collect()
+        }
+        (Some(_), Some(_)) => refuse("facilitators", "stands beside facilitator; keep one of the two"),
+        (None, None) => refuse(".", "missing field `facilitator` (or facilitators: a list of them)"),
+    }
+}
+
+fn facilitator(path: &str, raw: raw::Facilitator, networks: &Networks) -> Result<Facilitator> {
+    let timeout = read_timeout(path, raw.timeout.as_deref(), DEFAULT_FACILITATOR_TIMEOUT)?;
+    let service = service(path, raw.cluster, &raw.url, timeout, raw.headers.0)?;
+    let called = ["/verify", "/settle", "/supported"];
+    if called.iter().any(|call| service.base_path.ends_with(call)) {
+        return refuse(
+            format!("{path}.url"),
+            "is for one call alone: leave out /verify, /settle or /supported at its end",
+        );
+    }
+    let mut ids = Vec::with_capacity(raw.networks.len());
+    for (index, text) in raw.networks.iter().enumerate() {
+        ids.push(networks.id(&format!("{path}.networks[{index}]"), text)?);
+    }
+    let max_failures = raw.max_failures.unwrap_or(DEFAULT_MAX_FAILURES);
+    if max_failures == 0 {
+        return refuse(
+            format!("{path}.max_failures"),
+            "is 0; a call has to fail once before the next facilitator is asked",
+        );
+    }
+    Ok(Facilitator {
+        service: Arc::new(service),
+        networks: ids,
+        schemes: raw.schemes,
+        max_failures,
+        verify: raw.verify,
+    })
+}

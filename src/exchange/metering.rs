@@ -123,18 +123,6 @@ impl Weighing {
         let (exchange, effects) = deliver(payment, context, delivery, charge);
         (exchange, Effects { chunk: passing.filter(|_| meter.has_hidden()), ..effects })
     }
-
-    /// The proxy answers in the upstream's stead, while its response is held.
-    #[cold]
-    fn on_own_error(self, head: &UpstreamHead) -> Next {
-        const OVERFLOW: &str = "the proxy gave up on a response that was held until its charge is settled: its buffer limit (per_connection_buffer_limit_bytes of the listener) must be at least price.max_response_bytes and the cluster's own limit together, or price.max_response_bytes less";
-        let warning = (head.status == 500).then_some(OVERFLOW);
-        let reason = warning.unwrap_or("the proxy gave up on a response that was held");
-        let stream = Stream::Deliver(ResponseEdits::default());
-        let (over, effects) =
-            self.payment.finish(Some(Operation::Release), Outcome::UpstreamFailed, reason, None, stream);
-        (over, Effects { warning, ..effects })
-    }
 }
 
 /// The reason why a response with a good status costs nothing.
@@ -149,7 +137,6 @@ impl State for Weighing {
                 let maximum = self.payment.purchase.requirement().amount;
                 deliver(self.payment, context, self.delivery, maximum)
             }
-            Event::Upstream(head) if head.is_error() => self.on_own_error(&head),
             _ => self.ignore(event),
         }
     }

@@ -174,6 +174,7 @@ const FIELDS: [&str; 15] = [
 
 impl Facts {
     /// The findings in a text that holds one value, or something else.
+    #[inline(never)]
     pub fn of(shape: &Shape, text: &[u8]) -> Self {
         let mut reader = Reader::default();
         let (_, facts) = reader.read(shape, text);
@@ -227,6 +228,7 @@ impl Facts {
         self.counts.tells_output()
     }
 
+    #[inline(never)]
     pub(super) fn on_container(&mut self, path: &str, is_list: bool) {
         if !is_list && find(&USAGE, path) == Some("") {
             self.has_usage = true;

@@ -49,11 +49,6 @@ pub enum Warning {
         "an upstream does not take stream_options, by which the filter asks for the usage of a stream; it is left out for a while (ask_for_usage: false leaves it out for good)"
     )]
     RefusedWish,
-    /// The proxy's buffer is too small for a response that was held.
-    #[error(
-        "the proxy gave up on a response that was held until its charge is settled: its buffer limit (per_connection_buffer_limit_bytes of the listener) must be at least price.max_response_bytes and the cluster's own limit together, or price.max_response_bytes less"
-    )]
-    SmallBuffer,
     /// A node is of another chain than its network.
     #[error(
         "the node behind the cluster {cluster:?} is not one of chain {chain_id} (eth_chainId); its answers are not believed, correct rpc"

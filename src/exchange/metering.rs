@@ -7,9 +7,7 @@ use super::delivery::Delivery;
 use super::event::SETTLEMENT_OVERRIDES;
 use super::settlement::{Settling, Waiter, begin_settlement};
 use super::state::State;
-use super::{
-    Body, Context, Effects, Event, Next, Outcome, Payment, Reply, ResponseEdits, Stream, Tail, UpstreamHead, Warning,
-};
+use super::{Body, Context, Effects, Event, Next, Outcome, Payment, Reply, ResponseEdits, Stream, Tail, UpstreamHead};
 use crate::ledger::{Answer, Operation};
 use crate::money::Amount;
 use crate::price::Tariff;
@@ -125,20 +123,6 @@ impl Weighing {
         let (exchange, effects) = deliver(payment, context, delivery, charge);
         (exchange, Effects { chunk: passing.filter(|_| meter.has_hidden()), ..effects })
     }
-
-    /// The proxy answers in the upstream's stead, while its response is held.
-    #[cold]
-    fn on_own_error(self, head: &UpstreamHead) -> Next {
-        let warning = (head.status == 500).then_some(Warning::SmallBuffer);
-        let reason = match &warning {
-            Some(warning) => warning.to_string(),
-            None => "the proxy gave up on a response that was held".to_owned(),
-        };
-        let stream = Stream::Deliver(ResponseEdits::default());
-        let (over, effects) =
-            self.payment.finish(Some(Operation::Release), Outcome::UpstreamFailed, &reason, None, stream);
-        (over, Effects { warning, ..effects })
-    }
 }
 
 /// The reason why a response with a good status costs nothing.
@@ -153,7 +137,6 @@ impl State for Weighing {
                 let maximum = self.payment.purchase.requirement().amount;
                 deliver(self.payment, context, self.delivery, maximum)
             }
-            Event::Upstream(head) if head.is_error() => self.on_own_error(&head),
             _ => self.ignore(event),
         }
     }

@@ -219,6 +219,7 @@ impl Facts {
         self.counts.tells_output()
     }
 
+    #[inline(never)]
     pub(super) fn on_container(&mut self, path: &str, is_list: bool) {
         if !is_list && find(&USAGE, path) == Some("") {
             self.has_usage = true;

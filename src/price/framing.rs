@@ -127,6 +127,7 @@ impl Framing {
 }
 
 /// Tells what a response is by its first bytes; `None` while they do not tell.
+#[inline(never)]
 fn decide(bytes: &[u8], is_labelled: bool, is_last: bool) -> Option<Framing> {
     let text = split_space(bytes).1;
     let is_event = |field: &&[u8]| {
@@ -145,6 +146,7 @@ fn decide(bytes: &[u8], is_labelled: bool, is_last: bool) -> Option<Framing> {
 
 /// Returns what stands before the first byte that tells, and the rest. Some upstreams send space to keep a connection alive,
 /// or a byte order mark; a record separator begins the texts of a JSON sequence (RFC 7464).
+#[inline(never)]
 fn split_space(bytes: &[u8]) -> (&[u8], &[u8]) {
     let is_space = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\r' | b'\n' | 0x1e | 0xef | 0xbb | 0xbf);
     let start = bytes.iter().position(|byte| !is_space(byte)).unwrap_or(bytes.len());

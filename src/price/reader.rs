@@ -230,6 +230,7 @@ const fn is_of_word(byte: u8) -> bool {
 
 impl Facts {
     /// The findings in a text that holds one value, or something else.
+    #[inline(never)]
     pub fn of(shape: &Shape, text: &[u8]) -> Self {
         let mut reader = Reader::default();
         let (_, facts) = reader.read(shape, text);
@@ -239,7 +240,6 @@ impl Facts {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
 
     #[test]
     fn whole_numbers_are_whole_however_they_are_written() {

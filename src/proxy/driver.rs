@@ -35,6 +35,9 @@ pub(super) struct Driver<H> {
     request_id: Option<String>,
 }
 
+/// The line for the log where the host gave up on a response that is held. It tells no filter so.
+const RESPONSE_TOO_LARGE: &str = "x402: a response was longer than the proxy's buffer, where it was held until its charge is settled; the proxy answered 500, and nothing is charged: let per_connection_buffer_limit_bytes of the listener be at least price.max_response_bytes and the cluster's own limit together, or that less";
+
 /// The state of the half of a stream that is under way: the request until it is forwarded, then the response.
 enum Flow {
     /// Nothing of it is kept back, or it has not begun.
@@ -273,6 +276,9 @@ impl<H: Host> Driver<H> {
     /// Takes in that the stream is over.
     pub(super) fn on_end(&mut self) {
         if !self.has_ended() {
+            if self.is_reading() && self.is_forwarded && properties::is_response_too_large(&self.host) {
+                self.host.log(LogLevel::Warn, RESPONSE_TOO_LARGE);
+            }
             self.end(if properties::is_redirected(&self.host) { Event::Redirected } else { Event::Ended });
         }
     }

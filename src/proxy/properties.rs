@@ -33,7 +33,16 @@ pub(super) fn seen(host: &impl Host) -> Seen {
 
 /// Returns whether the stream ends because the proxy follows a redirect by itself.
 pub(super) fn is_redirected(host: &impl Host) -> bool {
-    host.property(&["response", "code_details"]).is_ok_and(|details| details.as_deref() == Some(b"internal_redirect"))
+    ends_for(host, b"internal_redirect")
+}
+
+/// Returns whether the stream ends because the proxy could not hold the response.
+pub(super) fn is_response_too_large(host: &impl Host) -> bool {
+    ends_for(host, b"response_payload_too_large")
+}
+
+fn ends_for(host: &impl Host, reason: &[u8]) -> bool {
+    host.property(&["response", "code_details"]).is_ok_and(|details| details.as_deref() == Some(reason))
 }
 
 /// Returns the host's name of the request.

@@ -62,7 +62,7 @@ build: rust-target node_modules/.stamp ## Build the filter: target/wasm32-unknow
 	@test -f $(OPTIMIZED) || echo "Building the filter (the first time takes a while)"
 	@cargo build --quiet --release --locked --target $(TARGET) $(REMAP)
 	@if ! cmp -s $(LINKED) $(OPTIMIZED_FROM) || ! test -f $(OPTIMIZED); then \
-		$(BINARYEN)/wasm-opt -O4 $(WASM_FEATURES) $(LINKED) -o $(OPTIMIZED) \
+		$(BINARYEN)/wasm-opt -Oz $(WASM_FEATURES) $(LINKED) -o $(OPTIMIZED) \
 		&& cp $(LINKED) $(OPTIMIZED_FROM); fi
 	@cmp -s $(OPTIMIZED) $(WASM) || (rm -f $(WASM) && cp $(OPTIMIZED) $(WASM))
 

@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use x402_proxy_wasm::config::Config;
 use x402_proxy_wasm::page::{self, PageData, Template, Way};
 use x402_proxy_wasm::x402::header;
-use x402_proxy_wasm::x402::terms::{Resource, to_header};
+use x402_proxy_wasm::x402::terms::to_header;
 
 #[derive(Deserialize)]
 struct Asked {
@@ -35,7 +35,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let ways: Vec<Way<'_>> =
         terms.offers.iter().map(|offer| Way::new(&offer.requirement, offer.dollar_decimals)).collect();
     let error = "Payment required";
-    let resource = Resource { url: &asked.url, description: &terms.description, mime_type: &terms.mime_type };
+    let resource = terms.resource(&asked.url);
     let accepts: Vec<_> = ways.iter().map(|way| way.requirement).collect();
     let required = to_header(error, resource, &accepts, None);
     let json = String::from_utf8(header::decode(required.as_bytes())?)?;

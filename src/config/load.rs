@@ -30,27 +30,33 @@ impl Config {
     }
 }
 
-/// Returns an error of shape in the words of who writes a configuration, and with what to write instead.
+/// What to write instead, by the key (any, where that is empty) and by two things that the error says. The first that fits counts.
+const CURES: [(&str, [&str; 2], &str); 12] = [
+    ("timeout", ["type: ", "a string"], "; write it with its unit, in quotes: \"10s\""),
+    ("lasts", ["type: ", "a string"], "; write it with its unit, in quotes: \"3600s\""),
+    ("exclusive_after", ["type: ", "a string"], "; write it with its unit, in quotes: \"1200s\""),
+    ("page", ["boolean", "an object"], "; write {enabled: false} for none"),
+    ("price", ["integer", ""], "; write dollars in quotes: \"$0.001\""),
+    ("price", ["floating", ""], "; write dollars in quotes: \"$0.001\""),
+    ("cors", ["", "an object"], "; write {origins: [\"https://app.example.com\"]}"),
+    ("", ["integer", "a string"], "; put it in quotes"),
+    ("", ["floating", "a string"], "; put it in quotes"),
+    ("", ["", "expected a sequence"], " (a list); put what it holds in [ ]"),
+    ("", ["", "expected a boolean"], "; write true or false, without quotes"),
+    ("", ["", "a whole number"], ", without quotes"),
+];
+
+/// Returns an error of shape with what to write instead.
+#[cold]
 fn with_cure(JsonError { path, message }: JsonError) -> ConfigError {
     if let Some(message) = message.strip_prefix("unknown field `").and_then(of_key) {
         return ConfigError { path, message };
     }
-    let message = message.replace("a sequence", "a list").replace("type: sequence", "type: list");
-    let says = |text: &str| message.contains(text);
-    let key = path.rsplit(['.', '[']).next().unwrap_or_default();
-    let is_number = says("type: integer") || says("type: floating point");
-    let cure = match key {
-        "timeout" | "lasts" | "exclusive_after" if is_number => "; write it with its unit, in quotes: \"10s\"",
-        "page" if says("type: boolean") => "; write {enabled: false} for none",
-        "price" if is_number => "; write dollars in quotes: \"$0.001\"",
-        "cors" if says("an object") => "; write {origins: [\"https://app.example.com\"]}",
-        _ if is_number && says("a string") => "; put it in quotes",
-        _ if says("expected a list") => "; put what it holds in [ ]",
-        _ if says("expected a boolean") => "; write true or false, without quotes",
-        _ if says("a whole number") => ", without quotes",
-        _ => "",
+    let fits = |(key, says, _): &&(&str, [&str; 2], &str)| {
+        path.ends_with(key) && says.iter().all(|says| message.contains(says))
     };
-    ConfigError { path, message: format!("{message}{cure}") }
+    let cure = CURES.iter().find(fits).map_or("", |(.., cure)| cure);
+    ConfigError { path, message: message + cure }
 }
 
 /// Returns what is said of an unknown key, given what serde says behind its opening quote; `None` where there is nothing to add.

@@ -447,25 +447,25 @@ fn wrong_types_are_refused_by_their_own_path() {
         ("/networks/anvil/assets/TUSD/eip712/version", TEXT),
         ("/networks/anvil/assets/TUSD/usd_pegged", "a boolean"),
         ("/defaults", "expected an object"),
-        ("/defaults/accepts", "a list"),
+        ("/defaults/accepts", "a sequence"),
         ("/defaults/accepts/0", "expected an object"),
         ("/defaults/accepts/0/network", TEXT),
         ("/defaults/accepts/0/contract_wallets", "a boolean"),
         ("/defaults/max_timeout_seconds", "expected a whole number"),
-        ("/routes", "a list"),
+        ("/routes", "a sequence"),
         ("/routes/0", "expected an object"),
         ("/routes/0/name", TEXT),
         ("/routes/0/match", "expected an object"),
-        ("/routes/0/match/hosts", "a list"),
+        ("/routes/0/match/hosts", "a sequence"),
         ("/routes/0/match/hosts/0", TEXT),
-        ("/routes/0/match/methods", "a list"),
+        ("/routes/0/match/methods", "a sequence"),
         ("/routes/0/match/path", TEXT),
         ("/routes/0/description", TEXT),
         ("/routes/0/mime_type", TEXT),
         ("/routes/1/price/amount", TEXT),
         ("/routes/1/max_timeout_seconds", "expected a whole number"),
         ("/routes/2/free", "a boolean"),
-        ("/keep_headers", "a list"),
+        ("/keep_headers", "a sequence"),
         ("/keep_headers/0", TEXT),
         ("/ledger", "expected an object"),
         ("/ledger/max_claims", "expected a whole number"),
@@ -474,8 +474,8 @@ fn wrong_types_are_refused_by_their_own_path() {
             ("a boolean", json!(true)),
             ("expected a whole number", json!(7)),
             (TEXT, json!("x")),
-            ("a list", json!([])),
-            ("a list", json!([["x"], 7])),
+            ("a sequence", json!([])),
+            ("a sequence", json!([["x"], 7])),
             ("expected an object", json!({})),
             ("expected an object", json!({"a": {"b": 1}, "c": [1]})),
         ] {
@@ -1379,8 +1379,9 @@ fn what_is_odd_is_warned_about_once_with_its_path() {
         read(&json).warnings
     };
     assert_eq!(odd(&|_| {}), [""; 0]);
-    for (change, path, message) in [
-        (&(|json: &mut Value| json["routes"] = json!([])) as &dyn Fn(&mut Value), "routes", "nothing is for sale"),
+    type Change<'a> = &'a dyn Fn(&mut Value);
+    let cases: [(Change<'_>, &str, &str); 16] = [
+        (&|json| json["routes"] = json!([]), "routes", "nothing is for sale"),
         (&|json| json["routes"] = json!([{"match": {"path": "/"}, "free": true}]), "routes", "nothing is for sale"),
         (&|json| json["routes"][0]["match"]["path"] = "/api/".into(), "routes[0].match.path", "write {*rest}"),
         (&|json| json["routes"][0]["match"]["path"] = "/v:1/a".into(), "routes[0].match.path", "stands for itself"),
@@ -1415,7 +1416,8 @@ fn what_is_odd_is_warned_about_once_with_its_path() {
             "routes[0].price",
             "below $0.001",
         ),
-    ] {
+    ];
+    for (change, path, message) in cases {
         let warnings = odd(change);
         assert_eq!(warnings.len(), 1, "{path}: {warnings:?}");
         assert!(warnings[0].starts_with(&format!("{path}: ")) && warnings[0].contains(message), "{warnings:?}");
@@ -1441,7 +1443,7 @@ fn every_message_says_what_to_write_instead() {
             "/routes/0/match/methods",
             json!("GET"),
             "routes[0].match.methods",
-            "expected a list; put what it holds in [ ]",
+            "expected a sequence (a list); put what it holds in [ ]",
         ),
         ("/routes/2/free", json!("true"), "routes[2].free", "write true or false, without quotes"),
         ("/ledger/max_claims", json!("4096"), "ledger.max_claims", "without quotes"),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::state::State;
 use super::{
-    Call, CallKind, Context, Effects, Event, Exchange, Next, Outcome, PricedRequest, Record, RequestEdits, RequestHead,
+    CallKind, Context, Effects, Event, Exchange, Next, Outcome, PricedRequest, Record, RequestEdits, RequestHead,
     Stream,
 };
 use crate::config::Config;
@@ -45,32 +45,38 @@ pub(super) fn pass(config: &Config, head: &RequestHead, record: Record) -> Next 
 
 /// Follows the decision as far as it comes without anybody's answer.
 fn watch(context: Context<'_>, remove: Vec<String>, (mut decides, mut effects): Next) -> Next {
-    let mut has_checked = false;
+    let (mut has_checked, mut is_good) = (false, false);
     loop {
         has_checked |= effects.has_checked;
-        let answer = match &effects {
-            Effects { record: Some(_), .. } => return finish(remove, Effects { has_checked, ..effects }),
-            Effects { ledger: Some((_, Operation::Claim { .. })), .. } => Answer::Granted,
+        let event = match &effects {
+            Effects { record: Some(_), .. } => break,
+            Effects { ledger: Some((_, Operation::Claim { .. })), .. } => Event::Ledger(Answer::Granted),
             // It would be served, or money would move.
             Effects { ledger: Some((_, Operation::Settle { .. })), .. }
             | Effects { stream: Stream::Forward(_), .. } => {
-                let (_, Effects { record, .. }) = decides.step(context, Event::Ended);
-                let record = record.map(|record| Record { outcome: Outcome::Served, ..record });
-                return finish(remove, Effects { record, has_checked, ..Effects::default() });
+                is_good = true;
+                Event::Ended
             }
             // Of what is not remembered nothing is found.
-            Effects { ledger: Some(_), .. } => Answer::NotHeld,
+            Effects { ledger: Some(_), .. } => Event::Ledger(Answer::NotHeld),
             Effects { ledger: None, .. } => break,
         };
-        (decides, effects) = decides.step(context, Event::Ledger(answer));
+        (decides, effects) = decides.step(context, event);
+        if is_good {
+            break;
+        }
     }
-    let asks = |call: &Call| matches!(call.kind, CallKind::Verify | CallKind::Price);
-    let Effects { call, stream, .. } = effects;
-    if decides.is_over() {
-        return finish(remove, Effects { stream, has_checked, ..Effects::default() });
+    let Effects { record, call, stream, .. } = effects;
+    if record.is_some() || decides.is_over() {
+        let record = record.map(|record| match is_good {
+            true => Record { outcome: Outcome::Served, ..record },
+            false => record,
+        });
+        return finish(remove, Effects { record, has_checked, stream, ..Effects::default() });
     }
-    let effects = Effects { call: call.filter(asks), stream, has_checked, ..Effects::default() };
-    (Shadow { decides: Box::new(decides), remove }.into(), effects)
+    // Nothing else is asked before money moves.
+    let call = call.filter(|call| matches!(call.kind, CallKind::Verify | CallKind::Price));
+    (Shadow { decides: Box::new(decides), remove }.into(), Effects { call, stream, has_checked, ..Effects::default() })
 }
 
 /// Ends the filter's part in a request, which passes unless its client has its answer, or has gone.

@@ -10,7 +10,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{Error, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Error, IntoDeserializer, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
@@ -262,6 +262,93 @@ pub fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -
     }
 
     deserializer.deserialize_map(ObjectVisitor(PhantomData))
+}
+
+/// An object that is read as `T`, as by [`open_object`].
+#[derive(Debug)]
+pub struct Open<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Open<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        open_object(deserializer).map(Self)
+    }
+}
+
+/// Reads an object as `T`, a struct, for `deserialize_with`. Fields that `T` does not know are dropped, unless their names
+/// differ from a known one in nothing but letter case, strokes and underscores: there are readers that take one for the
+/// other.
+///
+/// # Errors
+/// Those of [`object`], and a custom error for a name like that.
+pub fn open_object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    struct Fields<A> {
+        map: A,
+        known: &'static [&'static str],
+    }
+
+    impl<'de, A: MapAccess<'de>> Deserializer<'de> for Fields<A> {
+        type Error = A::Error;
+
+        fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, A::Error> {
+            visitor.visit_map(self)
+        }
+
+        fn deserialize_struct<V: Visitor<'de>>(
+            self,
+            _: &'static str,
+            known: &'static [&'static str],
+            visitor: V,
+        ) -> Result<V::Value, A::Error> {
+            visitor.visit_map(Self { known, ..self })
+        }
+
+        serde::forward_to_deserialize_any! {
+            bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
+            newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+        }
+    }
+
+    impl<'de, A: MapAccess<'de>> MapAccess<'de> for Fields<A> {
+        type Error = A::Error;
+
+        fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, A::Error> {
+            let Some(name) = self.map.next_key::<String>()? else { return Ok(None) };
+            match self.known.iter().find(|known| is_lookalike(known, &name)) {
+                Some(known) => {
+                    Err(A::Error::custom(format_args!("unknown field `{}`, expected `{known}`", shorten(name))))
+                }
+                None => seed.deserialize(name.into_deserializer()).map(Some),
+            }
+        }
+
+        fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, A::Error> {
+            self.map.next_value_seed(seed)
+        }
+    }
+
+    struct OpenVisitor<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for OpenVisitor<T> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+            T::deserialize(Fields { map, known: &[] })
+        }
+    }
+
+    deserializer.deserialize_map(OpenVisitor(PhantomData))
+}
+
+/// Returns whether a name is another one, and easily taken for this one.
+fn is_lookalike(known: &str, name: &str) -> bool {
+    let letters = |name: &str| {
+        name.bytes().filter(u8::is_ascii_alphanumeric).map(|byte| byte.to_ascii_lowercase()).collect::<Vec<_>>()
+    };
+    name != known && letters(name) == letters(known)
 }
 
 /// An object whose keys are names of the writer's choice, in the order they stand. No name may stand twice.

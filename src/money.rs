@@ -4,6 +4,7 @@ use std::fmt;
 
 use ruint::aliases::U256;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::value::RawValue;
 
 /// An amount of an asset in its atomic units (for USDC, millionths of a dollar): 0 to 2^256 − 1.
 ///
@@ -89,6 +90,21 @@ impl<'de> Deserialize<'de> for Amount {
         let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
         Self::parse(&text).map_err(de::Error::custom)
     }
+}
+
+/// Reads what a payer signed as `uint256`, for `deserialize_with`: decimal digits, in a text or as a number, and zeros before
+/// them count for nothing, as in JavaScript's `BigInt`. Nothing is lost by it, whatever its size.
+///
+/// # Errors
+/// A custom error for all else, such as a number with a fraction or an exponent.
+pub fn uint256<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Amount, D::Error> {
+    // Not by serde's own numbers, which would bring the reading of floating point along.
+    let json = Box::<RawValue>::deserialize(deserializer)?;
+    let json = json.get();
+    let text = if json.starts_with('"') { serde_json::from_str(json).unwrap_or_default() } else { json.to_owned() };
+    let digits = text.trim_start_matches('0');
+    let digits = if digits.is_empty() && !text.is_empty() { "0" } else { digits };
+    Amount::parse(digits).map_err(de::Error::custom)
 }
 
 /// A decimal number as people write it: `digits` divided by ten to the power of `scale`.

@@ -67,13 +67,15 @@ function linkedUsdcCode({ deployedBytecode, deployedLinkReferences }) {
 }
 
 /**
- * Starts the chain on 127.0.0.1; it mines a block per transaction.
+ * Starts the chain on 127.0.0.1; it mines a block per transaction, and where it is told to one per interval besides.
  *
  * @param {object} options
  * @param {number} options.port where its JSON-RPC listens
  * @param {ReturnType<import("./processes.mjs").makeRunDirectory>} options.run takes the log
  * @param {Record<string, bigint>} [options.balances] USDC to mint at the start: address → atomic units; without
  *   it the payer gets 100 USDC
+ * @param {number} [options.interval] seconds between blocks that nobody asked for. Without it the chain's clock stands
+ *   still while nobody pays, and what is valid from a moment ago on is refused
  * @returns {Promise<Chain>}
  *
  * @typedef {object} Chain
@@ -99,15 +101,16 @@ function linkedUsdcCode({ deployedBytecode, deployedLinkReferences }) {
  * @property {string | null} authorizer who signed the EIP-3009 authorization used by it
  * @property {string | null} nonce of that authorization; a transfer by Permit2 has neither
  */
-export async function startChain({ port, run, balances = { [payerAccount.address]: 100_000_000n } }) {
+export async function startChain({ port, run, balances = { [payerAccount.address]: 100_000_000n }, interval }) {
   // Not awaited yet: the node starts while they are compiled, if they have to be.
   const contracts = contractsCode();
   contracts.catch(() => {});
   const rpcUrl = `http://127.0.0.1:${port}`;
+  const mining = interval ? ["--block-time", String(interval), "--mixed-mining"] : [];
   const child = startProcess({
     name: "chain",
     command: anvilPath(),
-    args: ["--host", "127.0.0.1", "--port", String(port), "--chain-id", String(CHAIN_ID), "--quiet"],
+    args: ["--host", "127.0.0.1", "--port", String(port), "--chain-id", String(CHAIN_ID), "--quiet", ...mining],
     run,
   });
   let id = 0;

@@ -23,6 +23,13 @@ function requestFrom({ method, data }) {
   return { method: method ?? (data === undefined ? "GET" : "POST"), body: data, headers };
 }
 
+// What is paid by its use is settled when it has ended: a stream of events has its receipt in a comment line at its end. (The
+// trailer says the same, and `fetch` shows no trailers.)
+function receiptIn(text) {
+  const [, json] = [...text.matchAll(/^: payment-response (\{.*\})$/gm)].at(-1) ?? [];
+  return json ? JSON.parse(json) : null;
+}
+
 async function main() {
   const { values, positionals } = parseArgs({
     options: { method: { type: "string", short: "X" }, data: { type: "string", short: "d" } },
@@ -40,16 +47,18 @@ async function main() {
   const account = process.env.PAYER_KEY ? privateKeyToAccount(process.env.PAYER_KEY) : undefined;
   const payer = makePayer({ account });
   const response = await payer.fetch(url, requestFrom(values));
-  line(await response.text());
+  const text = await response.text();
+  line(text);
 
   const { terms } = payer.exchanges[0];
-  const { receipt } = payer.exchanges.at(-1);
+  const receipt = payer.exchanges.at(-1).receipt ?? receiptIn(text);
   const status = `HTTP ${response.status}`;
   if (!terms) line(dim(`${status}, free of charge`));
   else if (receipt?.success) {
     const amount = receipt.amount ?? payer.signatures.at(-1)?.message.value;
     line(dim(`${status}, paid ${formatUnits(BigInt(amount), 6)} USDC, transaction ${receipt.transaction}`));
-  } else line(dim(`${status}, not paid: ${receipt?.errorReason ?? payer.exchanges.at(-1).terms?.error ?? "no receipt"}`));
+  } else if (response.ok) line(dim(`${status}, without a receipt that can be read here`));
+  else line(dim(`${status}, not paid: ${receipt?.errorReason ?? payer.exchanges.at(-1).terms?.error ?? "no receipt"}`));
   if (!response.ok) process.exitCode = 1;
 }
 

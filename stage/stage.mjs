@@ -35,6 +35,7 @@ function endings() {
  * @param {string} [options.label] beginning of the run directory's name
  * @param {boolean} [options.exactLabel] the label is the whole name
  * @param {Record<string, bigint>} [options.balances] USDC at the start, see startChain
+ * @param {number} [options.interval] seconds between the chain's own blocks, see startChain
  * @param {number} [options.chunkDelay] see startInference
  * @param {boolean} [options.keepLogs] leave the run directory behind when stopped; `KEEP_LOGS=1` does it too
  * @returns {Promise<Rooms>}
@@ -48,7 +49,7 @@ function endings() {
  * @property {Record<string, number>} startup milliseconds that each room took
  * @property {() => Promise<void>} stop
  */
-export async function startRooms({ label = "stage", exactLabel = false, balances, chunkDelay, keepLogs } = {}) {
+export async function startRooms({ label = "stage", exactLabel = false, balances, interval, chunkDelay, keepLogs } = {}) {
   await sweepDeadRuns();
   const ends = endings();
   const startup = {};
@@ -64,7 +65,7 @@ export async function startRooms({ label = "stage", exactLabel = false, balances
     const ports = await claimPorts();
     ends.add(ports.release);
     const [chain, facilitator, inference] = await Promise.all([
-      timed("chain", startChain({ port: ports.chain, run, balances })),
+      timed("chain", startChain({ port: ports.chain, run, balances, interval })),
       timed("facilitator", startFacilitator({ port: ports.facilitator, rpcUrl: `http://127.0.0.1:${ports.chain}` })),
       timed("inference", startInference({ port: ports.inference, adminPort: ports.inferenceAdmin, chunkDelay })),
     ]);
@@ -95,9 +96,9 @@ let serial = 0;
  * @param {number} [options.concurrency] Envoy's workers
  * @returns {Promise<Rooms & {envoy: import("./envoy.mjs").Envoy, url: string}>} `url` is the gateway's
  */
-export async function startStage({ rooms: shared, plugin, facilitator = "official", clusters, label, balances, chunkDelay, keepLogs, exactLabel, ...rest } = {}) {
+export async function startStage({ rooms: shared, plugin, facilitator = "official", clusters, label, balances, interval, chunkDelay, keepLogs, exactLabel, ...rest } = {}) {
   const ends = endings();
-  const rooms = shared ?? (await startRooms({ label, exactLabel, balances, chunkDelay, keepLogs }));
+  const rooms = shared ?? (await startRooms({ label, exactLabel, balances, interval, chunkDelay, keepLogs }));
   if (!shared) ends.add(rooms.stop);
   try {
     // The block that the rooms claimed has room for one Envoy only.

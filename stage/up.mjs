@@ -38,7 +38,7 @@ export function readState() {
 
 async function runInForeground() {
   if (readState()) throw new Error("it runs already; end it with `make down`");
-  const stage = await startStage({ label: LABEL, exactLabel: true, chunkDelay: 30 });
+  const stage = await startStage({ label: LABEL, exactLabel: true, chunkDelay: 30, interval: 1 });
   let ending = false;
   const end = async (status) => {
     if (ending) return;

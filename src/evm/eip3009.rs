@@ -5,7 +5,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::eip712::{self, Word};
 use super::{Address, Nonce};
-use crate::money::Amount;
+use crate::money::{Amount, uint256};
 use crate::time::UnixTime;
 
 /// The hash of `TransferWithAuthorization(address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,bytes32 nonce)`.
@@ -16,15 +16,16 @@ const TYPE_HASH: Word = [
 
 /// The payer's leave to move `value` from `from` to `to`, once, in a window of time.
 ///
-/// In JSON as the official clients write it: every number is a string in decimal.
+/// In JSON as the official clients write it: every number is a string in decimal. Read in the ways of [`uint256`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Authorization {
     /// The payer, who signs.
     pub from: Address,
     /// The recipient.
     pub to: Address,
     /// Atomic units of the token.
+    #[serde(deserialize_with = "uint256")]
     pub value: Amount,
     /// The token accepts the transfer only after this time.
     pub valid_after: Timestamp,
@@ -76,7 +77,7 @@ impl From<UnixTime> for Timestamp {
 
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Amount::deserialize(deserializer).map(|seconds| Self(seconds.to_integer()))
+        uint256(deserializer).map(|seconds| Self(seconds.to_integer()))
     }
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::eip712::{self, Word};
 use super::eip3009::Timestamp;
 use super::{Address, Nonce};
-use crate::money::Amount;
+use crate::money::{Amount, uint256};
 
 /// Permit2, at the same address on every chain.
 pub const PERMIT2: Address = Address::from_bytes([
@@ -54,39 +54,41 @@ const UPTO_PERMIT_HASH: Word = [
     0x55, 0x3a, 0x14, 0x40, 0x98, 0xce, 0x20, 0xea, 0x66, 0x1d, 0x70, 0xc2, 0xee,
 ];
 
-/// The permit that the payer signs. In JSON as the official clients write it: every number is a string in decimal.
+/// The permit that the payer signs. In JSON as the official clients write it: every number is a string in decimal. Read in the ways of
+/// [`uint256`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Permit {
     /// The payer, who signs.
     pub from: Address,
     /// The token and amount that may be moved.
-    #[serde(deserialize_with = "crate::json::object")]
+    #[serde(deserialize_with = "crate::json::open_object")]
     pub permitted: Permitted,
     /// The contract that may move it: one of x402's proxies.
     pub spender: Address,
     /// Chosen by the payer; Permit2 accepts each of a payer once, whatever the token.
+    #[serde(deserialize_with = "uint256")]
     pub nonce: Amount,
     /// Permit2 accepts the transfer only until this time.
     pub deadline: Timestamp,
     /// The conditions that the proxy checks.
-    #[serde(deserialize_with = "crate::json::object")]
+    #[serde(deserialize_with = "crate::json::open_object")]
     pub witness: Witness,
 }
 
 /// A token, and how much of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
 pub struct Permitted {
     /// The token's contract.
     pub token: Address,
     /// Atomic units.
+    #[serde(deserialize_with = "uint256")]
     pub amount: Amount,
 }
 
 /// To whom, by whom and from when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Witness {
     /// The recipient.
     pub to: Address,

@@ -15,7 +15,7 @@ use crate::svm;
 use crate::time::UnixTime;
 use crate::x402::extensions::{Identifier, IdentifierError, read_identifier};
 use crate::x402::header::{self, DecodeError, PAYMENT_SIGNATURE, X_PAYMENT};
-use crate::x402::payment::{ForeignPayload, Payer, PaymentError, PaymentPayloadV1, Signed};
+use crate::x402::payment::{self, ForeignPayload, Payer, PaymentError, PaymentPayloadV1, Signed};
 use crate::x402::requirement::{Accepted, Evm, Foreign, Rail, Scheme, TransferMethod};
 use crate::x402::{PaymentPayload, Requirement, Version, reason};
 
@@ -25,7 +25,7 @@ pub(super) enum Rejection {
     /// No payment came.
     #[error("{}", reason::PAYMENT_REQUIRED)]
     Unpaid,
-    /// More than one payment came, and upstreams and facilitators may differ on which one counts.
+    /// Payments came that differ, or a header twice: upstreams and facilitators may differ on which one counts.
     #[error("more than one payment header; send one PAYMENT-SIGNATURE, or one X-PAYMENT")]
     Duplicate,
     /// The header is not base64.
@@ -157,9 +157,7 @@ struct Known {
 }
 
 fn read(context: Context<'_>, head: &RequestHead, quote: &Quote) -> Result<Read, Rejection> {
-    let (version, value) = header_value(head)?;
-    let json = header::decode(value).map_err(|error| Rejection::Header(version, error))?;
-    let json = String::from_utf8(json).map_err(|_| Rejection::Text(version))?;
+    let (version, json) = received(head)?;
     match version {
         Version::V1 => read_v1(context, json.as_bytes(), quote),
         Version::V2 => read_v2(context, json.as_bytes(), quote),
@@ -368,15 +366,27 @@ impl From<Judgement> for Proof {
     }
 }
 
-/// The one payment header that came, and the version of the protocol that it belongs to.
-fn header_value(head: &RequestHead) -> Result<(Version, &[u8]), Rejection> {
-    let v2 = head.all(PAYMENT_SIGNATURE).map(|value| (Version::V2, value));
-    let mut values = v2.chain(head.all(X_PAYMENT).map(|value| (Version::V1, value)));
-    match (values.next(), values.next()) {
+/// Reads the JSON of the one payment that came, and the version of the protocol by which it is read: that of its header. A
+/// client that does not know which one is read here may send the same under both names, and then it says the version itself.
+fn received(head: &RequestHead) -> Result<(Version, String), Rejection> {
+    let [v2, v1] = [PAYMENT_SIGNATURE, X_PAYMENT].map(|name| head.all(name).collect::<Vec<_>>());
+    match (v2.as_slice(), v1.as_slice()) {
+        ([], []) => Err(Rejection::Unpaid),
         // For the official server, too, an empty one is none.
-        (Some((_, value)), None) if value.trim_ascii().is_empty() => Err(Rejection::Unpaid),
-        (Some(value), None) => Ok(value),
-        (Some(_), Some(_)) => Err(Rejection::Duplicate),
-        (None, _) => Err(Rejection::Unpaid),
+        ([value], []) | ([], [value]) if value.trim_ascii().is_empty() => Err(Rejection::Unpaid),
+        ([value], []) => text(Version::V2, value).map(|json| (Version::V2, json)),
+        ([], [value]) => text(Version::V1, value).map(|json| (Version::V1, json)),
+        ([one], [other]) => match (text(Version::V2, one), text(Version::V1, other)) {
+            (Ok(json), Ok(other)) if json == other => Ok((payment::said_version(json.as_bytes()), json)),
+            _ => Err(Rejection::Duplicate),
+        },
+        _ => Err(Rejection::Duplicate),
     }
+}
+
+/// Decodes a header, without the byte order mark that may stand before the JSON.
+fn text(version: Version, value: &[u8]) -> Result<String, Rejection> {
+    let json = header::decode(value).map_err(|error| Rejection::Header(version, error))?;
+    let json = String::from_utf8(json).map_err(|_| Rejection::Text(version))?;
+    Ok(json.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(json))
 }

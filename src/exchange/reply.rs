@@ -94,15 +94,16 @@ impl Reply {
     /// The terms of a route, and why the request was not served.
     pub(super) fn payment_required(context: Context<'_>, error: &str, quote: &Quote, url: &ShownUrl) -> Self {
         let extensions = declared(context, quote, url);
+        let resource = quote.terms.resource(url);
         let (header, body) = match (quote.prepared(), &extensions) {
             (Some(prepared), None | Some(Cow::Borrowed(_))) if error == reason::PAYMENT_REQUIRED => prepared.fill(url),
             _ => {
-                let resource = quote.terms.resource(url);
                 let accepts = quote.requirements();
-                let header = terms::to_header(error, resource, &accepts, extensions.as_deref());
-                (header, terms::to_v1_body(error, resource, quote.terms.requirements_of_v1(&accepts)))
+                (None, terms::to_v1_body(error, resource, quote.terms.requirements_of_v1(&accepts)))
             }
         };
+        let header =
+            header.unwrap_or_else(|| terms::to_header(error, resource, &quote.requirements(), extensions.as_deref()));
         let status = if error == reason::PERMIT2_ALLOWANCE_REQUIRED { 412 } else { 402 };
         Self::json(status, body).with(PAYMENT_REQUIRED, header)
     }

@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{Error, IgnoredAny};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use super::requirement::{Accepted, TransferMethod};
@@ -12,7 +13,7 @@ use crate::evm::eip712::Word;
 use crate::evm::eip3009::{Authorization, Timestamp};
 use crate::evm::permit2::Permit;
 use crate::evm::{Address, Nonce, keccak256};
-use crate::json::{self, JsonError};
+use crate::json::{self, JsonError, Open};
 use crate::money::Amount;
 use crate::svm;
 
@@ -104,7 +105,6 @@ impl ForeignPayload {
     /// [`PaymentError::Shape`].
     pub fn from_payload(payload: &RawValue, is_svm: bool) -> Result<Self, PaymentError> {
         #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
         struct Wire<'a> {
             #[serde(borrow)]
             transaction: Cow<'a, str>,
@@ -112,7 +112,8 @@ impl ForeignPayload {
         if !is_svm {
             return Ok(Self::Opaque(json::canonical(payload).map_err(|error| below("payload", error))?));
         }
-        let wire: Wire<'_> = json::from_slice(payload.get().as_bytes()).map_err(|error| below("payload", error))?;
+        let Open(wire): Open<Wire<'_>> =
+            json::from_slice(payload.get().as_bytes()).map_err(|error| below("payload", error))?;
         svm::Transaction::decode(&wire.transaction).map(Self::Svm).map_err(|refusal| {
             let (path, message) = ("payload.transaction".to_owned(), refusal.to_string());
             PaymentError::Shape(JsonError { path, message })
@@ -203,6 +204,18 @@ impl<'a> PaymentPayloadV1<'a> {
     }
 }
 
+/// Returns the version that a payment says it has: 1 where that is what it says, else 2, whose reader refuses what is neither.
+pub fn said_version(json: &[u8]) -> Version {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Said {
+        #[serde(deserialize_with = "json::whole_number")]
+        x402_version: u64,
+    }
+    let is_v1 = json::from_slice::<Said>(json).is_ok_and(|said| said.x402_version == Version::V1.number());
+    if is_v1 { Version::V1 } else { Version::V2 }
+}
+
 fn check_version(said: u64, version: Version) -> Result<(), PaymentError> {
     if said == version.number() { Ok(()) } else { Err(PaymentError::Version(said, version)) }
 }
@@ -284,7 +297,7 @@ impl Authorized {
 }
 
 impl Signed {
-    /// Reads the payload of a payment that moves the money by `method`.
+    /// Reads the payload of a payment that moves the money by `method`. What else it holds is dropped.
     ///
     /// # Errors
     /// [`PaymentError::Shape`] or [`PaymentError::Signature`].
@@ -293,24 +306,27 @@ impl Signed {
         let (authorization, signature) = match method {
             TransferMethod::Eip3009 => {
                 #[derive(Deserialize)]
-                #[serde(deny_unknown_fields)]
                 struct Wire<'a> {
-                    #[serde(deserialize_with = "json::object")]
+                    #[serde(deserialize_with = "json::open_object")]
                     authorization: Authorization,
                     signature: Cow<'a, str>,
+                    #[serde(rename = "permit2Authorization", default, deserialize_with = "no_other")]
+                    _other: (),
                 }
-                let wire: Wire<'_> = json::from_slice(payload).map_err(|error| below("payload", error))?;
+                let Open(wire): Open<Wire<'_>> = json::from_slice(payload).map_err(|error| below("payload", error))?;
                 (Authorized::Eip3009(wire.authorization), wire.signature)
             }
             TransferMethod::Permit2 => {
                 #[derive(Deserialize)]
-                #[serde(rename_all = "camelCase", deny_unknown_fields)]
+                #[serde(rename_all = "camelCase")]
                 struct Wire<'a> {
-                    #[serde(deserialize_with = "json::object")]
+                    #[serde(deserialize_with = "json::open_object")]
                     permit2_authorization: Permit,
                     signature: Cow<'a, str>,
+                    #[serde(rename = "authorization", default, deserialize_with = "no_other")]
+                    _other: (),
                 }
-                let wire: Wire<'_> = json::from_slice(payload).map_err(|error| below("payload", error))?;
+                let Open(wire): Open<Wire<'_>> = json::from_slice(payload).map_err(|error| below("payload", error))?;
                 (Authorized::Permit2(wire.permit2_authorization), wire.signature)
             }
         };
@@ -357,6 +373,12 @@ struct Payload {
     #[serde(skip_serializing_if = "Option::is_none")]
     permit2_authorization: Option<Permit>,
     signature: String,
+}
+
+/// Refuses what is signed for another way to move the money: a facilitator may go by that.
+fn no_other<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
+    let other = Option::<IgnoredAny>::deserialize(deserializer)?;
+    other.map_or(Ok(()), |_| Err(D::Error::custom("a payment holds one authorization")))
 }
 
 fn below(parent: &str, error: JsonError) -> JsonError {

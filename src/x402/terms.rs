@@ -1,13 +1,17 @@
 //! The terms that a 402 carries: those of version 2 in a header and those of version 1 in the body. One answer serves both
 //! generations of clients: the new ones read the header, the old ones the body.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use super::extensions::BAZAAR;
+use super::offer_receipt::OFFER_RECEIPT;
 use super::requirement::{Extra, Requirement};
 use super::{Version, header, reason};
 use crate::evm::Address;
-use crate::json::to_text;
+use crate::json::{canonical_fields, to_text};
 use crate::money::Amount;
 
 /// The resource that is paid for.
@@ -31,10 +35,49 @@ pub struct Resource<'a> {
     pub icon_url: Option<&'a str>,
 }
 
+/// Bytes of the JSON of `PAYMENT-REQUIRED` beyond which parts of it are left out: 7,680 in base64, so that the head of a 402
+/// stays below 8 KB. Node reads no answer with a head beyond 16 KB, and some proxies none beyond 8.
+pub const MAX_HEADER_JSON: usize = 5_760;
+
 /// The terms of version 2, encoded for `PAYMENT-REQUIRED`. `error` says why the request was not served; `extensions` is
 /// the JSON of what is declared, an object, where anything is.
+///
+/// Where that is longer than [`MAX_HEADER_JSON`], what a payer needs least is left out: the description for catalogues, then
+/// the signed offers, then the operator's words. Never a way to pay.
 pub fn to_header(error: &str, resource: Resource<'_>, accepts: &[&Requirement], extensions: Option<&str>) -> String {
-    header::encode(&to_json(error, resource, accepts, extensions))
+    header::encode(&to_short_json(error, resource, accepts, extensions, MAX_HEADER_JSON))
+}
+
+fn to_short_json(
+    error: &str,
+    resource: Resource<'_>,
+    accepts: &[&Requirement],
+    extensions: Option<&str>,
+    longest: usize,
+) -> String {
+    let full = to_json(error, resource, accepts, extensions);
+    if full.len() <= longest {
+        return full;
+    }
+    let declared = extensions.and_then(|json| serde_json::from_str::<&RawValue>(json).ok());
+    let mut declared = declared.and_then(|json| canonical_fields(json).ok());
+    for name in [BAZAAR, OFFER_RECEIPT] {
+        if declared.as_mut().and_then(|declared| declared.remove(name)).is_some() {
+            let shorter = to_json(error, resource, accepts, declared.as_ref().and_then(to_object).as_deref());
+            if shorter.len() <= longest {
+                return shorter;
+            }
+        }
+    }
+    let extensions = declared.as_ref().map_or_else(|| extensions.map(str::to_owned), to_object);
+    let resource = Resource { description: "", service_name: None, tags: &[], icon_url: None, ..resource };
+    to_json(error, resource, accepts, extensions.as_deref())
+}
+
+/// Returns the declared extensions as a JSON object; `None` where there are none. Their names need no escapes.
+fn to_object(declared: &BTreeMap<String, String>) -> Option<String> {
+    let fields: Vec<_> = declared.iter().map(|(name, json)| format!(r#""{name}":{json}"#)).collect();
+    (!fields.is_empty()).then(|| format!("{{{}}}", fields.join(",")))
 }
 
 /// The terms of version 2 as JSON.
@@ -81,6 +124,9 @@ impl Prepared {
     /// The URL in place of which the gap is left.
     pub const GAP: &str = "\0";
 
+    /// Bytes that are kept free for the URL.
+    const USUAL_URL: usize = 256;
+
     /// The terms for what is sold at [`Prepared::GAP`]. `accepts_v1` are the entries for version 1.
     /// `None` where the operator's words are as odd as what marks the gap.
     pub fn new(
@@ -91,16 +137,19 @@ impl Prepared {
     ) -> Option<Self> {
         let gap = to_text(&Self::GAP);
         let split = |json: String| json.split(&gap).map(str::to_owned).collect::<Vec<_>>();
-        let v2 = split(to_json(reason::PAYMENT_REQUIRED, resource, accepts, extensions));
+        let longest = MAX_HEADER_JSON.saturating_sub(Self::USUAL_URL);
+        let v2 = split(to_short_json(reason::PAYMENT_REQUIRED, resource, accepts, extensions, longest));
         let v1 = split(to_v1_body(reason::PAYMENT_REQUIRED, resource, accepts_v1));
         Some(Self { v2: v2.try_into().ok()?, v1 })
     }
 
-    /// Returns what [`to_header`] and [`to_v1_body`] write for this URL.
-    pub fn fill(&self, url: &str) -> (String, String) {
+    /// Returns what [`to_header`] and [`to_v1_body`] write for this URL; `None` in place of a header that would be too long
+    /// with it.
+    pub fn fill(&self, url: &str) -> (Option<String>, String) {
         let url = to_text(&url);
         let [before, behind] = &self.v2;
-        (header::encode(&[before, url.as_str(), behind].concat()), self.v1.join(&url))
+        let json = [before, url.as_str(), behind].concat();
+        ((json.len() <= MAX_HEADER_JSON).then(|| header::encode(&json)), self.v1.join(&url))
     }
 }
 
@@ -171,7 +220,7 @@ mod tests {
                 {
                     let resource = terms.resource(url);
                     let (header, body) = prepared.fill(url);
-                    assert_eq!(header, to_header(reason::PAYMENT_REQUIRED, resource, &accepts, extensions));
+                    assert_eq!(header.unwrap(), to_header(reason::PAYMENT_REQUIRED, resource, &accepts, extensions));
                     assert_eq!(body, to_v1_body(reason::PAYMENT_REQUIRED, resource, &accepts));
                 }
             });

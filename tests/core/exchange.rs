@@ -1381,6 +1381,9 @@ fn a_payment_holds_one_authorization() {
     payment["payload"]["permit2Authorization"] = json!({"from": PAY_TO, "nonce": "1"});
     let request = stage.start(&paid("/weather", &payment));
     assert_eq!(request.story(), "= malformed, reply 400");
+    assert!(request.reason().contains("a payment holds one authorization"));
+    payment["payload"]["permit2Authorization"] = Value::Null;
+    assert_eq!(stage.start(&paid("/weather", &payment)).story(), "claim unproven granted, verify?");
 }
 
 #[test]
@@ -1732,13 +1735,30 @@ fn headers_that_are_no_payment_are_refused_unasked() {
         (with(&|p| p["accepted"]["amount"] = 1000.into()), "accepted.amount"),
         (with(&|p| p["accepted"]["maxTimeoutSeconds"] = "300".into()), "accepted.maxTimeoutSeconds"),
         (with(&|p| p["payload"] = Value::Null), "payload"),
-        (with(&|p| p["payload"]["authorization"]["value"] = 1000.into()), "payload.authorization.value"),
+        (with(&|p| p["payload"]["authorization"]["value"] = json!(1000.5)), "payload.authorization.value"),
+        (with(&|p| p["payload"]["authorization"]["value"] = json!(-1)), "payload.authorization.value"),
+        (
+            header::encode(&good.to_string().replace(r#""value":"1000""#, r#""value":1e3"#)),
+            "payload.authorization.value",
+        ),
+        (with(&|p| p["payload"]["authorization"]["value"] = "".into()), "payload.authorization.value"),
+        (with(&|p| p["payload"]["authorization"]["value"] = Value::Null), "payload.authorization.value"),
+        (with(&|p| p["payload"]["authorization"]["value"] = json!(["1000"])), "payload.authorization.value"),
         (with(&|p| p["payload"]["authorization"]["value"] = "0x3e8".into()), "payload.authorization.value"),
-        (with(&|p| p["payload"]["authorization"]["validBefore"] = 1.into()), "payload.authorization.validBefore"),
+        (with(&|p| p["payload"]["authorization"]["validBefore"] = true.into()), "payload.authorization.validBefore"),
         (with(&|p| p["payload"]["authorization"]["nonce"] = "0x01".into()), "payload.authorization.nonce"),
         (with(&|p| p["payload"]["authorization"]["from"] = "0x1".into()), "payload.authorization.from"),
         (with(&|p| p["payload"]["authorization"]["Nonce"] = "0x".into()), "payload.authorization.Nonce: unknown field"),
         (with(&|p| p["payload"]["Signature"] = "0x".into()), "payload.Signature: unknown field"),
+        (with(&|p| p["payload"]["SIGNATURE"] = Value::Null), "payload.SIGNATURE: unknown field"),
+        (
+            with(&|p| p["payload"]["authorization"]["valid_before"] = "1".into()),
+            "payload.authorization.valid_before: unknown field `valid_before`, expected `validBefore`",
+        ),
+        (
+            with(&|p| p["payload"]["authorization"]["Valid-After"] = "1".into()),
+            "payload.authorization.Valid-After: unknown field",
+        ),
         (with(&|p| p["payload"]["signature"] = "0xabc".into()), "payload.signature"),
         (with(&|p| p["payload"]["signature"] = "abcd".into()), "payload.signature"),
         (with(&|p| p["payload"]["signature"] = Value::Null), "payload.signature"),
@@ -1755,8 +1775,147 @@ fn headers_that_are_no_payment_are_refused_unasked() {
 }
 
 #[test]
+fn what_a_payload_says_besides_is_dropped() {
+    let wallet = Wallet::new(1);
+    for method in ["eip3009", "permit2"] {
+        let mut config = before();
+        config["defaults"]["accepts"] =
+            json!([{"scheme": "exact", "network": "base-sepolia", "asset": "USDC", "transfer_method": method}]);
+        let mut stage = Stage::new(&config);
+        let good = wallet.pay(&entry(&mut stage, "/weather"), 1);
+        let sent = |payment: &Value| {
+            let request = Stage::new(&config).start(&paid("/weather", payment));
+            (request.story(), request.calls.first().map(|call| call.body.clone()))
+        };
+        let plain = sent(&good);
+        assert!(
+            plain.1.as_ref().is_some_and(|body| body.contains(&good["payload"]["signature"].to_string())),
+            "{plain:?}"
+        );
+        let mut more = good.clone();
+        let payload = more["payload"].as_object_mut().unwrap();
+        payload.insert("merchantSignature".to_owned(), Value::Null);
+        payload.insert("note".to_owned(), json!({"Signature": 1, "signature": [1.5, 1e9]}));
+        let signed = if method == "permit2" { "permit2Authorization" } else { "authorization" };
+        payload[signed]["memo"] = "x".into();
+        if method == "permit2" {
+            payload[signed]["witness"]["extra"] = "0x".into();
+            payload[signed]["permitted"]["symbol"] = "USDC".into();
+        }
+        assert_eq!(sent(&more), plain, "{method}");
+        let names: &[(&str, &str)] = if method == "permit2" {
+            &[("witness", "valid-after"), ("witness", "To"), ("permitted", "AMOUNT")]
+        } else {
+            &[]
+        };
+        for (object, name) in names {
+            let mut odd = good.clone();
+            odd["payload"][signed][object][name] = "1".into();
+            let request = Stage::new(&config).start(&paid("/weather", &odd));
+            let reason = format!("payload.permit2Authorization.{object}.{name}: unknown field");
+            assert!(request.reason().contains(&reason), "{}", request.reason());
+        }
+    }
+}
+
+#[test]
+fn numbers_count_however_they_are_written() {
+    let config = before();
+    let good = long_lived(&mut Stage::new(&config));
+    let sent = |json: &str| {
+        let request =
+            Stage::new(&config).start(&head("GET", "/weather", &[("payment-signature", &header::encode(json))]));
+        (request.story(), request.calls.first().map(|call| call.body.clone()))
+    };
+    let plain = sent(&good.to_string());
+    assert!(plain.1.is_some());
+    for (written, otherwise) in [
+        (r#""value":"1000""#, r#""value":1000"#),
+        (r#""value":"1000""#, r#""value" : "01000""#),
+        (r#""validAfter":"0""#, r#""validAfter":0"#),
+        (r#""validAfter":"0""#, r#""validAfter":"000""#),
+        (r#""validBefore":""#, r#""validBefore":"0"#),
+        ("{\"accepted\"", "\u{feff}{\"accepted\""),
+    ] {
+        let json = good.to_string();
+        assert!(json.contains(written), "{json}");
+        assert_eq!(sent(&json.replacen(written, otherwise, 1)), plain, "{otherwise}");
+    }
+    // What was signed is the number.
+    let request = sent(&good.to_string().replace(r#""value":"1000""#, r#""value":1001"#));
+    assert_eq!(request.1, None);
+}
+
+#[test]
+fn one_payment_under_both_names_is_one() {
+    let good = long_lived(&mut Stage::new(&before()));
+    let (one, other) = (encode(&good), encode(&good).trim_end_matches('=').to_owned());
+    let plain = Stage::new(&before()).start(&head("GET", "/weather", &[("payment-signature", &one)]));
+    let both =
+        Stage::new(&before()).start(&head("GET", "/weather", &[("payment-signature", &one), ("x-payment", &other)]));
+    assert_eq!((both.story(), &both.calls[0].body), (plain.story(), &plain.calls[0].body));
+    let mut third = good;
+    third["x402Version"] = 3.into();
+    let third = encode(&third);
+    let request =
+        Stage::new(&before()).start(&head("GET", "/weather", &[("payment-signature", &third), ("x-payment", &third)]));
+    assert!(request.reason().starts_with("PAYMENT-SIGNATURE: x402Version is 3"), "{}", request.reason());
+}
+
+#[test]
+fn a_402_keeps_its_header_short() {
+    let networks = ["base", "base-sepolia", "polygon", "optimism", "arbitrum", "avalanche"];
+    let entries = |networks: &[&str]| -> Value {
+        networks.iter().map(|network| json!({"scheme": "exact", "network": network, "asset": "USDC"})).collect()
+    };
+    let properties: Value = (0..40)
+        .map(|index| (format!("property_{index}"), json!({"type": "string", "description": "x".repeat(45)})))
+        .collect::<serde_json::Map<_, _>>()
+        .into();
+    let schema = json!({"type": "object", "properties": properties});
+    let mut config = before();
+    config["defaults"]["accepts"] = entries(&networks);
+    let small = Stage::new(&config);
+    assert_eq!(small.config.warnings, [""; 0]);
+    let mut route = config["routes"][0].clone();
+    route["match"] = json!({"methods": ["GET"], "path": "/big"});
+    route["description"] = "What it sells".into();
+    route["extensions"] = json!({
+        "payment_identifier": "required",
+        "bazaar": {"query": {"a": "1"}, "output": {"ok": true}, "output_schema": schema},
+    });
+    config["routes"] = json!([route]);
+    let key = format!("0x{}", "11".repeat(32));
+    for (has_offers, url, left) in [
+        (false, "/big".to_owned(), vec!["payment-identifier"]),
+        (false, format!("/big?{}", "x".repeat(600)), vec!["payment-identifier"]),
+        (true, "/big".to_owned(), vec!["payment-identifier"]),
+    ] {
+        if has_offers {
+            config["offer_receipt"] = json!({"key": key, "offers": true});
+            config["origins"] = json!(["http://api.example.com"]);
+        }
+        let mut stage = Stage::new(&config);
+        let [warning] = stage.config.warnings.as_slice() else { panic!("{:?}", stage.config.warnings) };
+        assert!(warning.starts_with("routes[0].extensions: is too long for the header of a 402"), "{warning}");
+        let request = stage.start(&head("GET", &url, &[]));
+        let header = request.reply_header("payment-required").unwrap();
+        assert!(header.len() < 7_700, "{}", header.len());
+        let terms = decode(header);
+        assert_eq!(terms["accepts"].as_array().unwrap().len(), networks.len());
+        let extensions: Vec<_> = terms["extensions"].as_object().unwrap().keys().map(String::as_str).collect();
+        assert!(left.iter().all(|name| extensions.contains(name)), "{extensions:?}");
+        assert!(!extensions.contains(&"bazaar"), "{extensions:?}");
+        assert_eq!(terms["resource"]["url"], format!("http://api.example.com{url}"));
+    }
+}
+
+#[test]
 fn one_payment_header_is_enough() {
     let good = encode(&long_lived(&mut Stage::new(&after())));
+    let mut second = long_lived(&mut Stage::new(&after()));
+    second["payload"]["signature"] = "0x".into();
+    let second = encode(&second);
     for (headers, story, reason) in [
         (
             vec![("payment-signature", &good), ("Payment-Signature", &good)],
@@ -1764,7 +1923,7 @@ fn one_payment_header_is_enough() {
             "more than one payment header; send one PAYMENT-SIGNATURE, or one X-PAYMENT",
         ),
         (
-            vec![("payment-signature", &good), ("x-payment", &good)],
+            vec![("payment-signature", &good), ("x-payment", &second)],
             "= malformed, reply 400",
             "more than one payment header; send one PAYMENT-SIGNATURE, or one X-PAYMENT",
         ),
@@ -2285,7 +2444,8 @@ fn nothing_that_a_client_or_a_facilitator_says_forges_a_line_of_a_log() {
         Wallet::new(1).pay(&terms["accepts"][0], nonce)
     };
     let mut unknown_key = payment(&mut stage, 1);
-    unknown_key["payload"][EVIL] = 1.into();
+    let signs = EVIL.replace(char::is_alphanumeric, "");
+    unknown_key["payload"][format!("SIGNATURE{signs}")] = 1.into();
     let mut wrong_type = payment(&mut stage, 2);
     wrong_type["payload"]["signature"] = json!({ EVIL: EVIL });
     let mut wrong_value = payment(&mut stage, 3);

@@ -131,6 +131,18 @@ fn a_settlement_that_is_refused_gives_a_receipt_of_version_1() {
 }
 
 #[test]
+fn under_both_names_the_version_is_the_one_that_the_payment_says() {
+    let mut stage = stage(|config| config["defaults"]["settle"] = "after".into());
+    let payment = in_v1(&Wallet::new(1).pay(&entry(&mut stage, "/weather"), 1));
+    let value = encode(&payment);
+    let head = head("GET", "/weather", &[("payment-signature", &value), ("x-payment", &value)]);
+    let request = play(&mut stage, &head, [valid(), upstream(200), settled_v1()]);
+    assert_eq!(request.record.as_ref().unwrap().outcome, Outcome::Served);
+    let body: Value = serde_json::from_str(&request.calls[0].body).unwrap();
+    assert_eq!((&body["x402Version"], &body["paymentPayload"]), (&json!(1), &payment));
+}
+
+#[test]
 fn malformed_payments_of_version_1_name_their_header() {
     for (value, reason) in [
         ("!!!".to_owned(), "X-PAYMENT is not standard base64"),

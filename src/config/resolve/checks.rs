@@ -13,7 +13,9 @@ use crate::route::overrides::is_override;
 use crate::route::{Matcher, RouteTable};
 use crate::x402::Requirement;
 use crate::x402::offer_receipt::Issuer;
+use crate::x402::reason::PAYMENT_REQUIRED;
 use crate::x402::requirement::{Rail, Scheme};
+use crate::x402::terms::{MAX_HEADER_JSON, Resource, to_json};
 
 /// Returns the terms of the priced routes.
 fn terms(routes: &[Route]) -> impl Iterator<Item = &Arc<RouteTerms>> {
@@ -113,6 +115,7 @@ pub(super) fn warnings(
         }
         if let Some(terms) = &route.terms {
             warn_of_terms(&mut warnings, &path, terms, is_hosted);
+            warn_of_length(&mut warnings, &path, terms, issuer);
         }
     }
     warnings.0
@@ -217,6 +220,29 @@ fn warn_of_terms(warnings: &mut Warnings, path: &str, terms: &RouteTerms, is_hos
     if terms.settlement_overrides && !any(|offer| offer.requirement.scheme == Scheme::Upto) {
         let text = "is of no effect: only scheme upto charges what the upstream names";
         warnings.add(path, "settlement_overrides", text);
+    }
+}
+
+/// Warns where not all of the terms goes into the header of a 402, or so much that clients cannot read it.
+fn warn_of_length(warnings: &mut Warnings, path: &str, terms: &RouteTerms, issuer: Option<&Issuer>) {
+    /// Bytes of JSON that each signed offer takes, and their schema: about so many.
+    const OFFER: usize = 550;
+    const OFFER_SCHEMA: usize = 1_100;
+    const USUAL_URL: &str = "https://api.example.com/a/path/of/usual/length";
+    let (accepts, resource) = (terms.requirements(), terms.resource(USUAL_URL));
+    let offers = match issuer.filter(|issuer| issuer.signs_offers) {
+        Some(_) => accepts.len().saturating_mul(OFFER).saturating_add(OFFER_SCHEMA),
+        None => 0,
+    };
+    let is_long = |json: String, more: usize| json.len().saturating_add(more) > MAX_HEADER_JSON;
+    let least = Resource { description: "", service_name: None, tags: &[], icon_url: None, ..resource };
+    if is_long(to_json(PAYMENT_REQUIRED, least, &accepts, None), 0) {
+        let text = "has so many entries that the header of a 402 is longer than 8 KB, which not all clients can read; take fewer";
+        warnings.add(path, "accepts", text);
+    } else if is_long(to_json(PAYMENT_REQUIRED, resource, &accepts, terms.extensions.declared.as_deref()), offers) {
+        let text = "is too long for the header of a 402 (8 KB): bazaar, signed offers and description are left out of it, in this order, until it fits; \
+            shorten the schemas, or take fewer entries in accepts";
+        warnings.add(path, "extensions", text);
     }
 }
 

@@ -6,7 +6,7 @@
  * within a round. What a whole core would serve is figured from the processor time that a request takes: on a machine
  * that is shared that varies far less than what the clock says.
  */
-import { buildTools, load, machine, median, OTHER_CORE, routesTo, run, SERVER_CORE, startAuthorizing, startAxum, startEnvoy, startExpress, startFacilitatorStub, startGate, startIdle, startUpstream, stopAll } from "./stand.mjs";
+import { buildTools, load, machine, median, OTHER_CORE, routesTo, run, SERVER_CORE, startAuthorizing, startAxum, startEnvoy, startExpress, startFacilitatorStub, startGateway, startIdle, startUpstream, stopAll } from "./stand.mjs";
 import { assemble } from "./ceiling.mjs";
 import { grouped, table, writeBars, writePart } from "./report.mjs";
 
@@ -40,11 +40,11 @@ async function answerOf(server) {
 }
 
 const plain = await startEnvoy({ name: "plain", routes: routesTo("upstream"), clusters: { upstream: upstream.port } });
-const remote = await startGate({ name: "remote", upstream, facilitator, routes });
-const local = await startGate({ name: "local", upstream, facilitator, routes, verify: "local" });
+const remote = await startGateway({ name: "remote", upstream, facilitator, routes });
+const local = await startGateway({ name: "local", upstream, facilitator, routes, verify: "local" });
 const empty = await startIdle({ name: "empty", upstream, module: assemble(run.path, "empty") });
 const constant = await startIdle({ name: "constant", upstream, module: assemble(run.path, "constant", await answerOf(remote)) });
-const quiet = await startGate({ name: "quiet", upstream, facilitator, routes, verify: "local", logLevel: "warn" });
+const quiet = await startGateway({ name: "quiet", upstream, facilitator, routes, verify: "local", logLevel: "warn" });
 const express = await startExpress({ name: "express", facilitator });
 const expressBefore = await startExpress({ name: "express-before", facilitator, settle: "before" });
 const axum = await startAxum({ name: "axum", facilitator, upstream });
@@ -176,7 +176,7 @@ function report() {
   /** What a callout more takes of Envoy. */
   const callout = middle(c.after, ({ cpu_us: us }) => us) - middle(c.localAfter, ({ cpu_us: us }) => us);
 
-  // No gate in Envoy serves more than Envoy does that only proxies, and none that recovers a signer more than that leaves.
+  // No gateway in Envoy serves more than Envoy does that only proxies, and none that recovers a signer more than that leaves.
   const ceilings = {
     express: ratio(c.proxied, c.expressAfter),
     axum: ratio(c.proxied, c.axumAfter),

@@ -4,7 +4,7 @@
  */
 import { request } from "node:http";
 import { setTimeout as sleep } from "node:timers/promises";
-import { startRooms, startStage } from "../stage/stage.mjs";
+import { startBackends, startStage } from "../stage/stage.mjs";
 import { startFakeFacilitator } from "../tests/e2e/fake-facilitator.mjs";
 import { permit2Entry, signPermit2Payment } from "../tests/e2e/permit2.mjs";
 
@@ -12,7 +12,7 @@ const ROUNDS = Number(process.argv[2] ?? 200);
 const PATH = "/v1/chat/completions";
 const body = JSON.stringify({ model: "fake-echo-1", messages: [{ role: "user", content: "Hello" }], max_tokens: 50, stream: true });
 
-const rooms = await startRooms({ label: "bench" });
+const backends = await startBackends({ label: "bench" });
 const facilitator = await startFakeFacilitator();
 const settler = permit2Entry("upto", "1").extra.facilitatorAddress;
 const kind = { x402Version: 2, scheme: "upto", network: "eip155:84532", extra: { facilitatorAddress: settler } };
@@ -24,9 +24,9 @@ const plugin = {
   defaults: { pay_to: "0x3C44CdDdB6a900fa2b585dd299e03d12FA4293BC", accepts },
   routes: [{ match: { path: PATH }, price }],
 };
-const gates = {
-  "plain Envoy": await startStage({ rooms, wasm: null }),
-  "paid by upto": await startStage({ rooms, plugin, facilitator: facilitator.url, allowOnHeadersStopIteration: true }),
+const gateways = {
+  "plain Envoy": await startStage({ backends, wasm: null }),
+  "paid by upto": await startStage({ backends, plugin, facilitator: facilitator.url, allowOnHeadersStopIteration: true }),
 };
 
 /** Milliseconds from sending the request to the first byte of its response's body. */
@@ -51,10 +51,10 @@ async function paymentFor(port) {
 
 const at = (sorted, part) => sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * part))];
 try {
-  while ((await firstByte(gates["paid by upto"].envoy.port, {})).status !== 402) await sleep(50);
-  const times = Object.fromEntries(Object.keys(gates).map((name) => [name, []]));
+  while ((await firstByte(gateways["paid by upto"].envoy.port, {})).status !== 402) await sleep(50);
+  const times = Object.fromEntries(Object.keys(gateways).map((name) => [name, []]));
   for (let round = 0; round < ROUNDS; round++) {
-    for (const [name, { envoy }] of Object.entries(gates)) {
+    for (const [name, { envoy }] of Object.entries(gateways)) {
       const headers = name === "plain Envoy" ? {} : await paymentFor(envoy.port);
       const { ms, status } = await firstByte(envoy.port, headers);
       if (status !== 200) throw new Error(`${name}: ${status}`);
@@ -69,7 +69,7 @@ try {
     console.log(`${name.padEnd(44)} ${p50.toFixed(2).padStart(7)} ms ${p99.toFixed(2).padStart(7)} ms   ${p50 >= base ? "+" : ""}${(p50 - base).toFixed(2)} ms`);
   }
 } finally {
-  for (const gate of Object.values(gates)) await gate.stop();
+  for (const gateway of Object.values(gateways)) await gateway.stop();
   await facilitator.stop();
-  await rooms.stop();
+  await backends.stop();
 }

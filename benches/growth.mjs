@@ -9,7 +9,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { checkout } from "../stage/processes.mjs";
 import { loadModule } from "./host.mjs";
-import { buildTools, DEFAULTS, load, machine, median, run, SERVER_CORE, startFacilitatorStub, startGate, startUpstream, stopAll } from "./stand.mjs";
+import { buildTools, DEFAULTS, load, machine, median, run, SERVER_CORE, startFacilitatorStub, startGateway, startUpstream, stopAll } from "./stand.mjs";
 import { grouped, table, writeLines, writePart } from "./report.mjs";
 
 const argument = (name) => process.argv[process.argv.indexOf(`--${name}`) + 1];
@@ -91,14 +91,14 @@ const priced = (path, more) => ({ match: { methods: ["GET"], path }, price: "$0.
 const WEATHER = priced("/weather");
 
 const statusOf = { free: 200, honest: 200, unpaid: 402, forged: 402, misdirected: 402 };
-const ask = (gate, kinds, more) =>
-  load({ port: gate.port, pid: gate.pid, path: "/weather", kinds, expect: kinds.split(",").map((kind) => statusOf[kind]).join(","), payments: 7_000, seconds: SECONDS, ...more });
+const ask = (gateway, kinds, more) =>
+  load({ port: gateway.port, pid: gateway.pid, path: "/weather", kinds, expect: kinds.split(",").map((kind) => statusOf[kind]).join(","), payments: 7_000, seconds: SECONDS, ...more });
 
 /** Processor time of a free, an unpaid and a paid request, in microseconds, and the memory at the end. */
-async function costs(gate, more) {
+async function costs(gateway, more) {
   const all = { free: [], unpaid: [], honest: [] };
   let resident;
-  const asked = (kind) => ask(gate, kind, kind === "free" ? { path: "/direct" } : more);
+  const asked = (kind) => ask(gateway, kind, kind === "free" ? { path: "/direct" } : more);
   for (const kind of Object.keys(all)) await asked(kind); // V8 compiles what is hot.
   for (let round = 0; round < ROUNDS; round++) {
     for (const [kind, list] of Object.entries(all)) {
@@ -121,46 +121,46 @@ try {
   for (const count of ROUTES) {
     const routes = [...Array.from({ length: count - 1 }, (_, index) => priced(`/v1/things-${index % 97}/${index}/{id}`)), WEATHER];
     const begun = performance.now();
-    const gate = await startGate({ name: `routes-${count}`, upstream, facilitator, routes, verify: "local" });
+    const gateway = await startGateway({ name: `routes-${count}`, upstream, facilitator, routes, verify: "local" });
     const startup = performance.now() - begun;
-    byRoutes.push({ count, startup, ...(await costs(gate)) });
-    await gate.stop();
+    byRoutes.push({ count, startup, ...(await costs(gateway)) });
+    await gateway.stop();
     console.log("routes", byRoutes.at(-1));
   }
 
   for (const count of ACCEPTS) {
     // The one that is paid by stands last.
     const accepts = [...NETWORKS.slice(0, count - 1), "base-sepolia"].map(entry);
-    const gate = await startGate({ name: `accepts-${count}`, upstream, facilitator, routes: [WEATHER], verify: "local", defaults: { ...DEFAULTS, accepts } });
-    byAccepts.push({ count, ...(await costs(gate, { entry: count - 1 })) });
-    await gate.stop();
+    const gateway = await startGateway({ name: `accepts-${count}`, upstream, facilitator, routes: [WEATHER], verify: "local", defaults: { ...DEFAULTS, accepts } });
+    byAccepts.push({ count, ...(await costs(gateway, { entry: count - 1 })) });
+    await gateway.stop();
     console.log("accepts", byAccepts.at(-1));
   }
 
   {
     // Long enough that none is forgotten while the ledger fills.
     const defaults = { ...DEFAULTS, max_timeout_seconds: 7200 };
-    const gate = await startGate({ name: "ledger", upstream, facilitator, routes: [WEATHER], verify: "local", defaults });
+    const gateway = await startGateway({ name: "ledger", upstream, facilitator, routes: [WEATHER], verify: "local", defaults });
     for (let claims = 0; claims < CLAIMS; claims += CHUNK) {
-      const { cpu_us: us, rss_kb: kb } = await ask(gate, "honest", { payments: CHUNK, seconds: 600, warmup: 0.05 });
+      const { cpu_us: us, rss_kb: kb } = await ask(gateway, "honest", { payments: CHUNK, seconds: 600, warmup: 0.05 });
       byClaims.push({ claims: claims + CHUNK, us, resident: kb / 1024 });
       console.log("claims", byClaims.at(-1));
     }
-    await gate.stop();
+    await gateway.stop();
   }
 
   {
     // Short enough that the ledger forgets as much as it learns for most of the time.
     const defaults = { ...DEFAULTS, max_timeout_seconds: 60 };
-    const gate = await startGate({ name: "soak", upstream, facilitator, routes: [WEATHER], verify: "remote", defaults });
+    const gateway = await startGateway({ name: "soak", upstream, facilitator, routes: [WEATHER], verify: "remote", defaults });
     const chunk = Math.min(20_000, SOAK);
     for (let requests = 0; requests < SOAK; ) {
-      const { rss_kb: kb, cpu_us: us } = await ask(gate, "unpaid,forged,misdirected,honest", { most: chunk, payments: chunk / 4, seconds: 600, warmup: 0.05 });
+      const { rss_kb: kb, cpu_us: us } = await ask(gateway, "unpaid,forged,misdirected,honest", { most: chunk, payments: chunk / 4, seconds: 600, warmup: 0.05 });
       requests += chunk;
       bySoak.push({ requests, us, resident: kb / 1024 });
       console.log("soak", bySoak.at(-1));
     }
-    await gate.stop();
+    await gateway.stop();
   }
   if (!isQuick) {
     report();

@@ -9,7 +9,7 @@ const HEADING = `# Results
 
 Written by \`make bench\`, \`make growth\` and \`make profile\`: each writes its own part anew. Figures of one part
 come from one run on one machine. The facilitator is a stub that says yes at once and moves no money, so that what is
-measured is the gate and not a chain; a real facilitator takes longer than everything here together.
+measured is the gateway and not a chain; a real facilitator takes longer than everything here together.
 `;
 
 /** Puts a part of RESULTS.md in the place of its last version. */

@@ -195,7 +195,7 @@ export const DEFAULTS = {
 };
 
 /** Envoy with the filter in front of the upstream. `priced` are its routes; what they leave is free. */
-export function startGate({ name, upstream, facilitator, verify = "remote", routes, defaults = DEFAULTS, more = {}, logLevel }) {
+export function startGateway({ name, upstream, facilitator, verify = "remote", routes, defaults = DEFAULTS, more = {}, logLevel }) {
   if (!existsSync(WASM)) throw new Error(`${WASM} is not there: run \`make build\``);
   const plugin = { facilitator: { cluster: "facilitator", url: facilitator.url, verify }, defaults, routes, unmatched: "free", ...more };
   return startEnvoy({

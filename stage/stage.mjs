@@ -1,6 +1,6 @@
 /**
- * The whole stage in one call: chain, facilitator and model server (the rooms), and Envoy with the filter in
- * front of them. Rooms may be shared by several Envoys, one after the other or side by side.
+ * The whole stage in one call: chain, facilitator and model server (the backends), and Envoy with the filter in
+ * front of them. Backends may be shared by several Envoys, one after the other or side by side.
  */
 import { startChain } from "./chain.mjs";
 import { startEnvoy } from "./envoy.mjs";
@@ -38,27 +38,27 @@ function endings() {
  * @param {number} [options.interval] seconds between the chain's own blocks, see startChain
  * @param {number} [options.chunkDelay] see startInference
  * @param {boolean} [options.keepLogs] leave the run directory behind when stopped; `KEEP_LOGS=1` does it too
- * @returns {Promise<Rooms>}
+ * @returns {Promise<Backends>}
  *
- * @typedef {object} Rooms
+ * @typedef {object} Backends
  * @property {import("./chain.mjs").Chain} chain
  * @property {import("./facilitator.mjs").Facilitator} facilitator
  * @property {import("./inference.mjs").Inference} inference
  * @property {Awaited<ReturnType<typeof claimPorts>>} ports `spareN` are free
  * @property {ReturnType<typeof makeRunDirectory>} run where the logs are
- * @property {Record<string, number>} startup milliseconds that each room took
+ * @property {Record<string, number>} startup milliseconds that each backend took
  * @property {() => Promise<void>} stop
  */
-export async function startRooms({ label = "stage", exactLabel = false, balances, interval, chunkDelay, keepLogs } = {}) {
+export async function startBackends({ label = "stage", exactLabel = false, balances, interval, chunkDelay, keepLogs } = {}) {
   await sweepDeadRuns();
   const ends = endings();
   const startup = {};
   const timed = async (name, starting) => {
     const started = performance.now();
-    const room = await starting;
+    const backend = await starting;
     startup[name] = performance.now() - started;
-    ends.add(room.stop);
-    return room;
+    ends.add(backend.stop);
+    return backend;
   };
   const run = makeRunDirectory(label, { exact: exactLabel });
   try {
@@ -85,43 +85,43 @@ export async function startRooms({ label = "stage", exactLabel = false, balances
 let serial = 0;
 
 /**
- * Starts Envoy with the filter in front of the rooms; starts the rooms too unless it is given some.
+ * Starts Envoy with the filter in front of the backends; starts the backends too unless it is given some.
  *
- * @param {object} [options] besides these, everything that startEnvoy and startRooms take
- * @param {Rooms} [options.rooms] rooms to share; they stay when this stage is stopped
+ * @param {object} [options] besides these, everything that startEnvoy and startBackends take
+ * @param {Backends} [options.backends] backends to share; they stay when this stage is stopped
  * @param {object | string} [options.plugin] the filter's configuration; without it the demo's. An object without
  *   `facilitator` is given the stage's
  * @param {"official" | string} [options.facilitator] `official`, or the URL (http, 127.0.0.1 or an address) of
  *   another one: the cluster `facilitator` then leads there
  * @param {number} [options.concurrency] Envoy's workers
- * @returns {Promise<Rooms & {envoy: import("./envoy.mjs").Envoy, url: string}>} `url` is the gateway's
+ * @returns {Promise<Backends & {envoy: import("./envoy.mjs").Envoy, url: string}>} `url` is the gateway's
  */
-export async function startStage({ rooms: shared, plugin, facilitator = "official", clusters, label, balances, interval, chunkDelay, keepLogs, exactLabel, ...rest } = {}) {
+export async function startStage({ backends: shared, plugin, facilitator = "official", clusters, label, balances, interval, chunkDelay, keepLogs, exactLabel, ...rest } = {}) {
   const ends = endings();
-  const rooms = shared ?? (await startRooms({ label, exactLabel, balances, interval, chunkDelay, keepLogs }));
-  if (!shared) ends.add(rooms.stop);
+  const backends = shared ?? (await startBackends({ label, exactLabel, balances, interval, chunkDelay, keepLogs }));
+  if (!shared) ends.add(backends.stop);
   try {
-    // The block that the rooms claimed has room for one Envoy only.
-    const ports = shared ? await claimPorts() : rooms.ports;
+    // The block that the backends claimed has room for one Envoy only.
+    const ports = shared ? await claimPorts() : backends.ports;
     if (shared) ends.add(ports.release);
-    const at = new URL(facilitator === "official" ? rooms.facilitator.url : facilitator);
+    const at = new URL(facilitator === "official" ? backends.facilitator.url : facilitator);
     const endpoint = { address: at.hostname, port: Number(at.port || 80) };
     const given = typeof plugin === "object" && plugin !== null && !("facilitator" in plugin);
     const started = performance.now();
     const envoy = await startEnvoy({
-      run: rooms.run,
+      run: backends.run,
       name: shared ? `envoy-${++serial}` : "envoy",
       port: ports.gateway,
       adminPort: ports.gatewayAdmin,
-      apiPort: rooms.inference.port,
-      facilitatorPort: rooms.facilitator.port,
+      apiPort: backends.inference.port,
+      facilitatorPort: backends.facilitator.port,
       plugin: given ? { facilitator: { cluster: "facilitator", url: at.href.replace(/\/$/, "") }, ...plugin } : plugin,
       clusters: { ...(facilitator !== "official" && { facilitator: endpoint }), ...clusters },
       ...rest,
     });
     ends.add(envoy.stop);
-    const startup = { ...rooms.startup, envoy: performance.now() - started };
-    return { ...rooms, ports, startup, envoy, url: envoy.url, stop: ends.run };
+    const startup = { ...backends.startup, envoy: performance.now() - started };
+    return { ...backends, ports, startup, envoy, url: envoy.url, stop: ends.run };
   } catch (error) {
     await ends.run().catch(() => {});
     throw error;

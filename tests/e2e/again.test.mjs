@@ -11,8 +11,8 @@ import {
   eventually,
   headerSeen,
   latch,
-  openGate,
-  openRooms,
+  openGateway,
+  openBackends,
   pay,
   paying,
   paymentFor,
@@ -27,13 +27,13 @@ const AFTER = { name: "after", match: { path: "/after/{*rest}" }, price: "$0.002
 const JOINT = { name: "joint", match: { path: "/joint/{*rest}" }, price: "$0.002", settle: "concurrent" };
 const ROUTES = [UPFRONT, AFTER, JOINT];
 
-const rooms = await openRooms();
+const backends = await openBackends();
 const managerOf = ({ static_resources: { listeners } }) => listeners[0].filter_chains[0].filters[0].typed_config;
 
 const SAID = ["id", "payer", "network", "amount", "transaction"].map((name) => `x-x402-${name}`);
 
 // The proxy follows redirects of the upstream by itself, and shows it nothing of what the filter says.
-const redirecting = await openGate(rooms, {
+const redirecting = await openGateway(backends, {
   plugin: pluginOf({ routes: ROUTES }),
   edit(bootstrap) {
     const { route_config: table } = managerOf(bootstrap);
@@ -46,7 +46,7 @@ const redirecting = await openGate(rooms, {
   },
 });
 
-const twice = await openGate(rooms, {
+const twice = await openGateway(backends, {
   plugin: pluginOf({ routes: ROUTES }),
   edit(bootstrap) {
     const { http_filters: filters } = managerOf(bootstrap);
@@ -55,7 +55,7 @@ const twice = await openGate(rooms, {
   },
 });
 
-const plain = await openGate(rooms, { plugin: pluginOf({ routes: ROUTES }) });
+const plain = await openGateway(backends, { plugin: pluginOf({ routes: ROUTES }) });
 
 /** An upstream that sends whoever asks for a priced path elsewhere. */
 const elsewhere = (location) => (request, response) => {

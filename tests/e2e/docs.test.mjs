@@ -13,7 +13,7 @@ import { ENVOY } from "../../stage/envoy.mjs";
 import { checkout, startProcess, until } from "../../stage/processes.mjs";
 import { startStage } from "../../stage/stage.mjs";
 import { startFakeFacilitator } from "./fake-facilitator.mjs";
-import { eventually, openRooms, payTo } from "./support.mjs";
+import { eventually, openBackends, payTo } from "./support.mjs";
 
 const read = (page) => readFileSync(join(checkout, page), "utf8");
 const chapters = readdirSync(join(checkout, "docs"), { recursive: true }).filter((file) => file.endsWith(".md")).sort();
@@ -24,9 +24,9 @@ const examples = pages.flatMap((page) =>
   [...read(page).matchAll(/^ *```ya?ml\n(.*?)^ *```/gms)].map(([, text], index) => [page, index + 1, parse(text)]),
 );
 
-const rooms = await openRooms();
+const backends = await openBackends();
 const fake = await startFakeFacilitator();
-rooms.atEnd(fake.stop);
+backends.atEnd(fake.stop);
 // One that settles whatever the examples name.
 const extra = { facilitatorAddress: "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266", feePayer: "4grnnLTN5ehuHguSUwtNYnYTwTGHn1rtfTsQrDB7PoLP" };
 const kinds = ["exact", "upto"].flatMap((scheme) =>
@@ -43,7 +43,7 @@ test("README and chapters have examples, and each is a whole configuration", () 
 
 for (const [page, number, plugin] of examples) {
   test(`${page}: example ${number} goes live, and its first route asks for payment`, async () => {
-    const stage = await startStage({ rooms, plugin, facilitator: fake.url, allowOnHeadersStopIteration: true });
+    const stage = await startStage({ backends, plugin, facilitator: fake.url, allowOnHeadersStopIteration: true });
     try {
       const [{ match }] = plugin.routes;
       const path = match.path.replace(/\{.*\}/, "x");
@@ -71,12 +71,12 @@ test("The README shows the configuration that `make run` gives the filter", () =
 });
 
 test("Envoy takes what `make run` writes, and sells an API of one's own", async () => {
-  const { spare1: port, spare2: admin } = rooms.ports;
-  const api = `http://127.0.0.1:${rooms.inference.port}`;
+  const { spare1: port, spare2: admin } = backends.ports;
+  const api = `http://127.0.0.1:${backends.inference.port}`;
   const { stdout, stderr } = run("--api", api, "--pay-to", payTo, "--listen", `${port}`, "--admin", `${admin}`, "--print");
   assert.equal(stderr, "");
   assert.doesNotMatch(stdout, /\$\{/);
-  const file = join(rooms.run.path, "own-api.yaml");
+  const file = join(backends.run.path, "own-api.yaml");
   writeFileSync(file, stdout);
   execFileSync(ENVOY, ["--mode", "validate", "-c", file, "--disable-hot-restart"], { stdio: "pipe" });
 
@@ -85,13 +85,13 @@ test("Envoy takes what `make run` writes, and sells an API of one's own", async 
   const facilitator = bootstrap.static_resources.clusters.find(({ name }) => name === "facilitator");
   delete facilitator.transport_socket;
   const [{ endpoint }] = facilitator.load_assignment.endpoints[0].lb_endpoints;
-  endpoint.address.socket_address = { address: "127.0.0.1", port_value: rooms.facilitator.port };
+  endpoint.address.socket_address = { address: "127.0.0.1", port_value: backends.facilitator.port };
   const { config } = bootstrap.static_resources.listeners[0].filter_chains[0].filters[0].typed_config.http_filters[0].typed_config;
-  config.configuration.value.facilitator.url = rooms.facilitator.url;
+  config.configuration.value.facilitator.url = backends.facilitator.url;
   writeFileSync(`${file}.json`, JSON.stringify(bootstrap));
 
   const args = ["-c", `${file}.json`, "--disable-hot-restart", "--concurrency", "1"];
-  const envoy = startProcess({ name: "own-api", command: ENVOY, args, run: rooms.run });
+  const envoy = startProcess({ name: "own-api", command: ENVOY, args, run: backends.run });
   try {
     await until(async () => (await fetch(`http://127.0.0.1:${admin}/ready`)).ok, { what: "Envoy", process: envoy });
     const url = `http://127.0.0.1:${port}/weather`;

@@ -23,9 +23,9 @@ import { generatePrivateKey, privateKeyToAccount } from "viem/accounts";
 import { toClientEvmSigner } from "@x402/evm";
 import { startFacilitator } from "../../stage/facilitator.mjs";
 import { EIP2612_GAS_SPONSORING, declareEip2612GasSponsoringExtension, declareErc20ApprovalGasSponsoringExtension } from "@x402/extensions";
-import { ask, assertServed, assertTerms, DEFAULTS, eventually, NETWORK, openGate, openRooms, pay, payerAccount, pluginOf, signPayment, since } from "./support.mjs";
+import { ask, assertServed, assertTerms, DEFAULTS, eventually, NETWORK, openGateway, openBackends, pay, payerAccount, pluginOf, signPayment, since } from "./support.mjs";
 
-const rooms = await openRooms();
+const backends = await openBackends();
 const [usdc] = DEFAULTS.accepts;
 const query = {
   query: { city: "Paris", days: 3 },
@@ -47,9 +47,9 @@ const routes = [
   { match: { path: "/required" }, price: "$0.001", extensions: { payment_identifier: "required" } },
   { match: { path: "/permit2" }, price: "$0.001", accepts: [{ ...usdc, transfer_method: "permit2" }, usdc] },
 ];
-const gate = await openGate(rooms, { plugin: pluginOf({ routes }) });
+const gateway = await openGateway(backends, { plugin: pluginOf({ routes }) });
 
-const declared = async (target, method) => (await ask(gate, target, { method })).terms.extensions;
+const declared = async (target, method) => (await ask(gateway, target, { method })).terms.extensions;
 
 for (const [method, target, template] of [
   ["GET", "/query"],
@@ -58,7 +58,7 @@ for (const [method, target, template] of [
   ["GET", "/cities/Rome/days/7", "/cities/:city/days/:day"],
 ]) {
   test(`bazaar: what ${method} ${target} takes and gives is valid, and can be read`, async () => {
-    const terms = (await ask(gate, target, { method })).terms;
+    const terms = (await ask(gateway, target, { method })).terms;
     const { bazaar } = terms.extensions;
     assert.deepEqual(validateDiscoveryExtension(bazaar), { valid: true });
     const warnings = [];
@@ -79,14 +79,14 @@ test("bazaar: the examples are those of the configuration, in the terms and in t
   assert.deepEqual(info.input, { type: "http", method: "GET", queryParams: query.query });
   assert.deepEqual(info.output, { type: "json", example: query.output });
   assert.deepEqual((await declared("/body", "POST")).bazaar.info.input, { type: "http", method: "POST", bodyType: "json", body: body.body });
-  const { items } = (await ask(gate, "/.well-known/x402")).json();
+  const { items } = (await ask(gateway, "/.well-known/x402")).json();
   assert.deepEqual(items[0].extensions.bazaar.info, info);
   assert.equal(items[4].extensions, undefined);
 });
 
 /** A payment of its own, with a name for it. */
 async function named(target, id) {
-  const { accepts, resource, extensions } = (await ask(gate, target)).terms;
+  const { accepts, resource, extensions } = (await ask(gateway, target)).terms;
   return { ...(await signPayment(accepts[0], { resource })), extensions: appendPaymentIdentifierToExtensions(structuredClone(extensions), id) };
 }
 
@@ -95,17 +95,17 @@ test("payment-identifier: the same name and payment get the ledger's answer, ano
     const extension = (await declared(target))["payment-identifier"];
     assert.deepEqual(validatePaymentIdentifier(extension), { valid: true });
     assert.equal(isPaymentIdentifierRequired(extension), target === "/required");
-    const mark = await since(gate);
+    const mark = await since(gateway);
     const id = generatePaymentId();
     const payment = await named(target, id);
-    assertServed(await pay(gate, target, payment));
-    assertTerms(await pay(gate, target, payment), "invalid_exact_evm_nonce_already_used");
-    const conflict = await pay(gate, target, await named(target, id));
+    assertServed(await pay(gateway, target, payment));
+    assertTerms(await pay(gateway, target, payment), "invalid_exact_evm_nonce_already_used");
+    const conflict = await pay(gateway, target, await named(target, id));
     assert.equal(conflict.status, 409);
     assert.match(conflict.json().error, /payment-identifier/);
     assert.equal(mark.seen().length, 1);
     assert.equal((await mark.transfers()).length, 1);
-    assertServed(await pay(gate, target, await named(target, generatePaymentId())));
+    assertServed(await pay(gateway, target, await named(target, generatePaymentId())));
   }
 });
 
@@ -117,14 +117,14 @@ test("payment-identifier: one that is wanted and missing, or malformed, is refus
   ]) {
     const payment = await named(target, generatePaymentId());
     change(payment);
-    const answer = await pay(gate, target, payment);
+    const answer = await pay(gateway, target, payment);
     assert.equal(answer.status, 400);
     assert.match(answer.json().error, /payment-identifier/);
   }
 });
 
 test("gas sponsoring is declared where the facilitator has it, as the official server does", async () => {
-  const fakes = await openGate(rooms, { plugin: pluginOf({ routes, facilitator: { timeout: "1s" } }), facilitator: "fake" });
+  const fakes = await openGateway(backends, { plugin: pluginOf({ routes, facilitator: { timeout: "1s" } }), facilitator: "fake" });
   const keys = ["eip2612GasSponsoring", "erc20ApprovalGasSponsoring"];
   const kinds = [{ x402Version: 2, scheme: "exact", network: NETWORK }, { x402Version: 2, scheme: "upto", network: NETWORK }];
   fakes.fake.always("/supported", { json: { kinds, extensions: [...keys, "unknown"] } });
@@ -139,20 +139,20 @@ test("gas sponsoring is declared where the facilitator has it, as the official s
     for (const [name, { pattern }] of Object.entries(theirs.schema.properties)) assert.equal(own.schema.properties[name].pattern, pattern, name);
   }
   assert.equal((await ask(fakes, "/query")).terms.extensions.eip2612GasSponsoring, undefined, "EIP-3009 needs no approval");
-  assert.equal((await ask(gate, "/permit2")).terms.extensions, undefined, "and the stage's facilitator has neither");
+  assert.equal((await ask(gateway, "/permit2")).terms.extensions, undefined, "and the stage's facilitator has neither");
 });
 
 test("what a client adds to extensions reaches the facilitator unchanged", async () => {
-  const { accepts, resource } = (await ask(gate, "/query")).terms;
+  const { accepts, resource } = (await ask(gateway, "/query")).terms;
   const extensions = { eip2612GasSponsoring: { info: { amount: "1", nested: [1.5, null, { a: "ä" }] } }, mine: true };
-  const mark = await since(gate);
-  assertServed(await pay(gate, "/query", { ...(await signPayment(accepts[0], { resource })), extensions }));
+  const mark = await since(gateway);
+  assertServed(await pay(gateway, "/query", { ...(await signPayment(accepts[0], { resource })), extensions }));
   for (const { request } of mark.calls()) assert.deepEqual(request.paymentPayload.extensions, extensions);
 });
 
 test("HEAD and OPTIONS tell that a payment is due, without a body", async () => {
   for (const method of ["HEAD", "OPTIONS"]) {
-    const answer = await ask(gate, "/query", { method });
+    const answer = await ask(gateway, "/query", { method });
     assert.equal(answer.status, 402);
     assert.equal(answer.terms.accepts.length, 1);
     assert.equal(answer.bytes.length, 0, answer.text);
@@ -167,7 +167,7 @@ test("offer-receipt: what is asked and what was delivered is signed, as the offi
     { match: { hosts: ["127.0.0.1"], path: "/weather" }, price: "$0.001", accepts },
     { match: { hosts: ["127.0.0.1"], path: "/upfront" }, price: "$0.001", settle: "before" },
   ];
-  const signing = await openGate(rooms, { plugin: pluginOf({ routes: priced, offer_receipt: { key, transaction: true } }) });
+  const signing = await openGateway(backends, { plugin: pluginOf({ routes: priced, offer_receipt: { key, transaction: true } }) });
   for (const target of ["/weather?city=Paris", "/upfront"]) {
     const url = `${signing.url}${target}`;
     const { terms } = await ask(signing, target);
@@ -197,10 +197,10 @@ test("offer-receipt: a seller signs for its own hosts and origins, and not for a
   ];
   const as = (host) => ({ host });
   const plugin = (more) => pluginOf({ routes: priced, offer_receipt: { key }, ...more });
-  const open = await openGate(rooms, { plugin: plugin() });
+  const open = await openGateway(backends, { plugin: plugin() });
   assert.match(open.envoy.logs(), /\[warning\]\[wasm\].*offer_receipt signs nothing for 1 routes \(the first is anywhere\)/);
-  const shown = async (gate, target, host) => {
-    const { terms } = await ask(gate, target, as(host));
+  const shown = async (gateway, target, host) => {
+    const { terms } = await ask(gateway, target, as(host));
     const offers = terms.extensions?.["offer-receipt"] ? extractOffersFromPaymentRequired(terms) : [];
     for (const { payload } of offers) assert.equal(payload.resourceUrl, terms.resource.url);
     return [terms.resource.url, offers.length > 0];
@@ -211,7 +211,7 @@ test("offer-receipt: a seller signs for its own hosts and origins, and not for a
   const paid = await pay(open, "/anywhere", await signPayment(terms.accepts[0], { resource: terms.resource }), as("bank.example"));
   assertServed(paid);
   assert.equal(paid.receipt.extensions, undefined);
-  const vouched = await openGate(rooms, { plugin: plugin({ origins: ["https://api.example.com", "http://shop.example.com:8080"] }) });
+  const vouched = await openGateway(backends, { plugin: plugin({ origins: ["https://api.example.com", "http://shop.example.com:8080"] }) });
   assert.doesNotMatch(vouched.envoy.logs(), /offer_receipt signs nothing/);
   assert.deepEqual(await shown(vouched, "/anywhere", "bank.example"), ["https://api.example.com/anywhere", true]);
   assert.deepEqual(await shown(vouched, "/hosts", "shop.example.com:8080"), ["http://shop.example.com:8080/hosts", true]);
@@ -220,20 +220,20 @@ test("offer-receipt: a seller signs for its own hosts and origins, and not for a
 });
 
 test("eip2612GasSponsoring: an account without gas, that has approved nothing, pays by Permit2", async () => {
-  const facilitator = await startFacilitator({ port: rooms.ports.spare3, rpcUrl: rooms.chain.rpcUrl, extensions: [EIP2612_GAS_SPONSORING] });
-  rooms.atEnd(facilitator.stop);
+  const facilitator = await startFacilitator({ port: backends.ports.spare3, rpcUrl: backends.chain.rpcUrl, extensions: [EIP2612_GAS_SPONSORING] });
+  backends.atEnd(facilitator.stop);
   const accepts = [{ ...usdc, transfer_method: "permit2" }];
-  const sponsored = await openGate(rooms, {
+  const sponsored = await openGateway(backends, {
     plugin: pluginOf({ routes: [{ match: { path: "/weather" }, price: "$0.001", accepts }] }),
     facilitator: facilitator.url,
   });
   await eventually(async () => (await ask(sponsored, "/weather")).terms?.extensions?.[EIP2612_GAS_SPONSORING.key], "the filter has heard what the facilitator has");
   const account = privateKeyToAccount(generatePrivateKey());
-  await rooms.chain.mint(account.address, 5_000n);
-  const client = registerExactEvmScheme(new x402Client(), { signer: toClientEvmSigner(account, rooms.chain.client) });
+  await backends.chain.mint(account.address, 5_000n);
+  const client = registerExactEvmScheme(new x402Client(), { signer: toClientEvmSigner(account, backends.chain.client) });
   const response = await wrapFetchWithPayment(fetch, client)(`${sponsored.url}/weather`);
   assert.equal(response.status, 200);
-  assert.equal(await rooms.chain.balanceOf(account.address), 4_000n);
+  assert.equal(await backends.chain.balanceOf(account.address), 4_000n);
   const [settlement] = facilitator.calls.filter(({ path }) => path === "/settle");
   assert.equal(settlement.request.paymentPayload.extensions[EIP2612_GAS_SPONSORING.key].info.from, account.address);
 });

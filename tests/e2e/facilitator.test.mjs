@@ -14,8 +14,8 @@ import {
   assertTerms,
   assertUnknown,
   NETWORK,
-  openGate,
-  openRooms,
+  openGateway,
+  openBackends,
   pay,
   payerAccount,
   paymentFor,
@@ -27,11 +27,11 @@ const USED = "invalid_exact_evm_nonce_already_used";
 const HASH = `0x${"7a".repeat(32)}`;
 const STRANGER = "0x90F79bf6EB2c4f870365E785982E1f101E93b906";
 
-const rooms = await openRooms();
+const backends = await openBackends();
 const plugin = pluginOf({ facilitator: { timeout: "0.3s" } });
-const gate = await openGate(rooms, { plugin, facilitator: "fake" });
-const { fake } = gate;
-const local = await openGate(rooms, { plugin: pluginOf({ facilitator: { timeout: "0.3s", verify: "local" } }), facilitator: "fake" });
+const gateway = await openGateway(backends, { plugin, facilitator: "fake" });
+const { fake } = gateway;
+const local = await openGateway(backends, { plugin: pluginOf({ facilitator: { timeout: "0.3s", verify: "local" } }), facilitator: "fake" });
 
 const valid = { isValid: true, payer: payerAccount.address };
 const settled = { success: true, transaction: HASH, network: NETWORK, payer: payerAccount.address };
@@ -115,10 +115,10 @@ for (const [what, change] of [
   ["a transaction without 0x", (yes) => ({ json: { ...yes, transaction: yes.transaction?.slice(2) } })],
 ]) {
   test(`A yes with ${what} is one`, async () => {
-    const payment = await paymentFor(gate, "/any/x");
+    const payment = await paymentFor(gateway, "/any/x");
     scripted("/verify", change(valid));
     scripted("/settle", change(settled));
-    assertServed(await pay(gate, "/any/x", payment), { transaction: HASH });
+    assertServed(await pay(gateway, "/any/x", payment), { transaction: HASH });
   });
 }
 
@@ -126,13 +126,13 @@ for (const [what, change] of [
 
 for (const [what, answer, status] of VERIFY_NONSENSE) {
   test(`Where the answer of /verify is ${what}, the client gets ${status} and may come again`, async () => {
-    const [payment, mark] = [await paymentFor(gate, "/any/x"), await since(gate)];
+    const [payment, mark] = [await paymentFor(gateway, "/any/x"), await since(gateway)];
     scripted("/verify", answer);
-    assertUnknown(await pay(gate, "/any/x", payment), status);
+    assertUnknown(await pay(gateway, "/any/x", payment), status);
     assert.deepEqual(mark.seen(), []);
     assert.deepEqual(mark.calls().map(({ path }) => path), ["/verify"]);
-    assertServed(await pay(gate, "/any/x", payment));
-    assertTerms(await pay(gate, "/any/x", payment), USED);
+    assertServed(await pay(gateway, "/any/x", payment));
+    assertTerms(await pay(gateway, "/any/x", payment), USED);
     assert.equal(mark.seen().length, 1);
     assert.equal(mark.calls("/settle").length, 1);
   });
@@ -141,9 +141,9 @@ for (const [what, answer, status] of VERIFY_NONSENSE) {
 for (const [how, target, requests] of [["after the response", "/any/x", 2], ["upfront", "/upfront/x", 1]]) {
   for (const [what, answer, status] of SETTLE_NONSENSE) {
     test(`Paying ${how}: where the answer of /settle is ${what}, the client gets ${status}, and the same payment is picked up`, async () => {
-      const [payment, mark] = [await paymentFor(gate, target), await since(gate)];
+      const [payment, mark] = [await paymentFor(gateway, target), await since(gateway)];
       scripted("/settle", answer);
-      const unknown = await pay(gate, target, payment);
+      const unknown = await pay(gateway, target, payment);
       assertUnknown(unknown, status);
       // Of a settlement that is not certain, the client is told the transaction where one is named, and nothing else.
       if (unknown.receipt) {
@@ -151,11 +151,11 @@ for (const [how, target, requests] of [["after the response", "/any/x", 2], ["up
         assert.deepEqual({ success, errorReason, transaction }, { success: false, errorReason: "settlement_pending", transaction: HASH });
       }
       const asked = mark.calls("/settle").length;
-      const served = await pay(gate, target, payment);
+      const served = await pay(gateway, target, payment);
       assertServed(served);
       assert.equal(mark.calls("/settle").length, asked + 1, "the settlement was not asked for again");
       assert.equal(served.receipt.transaction, mark.calls("/settle").at(-1).answer.transaction);
-      assertTerms(await pay(gate, target, payment), USED);
+      assertTerms(await pay(gateway, target, payment), USED);
       assert.equal(mark.calls("/settle").length, asked + 1);
       assert.equal(mark.seen().length, requests);
       assert.deepEqual(mark.calls("/elsewhere"), [], "a redirect was followed");
@@ -165,19 +165,19 @@ for (const [how, target, requests] of [["after the response", "/any/x", 2], ["up
   }
 
   test(`Paying ${how}: an outcome that stays unknown is never answered with terms`, async () => {
-    const [payment, mark] = [await paymentFor(gate, target), await since(gate)];
+    const [payment, mark] = [await paymentFor(gateway, target), await since(gateway)];
     const refused = { json: { success: false, errorReason: USED, transaction: "", network: NETWORK } };
     fake.script("/settle", { instead: "close" }, refused, { status: 500, json: {} }, refused);
-    for (const _ of [1, 2, 3, 4]) assertUnknown(await pay(gate, target, payment), 502);
+    for (const _ of [1, 2, 3, 4]) assertUnknown(await pay(gateway, target, payment), 502);
     assert.equal(mark.calls("/settle").length, 4);
-    assertServed(await pay(gate, target, payment));
+    assertServed(await pay(gateway, target, payment));
   });
 
   test(`Paying ${how}: sixteen clients that pick up an unknown payment at once get one response`, async () => {
-    const [payment, mark] = [await paymentFor(gate, target), await since(gate)];
+    const [payment, mark] = [await paymentFor(gateway, target), await since(gateway)];
     fake.script("/settle", { instead: "close" });
-    assertUnknown(await pay(gate, target, payment), 502);
-    const answers = await Promise.all(Array.from({ length: 16 }, () => pay(gate, target, payment)));
+    assertUnknown(await pay(gateway, target, payment), 502);
+    const answers = await Promise.all(Array.from({ length: 16 }, () => pay(gateway, target, payment)));
     assert.equal(answers.filter(({ status }) => status === 200).length, 1);
     for (const answer of answers.filter(({ status }) => status !== 200)) {
       if (answer.status === 409) assertNoTerms(answer, 409);
@@ -187,9 +187,9 @@ for (const [how, target, requests] of [["after the response", "/any/x", 2], ["up
   });
 
   test(`Paying ${how}: a pending settlement is asked for again, and the client notices nothing`, async () => {
-    const [payment, mark] = [await paymentFor(gate, target), await since(gate)];
+    const [payment, mark] = [await paymentFor(gateway, target), await since(gateway)];
     fake.script("/settle", { json: pending }, { json: settled });
-    assertServed(await pay(gate, target, payment), { transaction: HASH });
+    assertServed(await pay(gateway, target, payment), { transaction: HASH });
     const [first, second, ...more] = mark.calls("/settle");
     assert.deepEqual(second.request, first.request);
     assert.deepEqual(more, []);
@@ -197,10 +197,10 @@ for (const [how, target, requests] of [["after the response", "/any/x", 2], ["up
   });
 
   test(`Paying ${how}: a settlement that was pending and is then refused is unknown, for it may have moved`, async () => {
-    const payment = await paymentFor(gate, target);
+    const payment = await paymentFor(gateway, target);
     fake.script("/settle", { json: pending }, { json: { success: false, errorReason: USED, transaction: "", network: NETWORK } });
-    assertUnknown(await pay(gate, target, payment), 502);
-    assertServed(await pay(gate, target, payment));
+    assertUnknown(await pay(gateway, target, payment), 502);
+    assertServed(await pay(gateway, target, payment));
   });
 }
 
@@ -216,20 +216,20 @@ test("A payment that /verify refuses is answered with terms and the facilitator'
     [{ status: 400, json: no("invalid_payload") }, "invalid_payload"],
     [{ json: no(USED, { payer: null, extra: {} }) }, USED],
   ]) {
-    const [payment, mark] = [await paymentFor(gate, "/any/x"), await since(gate)];
+    const [payment, mark] = [await paymentFor(gateway, "/any/x"), await since(gateway)];
     fake.script("/verify", answer);
-    assertTerms(await pay(gate, "/any/x", payment), reason);
+    assertTerms(await pay(gateway, "/any/x", payment), reason);
     assert.deepEqual(mark.seen(), []);
     assert.deepEqual(mark.calls("/settle"), []);
     // Refused is not spent: balances can be topped up.
-    assertServed(await pay(gate, "/any/x", payment));
+    assertServed(await pay(gateway, "/any/x", payment));
   }
 });
 
 test("Where the payer has yet to approve Permit2, the status is 412", async () => {
-  const payment = await paymentFor(gate, "/any/x");
+  const payment = await paymentFor(gateway, "/any/x");
   fake.script("/verify", { json: { isValid: false, invalidReason: "permit2_allowance_required" } });
-  const answer = await pay(gate, "/any/x", payment);
+  const answer = await pay(gateway, "/any/x", payment);
   assertOwnAnswer(answer, 412);
   assert.equal(answer.terms.error, "permit2_allowance_required");
 });
@@ -241,12 +241,12 @@ for (const [how, target] of [["after the response", "/any/x"], ["upfront", "/upf
       { json: { ...no, transaction: "", network: NETWORK, payer: payerAccount.address } },
       { status: 400, json: no },
     ]) {
-      const [payment, mark] = [await paymentFor(gate, target), await since(gate)];
+      const [payment, mark] = [await paymentFor(gateway, target), await since(gateway)];
       fake.script("/settle", answer);
-      gate.inference.intercept = (_, response) => {
+      gateway.inference.intercept = (_, response) => {
         response.writeHead(200, { "set-cookie": "secret=1", "x-secret": "1" }).end("the goods");
       };
-      const refused = await pay(gate, target, payment).finally(() => (gate.inference.intercept = null));
+      const refused = await pay(gateway, target, payment).finally(() => (gateway.inference.intercept = null));
       assertOwnAnswer(refused, 402);
       assert.deepEqual(refused.receipt, {
         success: false,
@@ -259,7 +259,7 @@ for (const [how, target] of [["after the response", "/any/x"], ["upfront", "/upf
       assert.equal(refused.get("x-secret"), undefined);
       assert.ok(!refused.text.includes("goods"));
       assert.equal(mark.seen().length, target === "/any/x" ? 1 : 0);
-      assertServed(await pay(gate, target, payment));
+      assertServed(await pay(gateway, target, payment));
     }
   });
 }
@@ -267,20 +267,20 @@ for (const [how, target] of [["after the response", "/any/x"], ["upfront", "/upf
 // ---- How the facilitator is called --------------------------------------------------------------------------------
 
 test("A yes may leave out the payer, and may say more than is understood", async () => {
-  const payment = await paymentFor(gate, "/any/x");
+  const payment = await paymentFor(gateway, "/any/x");
   fake.script("/verify", { json: { isValid: true, invalidReason: undefined, extra: { a: [1] }, more: null } });
   const more = { ...settled, payer: undefined, amount: "2000", extra: { gas: 1 } };
   fake.script("/settle", { json: more, headers: { "content-type": "text/plain" } });
-  assertServed(await pay(gate, "/any/x", payment), { transaction: HASH });
+  assertServed(await pay(gateway, "/any/x", payment), { transaction: HASH });
 });
 
 test("What the facilitator says in headers does not reach the client", async () => {
   const headers = { "extension-responses": "e30=", "set-cookie": "a=b", "x-facilitator": "1", "cache-control": "public" };
   for (const target of ["/any/x", "/upfront/x"]) {
-    const payment = await paymentFor(gate, target);
+    const payment = await paymentFor(gateway, target);
     fake.script("/verify", { json: valid, headers });
     fake.script("/settle", { json: settled, headers });
-    const answer = await pay(gate, target, payment);
+    const answer = await pay(gateway, target, payment);
     assertServed(answer, { transaction: HASH });
     for (const name of ["extension-responses", "set-cookie", "x-facilitator"]) assert.equal(answer.get(name), undefined);
     assert.equal(answer.get("cache-control"), "private");
@@ -289,8 +289,8 @@ test("What the facilitator says in headers does not reach the client", async () 
 });
 
 test("Calls go to the configured path and carry the configured headers", async () => {
-  const keyed = await openGate(rooms, { plugin, facilitator: "fake" });
-  const withKey = await openGate(rooms, {
+  const keyed = await openGateway(backends, { plugin, facilitator: "fake" });
+  const withKey = await openGateway(backends, {
     plugin: pluginOf({
       facilitator: { url: `${keyed.fake.url}/base/v2/`, headers: { "X-Api-Key": "secret", authorization: "Bearer fake" } },
     }),
@@ -298,7 +298,7 @@ test("Calls go to the configured path and carry the configured headers", async (
   });
   const answer = await pay(withKey, "/any/x", await paymentFor(withKey, "/any/x"));
   assertServed(answer);
-  // The first gate, too, has asked this facilitator what it supports.
+  // The first gateway, too, has asked this facilitator what it supports.
   const calls = keyed.fake.calls.filter(({ path }) => path.startsWith("/base/"));
   const posts = calls.filter(({ path }) => path !== "/base/v2/supported");
   assert.deepEqual(posts.map(({ method, path }) => `${method} ${path}`), ["POST /base/v2/verify", "POST /base/v2/settle"]);
@@ -327,14 +327,14 @@ const unreachable = [
   ["has no cluster", { plugin: pluginOf({ facilitator: { cluster: "nowhere" } }) }],
   ["has a cluster without endpoints", { clusters: { facilitator: null } }],
 ];
-rooms.atEnd(ports.release);
+backends.atEnd(ports.release);
 
 for (const [what, options] of unreachable) {
   test(`A facilitator that ${what} costs nobody money, and nothing is served`, async () => {
     for (const verify of ["remote", "local"]) {
       const plugin = options.plugin ?? pluginOf({ facilitator: {} });
       const url = options.facilitator?.startsWith("http") ? { url: options.facilitator } : {};
-      const lost = await openGate(rooms, {
+      const lost = await openGateway(backends, {
         ...options,
         plugin: { ...plugin, facilitator: { ...plugin.facilitator, ...url, verify } },
       });

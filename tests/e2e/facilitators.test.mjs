@@ -6,18 +6,18 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { startFacilitator } from "../../stage/facilitator.mjs";
 import { startFakeFacilitator } from "./fake-facilitator.mjs";
-import { assertServed, assertUnknown, openGate, openRooms, pay, paymentFor, pluginOf, since } from "./support.mjs";
+import { assertServed, assertUnknown, openGateway, openBackends, pay, paymentFor, pluginOf, since } from "./support.mjs";
 
-const rooms = await openRooms();
-const second = await startFacilitator({ port: rooms.ports.spare1, rpcUrl: rooms.chain.rpcUrl });
-rooms.atEnd(second.stop);
+const backends = await openBackends();
+const second = await startFacilitator({ port: backends.ports.spare1, rpcUrl: backends.chain.rpcUrl });
+backends.atEnd(second.stop);
 
 const clusterAt = (url) => ({ address: "127.0.0.1", port: Number(new URL(url).port) });
 
 /** A gateway whose filter has these facilitators, in this order: [cluster, URL, further keys]. */
 const gatewayWith = (list, more = {}, clusters = {}) => {
   const facilitators = list.map(([cluster, url, keys]) => ({ cluster, url, timeout: "2s", ...keys }));
-  return openGate(rooms, {
+  return openGateway(backends, {
     // The key is there, so that the stage adds none, and is left out of the JSON.
     plugin: { ...pluginOf(more), facilitator: undefined, facilitators },
     clusters: { ...Object.fromEntries(list.map(([cluster, url]) => [cluster, clusterAt(url)])), ...clusters },
@@ -33,9 +33,9 @@ const until = async (what, holds) => {
 };
 
 test("Where one of two official facilitators is ended in the middle of everything, every payment buys its one response", async () => {
-  const first = await startFacilitator({ port: rooms.ports.spare2, rpcUrl: rooms.chain.rpcUrl });
+  const first = await startFacilitator({ port: backends.ports.spare2, rpcUrl: backends.chain.rpcUrl });
   let isEnded = false;
-  rooms.atEnd(async () => isEnded || first.stop());
+  backends.atEnd(async () => isEnded || first.stop());
   const gateway = await gatewayWith([["first", first.url], ["second", second.url]]);
   const mark = await since(gateway);
   const payments = await Promise.all(Array.from({ length: 12 }, (_, i) => paymentFor(gateway, i % 2 ? "/any/x" : "/upfront/x")));
@@ -62,7 +62,7 @@ test("Where one of two official facilitators is ended in the middle of everythin
 
 test("A facilitator that fails again and again is asked last, until it answers again", async () => {
   const fake = await startFakeFacilitator();
-  rooms.atEnd(fake.stop);
+  backends.atEnd(fake.stop);
   const gateway = await gatewayWith([["fake", fake.url, { max_failures: 2 }], ["second", second.url]]);
   fake.script("/supported", ...Array(40).fill({ status: 503, json: {} }));
   fake.script("/verify", ...Array(2).fill({ status: 503, json: {} }));
@@ -80,7 +80,7 @@ test("A facilitator that fails again and again is asked last, until it answers a
 
 test("The log says of each facilitator and node whether it was reached, and what it is", async () => {
   const gateway = await gatewayWith([["second", second.url], ["nowhere", "http://127.0.0.1:9"]], {
-    rpc: { "base-sepolia": { cluster: "chain", url: rooms.chain.rpcUrl }, base: { cluster: "no-such-cluster", url: rooms.chain.rpcUrl } },
+    rpc: { "base-sepolia": { cluster: "chain", url: backends.chain.rpcUrl }, base: { cluster: "no-such-cluster", url: backends.chain.rpcUrl } },
     routes: [
       { name: "any", match: { path: "/any/{*rest}" }, price: "$0.002" },
       {
@@ -90,7 +90,7 @@ test("The log says of each facilitator and node whether it was reached, and what
         accepts: [{ scheme: "exact", network: "base", asset: "USDC" }],
       },
     ],
-  }, { chain: clusterAt(rooms.chain.rpcUrl) });
+  }, { chain: clusterAt(backends.chain.rpcUrl) });
   const log = (text) => until(text, () => gateway.envoy.logs().includes(text));
   await log("(cluster second) answers (200), and supports ");
   await log("the facilitator does not say what it supports: http://127.0.0.1:9/supported (cluster nowhere) ");
@@ -100,17 +100,17 @@ test("The log says of each facilitator and node whether it was reached, and what
 
 test("A node of another chain is never believed", async () => {
   const fake = await startFakeFacilitator();
-  rooms.atEnd(fake.stop);
-  const gateway = await openGate(rooms, {
+  backends.atEnd(fake.stop);
+  const gateway = await openGateway(backends, {
     facilitator: fake.url,
     plugin: {
-      ...pluginOf({ rpc: { base: { cluster: "chain", url: rooms.chain.rpcUrl } } }),
+      ...pluginOf({ rpc: { base: { cluster: "chain", url: backends.chain.rpcUrl } } }),
       routes: [
         { name: "upfront", match: { path: "/upfront/{*rest}" }, price: "$0.003", settle: "before", accepts: [{ scheme: "exact", network: "base", asset: "USDC" }] },
       ],
       facilitator: { cluster: "facilitator", url: fake.url, timeout: "0.5s" },
     },
-    clusters: { chain: clusterAt(rooms.chain.rpcUrl) },
+    clusters: { chain: clusterAt(backends.chain.rpcUrl) },
   });
   fake.script("/settle", { instead: "close" });
   assertUnknown(await pay(gateway, "/upfront/x", await paymentFor(gateway, "/upfront/x")), 502);

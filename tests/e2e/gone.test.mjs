@@ -11,8 +11,8 @@ import {
   assertUnknown,
   eventually,
   latch,
-  openGate,
-  openRooms,
+  openGateway,
+  openBackends,
   pay,
   paying,
   paymentFor,
@@ -24,21 +24,21 @@ import {
 
 const USED = "invalid_exact_evm_nonce_already_used";
 
-const rooms = await openRooms();
+const backends = await openBackends();
 // A settlement without an answer is given up before these tests lose their patience.
-const gate = await openGate(rooms, { facilitator: "fake", concurrency: 2, plugin: pluginOf({ facilitator: { timeout: "3s" } }) });
-const { fake } = gate;
+const gateway = await openGateway(backends, { facilitator: "fake", concurrency: 2, plugin: pluginOf({ facilitator: { timeout: "3s" } }) });
+const { fake } = gateway;
 
 /** Sends a request with the payment, waits until it has come as far as `reached` says, and hangs up. */
 async function hangUp(target, payment, reached, what) {
-  const { socket } = send(gate, target, { headers: paying(payment) });
+  const { socket } = send(gateway, target, { headers: paying(payment) });
   await eventually(reached, what);
   socket.destroy();
 }
 
 /** The same, over HTTP/2: the stream is reset, and the connection stays. */
 async function resetStream(target, payment, reached, what) {
-  const session = connectHttp2(gate.url);
+  const session = connectHttp2(gateway.url);
   const stream = session.request({ ":path": target, ...paying(payment) });
   stream.on("error", () => {});
   await eventually(reached, what);
@@ -50,27 +50,27 @@ async function resetStream(target, payment, reached, what) {
 /** Sends the payment again until it is no longer at work for the request that was given up. */
 const payAgain = (target, payment) =>
   eventually(async () => {
-    const answer = await pay(gate, target, payment);
+    const answer = await pay(gateway, target, payment);
     return answer.status === 409 ? null : answer;
   }, "the payment is free again");
 
 for (const [how, goAway] of [["hangs up", hangUp], ["resets its stream (HTTP/2)", resetStream]]) {
   test(`A client that ${how} while its payment is verified can use it afterwards`, async () => {
-    const [payment, mark, held] = [await paymentFor(gate, "/any/x"), await since(gate), latch()];
+    const [payment, mark, held] = [await paymentFor(gateway, "/any/x"), await since(gateway), latch()];
     fake.script("/verify", { hold: held.opened, json: { isValid: true, payer: payment.payload.authorization.from } });
     await goAway("/any/x", payment, () => mark.calls("/verify").length === 1, "/verify is asked");
     assertServed(await payAgain("/any/x", payment));
     held.open(); // The late yes is nobody's any more.
-    assertTerms(await pay(gate, "/any/x", payment), USED);
+    assertTerms(await pay(gateway, "/any/x", payment), USED);
     assert.equal(mark.seen().length, 1);
     assert.equal(mark.calls("/settle").length, 1);
   });
 
   test(`A client that ${how} while the upstream works pays nothing, and can use its payment afterwards`, async () => {
-    const [payment, mark, held] = [await paymentFor(gate, "/any/x"), await since(gate), latch()];
+    const [payment, mark, held] = [await paymentFor(gateway, "/any/x"), await since(gateway), latch()];
     let heldOnce = false;
     await withUpstream(
-      gate,
+      gateway,
       async () => {
         if (!heldOnce) {
           heldOnce = true;
@@ -84,19 +84,19 @@ for (const [how, goAway] of [["hangs up", hangUp], ["resets its stream (HTTP/2)"
       },
     );
     held.open();
-    assertTerms(await pay(gate, "/any/x", payment), USED);
+    assertTerms(await pay(gateway, "/any/x", payment), USED);
     assert.equal(mark.seen().length, 2);
     assert.equal(mark.calls("/settle").length, 1);
   });
 
   for (const [when, target, requests] of [["after the response", "/any/x", 2], ["upfront", "/upfront/x", 1]]) {
     test(`A client that ${how} while its payment is settled ${when} is picked up where it stood, once`, async () => {
-      const [payment, mark, held] = [await paymentFor(gate, target), await since(gate), latch()];
+      const [payment, mark, held] = [await paymentFor(gateway, target), await since(gateway), latch()];
       fake.script("/settle", { hold: held.opened, instead: "close" });
       await goAway(target, payment, () => mark.calls("/settle").length === 1, "/settle is asked");
       assertServed(await payAgain(target, payment));
       held.open();
-      assertTerms(await pay(gate, target, payment), USED);
+      assertTerms(await pay(gateway, target, payment), USED);
       const [first, second, ...more] = mark.calls("/settle");
       assert.deepEqual(second.request, first.request, "not the identical settlement");
       assert.deepEqual(more, []);
@@ -105,10 +105,10 @@ for (const [how, goAway] of [["hangs up", hangUp], ["resets its stream (HTTP/2)"
   }
 
   test(`A client that ${how} after it has paid upfront gets its response when it comes again, without paying again`, async () => {
-    const [payment, mark, held] = [await paymentFor(gate, "/upfront/x"), await since(gate), latch()];
+    const [payment, mark, held] = [await paymentFor(gateway, "/upfront/x"), await since(gateway), latch()];
     let heldOnce = false;
     await withUpstream(
-      gate,
+      gateway,
       async () => {
         if (!heldOnce) {
           heldOnce = true;
@@ -123,19 +123,19 @@ for (const [how, goAway] of [["hangs up", hangUp], ["resets its stream (HTTP/2)"
       },
     );
     held.open();
-    assertTerms(await pay(gate, "/upfront/x", payment), USED);
+    assertTerms(await pay(gateway, "/upfront/x", payment), USED);
     assert.equal(mark.calls("/settle").length, 1);
     assert.equal(mark.seen().length, 2);
   });
 }
 
 test("Many clients that hang up at every stage leave every payment good for one response", async () => {
-  const mark = await since(gate);
-  const payments = await Promise.all(Array.from({ length: 24 }, (_, i) => paymentFor(gate, i % 2 ? "/any/x" : "/upfront/x")));
+  const mark = await since(gateway);
+  const payments = await Promise.all(Array.from({ length: 24 }, (_, i) => paymentFor(gateway, i % 2 ? "/any/x" : "/upfront/x")));
   const targetOf = (i) => (i % 2 ? "/any/x" : "/upfront/x");
   await Promise.all(
     payments.map(async (payment, i) => {
-      const { socket, answer } = send(gate, targetOf(i), { headers: paying(payment) });
+      const { socket, answer } = send(gateway, targetOf(i), { headers: paying(payment) });
       // Each a little later than the one before: before the request is read, in the middle of it, after the response.
       const patience = new Promise((resolve) => setTimeout(resolve, i % 8));
       await Promise.race([patience, answer.catch(() => {})]);
@@ -154,17 +154,17 @@ test("Many clients that hang up at every stage leave every payment good for one 
 });
 
 test("An upstream that breaks off while the payment is settled leaves the payment good for a response", async () => {
-  const [payment, mark, held] = [await paymentFor(gate, "/any/x"), await since(gate), latch()];
+  const [payment, mark, held] = [await paymentFor(gateway, "/any/x"), await since(gateway), latch()];
   let upstream;
-  gate.inference.intercept = (request, response) => {
+  gateway.inference.intercept = (request, response) => {
     response.writeHead(200, { "content-length": "1000" });
     response.write("the beginning");
     upstream = request.socket;
   };
   fake.script("/settle", async () => ((await held.opened), { instead: "close" }));
-  const first = pay(gate, "/any/x", payment).catch((error) => error);
+  const first = pay(gateway, "/any/x", payment).catch((error) => error);
   await eventually(() => mark.calls("/settle").length === 1, "/settle is asked");
-  gate.inference.intercept = null;
+  gateway.inference.intercept = null;
   upstream.destroy();
   const answer = await payAgain("/any/x", payment);
   held.open();
@@ -176,7 +176,7 @@ test("An upstream that breaks off while the payment is settled leaves the paymen
     assert.equal(outcome.receipt, null);
   }
   assertServed(answer);
-  assertTerms(await pay(gate, "/any/x", payment), USED);
+  assertTerms(await pay(gateway, "/any/x", payment), USED);
   assert.equal(mark.calls("/settle").length, 2);
 });
 
@@ -184,13 +184,13 @@ test("An upstream that breaks off while the payment is settled leaves the paymen
 
 /** Asks the official facilitator, which settles on the chain. */
 const official = async (body) => {
-  const response = await fetch(`${rooms.facilitator.url}/settle`, { method: "POST", body: JSON.stringify(body) });
+  const response = await fetch(`${backends.facilitator.url}/settle`, { method: "POST", body: JSON.stringify(body) });
   return { json: await response.json() };
 };
 
 for (const [when, target] of [["after the response", "/any/x"], ["upfront", "/upfront/x"]]) {
   test(`Paying ${when}: money that moved while the answer got lost is never asked for again`, async () => {
-    const [payment, mark] = [await paymentFor(gate, target), await since(gate)];
+    const [payment, mark] = [await paymentFor(gateway, target), await since(gateway)];
     fake.script(
       "/settle",
       async (body) => {
@@ -200,11 +200,11 @@ for (const [when, target] of [["after the response", "/any/x"], ["upfront", "/up
       official,
       official,
     );
-    assertUnknown(await pay(gate, target, payment), 502);
+    assertUnknown(await pay(gateway, target, payment), 502);
     assert.equal((await mark.transfers()).length, 1);
     // The official facilitator refuses the same settlement now. Without another way to look, the outcome stays unknown.
     for (const _ of [1, 2]) {
-      const answer = await pay(gate, target, payment);
+      const answer = await pay(gateway, target, payment);
       if (answer.status === 200) break;
       assertUnknown(answer, 502);
     }

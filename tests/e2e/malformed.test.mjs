@@ -14,8 +14,8 @@ import {
   assertTerms,
   encoded,
   eventually,
-  openGate,
-  openRooms,
+  openGateway,
+  openBackends,
   pay,
   paymentFor,
   sendBytes,
@@ -23,11 +23,11 @@ import {
   withUpstream,
 } from "./support.mjs";
 
-const rooms = await openRooms();
-const gate = await openGate(rooms);
+const backends = await openBackends();
+const gateway = await openGateway(backends);
 // One that logs as lines of text, in which whoever writes a line break writes a line.
-const textLog = join(rooms.run.path, "text-access.log");
-const lines = await openGate(rooms, {
+const textLog = join(backends.run.path, "text-access.log");
+const lines = await openGateway(backends, {
   edit: ({ static_resources: { listeners } }) => {
     const [file] = listeners[0].filter_chains[0].filters[0].typed_config.access_log;
     const inline_string = "%RESPONSE_CODE% %FILTER_STATE(wasm.x402_outcome:PLAIN)% reason=%FILTER_STATE(wasm.x402_reason:PLAIN)%\n";
@@ -35,11 +35,11 @@ const lines = await openGate(rooms, {
   },
 });
 
-const withHeader = (value) => ask(gate, "/weather", { headers: { "payment-signature": value } });
+const withHeader = (value) => ask(gateway, "/weather", { headers: { "payment-signature": value } });
 
 /** What holds of every malformed payment: 400, a JSON error, and nobody hears of it. */
 async function assertMalformed(cases) {
-  const mark = await since(gate);
+  const mark = await since(gateway);
   for (const [what, value] of Object.entries(cases)) {
     const answer = await withHeader(value).catch((error) => assert.fail(`${what}: ${error.message}`));
     assert.equal(answer.status, 400, `${what}: ${answer.status} ${answer.text}`);
@@ -50,13 +50,13 @@ async function assertMalformed(cases) {
 }
 
 afterEach(async () => {
-  assert.equal((await ask(gate, "/healthz")).status, 200);
-  assert.equal((await ask(gate, "/weather")).status, 402);
-  await assertAlive(gate);
+  assert.equal((await ask(gateway, "/healthz")).status, 200);
+  assert.equal((await ask(gateway, "/weather")).status, 402);
+  await assertAlive(gateway);
 });
 
 test("What is not standard base64 is malformed", async () => {
-  const honest = encoded(await paymentFor(gate, "/weather"));
+  const honest = encoded(await paymentFor(gateway, "/weather"));
   await assertMalformed({
     "not base64": "!!!notbase64",
     "base64url": encoded(`{"x":"${"\xfb\xff\xbe?>".repeat(4)}"}`).replaceAll("+", "-").replaceAll("/", "_"),
@@ -85,8 +85,8 @@ test("What is not JSON of the right shape is malformed", async () => {
     "a text of JSON": encoded(JSON.stringify(JSON.stringify({ x402Version: 2 }))),
     "half of it": encoded('{"x402Version":2,"accepted":{'),
     "two of it": encoded("{}{}"),
-    "text behind it": encoded(`${JSON.stringify(await paymentFor(gate, "/weather"))} and more`),
-    "a byte order mark before it": encoded(`\ufeff${JSON.stringify(await paymentFor(gate, "/weather"))}`),
+    "text behind it": encoded(`${JSON.stringify(await paymentFor(gateway, "/weather"))} and more`),
+    "a byte order mark before it": encoded(`\ufeff${JSON.stringify(await paymentFor(gateway, "/weather"))}`),
     "bytes that are no text": Buffer.from([0x7b, 0xff, 0xfe, 0x7d]).toString("base64"),
     "zeros": Buffer.alloc(300).toString("base64"),
     "a comment": encoded("/* */ {}"),
@@ -103,7 +103,7 @@ test("A header without a value is malformed", async () => {
 });
 
 test("A key that stands twice is malformed, in whatever spelling", async () => {
-  const json = JSON.stringify(await paymentFor(gate, "/weather"));
+  const json = JSON.stringify(await paymentFor(gateway, "/weather"));
   const twice = (key, value, again = key) => encoded(json.replace(`"${key}":`, `"${again}":${JSON.stringify(value)},"${key}":`));
   await assertMalformed({
     "version": twice("x402Version", 2),
@@ -127,7 +127,7 @@ test("A key that stands twice is malformed, in whatever spelling", async () => {
 });
 
 test("A value of another type is malformed", async () => {
-  const payment = await paymentFor(gate, "/weather");
+  const payment = await paymentFor(gateway, "/weather");
   const { accepted } = payment;
   const of = (changes) => encoded({ ...payment, ...changes });
   await assertMalformed({
@@ -165,7 +165,7 @@ test("Deeply nested JSON is answered like any other nonsense", async () => {
     "accepted": encoded(`{"x402Version":2,"accepted":${deep}}`),
   });
   // Where the gateway has no interest in what is nested, the payment may pass.
-  const json = JSON.stringify(await paymentFor(gate, "/weather"));
+  const json = JSON.stringify(await paymentFor(gateway, "/weather"));
   const nested = "[".repeat(depth - 1000) + "]".repeat(depth - 1000);
   const answer = await withHeader(encoded(json.replace(/\}$/, `,"extensions":${nested}}`)));
   assert.ok([200, 400].includes(answer.status), `${answer.status}: ${answer.text}`);
@@ -179,10 +179,10 @@ test("A header beyond all measure is refused", async () => {
   });
   const answer = await withHeader("A".repeat(61 * 1024)); // Envoy's own limit is 60 KiB for all headers.
   assert.equal(answer.status, 431);
-  const mark = await since(gate);
+  const mark = await since(gateway);
   for (const size of [10, 20, 40]) {
-    const padded = { ...(await paymentFor(gate, "/weather")), extensions: { padding: "x".repeat(size * 1024) } };
-    const answer = await pay(gate, "/weather", padded);
+    const padded = { ...(await paymentFor(gateway, "/weather")), extensions: { padding: "x".repeat(size * 1024) } };
+    const answer = await pay(gateway, "/weather", padded);
     if (size < 20) assertServed(answer);
     else if (answer.status !== 200) assertNoTerms(answer, 400);
   }
@@ -190,8 +190,8 @@ test("A header beyond all measure is refused", async () => {
 });
 
 test("More than one payment is malformed, whether or not they are the same", async () => {
-  const mark = await since(gate);
-  const [one, two] = [encoded(await paymentFor(gate, "/weather")), encoded(await paymentFor(gate, "/weather"))];
+  const mark = await since(gateway);
+  const [one, two] = [encoded(await paymentFor(gateway, "/weather")), encoded(await paymentFor(gateway, "/weather"))];
   for (const headers of [
     [["payment-signature", one], ["payment-signature", one]],
     [["payment-signature", one], ["PAYMENT-SIGNATURE", two]],
@@ -202,29 +202,29 @@ test("More than one payment is malformed, whether or not they are the same", asy
     [["payment-signature", one], ["x-payment", ""]],
     [["payment-signature", one], ["accept", "*/*"], ["payment-signature", "!"], ["x-payment", two]],
   ]) {
-    assertNoTerms(await ask(gate, "/weather", { headers }), 400);
+    assertNoTerms(await ask(gateway, "/weather", { headers }), 400);
   }
   assert.deepEqual(mark.seen(), []);
   assert.deepEqual(mark.calls(), []);
 });
 
 test("A payment under a name that only looks like the header's is none, and reaches nobody", async () => {
-  const [value, mark] = [encoded(await paymentFor(gate, "/weather")), await since(gate)];
+  const [value, mark] = [encoded(await paymentFor(gateway, "/weather")), await since(gateway)];
   for (const name of ["payment_signature", "x-payment-signature", "payment-signature-", "x402-payment", "authorization"]) {
-    assertTerms(await ask(gate, "/weather", { headers: { [name]: value } }), "Payment required");
+    assertTerms(await ask(gateway, "/weather", { headers: { [name]: value } }), "Payment required");
   }
   assert.deepEqual(mark.seen(), []);
   assert.deepEqual(mark.calls(), []);
 });
 
 test("A malformed payment of version 1 is answered, and buys nothing", async () => {
-  const mark = await since(gate);
+  const mark = await since(gateway);
   for (const value of ["!!!", "e30=", "", encoded({ x402Version: 1, scheme: "exact", network: "base-sepolia", payload: {} }), "\xff"]) {
-    const answer = await ask(gate, "/weather", { headers: { "x-payment": value } });
+    const answer = await ask(gateway, "/weather", { headers: { "x-payment": value } });
     assert.ok([400, 402].includes(answer.status), `${answer.status}`);
     assert.equal(typeof answer.json().error, "string");
   }
-  const twice = await ask(gate, "/weather", { headers: [["x-payment", "e30="], ["x-payment", "e30="]] });
+  const twice = await ask(gateway, "/weather", { headers: [["x-payment", "e30="], ["x-payment", "e30="]] });
   assert.ok([400, 402].includes(twice.status));
   assert.deepEqual(mark.seen(), []);
   assert.deepEqual(mark.calls(), []);
@@ -236,11 +236,11 @@ test("Bytes that are no text are answered in the payment's header", async () => 
 
 test("Bytes that are no text pass in headers that are nobody's business", async () => {
   const junk = [["x-junk", "\xff\xfe\x80"], ["cookie", "a=\xc0\xaf"], ["user-agent", "\xf0\x28\x8c\x28"], ["referer", "\xed\xa0\x80"]];
-  assert.equal((await ask(gate, "/healthz", { headers: junk })).status, 200);
-  assertTerms(await ask(gate, "/weather", { headers: junk }), "Payment required");
+  assert.equal((await ask(gateway, "/healthz", { headers: junk })).status, 200);
+  assertTerms(await ask(gateway, "/weather", { headers: junk }), "Payment required");
   for (const target of ["/any/x", "/upfront/x"]) {
-    const payment = await paymentFor(gate, target);
-    assertServed(await pay(gate, target, payment, { headers: { "x-junk": "\xff\xfe\x80", cookie: "a=\xc0\xaf" } }));
+    const payment = await paymentFor(gateway, target);
+    assertServed(await pay(gateway, target, payment, { headers: { "x-junk": "\xff\xfe\x80", cookie: "a=\xc0\xaf" } }));
   }
 });
 
@@ -253,7 +253,7 @@ test("Bytes that are no text in headers that the filter reads are no crash", asy
     { "x-request-id": "\xff" },
   ]) {
     for (const [target, method] of [["/weather", "GET"], ["/healthz", "GET"], ["/any/x", "OPTIONS"]]) {
-      const answer = await ask(gate, target, { method, headers });
+      const answer = await ask(gateway, target, { method, headers });
       assert.ok([200, 400, 402].includes(answer.status), `${answer.status}`);
       if (target === "/weather") assert.notEqual(answer.status, 200);
     }
@@ -261,14 +261,14 @@ test("Bytes that are no text in headers that the filter reads are no crash", asy
 });
 
 test("Bytes that are no text in the path or the host sell nothing", async () => {
-  const mark = await since(gate);
+  const mark = await since(gateway);
   for (const target of ["/weather\xff", "/\xff", "/weather?q=\xff", "/any/\xc3\x28", "/any/\x80?\xff", "/upfront/\xed\xa0\x80"]) {
-    const answer = await ask(gate, target);
+    const answer = await ask(gateway, target);
     assert.ok([400, 402].includes(answer.status), `${JSON.stringify(target)}: ${answer.status}`);
     if (answer.status === 402) assert.equal(answer.terms.x402Version, 2);
   }
   for (const host of ["\xff", "a\xffb", "ex\xe4mple.com", ""]) {
-    const answer = await ask(gate, "/weather", { host });
+    const answer = await ask(gateway, "/weather", { host });
     assert.ok([400, 402].includes(answer.status), `${JSON.stringify(host)}: ${answer.status}`);
   }
   assert.deepEqual(mark.seen(), []);
@@ -276,15 +276,15 @@ test("Bytes that are no text in the path or the host sell nothing", async () => 
 
 test("Bytes that are no text in the upstream's headers come through, and the money moves", async () => {
   for (const target of ["/any/x", "/upfront/x"]) {
-    const payment = await paymentFor(gate, target);
+    const payment = await paymentFor(gateway, target);
     const answer = await withUpstream(
-      gate,
+      gateway,
       (_, response) => {
         response.socket.end(
           Buffer.from("HTTP/1.1 200 OK\r\ncache-control: \xff\r\nx-junk: \xfe\x80\r\ncontent-length: 2\r\n\r\nok", "latin1"),
         );
       },
-      () => pay(gate, target, payment),
+      () => pay(gateway, target, payment),
     );
     assertServed(answer);
     assert.equal(answer.text, "ok");
@@ -302,7 +302,7 @@ test("What is no HTTP at all is Envoy's to refuse, and no crash", async () => {
     "GET /weather HTTP/1.1\r\nhost: a\r\npayment-signature: e3\x0030=\r\n\r\n",
     "GET /weather HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
   ]) {
-    const { socket, answer } = sendBytes(gate.port, bytes);
+    const { socket, answer } = sendBytes(gateway.port, bytes);
     socket.end();
     const status = await answer.then(({ status }) => status, () => "closed");
     assert.ok([400, 402, 426, 505, "closed"].includes(status), `${JSON.stringify(bytes)}: ${status}`);
@@ -313,7 +313,7 @@ test("Many connections that send nonsense at once leave the filter as it was", a
   const values = ["\xff", "!", "e30=", encoded("[".repeat(9000)), "A".repeat(40_000), encoded({ x402Version: 2, accepted: {}, payload: {} })];
   const answers = await Promise.all(Array.from({ length: 60 }, (_, i) => withHeader(values[i % values.length])));
   for (const answer of answers) assertNoTerms(answer, 400);
-  assertServed(await pay(gate, "/weather", await paymentFor(gate, "/weather")));
+  assertServed(await pay(gateway, "/weather", await paymentFor(gateway, "/weather")));
 });
 
 test("What a client writes into its payment forges no line of a log", async () => {

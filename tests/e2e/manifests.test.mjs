@@ -18,7 +18,7 @@ import { makePayer } from "../../stage/client.mjs";
 import { ENVOY, WASM } from "../../stage/envoy.mjs";
 import { checkout, startProcess, until } from "../../stage/processes.mjs";
 import { startStage } from "../../stage/stage.mjs";
-import { openRooms } from "./support.mjs";
+import { openBackends } from "./support.mjs";
 
 /** The status that curl gets; 000 where there is none. It can choose host and certificate, which fetch cannot. */
 const curl = async (...args) => {
@@ -28,8 +28,8 @@ const curl = async (...args) => {
 };
 
 const directory = mkdtempSync(join(tmpdir(), "x402-manifests-"));
-const rooms = await openRooms();
-rooms.atEnd(async () => rmSync(directory, { recursive: true, force: true }));
+const backends = await openBackends();
+backends.atEnd(async () => rmSync(directory, { recursive: true, force: true }));
 
 const read = (file) => readFileSync(join(checkout, "envoy", file), "utf8");
 const MODELS = { ...gatewayModels, ...extensionModels, ...networkModels, EnvoyFilter: filterModels.EnvoyFilter };
@@ -42,8 +42,8 @@ const manifests = ["istio", "envoy-gateway"].flatMap((folder) =>
 
 /** Starts the filter with what a manifest gives it; its first route asks for payment. */
 async function assertTaken(plugin, where) {
-  const clusters = { [plugin.facilitator.cluster]: rooms.facilitator.port };
-  const stage = await startStage({ rooms, plugin, clusters, allowOnHeadersStopIteration: true });
+  const clusters = { [plugin.facilitator.cluster]: backends.facilitator.port };
+  const stage = await startStage({ backends, plugin, clusters, allowOnHeadersStopIteration: true });
   try {
     const [{ match, price }] = plugin.routes;
     const body = price?.models ? JSON.stringify({ model: "any", messages: [] }) : undefined;
@@ -97,7 +97,7 @@ test("istio/envoyfilter.yaml: Envoy takes the filter, and the filter its configu
     const filters = listeners[0].filter_chains[0].filters[0].typed_config.http_filters;
     filters.splice(0, 1, local);
   };
-  const stage = await startStage({ rooms, clusters: { [configuration.value.facilitator.cluster]: rooms.facilitator.port }, edit });
+  const stage = await startStage({ backends, clusters: { [configuration.value.facilitator.cluster]: backends.facilitator.port }, edit });
   await stage.stop();
 });
 
@@ -105,7 +105,7 @@ test("envoy-gateway/facilitator.yaml: Envoy takes the cluster", async () => {
   const [, { spec }] = manifests.find(([, { kind }]) => kind === "EnvoyPatchPolicy");
   const cluster = spec.jsonPatches[0].operation.value;
   const edit = ({ static_resources }) => static_resources.clusters.push(cluster);
-  await (await startStage({ rooms, edit })).stop();
+  await (await startStage({ backends, edit })).stop();
 });
 
 test("istio/kustomization.yaml names files that are there", () => {
@@ -134,8 +134,8 @@ function onStage(file, services) {
   writeFileSync(shipped, text);
   execFileSync(ENVOY, ["--mode", "validate", "-c", shipped, "--disable-hot-restart"], { stdio: "pipe" });
   const bootstrap = parse(text);
-  bootstrap.admin.address.socket_address.port_value = rooms.ports.spare2;
-  bootstrap.static_resources.listeners[0].address.socket_address = { address: "127.0.0.1", port_value: rooms.ports.spare1 };
+  bootstrap.admin.address.socket_address.port_value = backends.ports.spare2;
+  bootstrap.static_resources.listeners[0].address.socket_address = { address: "127.0.0.1", port_value: backends.ports.spare1 };
   for (const cluster of bootstrap.static_resources.clusters) {
     const port = services[cluster.name];
     assert.ok(port, `${file}: the cluster ${cluster.name} is new`);
@@ -149,19 +149,19 @@ function onStage(file, services) {
 async function withEnvoy(name, bootstrap, act) {
   const config = join(directory, `${name}.json`);
   writeFileSync(config, JSON.stringify(bootstrap));
-  const child = startProcess({ name, command: ENVOY, args: ["-c", config, "--disable-hot-restart", "--concurrency", "1"], run: rooms.run });
+  const child = startProcess({ name, command: ENVOY, args: ["-c", config, "--disable-hot-restart", "--concurrency", "1"], run: backends.run });
   try {
     const ready = `http://127.0.0.1:${bootstrap.admin.address.socket_address.port_value}/ready`;
     await until(async () => (await fetch(ready)).ok, { what: name, process: child });
-    await act(rooms.ports.spare1);
+    await act(backends.ports.spare1);
   } finally {
     await child.stop();
   }
 }
 
 test("gateway.yaml is valid, and sells what it says", async () => {
-  const { port } = rooms.inference;
-  const bootstrap = onStage("gateway.yaml", { inference: port, data: port, facilitator: rooms.facilitator.port, "base-node": rooms.chain.port ?? rooms.ports.chain });
+  const { port } = backends.inference;
+  const bootstrap = onStage("gateway.yaml", { inference: port, data: port, facilitator: backends.facilitator.port, "base-node": backends.chain.port ?? backends.ports.chain });
   // The stage's chain is Base Sepolia.
   const text = JSON.stringify(bootstrap).replaceAll('"network":"base"', '"network":"base-sepolia"').replaceAll('"rpc":{"base":', '"rpc":{"base-sepolia":');
   await withEnvoy("gateway", JSON.parse(text), async (port) => {
@@ -176,7 +176,7 @@ test("gateway.yaml is valid, and sells what it says", async () => {
 
 test("sidecar.yaml is valid; strangers pay, and callers of the mesh's namespace do not", async () => {
   makeCertificates();
-  const bootstrap = onStage("sidecar.yaml", { service: rooms.inference.port, facilitator: rooms.facilitator.port });
+  const bootstrap = onStage("sidecar.yaml", { service: backends.inference.port, facilitator: backends.facilitator.port });
   await withEnvoy("sidecar", bootstrap, async (port) => {
     const ask = (certificate) => {
       const own = certificate ? ["--cert", `${certificate}.crt`, "--key", `${certificate}.key`] : [];
@@ -193,15 +193,15 @@ test("compose.yaml: its stage starts, and an Envoy with the file that it writes 
   const { services } = parse(read("compose.yaml"));
   assert.match(services.envoy.image, /^envoyproxy\/envoy:v1\.\d+\.\d+$/);
   const [program, script, , , , file] = services.stage.command.split(" ");
-  assert.equal(`${program} ${script}`, "node stage/rooms.mjs");
+  assert.equal(`${program} ${script}`, "node stage/backends.mjs");
   assert.equal(services.envoy.command, `envoy -c ${file}`);
-  const port = rooms.ports.spare3;
+  const port = backends.ports.spare3;
   const written = join(directory, "compose", "envoy.json");
   const stage = startProcess({
     name: "compose-stage",
     command: process.execPath,
     args: [join(checkout, script), "--listen", `127.0.0.1:${port}`, "--write", written],
-    run: rooms.run,
+    run: backends.run,
   });
   try {
     const bootstrap = await until(async () => JSON.parse(readFileSync(written, "utf8")), { what: "the stage", process: stage, timeoutMs: 60_000 });

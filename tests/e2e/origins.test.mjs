@@ -6,7 +6,7 @@ import { buildSync } from "esbuild";
 import { toHex } from "viem";
 import { checkout } from "../../stage/processes.mjs";
 import { findChromium, startBrowser } from "./browser.mjs";
-import { NETWORK, openGate, openRooms, payerAccount, pluginOf, since } from "./support.mjs";
+import { NETWORK, openGateway, openBackends, payerAccount, pluginOf, since } from "./support.mjs";
 
 /** The official client for a browser, with the payer's key in it. */
 const SCRIPT = `
@@ -39,12 +39,12 @@ function startApp() {
   return new Promise((resolve) => server.listen(0, "127.0.0.1", () => resolve({ url: `http://127.0.0.1:${server.address().port}`, server })));
 }
 
-const rooms = await openRooms();
+const backends = await openBackends();
 const [app, stranger] = [await startApp(), await startApp()];
 const browser = await startBrowser(findChromium());
-for (const { server } of [app, stranger]) rooms.atEnd(async () => server.close());
-rooms.atEnd(browser.stop);
-const gate = await openGate(rooms, { plugin: pluginOf({ cors: { origins: [app.url] } }) });
+for (const { server } of [app, stranger]) backends.atEnd(async () => server.close());
+backends.atEnd(browser.stop);
+const gateway = await openGateway(backends, { plugin: pluginOf({ cors: { origins: [app.url] } }) });
 
 async function inTab(origin, act) {
   const tab = await browser.openTab();
@@ -57,9 +57,9 @@ async function inTab(origin, act) {
 }
 
 test("A page of an admitted origin reads the terms, pays, and reads response and receipt", async () => {
-  const mark = await since(gate);
+  const mark = await since(gateway);
   for (const path of ["/weather", "/upfront/app"]) {
-    const { status, body, receipt } = await inTab(app.url, (tab) => tab.evaluate(`window.pay("${gate.url}${path}")`));
+    const { status, body, receipt } = await inTab(app.url, (tab) => tab.evaluate(`window.pay("${gateway.url}${path}")`));
     assert.equal(status, 200, body);
     assert.equal(receipt.success, true);
     assert.equal(receipt.network, NETWORK);
@@ -69,8 +69,8 @@ test("A page of an admitted origin reads the terms, pays, and reads response and
 });
 
 test("A page of another origin gets nothing to read, and pays nothing", async () => {
-  const mark = await since(gate);
-  const failure = await inTab(stranger.url, (tab) => tab.evaluate(`window.pay("${gate.url}/weather").then(() => "paid", String)`));
+  const mark = await since(gateway);
+  const failure = await inTab(stranger.url, (tab) => tab.evaluate(`window.pay("${gateway.url}/weather").then(() => "paid", String)`));
   assert.match(failure, /Failed to fetch/);
   assert.deepEqual([mark.seen(), await mark.transfers()], [[], []]);
 });

@@ -10,7 +10,7 @@ import * as chains from 'viem/chains'
 import { accounts, payTo, payerAccount } from '../../stage/accounts.mjs'
 import { CHAIN_ID, NETWORK, USDC } from '../../stage/chain.mjs'
 import { findChromium, makeWallet, startBrowser } from './browser.mjs'
-import { openGate, openRooms } from './support.mjs'
+import { openGateway, openBackends } from './support.mjs'
 
 const HOSTILE = '</script><script>window.hacked = 1</script><img src=x onerror="hacked = 2">" \' {{terms}} \u2028<!--'
 const JSON_BODY = '{"city":"Lisbon","celsius":21,"id":12345678901234567890,"tags":["a, b: {c}",{}],"sky":"\\"clear\\" <b>"}'
@@ -57,11 +57,11 @@ function upstream(request, response) {
 }
 
 const browser = await startBrowser(findChromium())
-const rooms = await openRooms()
-rooms.atEnd(browser.stop)
-rooms.inference.intercept = upstream
-const gate = await openGate(rooms, { plugin })
-const own = await openGate(rooms, { plugin: { ...plugin, page: { html: OWN } } })
+const backends = await openBackends()
+backends.atEnd(browser.stop)
+backends.inference.intercept = upstream
+const gateway = await openGateway(backends, { plugin })
+const own = await openGateway(backends, { plugin: { ...plugin, page: { html: OWN } } })
 
 const pictures = process.env.SCREENSHOTS
 if (pictures) mkdirSync(pictures, { recursive: true })
@@ -72,10 +72,10 @@ function pageTest(name, path, { wallet = makeWallet(), ...options }, run) {
   test(name, { timeout: 120_000 }, async () => {
     const tab = await browser.openTab({ wallet, ...options })
     try {
-      await tab.open(gate.url + path)
+      await tab.open(gateway.url + path)
       await run({ tab, wallet, paid: () => tab.requests.filter(({ payment }) => payment) })
       // Chromium's own reader of PDF is an extension that it brings along.
-      const isInside = url => url.startsWith(`${gate.url}/`) || /^(blob|data|chrome-extension):/.test(url)
+      const isInside = url => url.startsWith(`${gateway.url}/`) || /^(blob|data|chrome-extension):/.test(url)
       const elsewhere = tab.requests.filter(({ url }) => !isInside(url))
       assert.deepEqual(elsewhere, [], 'a request left for elsewhere')
       assert.deepEqual(tab.complaints, [], 'the browser complains')
@@ -119,9 +119,9 @@ pageTest('A browser is told what is for sale, pays with its wallet, and sees JSO
   assert.match(message.nonce, /^0x[0-9a-f]{64}$/)
 
   const [{ payment, method, url }, ...more] = paid()
-  assert.deepEqual([method, url, more], ['GET', `${gate.url}/weather?day=1`, []])
+  assert.deepEqual([method, url, more], ['GET', `${gateway.url}/weather?day=1`, []])
   const { x402Version, resource, accepted } = decode(payment)
-  assert.deepEqual([x402Version, resource.url, accepted.network], [2, `${gate.url}/weather?day=1`, NETWORK])
+  assert.deepEqual([x402Version, resource.url, accepted.network], [2, `${gateway.url}/weather?day=1`, NETWORK])
 
   const shown = await tab.evaluate(text('#content pre'))
   assert.equal(shown, `{
@@ -396,24 +396,24 @@ test('The filter, the facilitator and the token take what the page has signed', 
   const wallet = makeWallet()
   const tab = await browser.openTab({ wallet })
   try {
-    const before = await rooms.chain.balanceOf(payTo)
-    await tab.open(`${gate.url}/weather`)
+    const before = await backends.chain.balanceOf(payTo)
+    await tab.open(`${gateway.url}/weather`)
     await tab.click('#pay')
     await tab.see(SHOWN)
     assert.match(await tab.evaluate(text('#content pre')), /"city": "Lisbon"/)
-    const [transfer] = (await rooms.chain.transfers()).slice(-1)
+    const [transfer] = (await backends.chain.transfers()).slice(-1)
     assert.equal(transfer.from, payerAccount.address)
     assert.equal(transfer.value, 1000n)
     assert.ok((await tab.evaluate(text('#receipt'))).includes(transfer.transaction))
-    assert.equal(await rooms.chain.balanceOf(payTo) - before, 1000n)
+    assert.equal(await backends.chain.balanceOf(payTo) - before, 1000n)
     const [{ payment }] = tab.requests.filter(({ payment }) => payment)
     // Used up, it buys nothing more, and the page says why.
-    await tab.open(`${gate.url}/weather`)
-    await tab.evaluate(`sessionStorage.setItem('x402 ${gate.url}/weather', '${payment}')`)
+    await tab.open(`${gateway.url}/weather`)
+    await tab.evaluate(`sessionStorage.setItem('x402 ${gateway.url}/weather', '${payment}')`)
     await tab.reload()
     await tab.click('#pay')
     await tab.see(says('/used already. \\(invalid_exact_evm_nonce_already_used\\)/'))
-    assert.equal(await rooms.chain.balanceOf(payTo) - before, 1000n)
+    assert.equal(await backends.chain.balanceOf(payTo) - before, 1000n)
     assert.deepEqual(tab.complaints, [])
   } finally {
     await tab.close()
@@ -439,7 +439,7 @@ test('Another method than GET is left to programs', async () => {
   const tab = await browser.openTab()
   try {
     tab.method = 'POST'
-    await tab.open(`${gate.url}/weather`)
+    await tab.open(`${gateway.url}/weather`)
     assert.equal(await tab.evaluate(`document.querySelector('#pay').hidden`), true)
     assert.ok(await tab.evaluate(says('/This was a POST request/')))
   } finally {
@@ -448,7 +448,7 @@ test('Another method than GET is left to programs', async () => {
 })
 
 test('An unpaid page comes with the headers that it needs', async () => {
-  const answer = await fetch(`${gate.url}/weather`, { headers: { accept: 'text/html' } })
+  const answer = await fetch(`${gateway.url}/weather`, { headers: { accept: 'text/html' } })
   assert.equal(answer.status, 402)
   const policy = answer.headers.get('content-security-policy')
   for (const directive of [`default-src 'none'`, `connect-src 'self'`, `base-uri 'none'`, `form-action 'none'`, `frame-ancestors 'none'`]) {

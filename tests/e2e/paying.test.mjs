@@ -9,9 +9,9 @@ import {
   eventually,
   headerSeen,
   NETWORK,
-  openGate,
+  openGateway,
   openHttp2,
-  openRooms,
+  openBackends,
   pay,
   payerAccount,
   paying,
@@ -25,11 +25,11 @@ import {
   withUpstream,
 } from "./support.mjs";
 
-const rooms = await openRooms();
-const gate = await openGate(rooms);
+const backends = await openBackends();
+const gateway = await openGateway(backends);
 const payer = payerAccount.address;
 
-const balances = () => Promise.all([rooms.chain.balanceOf(payer), rooms.chain.balanceOf(payTo)]);
+const balances = () => Promise.all([backends.chain.balanceOf(payer), backends.chain.balanceOf(payTo)]);
 
 /** The one movement of money since a mark, which must be the one of this payment. */
 async function theTransfer(mark, { value, nonce, transaction }) {
@@ -40,9 +40,9 @@ async function theTransfer(mark, { value, nonce, transaction }) {
 }
 
 test("The official client pays for a GET: response, receipt, transfer and balances agree", async () => {
-  const [mark, before] = [await since(gate), await balances()];
+  const [mark, before] = [await since(gateway), await balances()];
   const client = makePayer();
-  const response = await client.fetch(`${gate.url}/weather`);
+  const response = await client.fetch(`${gateway.url}/weather`);
   const [unpaid, paid] = client.exchanges;
   assert.equal(unpaid.status, 402);
   assert.equal(response.status, 200);
@@ -59,23 +59,23 @@ test("The official client pays for a GET: response, receipt, transfer and balanc
 });
 
 test("The official client pays for a POST, and its body arrives", async () => {
-  const mark = await since(gate);
+  const mark = await since(gateway);
   const client = makePayer();
   const prompt = "Does a body survive being paid for?";
-  const response = await client.fetch(`${gate.url}/any/v1/chat`, { method: "POST", body: prompt });
+  const response = await client.fetch(`${gateway.url}/any/v1/chat`, { method: "POST", body: prompt });
   assert.equal(response.status, 200);
   await response.text();
   assert.equal(mark.seen().length, 1);
   let heard;
   await withUpstream(
-    gate,
+    gateway,
     async (request, upstream) => {
       heard = "";
       for await (const chunk of request) heard += chunk;
       upstream.end("ok");
     },
     async () => {
-      const again = await makePayer().fetch(`${gate.url}/any/v1/chat`, { method: "POST", body: prompt });
+      const again = await makePayer().fetch(`${gateway.url}/any/v1/chat`, { method: "POST", body: prompt });
       assert.equal(await again.text(), "ok");
     },
   );
@@ -83,8 +83,8 @@ test("The official client pays for a POST, and its body arrives", async () => {
 });
 
 test("The upstream sees one request, without the payment, and who paid how much", async () => {
-  const mark = await since(gate);
-  const response = await makePayer().fetch(`${gate.url}/any/thing?q=1`, {
+  const mark = await since(gateway);
+  const response = await makePayer().fetch(`${gateway.url}/any/thing?q=1`, {
     headers: { accept: "text/plain", "x-x402-payer": "0xdead", "X_X402_Amount": "1", "x-x402-anything": "1" },
   });
   await response.text();
@@ -105,10 +105,10 @@ test("The upstream sees one request, without the payment, and who paid how much"
 });
 
 test("The facilitator gets the payment as the client sent it and the entry as the gateway offered it", async () => {
-  const mark = await since(gate);
-  const { accepts, resource } = await quote(gate, "/weather");
+  const mark = await since(gateway);
+  const { accepts, resource } = await quote(gateway, "/weather");
   const payment = { ...(await signPayment(accepts[0], { resource })), extensions: { note: { "ünïcode": [1, null] } } };
-  assertServed(await pay(gate, "/weather", payment));
+  assertServed(await pay(gateway, "/weather", payment));
   const official = recorded("v2-exact-eip3009").server_to_facilitator.map(({ request }) => Object.keys(request.body));
   for (const [index, path] of ["/verify", "/settle"].entries()) {
     const call = mark.calls()[index];
@@ -116,7 +116,7 @@ test("The facilitator gets the payment as the client sent it and the entry as th
     assert.deepEqual(call.request, { x402Version: 2, paymentPayload: payment, paymentRequirements: accepts[0] });
     assert.deepEqual(Object.keys(call.request), official[index]);
     assert.match(call.headers["content-type"], /^application\/json/);
-    assert.equal(call.headers.host, new URL(rooms.facilitator.url).host);
+    assert.equal(call.headers.host, new URL(backends.facilitator.url).host);
   }
 });
 
@@ -130,11 +130,11 @@ test("A paid response is private; where the upstream forbids storing it altogeth
   ];
   for (const target of ["/any/cache", "/upfront/cache"]) {
     for (const [given, expected] of cases) {
-      const payment = await paymentFor(gate, target);
+      const payment = await paymentFor(gateway, target);
       const answer = await withUpstream(
-        gate,
+        gateway,
         (_, response) => response.writeHead(200, given ? { "cache-control": given } : {}).end("ok"),
-        () => pay(gate, target, payment),
+        () => pay(gateway, target, payment),
       );
       assertServed(answer);
       assert.equal(answer.get("cache-control"), expected, `${target}: ${given}`);
@@ -145,9 +145,9 @@ test("A paid response is private; where the upstream forbids storing it altogeth
 
 test("What the upstream exposes to scripts of other origins stays beside the receipt", async () => {
   const answer = await withUpstream(
-    gate,
+    gateway,
     (_, response) => response.writeHead(200, { "access-control-expose-headers": "X-Rate-Limit" }).end("ok"),
-    async () => pay(gate, "/any/cors", await paymentFor(gate, "/any/cors")),
+    async () => pay(gateway, "/any/cors", await paymentFor(gateway, "/any/cors")),
   );
   assertServed(answer);
   assert.match(answer.get("access-control-expose-headers"), /X-Rate-Limit/);
@@ -155,20 +155,20 @@ test("What the upstream exposes to scripts of other origins stays beside the rec
 
 test("A receipt that the upstream itself sends does not stand beside the gateway's", async () => {
   const answer = await withUpstream(
-    gate,
+    gateway,
     (_, response) => response.writeHead(200, { "payment-response": "e30=", "payment-required": "e30=" }).end("ok"),
-    async () => pay(gate, "/any/forged", await paymentFor(gate, "/any/forged")),
+    async () => pay(gateway, "/any/forged", await paymentFor(gateway, "/any/forged")),
   );
   assert.equal(answer.headers.filter(([name]) => name === "payment-response").length, 1);
   assert.equal(answer.receipt.success, true);
 });
 
 test("Over HTTP/2 a payment buys its response once", async () => {
-  const mark = await since(gate);
-  const { ask, close } = openHttp2(gate);
+  const mark = await since(gateway);
+  const { ask, close } = openHttp2(gateway);
   const path = "/any/http2";
   const { accepts, resource } = (await ask({ ":path": path })).terms;
-  assert.equal(resource.url, gate.url + path);
+  assert.equal(resource.url, gateway.url + path);
   const payment = await signPayment(accepts[0], { resource });
   const paid = await ask({ ":path": path, ...paying(payment) }, "a body");
   assertServed(paid);
@@ -180,16 +180,16 @@ test("Over HTTP/2 a payment buys its response once", async () => {
 });
 
 test("Paid upfront, the money moves before the upstream hears of the request, and it is told the transaction", async () => {
-  const mark = await since(gate);
+  const mark = await since(gateway);
   const client = makePayer();
   let movedBefore;
   const response = await withUpstream(
-    gate,
+    gateway,
     async () => {
       movedBefore = await mark.transfers();
       return false;
     },
-    () => client.fetch(`${gate.url}/upfront/thing`, { method: "POST", body: "x" }),
+    () => client.fetch(`${gateway.url}/upfront/thing`, { method: "POST", body: "x" }),
   );
   assert.equal(response.status, 200);
   await response.text();
@@ -205,7 +205,7 @@ test("Paid upfront, the money moves before the upstream hears of the request, an
 });
 
 test("Verified locally, a payment costs one call of the facilitator", async () => {
-  const local = await openGate(rooms, { plugin: pluginOf({ facilitator: { verify: "local" } }) });
+  const local = await openGateway(backends, { plugin: pluginOf({ facilitator: { verify: "local" } }) });
   for (const target of ["/any/x", "/upfront/x"]) {
     const mark = await since(local);
     const client = makePayer();
@@ -219,9 +219,9 @@ test("Verified locally, a payment costs one call of the facilitator", async () =
 });
 
 test("A payer without money is refused with the facilitator's reason, and the upstream is left alone", async () => {
-  const mark = await since(gate);
+  const mark = await since(gateway);
   const client = makePayer({ account: accounts[5] });
-  const response = await client.fetch(`${gate.url}/weather`);
+  const response = await client.fetch(`${gateway.url}/weather`);
   assert.equal(response.status, 402);
   const refused = client.exchanges[1];
   assert.equal(refused.terms.error, "invalid_exact_evm_insufficient_balance");
@@ -231,7 +231,7 @@ test("A payer without money is refused with the facilitator's reason, and the up
 
   // Upfront nobody verifies; the settlement itself is refused.
   const upfront = makePayer({ account: accounts[5] });
-  assert.equal((await upfront.fetch(`${gate.url}/upfront/x`)).status, 402);
+  assert.equal((await upfront.fetch(`${gateway.url}/upfront/x`)).status, 402);
   assert.equal(upfront.exchanges[1].receipt.success, false);
   assert.equal(upfront.exchanges[1].receipt.errorReason, "invalid_exact_evm_insufficient_balance");
   assert.deepEqual(mark.seen(), []);
@@ -240,10 +240,10 @@ test("A payer without money is refused with the facilitator's reason, and the up
 
 test("Access logs reach the payer, the amount and the transaction", async () => {
   const client = makePayer();
-  const response = await client.fetch(`${gate.url}/any/logged`);
+  const response = await client.fetch(`${gateway.url}/any/logged`);
   await response.text();
   const entry = await eventually(
-    () => gate.envoy.accessLog().find(({ path, status }) => path === "/any/logged" && status === 200),
+    () => gateway.envoy.accessLog().find(({ path, status }) => path === "/any/logged" && status === 200),
     "the access log shows the paid request",
   );
   assert.equal(entry.payer, payer);
@@ -251,6 +251,6 @@ test("Access logs reach the payer, the amount and the transaction", async () => 
   assert.equal(entry.amount, "2000");
   assert.equal(entry.transaction, client.exchanges[1].receipt.transaction);
   assert.deepEqual([entry.route, entry.outcome], ["any", "served"]);
-  const unpaid = gate.envoy.accessLog().find(({ path, status }) => path === "/any/logged" && status === 402);
+  const unpaid = gateway.envoy.accessLog().find(({ path, status }) => path === "/any/logged" && status === 402);
   assert.deepEqual([unpaid.route, unpaid.outcome, unpaid.payer], ["any", "unpaid", null]);
 });

@@ -11,14 +11,14 @@ import { accounts, facilitatorAccount } from "../../stage/accounts.mjs";
 import { makePayer } from "../../stage/client.mjs";
 import { EXACT_PERMIT2_PROXY, PERMIT2, UPTO_PERMIT2_PROXY } from "../../stage/contracts.mjs";
 import { permit2Entry, signPermit2Payment } from "./permit2.mjs";
-import { CHAIN_ID, encoded, now, openRooms, payerAccount, payTo, USDC } from "./support.mjs";
+import { CHAIN_ID, encoded, now, openBackends, payerAccount, payTo, USDC } from "./support.mjs";
 
 const MAXIMUM = "100000";
 const [, , , , stranger, penniless] = accounts;
 const payer = payerAccount.address;
 
-const rooms = await openRooms({ balances: { [payer]: 100_000_000n, [stranger.address]: 1_000_000n } });
-const { chain, facilitator } = rooms;
+const backends = await openBackends({ balances: { [payer]: 100_000_000n, [stranger.address]: 1_000_000n } });
+const { chain, facilitator } = backends;
 
 /** A server that sells for one entry and keeps the payment that it is sent. */
 async function paidByOfficialClient(entry) {

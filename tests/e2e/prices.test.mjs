@@ -5,7 +5,7 @@
 import assert from "node:assert/strict";
 import { createServer } from "node:http";
 import { test } from "node:test";
-import { ask, assertNoTerms, assertServed, assertTerms, DEFAULTS, openGate, openRooms, paying, signPayment } from "./support.mjs";
+import { ask, assertNoTerms, assertServed, assertTerms, DEFAULTS, openGateway, openBackends, paying, signPayment } from "./support.mjs";
 
 const NO_MATCH = "No matching payment requirements";
 const JSON_TYPE = { "content-type": "application/json" };
@@ -21,8 +21,8 @@ const server = createServer(async (request, response) => {
 server.keepAliveTimeout = 0;
 await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
 
-const rooms = await openRooms();
-rooms.atEnd(async () => {
+const backends = await openBackends();
+backends.atEnd(async () => {
   const closed = new Promise((resolve) => server.close(resolve));
   server.closeAllConnections();
   await closed;
@@ -54,7 +54,7 @@ function withFilters(bootstrap) {
   );
 }
 
-const gate = await openGate(rooms, {
+const gateway = await openGateway(backends, {
   facilitator: "fake",
   plugin: {
     defaults: DEFAULTS,
@@ -70,7 +70,7 @@ const gate = await openGate(rooms, {
 });
 
 const chat = (text, headers = {}) =>
-  ask(gate, "/v1/chat/completions", { method: "POST", body: text, headers: { ...JSON_TYPE, ...headers } });
+  ask(gateway, "/v1/chat/completions", { method: "POST", body: text, headers: { ...JSON_TYPE, ...headers } });
 
 test("Without reading the body itself, the filter prices it by Envoy's metadata", async () => {
   const body = (more) => JSON.stringify({ model: "fake-echo-1", messages: [{ role: "user", content: "Hello" }], ...more });
@@ -97,18 +97,18 @@ test("What Envoy did not find in the body has no price", async () => {
 
 test("The operator's own service names the price, for as long as it says", async () => {
   prices.answer = { price: "$0.05" };
-  const { terms } = await ask(gate, "/quoted/a?b=c");
+  const { terms } = await ask(gateway, "/quoted/a?b=c");
   assert.equal(terms.accepts[0].amount, "50000");
   assert.deepEqual(prices.asked.at(-1), { url: "/v1/quote", key: "secret", body: { method: "GET", path: "/quoted/a?b=c" } });
   const payment = await signPayment(terms.accepts[0]);
-  assertServed(await ask(gate, "/quoted/a?b=c", { headers: paying(payment) }));
+  assertServed(await ask(gateway, "/quoted/a?b=c", { headers: paying(payment) }));
   assert.equal(prices.asked.length, 2, "it is asked each time");
 
   prices.headers = { "cache-control": "max-age=60" };
   prices.answer = { amount: "700" };
-  for (let i = 0; i < 3; i++) assert.equal((await ask(gate, "/quoted/cached")).terms.accepts[0].amount, "700");
+  for (let i = 0; i < 3; i++) assert.equal((await ask(gateway, "/quoted/cached")).terms.accepts[0].amount, "700");
   assert.equal(prices.asked.length, 3, "and once where it says how long that holds");
-  assert.equal((await ask(gate, "/quoted/other")).terms.accepts[0].amount, "700");
+  assert.equal((await ask(gateway, "/quoted/other")).terms.accepts[0].amount, "700");
   assert.equal(prices.asked.length, 4, "for the same question");
   prices.headers = {};
 });
@@ -116,7 +116,7 @@ test("The operator's own service names the price, for as long as it says", async
 test("A service that names no price sells nothing", async () => {
   for (const [status, answer] of [[500, { amount: "1" }], [200, {}], [200, { amount: 1 }], [200, { amount: "0" }], [302, { amount: "1" }]]) {
     Object.assign(prices, { status, answer });
-    const reply = await ask(gate, "/quoted/none");
+    const reply = await ask(gateway, "/quoted/none");
     assertNoTerms(reply, 503);
     assert.match(reply.get("retry-after"), /^\d+$/);
   }
@@ -126,10 +126,10 @@ test("A service that names no price sells nothing", async () => {
 test("The mesh says who is paid, and only the mesh", async () => {
   const to = "0x15d34AAf54267DB7D7c367839AAf71A00a2C6A65";
   const headers = { "x-mesh-pay-to": to };
-  const { terms } = await ask(gate, "/mesh", { headers });
+  const { terms } = await ask(gateway, "/mesh", { headers });
   assert.equal(terms.accepts[0].payTo, to);
   const payment = await signPayment(terms.accepts[0]);
-  assertServed(await ask(gate, "/mesh", { headers: { ...headers, ...paying(payment) } }));
-  assertNoTerms(await ask(gate, "/mesh"), 503);
-  assertNoTerms(await ask(gate, "/mesh", { headers: { "x-mesh-pay-to": "nobody" } }), 503);
+  assertServed(await ask(gateway, "/mesh", { headers: { ...headers, ...paying(payment) } }));
+  assertNoTerms(await ask(gateway, "/mesh"), 503);
+  assertNoTerms(await ask(gateway, "/mesh", { headers: { "x-mesh-pay-to": "nobody" } }), 503);
 });

@@ -7,8 +7,8 @@ import {
   assertServed,
   assertTerms,
   encoded,
-  openGate,
-  openRooms,
+  openGateway,
+  openBackends,
   pay,
   paying,
   paymentFor,
@@ -20,10 +20,10 @@ import {
 const USED = "invalid_exact_evm_nonce_already_used";
 const TARGETS = ["/any/x", "/upfront/x"];
 
-const rooms = await openRooms();
+const backends = await openBackends();
 const plugin = pluginOf();
-const gate = await openGate(rooms, { plugin, concurrency: 2 });
-const gullible = await openGate(rooms, { plugin, concurrency: 2, facilitator: "fake" });
+const gateway = await openGateway(backends, { plugin, concurrency: 2 });
+const gullible = await openGateway(backends, { plugin, concurrency: 2, facilitator: "fake" });
 
 /** One was served; the others were told that the payment is at work or has been used. */
 function assertServedOnce(answers) {
@@ -42,10 +42,10 @@ function assertServedOnce(answers) {
 
 for (const target of TARGETS) {
   test(`The same payment again buys nothing: ${target}`, async () => {
-    const mark = await since(gate);
-    const payment = await paymentFor(gate, target);
-    assertServed(await pay(gate, target, payment));
-    for (const _ of [1, 2, 3]) assertTerms(await pay(gate, target, payment), USED);
+    const mark = await since(gateway);
+    const payment = await paymentFor(gateway, target);
+    assertServed(await pay(gateway, target, payment));
+    for (const _ of [1, 2, 3]) assertTerms(await pay(gateway, target, payment), USED);
     assert.equal(mark.seen().length, 1);
     assert.equal(mark.calls("/settle").length, 1);
     assert.equal((await mark.transfers()).length, 1);
@@ -53,8 +53,8 @@ for (const target of TARGETS) {
 
   test(`Sixteen times at once on two workers, one payment is served once: ${target}`, async () => {
     for (let round = 0; round < 3; round++) {
-      const [payment, mark] = [await paymentFor(gate, target), await since(gate)];
-      assertServedOnce(await Promise.all(Array.from({ length: 16 }, () => pay(gate, target, payment))));
+      const [payment, mark] = [await paymentFor(gateway, target), await since(gateway)];
+      assertServedOnce(await Promise.all(Array.from({ length: 16 }, () => pay(gateway, target, payment))));
       assert.equal(mark.seen().length, 1);
       assert.equal(mark.calls("/settle").length, 1);
       assert.equal((await mark.transfers()).length, 1);
@@ -74,7 +74,7 @@ for (const target of TARGETS) {
 }
 
 test("A payment spent on one route is spent on every other", async () => {
-  const twin = await openGate(rooms, {
+  const twin = await openGateway(backends, {
     plugin: pluginOf({ routes: ["/one", "/two"].map((path) => ({ match: { path }, price: "$0.002" })) }),
     facilitator: "fake",
   });
@@ -127,7 +127,7 @@ const spellings = (payment) => {
   };
 };
 
-for (const [who, at] of [["the official facilitator", gate], ["one that says yes to everything", gullible]]) {
+for (const [who, at] of [["the official facilitator", gateway], ["one that says yes to everything", gullible]]) {
   test(`A spent payment stays spent however it is spelled: ${who}`, async () => {
     const mark = await since(at);
     const payment = await paymentFor(at, "/any/x");
@@ -152,18 +152,18 @@ for (const [who, at] of [["the official facilitator", gate], ["one that says yes
 }
 
 test("Each of these spellings is good for a payment that is not spent", async () => {
-  for (const how of Object.keys(spellings(await paymentFor(gate, "/any/x")))) {
-    const payment = await paymentFor(gate, "/any/x");
-    const answer = await ask(gate, "/any/x", { headers: { "payment-signature": spellings(payment)[how] } });
+  for (const how of Object.keys(spellings(await paymentFor(gateway, "/any/x")))) {
+    const payment = await paymentFor(gateway, "/any/x");
+    const answer = await ask(gateway, "/any/x", { headers: { "payment-signature": spellings(payment)[how] } });
     assert.equal(answer.status, 200, `${how}: ${answer.text}`);
   }
 });
 
 test("Different payments do not stand in each other's way", async () => {
-  const { accepts } = (await ask(gate, "/any/x")).terms;
+  const { accepts } = (await ask(gateway, "/any/x")).terms;
   const payments = await Promise.all(Array.from({ length: 12 }, () => signPayment(accepts[0])));
-  const mark = await since(gate);
-  const answers = await Promise.all(payments.map((payment) => ask(gate, "/any/x", { headers: paying(payment) })));
+  const mark = await since(gateway);
+  const answers = await Promise.all(payments.map((payment) => ask(gateway, "/any/x", { headers: paying(payment) })));
   for (const answer of answers) assertServed(answer);
   assert.equal(mark.seen().length, 12);
   const transfers = await mark.transfers();
@@ -175,18 +175,18 @@ test("Different payments do not stand in each other's way", async () => {
 });
 
 test("A payment that was settled elsewhere is refused, and the upstream's answer is kept back", async () => {
-  const [payment, mark] = [await paymentFor(gate, "/any/x"), await since(gate)];
+  const [payment, mark] = [await paymentFor(gateway, "/any/x"), await since(gateway)];
   const { accepted: paymentRequirements } = payment;
-  const settled = await fetch(`${rooms.facilitator.url}/settle`, {
+  const settled = await fetch(`${backends.facilitator.url}/settle`, {
     method: "POST",
     body: JSON.stringify({ x402Version: 2, paymentPayload: payment, paymentRequirements }),
   });
   assert.equal((await settled.json()).success, true);
-  assertTerms(await pay(gate, "/any/x", payment), USED);
+  assertTerms(await pay(gateway, "/any/x", payment), USED);
   assert.deepEqual(mark.seen(), []);
 
   // Verified here alone, it is the settlement that tells.
-  const local = await openGate(rooms, { plugin: pluginOf({ facilitator: { verify: "local" } }) });
+  const local = await openGateway(backends, { plugin: pluginOf({ facilitator: { verify: "local" } }) });
   const refused = await pay(local, "/any/x", payment);
   assertNoTerms(refused, 402);
   assert.deepEqual(

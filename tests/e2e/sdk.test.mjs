@@ -13,7 +13,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { checkout } from "../../stage/processes.mjs";
 import { startStage } from "../../stage/stage.mjs";
 import { startFakeFacilitator } from "./fake-facilitator.mjs";
-import { ask, assertTerms, eventually, latch, openGate, openRooms, send, withUpstream } from "./support.mjs";
+import { ask, assertTerms, eventually, latch, openGateway, openBackends, send, withUpstream } from "./support.mjs";
 
 const TARGET = "wasm32-unknown-unknown";
 const MANIFEST = join(checkout, "tests", "sdk", "Cargo.toml");
@@ -27,18 +27,18 @@ const LARGE = randomBytes(4 * 1024 * 1024); // Envoy buffers a mebibyte by defau
 const assertFault = (isThere, what, found) =>
   assert.ok(isThere, `the SDK can do this now: ${what}; see ARCHITECTURE.md, 'The ABI'. Found: ${found}`);
 
-const rooms = await openRooms();
+const backends = await openBackends();
 const sdk = { facilitator: "fake", wasm: WASM, plugin: "faults" };
-const gate = await openGate(rooms, { ...sdk, allowOnHeadersStopIteration: true });
-const without = await openGate(rooms, { ...sdk, allowOnHeadersStopIteration: false });
-const idle = await openGate(rooms, { ...sdk, plugin: "empty" });
-const ours = await openGate(rooms, { facilitator: "fake" });
+const gateway = await openGateway(backends, { ...sdk, allowOnHeadersStopIteration: true });
+const without = await openGateway(backends, { ...sdk, allowOnHeadersStopIteration: false });
+const idle = await openGateway(backends, { ...sdk, plugin: "empty" });
+const ours = await openGateway(backends, { facilitator: "fake" });
 
-// openGate's gates must not crash; this one does, and is loaded anew.
+// openGateway's gateways must not crash; this one does, and is loaded anew.
 const fake = await startFakeFacilitator();
-rooms.atEnd(fake.stop);
-const stage = await startStage({ rooms, ...sdk, facilitator: fake.url });
-rooms.atEnd(stage.stop);
+backends.atEnd(fake.stop);
+const stage = await startStage({ backends, ...sdk, facilitator: fake.url });
+backends.atEnd(stage.stop);
 const crashing = { ...stage, fake, port: stage.envoy.port };
 
 /** What has been written to Envoy's log since this was called. */
@@ -59,7 +59,7 @@ function sourceOf(file) {
 }
 
 test("The filter written with the SDK lets everything pass where it is to do nothing", async () => {
-  for (const one of [idle, gate]) {
+  for (const one of [idle, gateway]) {
     const answer = await ask(one, "/echo", { method: "POST", body: "some body" });
     assert.equal(answer.status, 200);
     assert.equal(answer.json().path, "/echo");
@@ -104,12 +104,12 @@ const HOLDING = "hold a head by back pressure under allow_on_headers_stop_iterat
 
 for (const [half, status, details] of [["request", 413, "request_payload_too_large"], ["response", 500, "response_payload_too_large"]]) {
   test(`With the SDK, the head of a ${half} that is paused leaves with the first piece of its body`, async () => {
-    const found = await hold(gate, half, `/hold-${half}`, PATIENCE_MS);
+    const found = await hold(gateway, half, `/hold-${half}`, PATIENCE_MS);
     assertFault(found.early && found.status === 200, HOLDING, JSON.stringify(found));
   });
 
   test(`With the SDK, a ${half} whose head and body are paused is buffered, and fails at the limit`, async () => {
-    const found = await hold(gate, half, `/hold-${half}-and-body`, PATIENCE_MS);
+    const found = await hold(gateway, half, `/hold-${half}-and-body`, PATIENCE_MS);
     assertFault(found.early && found.status === status && found.details === details, HOLDING, JSON.stringify(found));
   });
 
@@ -139,17 +139,17 @@ test("The SDK exports the callbacks itself, and lets nobody write one beside it"
 // response when the payment comes again, once".
 test("With the SDK, the answer of a callout whose client has gone is heard by nobody", async () => {
   const heard = /(stream|root context) hears an answer/g;
-  const answered = async () => (await gate.envoy.stats("cluster.facilitator.upstream_rq_200"))["cluster.facilitator.upstream_rq_200"] ?? 0;
-  const [before, calls, held, log] = [await answered(), gate.fake.count("/held"), latch(), logSince(gate)];
-  gate.fake.script("/held", { hold: held.opened, json: {} });
-  const { socket } = send(gate, "/hold-request");
-  await eventually(() => gate.fake.count("/held") > calls, "the callout is sent");
+  const answered = async () => (await gateway.envoy.stats("cluster.facilitator.upstream_rq_200"))["cluster.facilitator.upstream_rq_200"] ?? 0;
+  const [before, calls, held, log] = [await answered(), gateway.fake.count("/held"), latch(), logSince(gateway)];
+  gateway.fake.script("/held", { hold: held.opened, json: {} });
+  const { socket } = send(gateway, "/hold-request");
+  await eventually(() => gateway.fake.count("/held") > calls, "the callout is sent");
   socket.destroy();
-  await eventually(() => gate.envoy.accessLog().at(-1).details === "downstream_remote_disconnect", "the client's leaving is noticed");
+  await eventually(() => gateway.envoy.accessLog().at(-1).details === "downstream_remote_disconnect", "the client's leaving is noticed");
   held.open();
   await eventually(async () => (await answered()) > before, "Envoy has the answer");
   // One whose client stays, behind it.
-  assert.equal((await ask(gate, "/hold-request")).status, 200);
+  assert.equal((await ask(gateway, "/hold-request")).status, 200);
   const who = [...log().matchAll(heard)].map(([, who]) => who);
   assertFault(who.join() === "stream", "hear the answer of a callout whose stream is gone", who);
 });
@@ -187,8 +187,8 @@ test("With the SDK, a facilitator that breaks off in the middle of an answer end
 // ---- Details of responses -----------------------------------------------------------------------------------------
 
 test("With the SDK, a response sent in the upstream's place has no details for access logs, and with the filter's own shell it has", async () => {
-  assert.equal((await ask(gate, "/reply")).text, "sent by the SDK");
-  const { details } = await logged(gate, "/reply");
+  assert.equal((await ask(gateway, "/reply")).text, "sent by the SDK");
+  const { details } = await logged(gateway, "/reply");
   assertFault(!details, "send details with a response", details);
   const functions = [...sourceOf("hostcalls.rs").matchAll(/pub fn (\w+)\(([^)]*)\)/g)];
   assert.ok(functions.some(([, name]) => name === "send_http_response"));

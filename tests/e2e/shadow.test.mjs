@@ -11,8 +11,8 @@ import {
   encoded,
   eventually,
   headerSeen,
-  openGate,
-  openRooms,
+  openGateway,
+  openBackends,
   pay,
   paymentFor,
   pluginOf,
@@ -24,19 +24,19 @@ import {
 const price = { usage: "openai", models: { "fake-echo-1": { input: "$2.50", output: "$10.00" } } };
 const CHAT = { name: "chat", match: { methods: ["POST"], path: "/v1/chat/completions" }, price };
 
-const rooms = await openRooms();
-const enforced = await openGate(rooms);
-const gate = await openGate(rooms, {
+const backends = await openBackends();
+const enforced = await openGateway(backends);
+const gateway = await openGateway(backends, {
   plugin: pluginOf({ mode: "shadow", routes: [WEATHER, ANY, UPFRONT, CHAT], unmatched: "deny" }),
   allowOnHeadersStopIteration: true,
 });
-const mixed = await openGate(rooms, {
+const mixed = await openGateway(backends, {
   plugin: pluginOf({ defaults: DEFAULTS, routes: [{ ...WEATHER, mode: "shadow" }, ANY] }),
 });
 
 /** How often a route has ended so, by Envoy's stats. */
 const count = async (route, outcome) =>
-  Object.entries(await gate.envoy.stats(`x402.requests.route.${route}.outcome.${outcome}`)).reduce((sum, [, one]) => sum + one, 0);
+  Object.entries(await gateway.envoy.stats(`x402.requests.route.${route}.outcome.${outcome}`)).reduce((sum, [, one]) => sum + one, 0);
 
 async function counted(route, outcome, act) {
   const before = await count(route, outcome);
@@ -46,25 +46,25 @@ async function counted(route, outcome, act) {
 }
 
 test("Nobody is asked to pay, and what would have been asked for is in the access log", async () => {
-  const mark = await since(gate);
+  const mark = await since(gateway);
   const headers = { "x-x402-payer": "0x1", "x-original-url": "/any/x", "x-mine": "yes" };
-  const answer = await counted("weather", "shadow_unpaid", () => ask(gate, "/weather", { headers }));
+  const answer = await counted("weather", "shadow_unpaid", () => ask(gateway, "/weather", { headers }));
   assert.equal(answer.status, 200);
   assert.equal(answer.get("payment-required"), undefined);
   assert.equal(answer.get("cache-control"), undefined);
   const [seen] = mark.seen();
   assert.deepEqual(headerSeen(seen, "x-mine"), ["yes"]);
   for (const name of ["x-x402-payer", "x-original-url", "x-x402-id"]) assert.deepEqual(headerSeen(seen, name), [], name);
-  const find = () => gate.envoy.accessLog().find((entry) => JSON.stringify(entry).includes("shadow_unpaid"));
+  const find = () => gateway.envoy.accessLog().find((entry) => JSON.stringify(entry).includes("shadow_unpaid"));
   assert.match(JSON.stringify(await eventually(find, "the access log has it")), /1000/);
 });
 
 for (const [route, target, calls] of [["weather", "/weather", 1], ["upfront", "/upfront/x", 0]]) {
   test(`A payment for ${target} is checked, twice if it comes twice, and no money moves`, async () => {
     const payment = await paymentFor(enforced, target);
-    const mark = await since(gate);
+    const mark = await since(gateway);
     for (let round = 0; round < 2; round++) {
-      const answer = await counted(route, "shadow_served", () => pay(gate, target, payment));
+      const answer = await counted(route, "shadow_served", () => pay(gateway, target, payment));
       assert.equal(answer.status, 200);
       assert.equal(answer.get("payment-response"), undefined);
     }
@@ -77,31 +77,31 @@ for (const [route, target, calls] of [["weather", "/weather", 1], ["upfront", "/
 
 test("A payment that would be refused passes", async () => {
   const payment = await paymentFor(enforced, "/weather", { authorization: { value: "1" } });
-  assert.equal((await counted("weather", "shadow_refused", () => pay(gate, "/weather", payment))).status, 200);
+  assert.equal((await counted("weather", "shadow_refused", () => pay(gateway, "/weather", payment))).status, 200);
   const headers = { "payment-signature": "!" };
-  assert.equal((await counted("weather", "shadow_malformed", () => ask(gate, "/weather", { headers }))).status, 200);
-  assert.equal((await counted("any", "shadow_malformed", () => ask(gate, "/any/%2fx"))).status, 200);
+  assert.equal((await counted("weather", "shadow_malformed", () => ask(gateway, "/weather", { headers }))).status, 200);
+  assert.equal((await counted("any", "shadow_malformed", () => ask(gateway, "/any/%2fx"))).status, 200);
 });
 
 test("What is priced by its body is read, and reaches the upstream as it came", async () => {
   const body = JSON.stringify({ model: "fake-echo-1", max_tokens: 5, stream: true, messages: [{ role: "user", content: "Hi" }] });
   const headers = { "content-type": "application/json" };
-  const mark = await since(gate);
-  const answer = await counted("chat", "shadow_unpaid", () => ask(gate, CHAT.match.path, { method: "POST", headers, body }));
+  const mark = await since(gateway);
+  const answer = await counted("chat", "shadow_unpaid", () => ask(gateway, CHAT.match.path, { method: "POST", headers, body }));
   assert.equal(answer.status, 200);
   assert.equal(mark.seen().length, 1);
-  const broken = await counted("chat", "shadow_malformed", () => ask(gate, CHAT.match.path, { method: "POST", headers, body: "{" }));
+  const broken = await counted("chat", "shadow_malformed", () => ask(gateway, CHAT.match.path, { method: "POST", headers, body: "{" }));
   assert.notEqual(broken.status, 402);
   // Longer than what is read to price it.
   const long = JSON.stringify({ model: "fake-echo-1", messages: [{ role: "user", content: "x".repeat(1_100_000) }] });
-  const tooLong = await counted("chat", "shadow_malformed", () => ask(gate, CHAT.match.path, { method: "POST", headers, body: long }));
+  const tooLong = await counted("chat", "shadow_malformed", () => ask(gateway, CHAT.match.path, { method: "POST", headers, body: long }));
   assert.notEqual(tooLong.status, 402);
   assert.notEqual(tooLong.status, 413);
 });
 
 test("What no route takes passes as well, and the log says at load that nobody pays", async () => {
-  assert.equal((await counted("-", "shadow_refused", () => ask(gate, "/healthz"))).status, 200);
-  assert.match(gate.envoy.logs(), /\[warning\].*x402: mode: there are routes in shadow: nobody is asked to pay for them/);
+  assert.equal((await counted("-", "shadow_refused", () => ask(gateway, "/healthz"))).status, 200);
+  assert.match(gateway.envoy.logs(), /\[warning\].*x402: mode: there are routes in shadow: nobody is asked to pay for them/);
 });
 
 test("Beside a route in shadow, others are paid for, also by paths that could be for either", async () => {

@@ -9,14 +9,14 @@ import { wrapFetchWithPayment, x402Client } from "@x402/fetch";
 import { ExactSvmScheme } from "@x402/svm/exact/client";
 import { generatePrivateKey, privateKeyToAccount } from "viem/accounts";
 import { startFakeSolana } from "./fake-solana.mjs";
-import { ask, assertTerms, eventually, headerSeen, NETWORK, openGate, openRooms, payerAccount, pluginOf, since } from "./support.mjs";
+import { ask, assertTerms, eventually, headerSeen, NETWORK, openGateway, openBackends, payerAccount, pluginOf, since } from "./support.mjs";
 
 const SOLANA = "solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1";
 const HEADER = "sign-in-with-x";
 
-const rooms = await openRooms();
+const backends = await openBackends();
 const signIn = (lasts) => ({ extensions: { sign_in_with_x: { lasts, statement: "Read on without paying again" } } });
-const gate = await openGate(rooms, {
+const gateway = await openGateway(backends, {
   concurrency: 2,
   plugin: pluginOf({
     routes: [
@@ -50,7 +50,7 @@ const BOTH = {
 for (const [name, clientOf] of Object.entries(BOTH)) {
   for (const route of ["articles", "upfront"]) {
     test(`the official client pays once and then signs in: ${name}, ${route}`, async () => {
-      const [url, fetched, mark] = [`${gate.url}/${route}/${createHash("md5").update(name).digest("hex")}?page=1`, clientOf(), await since(gate)];
+      const [url, fetched, mark] = [`${gateway.url}/${route}/${createHash("md5").update(name).digest("hex")}?page=1`, clientOf(), await since(gateway)];
       const first = await fetched(url);
       assert.deepEqual([first.status, Boolean(first.headers.get("payment-response"))], [200, true]);
       for (const query of ["?page=1", "?page=2"]) {
@@ -72,7 +72,7 @@ for (const [name, clientOf] of Object.entries(BOTH)) {
 }
 
 test("a message is taken once, by all workers together", async () => {
-  const url = `${gate.url}/articles/once`;
+  const url = `${gateway.url}/articles/once`;
   assert.equal((await paying(fetch)(url)).status, 200);
   const proof = await proofFor(url);
   assert.deepEqual(await verifySIWxSignature(proof), { isValid: true, payer: payerAccount.address });
@@ -82,28 +82,28 @@ test("a message is taken once, by all workers together", async () => {
     assert.equal(refused.status, 402);
     assert.equal(JSON.parse(Buffer.from(refused.headers.get("payment-required"), "base64")).error, "invalid_siwx_nonce");
   }
-  const stats = await (await fetch(`http://127.0.0.1:${gate.envoy.adminPort}/stats?filter=worker_[01].downstream_cx_total`)).text();
+  const stats = await (await fetch(`http://127.0.0.1:${gateway.envoy.adminPort}/stats?filter=worker_[01].downstream_cx_total`)).text();
   const connections = [...stats.matchAll(/worker_\d.downstream_cx_total: (\d+)/g)].map(([, count]) => Number(count));
   assert.ok(connections.length === 2 && connections.every((count) => count >= 2), stats);
 });
 
 test("a right is the payer's, to what was paid for", async () => {
-  const url = `${gate.url}/articles/mine`;
+  const url = `${gateway.url}/articles/mine`;
   assert.equal((await paying(fetch)(url)).status, 200);
   const stranger = privateKeyToAccount(generatePrivateKey());
   assert.equal((await comeBack(url, await proofFor(url, stranger))).status, 402);
-  const other = `${gate.url}/articles/other`;
+  const other = `${gateway.url}/articles/other`;
   assert.equal((await comeBack(other, await proofFor(other))).status, 402);
   const stolen = { ...(await proofFor(url, stranger)), address: payerAccount.address };
-  const answer = await ask(gate, "/articles/mine", { headers: { [HEADER]: encodeSIWxHeader(stolen) } });
+  const answer = await ask(gateway, "/articles/mine", { headers: { [HEADER]: encodeSIWxHeader(stolen) } });
   assertTerms(answer, "invalid_siwx_signature");
-  const elsewhere = await ask(gate, "/articles/mine", { headers: { [HEADER]: encodeSIWxHeader(await proofFor(url)) }, host: "other.example" });
+  const elsewhere = await ask(gateway, "/articles/mine", { headers: { [HEADER]: encodeSIWxHeader(await proofFor(url)) }, host: "other.example" });
   assertTerms(elsewhere, "invalid_siwx_domain_mismatch");
   assert.equal((await comeBack(url, await proofFor(url))).status, 200);
 });
 
 test("a right ends", async () => {
-  const url = `${gate.url}/brief/a`;
+  const url = `${gateway.url}/brief/a`;
   assert.equal((await paying(fetch)(url)).status, 200);
   assert.equal((await comeBack(url, await proofFor(url))).status, 200);
   await eventually(async () => (await comeBack(url, await proofFor(url))).status === 402, "the right is over");
@@ -111,7 +111,7 @@ test("a right ends", async () => {
 
 test("what is no sign-in is a 400", async () => {
   for (const value of ["!", "e30=", Buffer.from('{"domain":"a\\u0000"}').toString("base64")]) {
-    const answer = await ask(gate, "/articles/x", { headers: { [HEADER]: value } });
+    const answer = await ask(gateway, "/articles/x", { headers: { [HEADER]: value } });
     assert.equal(answer.status, 400);
     assert.match(answer.json().error, /^SIGN-IN-WITH-X/);
   }
@@ -121,9 +121,9 @@ test("a wallet of Solana pays once and then signs in", async () => {
   const signer = (label) => createKeyPairSignerFromPrivateKeyBytes(new Uint8Array(createHash("sha256").update(label).digest()));
   const [payer, recipient, feePayer] = await Promise.all(["payer", "recipient", "fee payer"].map(signer));
   const node = await startFakeSolana({ blockhash: getAddressDecoder().decode(new Uint8Array(32).fill(7)) });
-  rooms.atEnd(node.stop);
+  backends.atEnd(node.stop);
   const accepts = [{ scheme: "exact", network: "solana-devnet", asset: "USDC", pay_to: recipient.address }];
-  const other = await openGate(rooms, {
+  const other = await openGateway(backends, {
     plugin: pluginOf({
       facilitator: { timeout: "1s" },
       routes: [{ match: { path: "/articles/{*rest}" }, price: "$0.001", accepts, ...signIn("60s") }],

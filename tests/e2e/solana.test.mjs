@@ -11,16 +11,16 @@ import { ExactSvmScheme as Client } from "@x402/svm/exact/client";
 import { ExactSvmScheme as Facilitator } from "@x402/svm/exact/facilitator";
 import { wrapFetchWithPayment, x402Client } from "@x402/fetch";
 import { fakeSigner, startFakeSolana } from "./fake-solana.mjs";
-import { ask, assertTerms, encoded, eventually, openGate, openRooms, pluginOf } from "./support.mjs";
+import { ask, assertTerms, encoded, eventually, openGateway, openBackends, pluginOf } from "./support.mjs";
 
 const NETWORK = "solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1";
 const digest = (text) => new Uint8Array(createHash("sha256").update(text).digest());
 const signer = (label) => createKeyPairSignerFromPrivateKeyBytes(digest(`test: ${label}`));
 const [payer, recipient, feePayer] = [await signer("payer"), (await signer("recipient")).address, (await signer("fee payer")).address];
 
-const rooms = await openRooms();
+const backends = await openBackends();
 const node = await startFakeSolana({ blockhash: getAddressDecoder().decode(digest("blockhash")) });
-rooms.atEnd(node.stop);
+backends.atEnd(node.stop);
 
 const solana = { scheme: "exact", network: "solana-devnet", asset: "USDC", pay_to: recipient };
 const invoice = {
@@ -31,7 +31,7 @@ const invoice = {
   extra: { desk: 3 },
 };
 const routes = ["after", "before", "concurrent"].map((settle) => ({ name: settle, match: { path: `/${settle}` }, price: "$0.001", settle }));
-const gate = await openGate(rooms, {
+const gateway = await openGateway(backends, {
   plugin: pluginOf({
     facilitator: { timeout: "1s", verify: "local" },
     defaults: { accepts: [solana] },
@@ -39,7 +39,7 @@ const gate = await openGate(rooms, {
   }),
   facilitator: "fake",
 });
-const { fake } = gate;
+const { fake } = gateway;
 const official = new Facilitator(fakeSigner(feePayer));
 
 const kinds = [
@@ -57,19 +57,19 @@ fake.always("/verify", async ({ paymentPayload, paymentRequirements }) =>
 fake.always("/settle", async ({ paymentRequirements: { network, scheme } }) => ({
   json: { success: true, transaction: transactionName(), network, payer: scheme === "exact" ? payer.address : "ann@example.com" },
 }));
-await eventually(async () => (await ask(gate, "/after")).status === 402, "the filter has heard what the facilitator supports");
+await eventually(async () => (await ask(gateway, "/after")).status === 402, "the filter has heard what the facilitator supports");
 
 const client = new Client(payer, { rpcUrl: node.url });
 const fetchPaid = wrapFetchWithPayment(fetch, new x402Client().register("solana:*", client));
-const entryOf = async (target) => (await ask(gate, target)).terms.accepts[0];
+const entryOf = async (target) => (await ask(gateway, target)).terms.accepts[0];
 const paymentFor = async (target) => {
   const accepted = await entryOf(target);
   return { ...(await client.createPaymentPayload(2, accepted)), accepted };
 };
-const buy = (target, payment) => ask(gate, target, { headers: { "payment-signature": encoded(payment) } });
+const buy = (target, payment) => ask(gateway, target, { headers: { "payment-signature": encoded(payment) } });
 
 test("the terms hold what the facilitator supplies", async () => {
-  const answer = await ask(gate, "/after");
+  const answer = await ask(gateway, "/after");
   assert.deepEqual(answer.terms.accepts, [
     {
       scheme: "exact",
@@ -86,7 +86,7 @@ test("the terms hold what the facilitator supplies", async () => {
 
 for (const { name } of routes) {
   test(`the official client pays, settled ${name}`, async () => {
-    const response = await fetchPaid(`${gate.url}/${name}`);
+    const response = await fetchPaid(`${gateway.url}/${name}`);
     assert.equal(response.status, 200);
     const receipt = JSON.parse(Buffer.from(response.headers.get("payment-response"), "base64"));
     assert.deepEqual({ ...receipt, transaction: "" }, { success: true, payer: payer.address, network: NETWORK, transaction: "" });
@@ -136,7 +136,7 @@ test("a scheme that nobody here knows is the facilitator's to judge", async () =
 });
 
 test("what the facilitator does not settle is left out, and said in the log", async () => {
-  const lonely = await openGate(rooms, {
+  const lonely = await openGateway(backends, {
     plugin: pluginOf({
       facilitator: { timeout: "1s" },
       routes: [

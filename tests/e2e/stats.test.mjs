@@ -7,24 +7,24 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { parse, stringify } from "yaml";
 import { checkout, startProcess, until } from "../../stage/processes.mjs";
-import { ask, assertServed, eventually, openGate, openRooms, pay, paymentFor, payTo, quote, signPayment, USDC } from "./support.mjs";
+import { ask, assertServed, eventually, openGateway, openBackends, pay, paymentFor, payTo, quote, signPayment, USDC } from "./support.mjs";
 
 const observability = join(checkout, "envoy", "observability");
 /** Programs of Debian's package `prometheus`. */
 const programs = (name) => execFileSync("sh", ["-c", `command -v ${name}`], { encoding: "utf8" }).trim();
 
-const rooms = await openRooms();
-const gate = await openGate(rooms);
-const broken = await openGate(rooms, { facilitator: "fake" });
+const backends = await openBackends();
+const gateway = await openGateway(backends);
+const broken = await openGateway(backends, { facilitator: "fake" });
 
 /** Prometheus with the shipped configuration, but for where it finds Envoy and how often it looks. */
-async function startPrometheus(gates) {
+async function startPrometheus(gateways) {
   const directory = mkdtempSync(join(tmpdir(), "x402-prometheus-"));
-  const port = rooms.ports.spare2;
+  const port = backends.ports.spare2;
   const config = parse(readFileSync(join(observability, "prometheus.yaml"), "utf8"));
   config.global = { scrape_interval: "1s", evaluation_interval: "1s" };
   config.rule_files = [join(observability, "alerts.yaml")];
-  config.scrape_configs[0].static_configs[0].targets = gates.map(({ envoy }) => `127.0.0.1:${envoy.adminPort}`);
+  config.scrape_configs[0].static_configs[0].targets = gateways.map(({ envoy }) => `127.0.0.1:${envoy.adminPort}`);
   writeFileSync(join(directory, "prometheus.yaml"), stringify(config));
   mkdirSync(join(directory, "data"));
   const child = startProcess({
@@ -36,9 +36,9 @@ async function startPrometheus(gates) {
       `--web.listen-address=127.0.0.1:${port}`,
       "--log.level=warn",
     ],
-    run: rooms.run,
+    run: backends.run,
   });
-  rooms.atEnd(async () => {
+  backends.atEnd(async () => {
     await child.stop();
     rmSync(directory, { recursive: true, force: true });
   });
@@ -56,7 +56,7 @@ async function startPrometheus(gates) {
   };
 }
 
-const prometheus = await startPrometheus([gate, broken]);
+const prometheus = await startPrometheus([gateway, broken]);
 
 /** The value of a stat with these labels; 0 where there is none. */
 async function value(name, labels) {
@@ -68,16 +68,16 @@ async function value(name, labels) {
 const settledTo = { network: "eip155:84532", asset: USDC, pay_to: payTo };
 
 test("Requests, settlements and revenue are counted with labels", async () => {
-  await ask(gate, "/weather");
-  const payment = await paymentFor(gate, "/weather");
-  assertServed(await pay(gate, "/weather", payment));
-  assert.equal((await pay(gate, "/weather", payment)).status, 402);
-  const { accepts } = await quote(gate, "/weather");
+  await ask(gateway, "/weather");
+  const payment = await paymentFor(gateway, "/weather");
+  assertServed(await pay(gateway, "/weather", payment));
+  assert.equal((await pay(gateway, "/weather", payment)).status, 402);
+  const { accepts } = await quote(gateway, "/weather");
   const wrong = await signPayment(accepts[0], { authorization: { value: "1" } });
-  assert.equal((await pay(gate, "/weather", wrong)).status, 402);
-  assert.equal((await ask(gate, "/weather", { headers: { "payment-signature": "!" } })).status, 400);
-  const upfront = await paymentFor(gate, "/upfront/stats");
-  assertServed(await pay(gate, "/upfront/stats", upfront));
+  assert.equal((await pay(gateway, "/weather", wrong)).status, 402);
+  assert.equal((await ask(gateway, "/weather", { headers: { "payment-signature": "!" } })).status, 400);
+  const upfront = await paymentFor(gateway, "/upfront/stats");
+  assertServed(await pay(gateway, "/upfront/stats", upfront));
 
   await eventually(async () => (await value("x402_requests", { route: "upfront", outcome: "served" })) === 1, "the stats");
   for (const [outcome, count] of Object.entries({ served: 1, spent: 1, refused: 1, malformed: 1 })) {
@@ -116,7 +116,7 @@ test("Every query of the dashboard gives numbers", async () => {
   const queries = panels.flatMap(({ title, targets = [] }) => targets.map(({ expr }) => ({ title, expr })));
   assert.ok(queries.length >= 15);
   // A rate needs a change since Prometheus looked first.
-  assertServed(await pay(gate, "/weather", await paymentFor(gate, "/weather")));
+  assertServed(await pay(gateway, "/weather", await paymentFor(gateway, "/weather")));
   for (const { title, expr } of queries) {
     const filled = expr.replaceAll("$__rate_interval", "1m").replaceAll("$__range", "10m");
     await eventually(async () => {

@@ -13,9 +13,9 @@ import {
   headerSeen,
   latch,
   NETWORK,
-  openGate,
+  openGateway,
   openHttp2,
-  openRooms,
+  openBackends,
   pay,
   payerAccount,
   paying,
@@ -30,31 +30,31 @@ const USED = "invalid_exact_evm_nonce_already_used";
 const LARGE = randomBytes(8 * MIB);
 const digest = (bytes) => createHash("sha256").update(bytes).digest("hex");
 
-const rooms = await openRooms();
-const gates = {
-  "without allow_on_headers_stop_iteration": await openGate(rooms, { facilitator: "fake", allowOnHeadersStopIteration: false }),
-  "with allow_on_headers_stop_iteration": await openGate(rooms, { facilitator: "fake", allowOnHeadersStopIteration: true }),
+const backends = await openBackends();
+const gateways = {
+  "without allow_on_headers_stop_iteration": await openGateway(backends, { facilitator: "fake", allowOnHeadersStopIteration: false }),
+  "with allow_on_headers_stop_iteration": await openGateway(backends, { facilitator: "fake", allowOnHeadersStopIteration: true }),
 };
-const onChain = await openGate(rooms, { allowOnHeadersStopIteration: true });
+const onChain = await openGateway(backends, { allowOnHeadersStopIteration: true });
 
 /** Lets the upstream answer paid requests in another way while `action` runs; the others go their way. */
-const withGoods = (gate, intercept, action) =>
-  withUpstream(gate, (request, response) => (request.url === "/healthz" ? false : intercept(request, response)), action);
+const withGoods = (gateway, intercept, action) =>
+  withUpstream(gateway, (request, response) => (request.url === "/healthz" ? false : intercept(request, response)), action);
 
 /** Other requests go their way; whatever could leak out of one that is held has had the time to. */
-async function othersGoTheirWay(gate) {
-  for (let i = 0; i < 10; i++) assert.equal((await ask(gate, "/healthz")).status, 200);
+async function othersGoTheirWay(gateway) {
+  for (let i = 0; i < 10; i++) assert.equal((await ask(gateway, "/healthz")).status, 200);
 }
 
-for (const [how, gate] of Object.entries(gates)) {
-  const { fake } = gate;
+for (const [how, gateway] of Object.entries(gateways)) {
+  const { fake } = gateway;
   const title = (text) => `Envoy ${how}: ${text}`;
 
   for (const [when, target] of [["after the response", "/any/x"], ["upfront", "/upfront/x"]]) {
     test(title(`events arrive as they are produced, paid ${when}`), async () => {
-      const [payment, mark, read] = [await paymentFor(gate, target), await since(gate), latch()];
+      const [payment, mark, read] = [await paymentFor(gateway, target), await since(gateway), latch()];
       await withUpstream(
-        gate,
+        gateway,
         async (_, response) => {
           response.writeHead(200, { "content-type": "text/event-stream" });
           response.write("data: first\n\n");
@@ -63,7 +63,7 @@ for (const [how, gate] of Object.entries(gates)) {
           response.end("data: [DONE]\n\n");
         },
         async () => {
-          const response = await fetch(gate.url + target, { headers: paying(payment), signal: AbortSignal.timeout(10_000) });
+          const response = await fetch(gateway.url + target, { headers: paying(payment), signal: AbortSignal.timeout(10_000) });
           assert.equal(response.status, 200);
           assert.ok(response.headers.get("payment-response"));
           const decoder = new TextDecoder();
@@ -82,32 +82,32 @@ for (const [how, gate] of Object.entries(gates)) {
       const body = LARGE.subarray(0, size);
 
       test(title(`nothing of ${what} comes down before the money has moved, and then all of it, paid ${when}`), async () => {
-        const [payment, mark, held] = [await paymentFor(gate, target), await since(gate), latch()];
+        const [payment, mark, held] = [await paymentFor(gateway, target), await since(gateway), latch()];
         fake.script("/settle", { hold: held.opened, json: { ...settled(payment) } });
         const upstream = (_, response) => response.writeHead(200, { "content-length": body.length }).end(body);
-        await withGoods(gate, upstream, async () => {
-          const { socket, answer } = send(gate, target, { headers: paying(payment) });
+        await withGoods(gateway, upstream, async () => {
+          const { socket, answer } = send(gateway, target, { headers: paying(payment) });
           await eventually(() => mark.calls("/settle").length === 1, "/settle is asked");
-          await othersGoTheirWay(gate);
+          await othersGoTheirWay(gateway);
           assert.equal(socket.bytesRead, 0, "something came down before the payment was settled");
           held.open();
           const served = await answer;
           assertServed(served);
           assert.equal(digest(served.bytes), digest(body));
         });
-        assertTerms(await pay(gate, target, payment), USED);
+        assertTerms(await pay(gateway, target, payment), USED);
         assert.equal(mark.calls("/settle").length, 1);
       });
 
       test(title(`${what} goes up whole while the payment is looked at, paid ${when}`), async () => {
-        const [payment, mark, held] = [await paymentFor(gate, target), await since(gate), latch()];
+        const [payment, mark, held] = [await paymentFor(gateway, target), await since(gateway), latch()];
         const question = target === "/any/x" ? "/verify" : "/settle";
         const yes = target === "/any/x" ? { isValid: true, payer: payerAccount.address } : settled(payment);
         fake.script(question, { hold: held.opened, json: yes });
         const hash = createHash("sha256");
         let length = 0;
         await withGoods(
-          gate,
+          gateway,
           async (request, response) => {
             for await (const chunk of request) {
               hash.update(chunk);
@@ -116,9 +116,9 @@ for (const [how, gate] of Object.entries(gates)) {
             response.end("received");
           },
           async () => {
-            const { answer } = send(gate, target, { method: "POST", headers: paying(payment), body });
+            const { answer } = send(gateway, target, { method: "POST", headers: paying(payment), body });
             await eventually(() => mark.calls(question).length === 1, `${question} is asked`);
-            await othersGoTheirWay(gate);
+            await othersGoTheirWay(gateway);
             assert.equal(mark.seen().filter(({ path }) => path === target).length, 0);
             held.open();
             const served = await answer;
@@ -132,16 +132,16 @@ for (const [how, gate] of Object.entries(gates)) {
     }
 
     test(title(`chunks with trailers behind them go up, paid ${when}`), async () => {
-      const payment = await paymentFor(gate, target);
+      const payment = await paymentFor(gateway, target);
       let heard = "";
       const answer = await withUpstream(
-        gate,
+        gateway,
         async (request, response) => {
           for await (const chunk of request) heard += chunk;
           response.end("ok");
         },
         () =>
-          ask(gate, target, {
+          ask(gateway, target, {
             method: "POST",
             headers: { ...paying(payment), "transfer-encoding": "chunked", trailer: "x-sum" },
             rest: "5\r\nhello\r\n6\r\n world\r\n0\r\nx-sum: 1\r\n\r\n",
@@ -152,25 +152,25 @@ for (const [how, gate] of Object.entries(gates)) {
     });
 
     test(title(`an upstream's error comes down with its body, paid ${when}`), async () => {
-      const [payment, mark] = [await paymentFor(gate, target), await since(gate)];
+      const [payment, mark] = [await paymentFor(gateway, target), await since(gateway)];
       const failed = await withUpstream(
-        gate,
+        gateway,
         (_, response) => response.writeHead(500, { "content-length": LARGE.length }).end(LARGE),
-        () => pay(gate, target, payment),
+        () => pay(gateway, target, payment),
       );
       assert.equal(failed.status, 500);
       assert.equal(digest(failed.bytes), digest(LARGE));
       assert.equal(mark.calls("/settle").length, target === "/any/x" ? 0 : 1);
-      assertServed(await pay(gate, target, payment));
+      assertServed(await pay(gateway, target, payment));
     });
 
     test(title(`a body is kept back whole where the settlement is refused, paid ${when}`), async () => {
-      const payment = await paymentFor(gate, target);
+      const payment = await paymentFor(gateway, target);
       fake.script("/settle", { json: { success: false, errorReason: "insufficient_funds" } });
       const refused = await withUpstream(
-        gate,
+        gateway,
         (_, response) => response.writeHead(200).end(LARGE),
-        () => pay(gate, target, payment),
+        () => pay(gateway, target, payment),
       );
       assert.equal(refused.status, 402);
       assert.ok(refused.bytes.length < 1000);
@@ -179,23 +179,23 @@ for (const [how, gate] of Object.entries(gates)) {
   }
 
   test(title("a body sent without a payment is answered with terms, however large"), async () => {
-    const mark = await since(gate);
+    const mark = await since(gateway);
     for (const body of ["small", LARGE.subarray(0, MIB / 4)]) {
-      const answer = await ask(gate, "/any/x", { method: "POST", body });
+      const answer = await ask(gateway, "/any/x", { method: "POST", body });
       assertTerms(answer, "Payment required");
     }
     assert.deepEqual(mark.seen(), []);
   });
 
   test(title("over HTTP/2 a request is paid for, beside others on the same connection"), async () => {
-    const { ask: ask2, close } = openHttp2(gate);
+    const { ask: ask2, close } = openHttp2(gateway);
     try {
-      const mark = await since(gate);
+      const mark = await since(gateway);
       const [unpaid, free] = await Promise.all([ask2({ ":path": "/any/x" }), ask2({ ":path": "/healthz" })]);
       assertTerms(unpaid, "Payment required");
       assert.equal(free.status, 200);
-      assert.equal(unpaid.terms.resource.url, `${gate.url}/any/x`);
-      const payment = await paymentFor(gate, "/any/x");
+      assert.equal(unpaid.terms.resource.url, `${gateway.url}/any/x`);
+      const payment = await paymentFor(gateway, "/any/x");
       const answers = await Promise.all([
         ask2({ ":path": "/any/x", ...paying(payment) }, "hello"),
         ask2({ ":path": "/any/x", ...paying(payment) }, "hello"),

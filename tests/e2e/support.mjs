@@ -2,8 +2,8 @@
  * What the end-to-end tests share: a stage per file, requests byte by byte, payments signed by hand so that any
  * part of them can be wrong, and a way to see what each party did since a given moment.
  *
- * A test file opens its rooms and its gates before its first test: once tests run, node takes a file without a test
- * under way for finished, and ends the rooms.
+ * A test file opens its backends and its gateways before its first test: once tests run, node takes a file without a test
+ * under way for finished, and ends the backends.
  */
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
@@ -14,7 +14,7 @@ import { after } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { payerAccount, payTo } from "../../stage/accounts.mjs";
 import { CHAIN_ID, NETWORK, NETWORK_V1, USDC } from "../../stage/chain.mjs";
-import { startRooms, startStage } from "../../stage/stage.mjs";
+import { startBackends, startStage } from "../../stage/stage.mjs";
 import { startFakeFacilitator } from "./fake-facilitator.mjs";
 import { TRANSFER_TYPES } from "../eip712-types.mjs";
 
@@ -56,43 +56,43 @@ export const recorded = (name) =>
 /**
  * Starts chain, official facilitator and upstream for a test file; they end with it.
  *
- * @param {Parameters<typeof startRooms>[0]} [options]
- * @returns {Promise<import("../../stage/stage.mjs").Rooms & {atEnd: (end: () => Promise<void>) => void}>} what is
- *   given to `atEnd` is done before the rooms stop, the last first
+ * @param {Parameters<typeof startBackends>[0]} [options]
+ * @returns {Promise<import("../../stage/stage.mjs").Backends & {atEnd: (end: () => Promise<void>) => void}>} what is
+ *   given to `atEnd` is done before the backends stop, the last first
  */
-export async function openRooms(options) {
-  const rooms = await startRooms({ label: "e2e", ...options });
-  const endings = [rooms.stop];
+export async function openBackends(options) {
+  const backends = await startBackends({ label: "e2e", ...options });
+  const endings = [backends.stop];
   after(async () => {
     const failures = [];
     for (const end of endings.reverse()) await end().catch((failure) => failures.push(failure));
     if (failures.length) throw failures[0];
   });
-  return { ...rooms, atEnd: (end) => endings.push(end) };
+  return { ...backends, atEnd: (end) => endings.push(end) };
 }
 
 /**
- * Starts Envoy with the filter in front of the rooms. It ends with the test file, which fails if the filter's VM
+ * Starts Envoy with the filter in front of the backends. It ends with the test file, which fails if the filter's VM
  * has crashed on the way.
  *
- * @param {import("../../stage/stage.mjs").Rooms} rooms
+ * @param {import("../../stage/stage.mjs").Backends} backends
  * @param {object} [options] what startStage takes; `facilitator: "fake"` starts one that does as it is told
- * @returns {Promise<Gate>}
+ * @returns {Promise<Gateway>}
  *
- * @typedef {object} Gate what startStage gives, and:
+ * @typedef {object} Gateway what startStage gives, and:
  * @property {Awaited<ReturnType<typeof startFakeFacilitator>> | null} fake
  * @property {number} port of the gateway
  */
-export async function openGate(rooms, { facilitator = "official", plugin = pluginOf(), ...options } = {}) {
+export async function openGateway(backends, { facilitator = "official", plugin = pluginOf(), ...options } = {}) {
   const fake = facilitator === "fake" ? await startFakeFacilitator() : null;
-  if (fake) rooms.atEnd(fake.stop);
+  if (fake) backends.atEnd(fake.stop);
   if (fake && plugin.facilitator) {
     plugin = { ...plugin, facilitator: { cluster: "facilitator", url: fake.url, ...plugin.facilitator } };
   } else if (plugin.facilitator) {
-    plugin = { ...plugin, facilitator: { cluster: "facilitator", url: rooms.facilitator.url, ...plugin.facilitator } };
+    plugin = { ...plugin, facilitator: { cluster: "facilitator", url: backends.facilitator.url, ...plugin.facilitator } };
   }
-  const stage = await startStage({ rooms, plugin, facilitator: fake?.url ?? facilitator, ...options });
-  rooms.atEnd(async () => {
+  const stage = await startStage({ backends, plugin, facilitator: fake?.url ?? facilitator, ...options });
+  backends.atEnd(async () => {
     try {
       await assertAlive(stage);
     } finally {
@@ -233,7 +233,7 @@ export function sendBytes(port, bytes) {
 /**
  * Sends a request of HTTP/1.1 over a connection of its own, to the byte as it is given.
  *
- * @param {{port: number}} gate
+ * @param {{port: number}} gateway
  * @param {string} target the request target, raw
  * @param {object} [options]
  * @param {string} [options.method]
@@ -243,7 +243,7 @@ export function sendBytes(port, bytes) {
  * @param {string} [options.host]
  * @returns {ReturnType<typeof sendBytes>}
  */
-export function send(gate, target, { method = "GET", headers = {}, body, rest, host = `127.0.0.1:${gate.port}` } = {}) {
+export function send(gateway, target, { method = "GET", headers = {}, body, rest, host = `127.0.0.1:${gateway.port}` } = {}) {
   const pairs = Array.isArray(headers)
     ? headers
     : Object.entries(headers).flatMap(([name, values]) => [values].flat().map((value) => [name, value]));
@@ -255,7 +255,7 @@ export function send(gate, target, { method = "GET", headers = {}, body, rest, h
     ...pairs.map(([name, value]) => `${name}: ${value}`),
     ...(body === undefined ? [] : [`content-length: ${payload.length}`]),
   ];
-  return sendBytes(gate.port, Buffer.concat([Buffer.from(`${lines.join("\r\n")}\r\n\r\n`, "latin1"), payload]));
+  return sendBytes(gateway.port, Buffer.concat([Buffer.from(`${lines.join("\r\n")}\r\n\r\n`, "latin1"), payload]));
 }
 
 /**
@@ -269,7 +269,7 @@ export const ask = (...args) => send(...args).answer;
 /**
  * Opens a connection of HTTP/2.
  *
- * @param {{port: number}} gate
+ * @param {{port: number}} gateway
  * @returns {{ask: (headers: object, body?: string | Buffer) => Promise<Answer | null>, close: () => void}} `ask` takes
  *   pseudo-headers as they are given; null where Envoy takes the request for a breach of the protocol
  */
@@ -299,8 +299,8 @@ export function openHttp2({ port }) {
 export const now = () => Math.floor(Date.now() / 1000);
 
 /** Asks for a priced path without paying. @returns {Promise<object>} its terms */
-export async function quote(gate, target, options) {
-  const answer = await ask(gate, target, options);
+export async function quote(gateway, target, options) {
+  const answer = await ask(gateway, target, options);
   assert.equal(answer.status, 402, `${target} is not for sale: ${answer.text}`);
   return answer.terms;
 }
@@ -341,8 +341,8 @@ export async function signPayment(entry, { account = payerAccount, authorization
 }
 
 /** Asks for the terms of a path and signs a payment for the first entry. */
-export async function paymentFor(gate, target, { method, host, ...changes } = {}) {
-  const { accepts, resource } = await quote(gate, target, { method, host });
+export async function paymentFor(gateway, target, { method, host, ...changes } = {}) {
+  const { accepts, resource } = await quote(gateway, target, { method, host });
   return signPayment(accepts[0], { resource, ...changes });
 }
 
@@ -354,26 +354,26 @@ export const encoded = (value) =>
 export const paying = (payment) => ({ "payment-signature": encoded(payment) });
 
 /** Sends a request with a payment. */
-export const pay = (gate, target, payment, { headers = {}, ...options } = {}) =>
-  ask(gate, target, { ...options, headers: { ...headers, ...paying(payment) } });
+export const pay = (gateway, target, payment, { headers = {}, ...options } = {}) =>
+  ask(gateway, target, { ...options, headers: { ...headers, ...paying(payment) } });
 
 // ---- What the others saw ------------------------------------------------------------------------------------------
 
 /**
  * Notes the moment; afterwards tells what has happened since.
  *
- * @param {Gate} gate
+ * @param {Gateway} gateway
  * @returns {Promise<{seen: () => import("../../stage/inference.mjs").Seen[], calls: (path?: string) => object[],
  *   transfers: () => Promise<import("../../stage/chain.mjs").Transfer[]>}>} `calls` are those about payments, or those of a path
  */
-export async function since(gate) {
-  const facilitator = gate.fake ?? gate.facilitator;
-  const [seen, calls] = [gate.inference.seen.length, facilitator.calls.length];
-  const block = (await gate.chain.client.getBlockNumber()) + 1n;
+export async function since(gateway) {
+  const facilitator = gateway.fake ?? gateway.facilitator;
+  const [seen, calls] = [gateway.inference.seen.length, facilitator.calls.length];
+  const block = (await gateway.chain.client.getBlockNumber()) + 1n;
   return {
-    seen: () => gate.inference.seen.slice(seen),
+    seen: () => gateway.inference.seen.slice(seen),
     calls: (path) => facilitator.calls.slice(calls).filter((call) => isWanted(call, path)),
-    transfers: () => gate.chain.transfers(block),
+    transfers: () => gateway.chain.transfers(block),
   };
 }
 
@@ -396,12 +396,12 @@ export async function eventually(condition, what) {
 }
 
 /** Lets the upstream answer in another way while `action` runs. */
-export async function withUpstream(gate, intercept, action) {
-  gate.inference.intercept = intercept;
+export async function withUpstream(gateway, intercept, action) {
+  gateway.inference.intercept = intercept;
   try {
     return await action();
   } finally {
-    gate.inference.intercept = null;
+    gateway.inference.intercept = null;
   }
 }
 

@@ -11,8 +11,8 @@ import {
   assertServed,
   assertTerms,
   now,
-  openGate,
-  openRooms,
+  openGateway,
+  openBackends,
   pay,
   payerAccount,
   paymentFor,
@@ -22,9 +22,9 @@ import {
   since,
 } from "./support.mjs";
 
-const rooms = await openRooms();
-const gate = await openGate(rooms);
-const local = await openGate(rooms, { plugin: pluginOf({ facilitator: { verify: "local" } }) });
+const backends = await openBackends();
+const gateway = await openGateway(backends);
+const local = await openGateway(backends, { plugin: pluginOf({ facilitator: { verify: "local" } }) });
 
 const SIGNATURE = "invalid_exact_evm_signature";
 const RECIPIENT = "invalid_exact_evm_recipient_mismatch";
@@ -213,8 +213,8 @@ function assertRefused(answer, expected, what) {
 }
 
 for (const [how, at, target] of [
-  ["after the response", gate, "/weather"],
-  ["upfront", gate, "/upfront/x"],
+  ["after the response", gateway, "/weather"],
+  ["upfront", gateway, "/upfront/x"],
   ["after the response, verified locally", local, "/weather"],
 ]) {
   test(`Paying ${how}: whatever is altered in a signed payment, it is refused, and the payment is still good`, async () => {
@@ -240,16 +240,16 @@ for (const [how, at, target] of [
 }
 
 test("A signature in the form of 64 bytes (EIP-2098) is refused: the token does not take it", async () => {
-  const [payment, mark] = [await paymentFor(gate, "/weather"), await since(gate)];
+  const [payment, mark] = [await paymentFor(gateway, "/weather"), await since(gateway)];
   const { signature } = payment.payload;
   const yParity = BigInt(`0x${signature.slice(130)}`) - 27n;
   const compact = (BigInt(`0x${signature.slice(66, 130)}`) | (yParity << 255n)).toString(16).padStart(64, "0");
-  assertTerms(await pay(gate, "/weather", altered(payment, "payload.signature", signature.slice(0, 66) + compact)), SIGNATURE);
+  assertTerms(await pay(gateway, "/weather", altered(payment, "payload.signature", signature.slice(0, 66) + compact)), SIGNATURE);
   assert.deepEqual(mark.seen(), []);
   assert.deepEqual(mark.calls(), []);
 });
 
-for (const [how, at] of [["remotely", gate], ["locally", local]]) {
+for (const [how, at] of [["remotely", gateway], ["locally", local]]) {
   test(`Verifying ${how}: a signature longer than a key's is for the facilitator to judge, which refuses it here`, async () => {
     const [payment, mark] = [await paymentFor(at, "/weather"), await since(at)];
     const wrapped = serializeErc6492Signature({ address: stranger.address, data: "0x", signature: payment.payload.signature });
@@ -267,7 +267,7 @@ for (const [how, at] of [["remotely", gate], ["locally", local]]) {
 
 test("A payment that holds an authorization of another kind beside the checked one is refused", async () => {
   // Facilitators look for `permit2Authorization` first: what they would settle is not what the gateway has checked.
-  const [payment, mark] = [await paymentFor(gate, "/weather"), await since(gate)];
+  const [payment, mark] = [await paymentFor(gateway, "/weather"), await since(gateway)];
   const { from, validBefore } = payment.payload.authorization;
   const permit2Authorization = {
     from,
@@ -278,11 +278,11 @@ test("A payment that holds an authorization of another kind beside the checked o
     witness: { to: payment.accepted.payTo, validAfter: "0" },
   };
   const both = altered(payment, "payload.permit2Authorization", permit2Authorization);
-  const answer = await pay(gate, "/weather", both);
+  const answer = await pay(gateway, "/weather", both);
   assert.ok([400, 402].includes(answer.status), `${answer.status}: ${answer.text}`);
   assert.deepEqual(mark.seen(), []);
   assert.deepEqual(mark.calls(), [], "the facilitator was asked about another payment than the one that was checked");
-  assertServed(await pay(gate, "/weather", payment));
+  assertServed(await pay(gateway, "/weather", payment));
 });
 
 test("What lives longer than anybody signs is refused, and nobody is asked about it", async () => {

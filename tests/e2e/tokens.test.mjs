@@ -16,8 +16,8 @@ import {
   headerSeen,
   latch,
   NETWORK,
-  openGate,
-  openRooms,
+  openGateway,
+  openBackends,
   payerAccount,
   paying,
   send,
@@ -52,16 +52,16 @@ const plugin = {
   unmatched: "free",
 };
 
-const rooms = await openRooms({ chunkDelay: 5 });
-const gate = await openGate(rooms, { facilitator: "fake", plugin, concurrency: 2, allowOnHeadersStopIteration: true });
-const blind = await openGate(rooms, { facilitator: "fake", plugin, concurrency: 1, allowOnHeadersStopIteration: false });
+const backends = await openBackends({ chunkDelay: 5 });
+const gateway = await openGateway(backends, { facilitator: "fake", plugin, concurrency: 2, allowOnHeadersStopIteration: true });
+const blind = await openGateway(backends, { facilitator: "fake", plugin, concurrency: 1, allowOnHeadersStopIteration: false });
 const kinds = [
   { x402Version: 2, scheme: "upto", network: NETWORK, extra: { facilitatorAddress: FACILITATOR } },
   { x402Version: 2, scheme: "exact", network: NETWORK },
 ];
-for (const { fake } of [gate, blind]) fake.always("/supported", { json: { kinds } });
+for (const { fake } of [gateway, blind]) fake.always("/supported", { json: { kinds } });
 await eventually(
-  async () => (await Promise.all([1, 2, 3, 4].map(() => ask(gate, "/flat")))).every(({ status }) => status === 402),
+  async () => (await Promise.all([1, 2, 3, 4].map(() => ask(gateway, "/flat")))).every(({ status }) => status === 402),
   "every worker knows who settles",
 );
 
@@ -69,7 +69,7 @@ const body = (more = {}) =>
   JSON.stringify({ model: "fake-echo-1", messages: [{ role: "user", content: "a b c d e f" }], max_tokens: 100, ...more });
 
 const post = (target, text, headers = {}) =>
-  ask(gate, target, { method: "POST", body: text, headers: { "content-type": "application/json", ...headers } });
+  ask(gateway, target, { method: "POST", body: text, headers: { "content-type": "application/json", ...headers } });
 
 const quoteFor = async (target, text) => (await post(target, text)).terms.accepts[0];
 
@@ -90,7 +90,7 @@ test("A quote is found in the body, and is the most that it can cost", async () 
 
 test("Scheme upto charges what was used, and the receipt says how much", async () => {
   const text = body();
-  const [payment, mark] = [await payFor(CHAT, text), await since(gate)];
+  const [payment, mark] = [await payFor(CHAT, text), await since(gateway)];
   const answer = await post(CHAT, text, paying(payment));
   assert.equal(answer.status, 200, answer.text);
   const charge = costOf(answer.json().usage);
@@ -108,7 +108,7 @@ test("Scheme upto charges what was used, and the receipt says how much", async (
 test("Scheme exact costs the quote, and a payment for a small prompt does not buy a large one", async () => {
   const [small, large] = [body({ max_tokens: 5 }), body({ max_tokens: 500 })];
   const entry = await quoteFor("/exact/chat", small);
-  const [payment, mark] = [await signPayment(entry), await since(gate)];
+  const [payment, mark] = [await signPayment(entry), await since(gateway)];
   assertTerms(await post("/exact/chat", large, paying(payment)), "No matching payment requirements");
   const answer = await post("/exact/chat", small, paying(payment));
   assert.equal(answer.status, 200, answer.text);
@@ -133,7 +133,7 @@ test("What has no price is refused by the name of what has", async () => {
 test("A body beyond the limit is refused, however its length is told", async () => {
   const long = body({ user: "x".repeat(2000) });
   assertNoTerms(await post("/small", long), 413);
-  const session = connectHttp2(gate.url);
+  const session = connectHttp2(gateway.url);
   const stream = session.request({ ":method": "POST", ":path": "/small" });
   const [head] = await Promise.all([new Promise((resolve) => stream.once("response", resolve)), stream.end(long)]);
   assert.equal(head[":status"], 413);
@@ -143,9 +143,9 @@ test("A body beyond the limit is refused, however its length is told", async () 
 
 test("A stream streams, and the receipt stands behind its end", async () => {
   const text = body({ stream: true, stream_options: { include_usage: true } });
-  const [payment, mark] = [await payFor(CHAT, text), await since(gate)];
+  const [payment, mark] = [await payFor(CHAT, text), await since(gateway)];
   const held = latch();
-  gate.fake.script("/settle", { hold: held.opened, json: { success: true, transaction: `0x${"ab".repeat(32)}`, network: NETWORK, payer: payerAccount.address } });
+  gateway.fake.script("/settle", { hold: held.opened, json: { success: true, transaction: `0x${"ab".repeat(32)}`, network: NETWORK, payer: payerAccount.address } });
   const answer = post(CHAT, text, paying(payment));
   await eventually(() => mark.calls("/settle").length === 1, "the end of the stream is reached");
   held.open();
@@ -171,7 +171,7 @@ test("The first event of a stream is there long before the money has moved", asy
   const held = latch();
   let answered = false;
   await withUpstream(
-    gate,
+    gateway,
     async (_, response) => {
       response.writeHead(200, { "content-type": "text/event-stream" });
       response.write('data: {"choices":[{"delta":{"content":"one"}}]}\n\n');
@@ -179,8 +179,8 @@ test("The first event of a stream is there long before the money has moved", asy
       response.end("data: [DONE]\n\n");
     },
     async () => {
-      const mark = await since(gate);
-      const session = connectHttp2(gate.url);
+      const mark = await since(gateway);
+      const session = connectHttp2(gateway.url);
       const stream = session.request({ ":method": "POST", ":path": CHAT, "content-type": "application/json", ...paying(payment) });
       const trailers = new Promise((resolve) => stream.on("trailers", resolve));
       stream.end(text);
@@ -199,7 +199,7 @@ test("The first event of a stream is there long before the money has moved", asy
 
 test("Where the client does not ask for the usage, the filter does, and keeps the answer to itself", async () => {
   const text = body({ stream: true });
-  const [payment, mark] = [await payFor(CHAT, text), await since(gate)];
+  const [payment, mark] = [await payFor(CHAT, text), await since(gateway)];
   const { text: events } = await post(CHAT, text, paying(payment));
   assert.doesNotMatch(events, /prompt_tokens/);
   assert.match(events, /\[DONE\]/);
@@ -210,8 +210,8 @@ test("Where the client does not ask for the usage, the filter does, and keeps th
 
 test("A client that leaves in the middle of a stream pays for what was generated until then", async () => {
   const text = body({ stream: true, messages: [{ role: "user", content: "word ".repeat(200) }], max_tokens: 1000 });
-  const [payment, mark] = [await payFor(CHAT, text), await since(gate)];
-  const { socket } = send(gate, CHAT, {
+  const [payment, mark] = [await payFor(CHAT, text), await since(gateway)];
+  const { socket } = send(gateway, CHAT, {
     method: "POST",
     body: text,
     headers: { "content-type": "application/json", ...paying(payment) },
@@ -230,8 +230,8 @@ test("A client that leaves in the middle of a stream pays for what was generated
 
 test("An error of the upstream costs nothing, and the payment is still good", async () => {
   const text = body();
-  const [payment, mark] = [await payFor(CHAT, text), await since(gate)];
-  await withUpstream(gate, (_, response) => void response.writeHead(500).end("no"), async () => {
+  const [payment, mark] = [await payFor(CHAT, text), await since(gateway)];
+  await withUpstream(gateway, (_, response) => void response.writeHead(500).end("no"), async () => {
     assert.equal((await post(CHAT, text, paying(payment))).status, 500);
   });
   assert.equal(mark.calls("/settle").length, 0);
@@ -240,9 +240,9 @@ test("An error of the upstream costs nothing, and the payment is still good", as
 
 test("What is compressed is not billed blindly", async () => {
   const text = body();
-  const [payment, mark] = [await payFor(CHAT, text), await since(gate)];
+  const [payment, mark] = [await payFor(CHAT, text), await since(gateway)];
   await withUpstream(
-    gate,
+    gateway,
     (_, response) => void response.writeHead(200, { "content-encoding": "gzip" }).end("x"),
     async () => assertNoTerms(await post(CHAT, text, paying(payment)), 502),
   );
@@ -250,15 +250,15 @@ test("What is compressed is not billed blindly", async () => {
 });
 
 test("The upstream names the charge where it is let, and the client never sees it", async () => {
-  const mark = await since(gate);
+  const mark = await since(gateway);
   for (const [amount, charge] of [["2500", "2500"], ["25%", "25000"], ["$0.05", "50000"], ["0", null]]) {
-    const payment = await signPermit2Payment((await ask(gate, "/flat")).terms.accepts[0]);
+    const payment = await signPermit2Payment((await ask(gateway, "/flat")).terms.accepts[0]);
     const settled = mark.calls("/settle").length;
     await withUpstream(
-      gate,
+      gateway,
       (_, response) => void response.writeHead(200, { "settlement-overrides": JSON.stringify({ amount }) }).end("ok"),
       async () => {
-        const answer = await ask(gate, "/flat", { headers: paying(payment) });
+        const answer = await ask(gateway, "/flat", { headers: paying(payment) });
         assert.equal(answer.status, 200, answer.text);
         assert.equal(answer.get("settlement-overrides"), undefined);
         assert.equal(answer.receipt.amount, charge ?? "0");

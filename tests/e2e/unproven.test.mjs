@@ -11,8 +11,8 @@ import {
   ask,
   assertServed,
   eventually,
-  openGate,
-  openRooms,
+  openGateway,
+  openBackends,
   pay,
   payerAccount,
   paying,
@@ -29,12 +29,12 @@ const JOINT = { name: "joint", match: { path: "/joint/{*rest}" }, price: "$0.002
 const NAMED = { ...ANY, name: "named", match: { path: "/named/{*rest}" }, extensions: { payment_identifier: "optional" } };
 const routes = [UPFRONT, JOINT, ANY, NAMED];
 
-const rooms = await openRooms();
-const rpc = { "base-sepolia": { cluster: "chain", url: rooms.chain.rpcUrl } };
-const clusters = { chain: Number(new URL(rooms.chain.rpcUrl).port) };
+const backends = await openBackends();
+const rpc = { "base-sepolia": { cluster: "chain", url: backends.chain.rpcUrl } };
+const clusters = { chain: Number(new URL(backends.chain.rpcUrl).port) };
 // One claim a page: what is left behind there is in somebody's way.
-const gate = await openGate(rooms, { plugin: pluginOf({ routes, rpc, ledger: { max_claims: 4096 } }), clusters });
-const faked = await openGate(rooms, { facilitator: "fake", plugin: pluginOf({ routes }) });
+const gateway = await openGateway(backends, { plugin: pluginOf({ routes, rpc, ledger: { max_claims: 4096 } }), clusters });
+const faked = await openGateway(backends, { facilitator: "fake", plugin: pluginOf({ routes }) });
 
 /** A payment of anybody's, with a signature that nobody made. */
 async function junk(entry, from = `0x${randomBytes(20).toString("hex")}`, bytes = 66 + (randomBytes(1)[0] % 200)) {
@@ -43,51 +43,51 @@ async function junk(entry, from = `0x${randomBytes(20).toString("hex")}`, bytes 
   return payment;
 }
 
-const claims = async (gate) => Object.values(await gate.envoy.stats("ledger_claims")).reduce((sum, one) => sum + one, 0);
+const claims = async (gateway) => Object.values(await gateway.envoy.stats("ledger_claims")).reduce((sum, one) => sum + one, 0);
 
 test("Junk leaves nothing behind, is in nobody's way, and nothing is asked on its behalf but whether it is a payment", async () => {
-  const [entries, mark] = [[], await since(gate)];
-  for (const path of ["/upfront/x", "/joint/x", "/any/x"]) entries.push([path, (await quote(gate, path)).accepts[0]]);
+  const [entries, mark] = [[], await since(gateway)];
+  for (const path of ["/upfront/x", "/joint/x", "/any/x"]) entries.push([path, (await quote(gateway, path)).accepts[0]]);
   const send = async (number) => {
     const [path, entry] = entries[number % entries.length];
-    const answer = await pay(gate, path, await junk(entry));
+    const answer = await pay(gateway, path, await junk(entry));
     assert.ok([402, 502, 503].includes(answer.status), answer.text);
     assert.equal(answer.status !== 402 && answer.terms, answer.status !== 402 && null);
   };
   for (let round = 0; round < 20; round++) {
     await Promise.all(Array.from({ length: 20 }, (_, number) => send(number)));
     const path = ["/upfront/h", "/joint/h", "/any/h"][round % 3];
-    assertServed(await pay(gate, path, await paymentFor(gate, path)));
+    assertServed(await pay(gateway, path, await paymentFor(gateway, path)));
   }
   assert.deepEqual(mark.calls("/settle").length, 20, "the honest ones alone are settled");
   assert.deepEqual(mark.seen().map(({ path }) => path.at(-1)).join(""), "h".repeat(20), "the upstream hears of them alone");
-  assert.equal(await claims(gate), 20, "what is remembered is theirs");
-  const before = gate.facilitator.calls.length;
+  assert.equal(await claims(gateway), 20, "what is remembered is theirs");
+  const before = gateway.facilitator.calls.length;
   await sleep(2500);
-  assert.equal(gate.facilitator.calls.length, before, "nobody goes on asking");
+  assert.equal(gateway.facilitator.calls.length, before, "nobody goes on asking");
   assert.equal((await mark.transfers()).length, 20);
 });
 
 test("Nobody is called the payer of what nobody has proven", async () => {
-  const [{ accepts }, victim] = [await quote(gate, "/joint/x"), `0x${"5a".repeat(20)}`];
-  await pay(gate, "/joint/x", await junk(accepts[0], victim));
+  const [{ accepts }, victim] = [await quote(gateway, "/joint/x"), `0x${"5a".repeat(20)}`];
+  await pay(gateway, "/joint/x", await junk(accepts[0], victim));
   const forged = await signPayment(accepts[0], { authorization: { from: victim } });
-  await pay(gate, "/joint/x", forged);
-  const lines = gate.envoy.logs().split("\n").filter((line) => line.toLowerCase().includes(victim));
+  await pay(gateway, "/joint/x", forged);
+  const lines = gateway.envoy.logs().split("\n").filter((line) => line.toLowerCase().includes(victim));
   assert.ok(lines.length >= 2);
   for (const line of lines) {
     assert.match(line, /unproven_from="0x5a/i);
     assert.doesNotMatch(line, /(^|[^_])payer=/);
   }
-  assert.doesNotMatch(JSON.stringify(gate.envoy.accessLog()).toLowerCase(), new RegExp(`payer\\W*${victim}`));
+  assert.doesNotMatch(JSON.stringify(gateway.envoy.accessLog()).toLowerCase(), new RegExp(`payer\\W*${victim}`));
 });
 
 test("A name is its payer's own, and strangers cannot take it", async () => {
   const identifier = "order-12345678901234567890";
   const named = (payment) => ({ ...payment, extensions: { "payment-identifier": { info: { required: false, id: identifier } } } });
-  const { accepts } = await quote(gate, "/named/x");
-  for (let tries = 0; tries < 3; tries++) await pay(gate, "/named/x", named(await junk(accepts[0], payerAccount.address)));
-  assertServed(await pay(gate, "/named/x", named(await signPayment(accepts[0]))));
+  const { accepts } = await quote(gateway, "/named/x");
+  for (let tries = 0; tries < 3; tries++) await pay(gateway, "/named/x", named(await junk(accepts[0], payerAccount.address)));
+  assertServed(await pay(gateway, "/named/x", named(await signPayment(accepts[0]))));
 });
 
 test("A junk claim gives way to the payment that it was made for", async () => {
@@ -119,7 +119,7 @@ test("One client whose body does not come closes no route for others", async () 
     price: { usage: "openai", models: { "*": { input: "$1", output: "$1" } }, minimum: "$0.001" },
   };
   // A filter in front passes heads on, and keeps bodies until they are whole.
-  const buffering = await openGate(rooms, {
+  const buffering = await openGateway(backends, {
     facilitator: "fake",
     plugin: pluginOf({ routes: [chat] }),
     allowOnHeadersStopIteration: true,

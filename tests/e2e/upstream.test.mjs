@@ -9,8 +9,8 @@ import {
   assertServed,
   assertTerms,
   headerSeen,
-  openGate,
-  openRooms,
+  openGateway,
+  openBackends,
   pay,
   payerAccount,
   paymentFor,
@@ -20,10 +20,10 @@ import {
 
 const USED = "invalid_exact_evm_nonce_already_used";
 
-const rooms = await openRooms();
-const gate = await openGate(rooms);
-const dead = await openGate(rooms, { clusters: { api: rooms.ports.spare1 } });
-const empty = await openGate(rooms, { clusters: { api: null } });
+const backends = await openBackends();
+const gateway = await openGateway(backends);
+const dead = await openGateway(backends, { clusters: { api: backends.ports.spare1 } });
+const empty = await openGateway(backends, { clusters: { api: null } });
 
 const json = (status) => (_, response) =>
   response.writeHead(status, { "content-type": "application/json", "x-from-upstream": "yes" }).end('{"error":"upstream"}');
@@ -47,9 +47,9 @@ const assertStatus = (answer, expected) =>
 
 for (const [what, fails, status] of FAILURES) {
   test(`Paying after the response: where the upstream ${what}, nothing is settled, and the payment buys a good one`, async () => {
-    const [payment, mark] = [await paymentFor(gate, "/any/x"), await since(gate)];
+    const [payment, mark] = [await paymentFor(gateway, "/any/x"), await since(gateway)];
     for (const _ of [1, 2]) {
-      const failed = await withUpstream(gate, fails, () => pay(gate, "/any/x", payment));
+      const failed = await withUpstream(gateway, fails, () => pay(gateway, "/any/x", payment));
       assertStatus(failed, status);
       assert.equal(failed.receipt, null);
       if (failed.get("x-from-upstream")) assert.equal(failed.text, '{"error":"upstream"}');
@@ -58,26 +58,26 @@ for (const [what, fails, status] of FAILURES) {
     assert.deepEqual(mark.calls("/settle"), []);
     assert.deepEqual(await mark.transfers(), []);
 
-    assertServed(await pay(gate, "/any/x", payment));
-    assertTerms(await pay(gate, "/any/x", payment), USED);
+    assertServed(await pay(gateway, "/any/x", payment));
+    assertTerms(await pay(gateway, "/any/x", payment), USED);
     assert.equal(mark.seen().length, 3);
     assert.equal((await mark.transfers()).length, 1);
   });
 
   test(`Paying upfront: where the upstream ${what}, the receipt comes along, and the payment buys a good response`, async () => {
-    const [payment, mark] = [await paymentFor(gate, "/upfront/x"), await since(gate)];
+    const [payment, mark] = [await paymentFor(gateway, "/upfront/x"), await since(gateway)];
     const transactions = new Set();
     for (const _ of [1, 2]) {
-      const failed = await withUpstream(gate, fails, () => pay(gate, "/upfront/x", payment));
+      const failed = await withUpstream(gateway, fails, () => pay(gateway, "/upfront/x", payment));
       assertStatus(failed, status);
       assert.equal(failed.receipt.success, true);
       assert.equal(failed.receipt.payer, payerAccount.address);
       transactions.add(failed.receipt.transaction);
     }
-    const good = await pay(gate, "/upfront/x", payment);
+    const good = await pay(gateway, "/upfront/x", payment);
     assertServed(good);
     transactions.add(good.receipt.transaction);
-    assertTerms(await pay(gate, "/upfront/x", payment), USED);
+    assertTerms(await pay(gateway, "/upfront/x", payment), USED);
 
     const [transfer, ...more] = await mark.transfers();
     assert.deepEqual(more, [], "the money moved more than once");
@@ -122,11 +122,11 @@ test("The upstream's answers below 400 are all sold", async () => {
       [302, { location: "/elsewhere" }, ""],
       [304, { etag: '"a"' }, undefined],
     ]) {
-      const payment = await paymentFor(gate, target);
+      const payment = await paymentFor(gateway, target);
       const answer = await withUpstream(
-        gate,
+        gateway,
         (_, response) => response.writeHead(status, headers).end(body),
-        () => pay(gate, target, payment),
+        () => pay(gateway, target, payment),
       );
       assert.equal(answer.status, status);
       assert.equal(answer.receipt?.success, true, `${target} ${status}`);
@@ -137,24 +137,24 @@ test("The upstream's answers below 400 are all sold", async () => {
 
 test("An interim answer of the upstream is not taken for the answer", async () => {
   for (const target of ["/any/x", "/upfront/x"]) {
-    const [payment, mark] = [await paymentFor(gate, target), await since(gate)];
+    const [payment, mark] = [await paymentFor(gateway, target), await since(gateway)];
     const failed = await withUpstream(
-      gate,
+      gateway,
       (_, response) => {
         response.writeContinue();
         response.writeEarlyHints({ link: "</style.css>; rel=preload" });
         response.writeHead(500).end("failed");
       },
-      () => pay(gate, target, payment, { method: "POST", body: "x", headers: { expect: "100-continue" } }),
+      () => pay(gateway, target, payment, { method: "POST", body: "x", headers: { expect: "100-continue" } }),
     );
     assert.equal(failed.status, 500);
     const served = await withUpstream(
-      gate,
+      gateway,
       (_, response) => {
         response.writeEarlyHints({ link: "</style.css>; rel=preload" });
         response.writeHead(200).end("good");
       },
-      () => pay(gate, target, payment),
+      () => pay(gateway, target, payment),
     );
     assertServed(served);
     assert.equal(served.text, "good");
@@ -164,8 +164,8 @@ test("An interim answer of the upstream is not taken for the answer", async () =
 
 test("HEAD is sold as GET is, without a body", async () => {
   for (const target of ["/any/x", "/upfront/x"]) {
-    const [payment, mark] = [await paymentFor(gate, target, { method: "HEAD" }), await since(gate)];
-    const answer = await pay(gate, target, payment, { method: "HEAD" });
+    const [payment, mark] = [await paymentFor(gateway, target, { method: "HEAD" }), await since(gateway)];
+    const answer = await pay(gateway, target, payment, { method: "HEAD" });
     assert.equal(answer.status, 200);
     assert.equal(answer.receipt.success, true);
     assert.equal(answer.bytes.length, 0);
@@ -175,7 +175,7 @@ test("HEAD is sold as GET is, without a body", async () => {
 });
 
 test("Where Envoy gives up on a slow upstream, nothing is settled, and the payment is still good", async () => {
-  const hasty = await openGate(rooms, {
+  const hasty = await openGateway(backends, {
     edit: ({ static_resources: { listeners } }) => {
       const { route_config } = listeners[0].filter_chains[0].filters[0].typed_config;
       route_config.virtual_hosts[0].routes[0].route.timeout = "0.2s";
@@ -196,7 +196,7 @@ test("Where Envoy gives up on a slow upstream, nothing is settled, and the payme
 });
 
 test("The upstream's failure on a free route is no business of the filter's", async () => {
-  const answer = await ask(gate, "/fail");
+  const answer = await ask(gateway, "/fail");
   assert.equal(answer.status, 500);
   assert.equal(answer.get("cache-control"), undefined);
   assert.equal(answer.get("access-control-expose-headers"), undefined);

@@ -6,7 +6,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import OpenAI from "openai";
 import { makePayer } from "../../stage/client.mjs";
-import { DEFAULTS, eventually, ask, openGate, openRooms, payerAccount, payTo, since } from "./support.mjs";
+import { DEFAULTS, eventually, ask, openGateway, openBackends, payerAccount, payTo, since } from "./support.mjs";
 
 const price = {
   usage: "openai",
@@ -25,10 +25,10 @@ const plugin = {
   unmatched: "free",
 };
 
-const rooms = await openRooms({ chunkDelay: 2 });
-const gate = await openGate(rooms, { plugin, concurrency: 2, allowOnHeadersStopIteration: true });
+const backends = await openBackends({ chunkDelay: 2 });
+const gateway = await openGateway(backends, { plugin, concurrency: 2, allowOnHeadersStopIteration: true });
 await eventually(
-  async () => (await Promise.all([1, 2, 3, 4].map(() => ask(gate, "/flat/x")))).every(({ status }) => status === 402),
+  async () => (await Promise.all([1, 2, 3, 4].map(() => ask(gateway, "/flat/x")))).every(({ status }) => status === 402),
   "every worker knows who settles",
 );
 
@@ -38,11 +38,11 @@ const costOf = ({ prompt_tokens: input, completion_tokens: output }) => BigInt(M
 /** OpenAI's SDK, unchanged, with the official paying fetch. */
 function makeOpenAI() {
   const payer = makePayer();
-  return { payer, openai: new OpenAI({ baseURL: `${gate.url}/v1`, apiKey: "none", fetch: payer.fetch, maxRetries: 0 }) };
+  return { payer, openai: new OpenAI({ baseURL: `${gateway.url}/v1`, apiKey: "none", fetch: payer.fetch, maxRetries: 0 }) };
 }
 
 test("OpenAI's SDK pays for a completion by what it used, to the atomic unit", async () => {
-  const [{ payer, openai }, mark] = [makeOpenAI(), await since(gate)];
+  const [{ payer, openai }, mark] = [makeOpenAI(), await since(gateway)];
   const completion = await openai.chat.completions.create({ model: "fake-echo-1", messages, max_tokens: 200 });
   assert.match(completion.choices[0].message.content, /nobody has to make in advance/);
   const [transfer, ...more] = await mark.transfers();
@@ -56,7 +56,7 @@ test("OpenAI's SDK pays for a completion by what it used, to the atomic unit", a
 });
 
 test("OpenAI's SDK streams, and the money moves at the end of the stream", async () => {
-  const [{ openai }, mark] = [makeOpenAI(), await since(gate)];
+  const [{ openai }, mark] = [makeOpenAI(), await since(gateway)];
   const stream = await openai.chat.completions.create({ model: "fake-echo-1", messages, max_tokens: 200, stream: true });
   let text = "";
   let firstBeforeTheMoney = null;
@@ -76,14 +76,14 @@ test("OpenAI's SDK streams, and the money moves at the end of the stream", async
 test("A stream that asks for its usage itself gets it", async () => {
   const { openai } = makeOpenAI();
   const options = { model: "fake-echo-1", messages, stream: true, stream_options: { include_usage: true } };
-  const mark = await since(gate);
+  const mark = await since(gateway);
   let usage = null;
   for await (const chunk of await openai.chat.completions.create(options)) usage = chunk.usage ?? usage;
   assert.equal((await mark.transfers())[0].value, costOf(usage));
 });
 
 test("A client that leaves in the middle of a stream has paid for what it got", async () => {
-  const [{ openai }, mark] = [makeOpenAI(), await since(gate)];
+  const [{ openai }, mark] = [makeOpenAI(), await since(gateway)];
   const long = [{ role: "user", content: "word ".repeat(300) }];
   const stream = await openai.chat.completions.create({ model: "fake-echo-1", messages: long, max_tokens: 1000, stream: true });
   let chunks = 0;
@@ -95,27 +95,27 @@ test("A client that leaves in the middle of a stream has paid for what it got", 
 });
 
 test("A model without a price is an error that the SDK understands, and costs nothing", async () => {
-  const [{ openai }, mark] = [makeOpenAI(), await since(gate)];
+  const [{ openai }, mark] = [makeOpenAI(), await since(gateway)];
   await assert.rejects(openai.chat.completions.create({ model: "gpt-5", messages }), /400.*has no price here/s);
   assert.deepEqual(await mark.transfers(), []);
 });
 
 test("Scheme exact by Permit2 moves the price", async () => {
-  const [payer, mark] = [makePayer(), await since(gate)];
-  const response = await payer.fetch(`${gate.url}/exact/permit2`);
+  const [payer, mark] = [makePayer(), await since(gateway)];
+  const response = await payer.fetch(`${gateway.url}/exact/permit2`);
   assert.equal(response.status, 200);
   assert.deepEqual((await mark.transfers()).map(({ value }) => value), [3000n]);
   assert.equal(payer.exchanges.at(-1).receipt.amount, undefined);
 });
 
 test("A charge of nothing moves nothing", async () => {
-  const [payer, mark] = [makePayer(), await since(gate)];
-  gate.inference.intercept = (_, response) => void response.writeHead(200, { "settlement-overrides": '{"amount":"0"}' }).end("free");
+  const [payer, mark] = [makePayer(), await since(gateway)];
+  gateway.inference.intercept = (_, response) => void response.writeHead(200, { "settlement-overrides": '{"amount":"0"}' }).end("free");
   try {
-    const response = await payer.fetch(`${gate.url}/flat/x`);
+    const response = await payer.fetch(`${gateway.url}/flat/x`);
     assert.equal(await response.text(), "free");
   } finally {
-    gate.inference.intercept = null;
+    gateway.inference.intercept = null;
   }
   assert.deepEqual(await mark.transfers(), []);
   assert.deepEqual(payer.exchanges.at(-1).receipt.amount, "0");

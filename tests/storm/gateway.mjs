@@ -8,7 +8,7 @@ import { accounts, payTo } from "../../stage/accounts.mjs";
 import { NETWORK } from "../../stage/chain.mjs";
 import { startFacilitator } from "../../stage/facilitator.mjs";
 import { startInference } from "../../stage/inference.mjs";
-import { startRooms, startStage } from "../../stage/stage.mjs";
+import { startBackends, startStage } from "../../stage/stage.mjs";
 import { choicesOf, startFaultInjectingProxy } from "./faults.mjs";
 import { randomOf } from "./random.mjs";
 import { moodyUpstream } from "./upstream.mjs";
@@ -102,21 +102,21 @@ function nonceOf(body) {
  */
 export async function startGateway(options) {
   const balances = Object.fromEntries(payers.map(({ address }) => [address, MINTED]));
-  const rooms = await startRooms({ label: "storm", balances });
-  const ends = [rooms.stop];
+  const backends = await startBackends({ label: "storm", balances });
+  const ends = [backends.stop];
   const stop = async () => {
     for (const end of ends.splice(0).reverse()) await end();
   };
   try {
-    return await open({ rooms, ends, stop, ...options });
+    return await open({ backends, ends, stop, ...options });
   } catch (error) {
     await stop();
     throw error;
   }
 }
 
-async function open({ rooms, ends, stop, seed, books, withRpc, without }) {
-  const { chain, ports, run } = rooms;
+async function open({ backends, ends, stop, seed, books, withRpc, without }) {
+  const { chain, ports, run } = backends;
   const routes = routesOf(withRpc).map(([name, { otherAmount, twin }]) => ({ name, isFickle: Boolean(otherAmount), twin }));
   const isPriced = (path) => routes.some(({ name }) => path.startsWith(`/${name}/`));
   const confirmed = routesOf(withRpc).flatMap(([, { accepts, amount }]) => (accepts === CONFIRMED ? amount : []));
@@ -148,18 +148,18 @@ async function open({ rooms, ends, stop, seed, books, withRpc, without }) {
     ends.push(() => proxy.stop());
     return proxy;
   };
-  const facilitatorProxy = await between("facilitator", ports.spare1, rooms.facilitator.url);
+  const facilitatorProxy = await between("facilitator", ports.spare1, backends.facilitator.url);
   const nodeProxy = await between("node", ports.spare2, chain.rpcUrl);
   const fartherNodeProxy = await between("farther node", ports.spare3, chain.rpcUrl);
   const proxies = [facilitatorProxy, nodeProxy, fartherNodeProxy];
 
   // ---- Who can be killed ----
   const openFacilitator = () =>
-    startFacilitator({ port: rooms.ports.facilitator, rpcUrl: `http://127.0.0.1:${ports.spare3}` });
-  await rooms.facilitator.stop();
+    startFacilitator({ port: backends.ports.facilitator, rpcUrl: `http://127.0.0.1:${ports.spare3}` });
+  await backends.facilitator.stop();
   let facilitator = await openFacilitator();
   const upstream = moodyUpstream({ seed, books, isPriced });
-  let inference = rooms.inference;
+  let inference = backends.inference;
   inference.intercept = upstream.intercept;
   ends.push(() => facilitator.stop(), () => inference.stop());
   const restart = (name, kill, revive) => async (pause) => {
@@ -186,7 +186,7 @@ async function open({ rooms, ends, stop, seed, books, withRpc, without }) {
     renameSync(`${file}.new`, file); // Envoy watches for moves.
   };
   const { envoy, stop: stopEnvoy } = await startStage({
-    rooms,
+    backends,
     plugin: "{}", // The listener that has it is replaced below.
     facilitator: urls.facilitator,
     clusters: { chain: ports.spare2 },

@@ -14,7 +14,7 @@ import { parseArgs } from "node:util";
 import { payTo } from "../../stage/accounts.mjs";
 import { NETWORK } from "../../stage/chain.mjs";
 import { readBody, serve } from "../../stage/servers.mjs";
-import { startRooms, startStage } from "../../stage/stage.mjs";
+import { startBackends, startStage } from "../../stage/stage.mjs";
 import { bold, green, item, line, red } from "../../stage/terminal.mjs";
 import { assertAlive, eventually } from "../e2e/support.mjs";
 import { termsOf } from "./books.mjs";
@@ -28,7 +28,7 @@ import { ask as askOnce } from "./wire.mjs";
 const HOSTILE_LANES = 48;
 const HONEST_LANES = 6;
 
-/** Nothing that an honest payer signs expires while this runs, so that all of it has to find room. */
+/** Nothing that an honest payer signs expires while this runs, so that all of it has to find backend. */
 const LIFETIME_SECONDS = 3600;
 
 /**
@@ -96,16 +96,16 @@ async function startNodeProxy({ port, target, tell }) {
 /** Starts everything. */
 async function openStage(ends) {
   const balances = Object.fromEntries(payers.map(({ address }) => [address, MINTED]));
-  const rooms = await startRooms({ label: "hostile", balances });
-  ends.push(rooms.stop);
-  for (const { address } of payers) await rooms.chain.approve(address);
+  const backends = await startBackends({ label: "hostile", balances });
+  ends.push(backends.stop);
+  for (const { address } of payers) await backends.chain.approve(address);
   const witness = openWitness({ names: [...Object.keys(ROUTES), "quoted"] });
-  const node = await startNodeProxy({ port: rooms.ports.spare2, target: rooms.chain.rpcUrl, tell: witness.seeNode });
+  const node = await startNodeProxy({ port: backends.ports.spare2, target: backends.chain.rpcUrl, tell: witness.seeNode });
   ends.push(node.stop);
   const { envoy, stop } = await startStage({
-    rooms,
-    plugin: pluginOf({ facilitator: rooms.facilitator.url, node: node.url }),
-    clusters: { chain: rooms.ports.spare2 },
+    backends,
+    plugin: pluginOf({ facilitator: backends.facilitator.url, node: node.url }),
+    clusters: { chain: backends.ports.spare2 },
     concurrency: 2,
     allowOnHeadersStopIteration: true,
     edit: ({ static_resources: { listeners } }) => {
@@ -115,7 +115,7 @@ async function openStage(ends) {
     },
   });
   ends.push(stop);
-  return { rooms, witness, node, envoy };
+  return { backends, witness, node, envoy };
 }
 
 /** The terms of every route, once both workers know who settles. */
@@ -199,8 +199,8 @@ export async function runHostile({ hostile, honest, seed }) {
 }
 
 async function run({ hostile, honest, seed, ends }) {
-  const { rooms, witness, node, envoy } = await openStage(ends);
-  const { chain, facilitator, inference } = rooms;
+  const { backends, witness, node, envoy } = await openStage(ends);
+  const { chain, facilitator, inference } = backends;
   const host = `127.0.0.1:${envoy.port}`;
   const loot = { foreseen: [], spent: [], expected: honest };
   const junk = makeJunk({ seed, host, ...(await quoteAll({ envoy, host })), loot, witness });
@@ -264,8 +264,8 @@ async function run({ hostile, honest, seed, ends }) {
   const figures = { requests: hostile + honest, floodSeconds, seconds, ...(await stateOf({ envoy, witness, resident })) };
   await assertAlive({ envoy }).catch((error) => witness.violate("the filter has crashed", error.message));
   const { violations, counts } = witness;
-  if (violations.length) rooms.run.keep();
-  return { violations, counts, figures, logs: violations.length ? rooms.run.path : null };
+  if (violations.length) backends.run.keep();
+  return { violations, counts, figures, logs: violations.length ? backends.run.path : null };
 }
 
 /** What is left in the filter, and what its logs say. */

@@ -21,7 +21,7 @@ DEBIAN := prometheus chromium
 .DEFAULT_GOAL := help
 PANICKING := target/provoke-panic
 
-.PHONY: help setup build build-provoke-panic build-sdk size demo up run pay down docs test test-matrix storm fuzz model bench growth profile lint schema dist clean rust-target debian
+.PHONY: help setup build build-provoke-panic build-sdk size demo up run pay down docs test test-matrix test-peers storm fuzz model bench growth profile lint schema dist clean rust-target debian
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -99,6 +99,9 @@ down: node_modules/.stamp ## End what `make up` started
 
 test-matrix: setup build build-provoke-panic .tools/python-v1.stamp ## The end-to-end tests on Envoy 1.36 to 1.40 (takes about an hour)
 	@node tests/matrix.mjs $(VERSIONS)
+
+test-peers: setup build ## Suites of others on the filter: hostile-facilitator and x402-conformance (three minutes)
+	@node tests/peers.mjs
 
 storm: setup build ## Everything at once, then hostile clients, and the books (SECONDS=60 HOSTILE=100000 HONEST=1000 SEED=1)
 	@node tests/storm/storm.mjs --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED))

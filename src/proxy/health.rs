@@ -52,7 +52,7 @@ impl Health {
 
 fn tell_failing(host: &impl Host, Facilitator { service, max_failures, .. }: &Facilitator) {
     let cluster = &service.cluster;
-    stats::change_failing(host, cluster, 1);
+    stats::change_failing(host, 1);
     host.log(
         LogLevel::Error,
         &format!(
@@ -63,6 +63,6 @@ fn tell_failing(host: &impl Host, Facilitator { service, max_failures, .. }: &Fa
 
 fn tell_answering(host: &impl Host, Facilitator { service, .. }: &Facilitator) {
     let cluster = &service.cluster;
-    stats::change_failing(host, cluster, -1);
+    stats::change_failing(host, -1);
     host.log(LogLevel::Warn, &format!("x402: the facilitator {cluster:?} answers again"));
 }

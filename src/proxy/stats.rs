@@ -55,9 +55,9 @@ fn time(host: &impl Host, name: &str, nanoseconds: u64, unit: u64) {
     let _ = host.record_metric(name, nanoseconds.checked_div(unit).unwrap_or_default());
 }
 
-/// Tells that one more or fewer worker takes a facilitator for failing.
-pub(super) fn change_failing(host: &impl Host, cluster: &str, by: i64) {
-    add(host, MetricKind::Gauge, &format!("x402.facilitator_failing.cluster.{}", label(cluster)), by);
+/// Tells that one worker takes one facilitator more, or one fewer, for failing.
+pub(super) fn change_failing(host: &impl Host, by: i64) {
+    add(host, MetricKind::Gauge, "x402.facilitators_failing", by);
 }
 
 /// Tells that more or fewer claims stand in the ledger.

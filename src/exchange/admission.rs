@@ -214,7 +214,7 @@ impl Candidate {
         self.verify_with_next(context, Asked::default()).unwrap_or_else(|candidate| candidate.payment.out_of_order())
     }
 
-    fn verify_with_next(self, context: Context<'_>, asked: Asked) -> Result<Next, Self> {
+    fn verify_with_next(self, context: Context<'_>, asked: Asked) -> Result<Next, Box<Self>> {
         let Self { payment, standing, unbound } = self;
         let parts = (standing, unbound.clone());
         let wait = |payment, place| {
@@ -222,7 +222,7 @@ impl Candidate {
             Verifying { candidate, place, asked: asked.and(place) }
         };
         let next = payment.ask_facilitator(context, CallKind::Verify, asked, wait);
-        next.map_err(|payment| Self { payment, standing: parts.0, unbound: parts.1 })
+        next.map_err(|payment| Box::new(Self { payment: *payment, standing: parts.0, unbound: parts.1 }))
     }
 }
 
@@ -302,7 +302,7 @@ impl Verifying {
         let candidate = match may_ask {
             true => match candidate.verify_with_next(context, asked) {
                 Ok(next) => return next,
-                Err(candidate) => candidate,
+                Err(candidate) => *candidate,
             },
             false => candidate,
         };

@@ -37,10 +37,10 @@ impl Payment {
         kind: CallKind,
         asked: Asked,
         wait: impl FnOnce(Self, usize) -> S,
-    ) -> Result<Next, Self> {
+    ) -> Result<Next, Box<Self>> {
         let place = context.next_facilitator(&self.purchase.facilitators, asked);
         let Some((place, facilitator)) = place.and_then(|place| Some((place, context.facilitator(place)?))) else {
-            return Err(self);
+            return Err(Box::new(self));
         };
         let call = Some(self.question(kind, &facilitator.service));
         Ok((wait(self, place).into(), Effects { call, ..Effects::default() }))

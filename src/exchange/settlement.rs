@@ -252,7 +252,7 @@ impl Settling {
     }
 
     /// Asks the next facilitator. The token takes a nonce once, so that no second one can settle what the first one did.
-    fn ask_next_to_settle(self, context: Context<'_>) -> Result<Next, Self> {
+    fn ask_next_to_settle(self, context: Context<'_>) -> Result<Next, Box<Self>> {
         let Self { payment, waiter, pursuit } = self;
         let (asked, unasked) = (pursuit.asked, pursuit.clone());
         let wait = |payment, place| {
@@ -260,7 +260,7 @@ impl Settling {
             Self { payment, waiter, pursuit: Pursuit { awaits, place: Some(place), asked, ..pursuit } }
         };
         let next = payment.ask_facilitator(context, CallKind::Settle, asked, wait);
-        next.map_err(|payment| Self { payment, waiter, pursuit: unasked })
+        next.map_err(|payment| Box::new(Self { payment: *payment, waiter, pursuit: unasked }))
     }
 
     /// Asks the chain what became of the transfer; where there is no node to ask, the outcome stays unknown.
@@ -330,7 +330,7 @@ impl Settling {
             settling.pursuit.unknown = unknown;
             settling = match settling.ask_next_to_settle(context) {
                 Ok(next) => return next,
-                Err(settling) => settling,
+                Err(settling) => *settling,
             };
         }
         settling.pursuit.may_have_settled = true;

@@ -99,7 +99,7 @@ fn a_settlement_moves_on_and_never_ends_in_terms_once_one_was_asked() {
             let (stage, request) = play(&config("before"), 0, [failure.clone(), refused(reason)]);
             let expected = if was_sent { (502, "unknown") } else { (402, "nothing") };
             assert_eq!((request.status(), stage.left(&request)), expected, "{failure:?}, {reason}");
-            assert_eq!(request.reply_header("payment-required").is_some(), false);
+            assert!(request.reply_header("payment-required").is_none());
         }
         let (stage, request) = play(&config("before"), 0, [failure.clone(), not_sent()]);
         assert_eq!(stage.left(&request), if was_sent { "unknown" } else { "nothing" }, "{failure:?}");

@@ -106,7 +106,7 @@ export async function startStage({ backends: shared, plugin, facilitator = "offi
     if (shared) ends.add(ports.release);
     const at = new URL(facilitator === "official" ? backends.facilitator.url : facilitator);
     const endpoint = { address: at.hostname, port: Number(at.port || 80) };
-    const given = typeof plugin === "object" && plugin !== null && !("facilitator" in plugin);
+    const given = typeof plugin === "object" && plugin !== null && !("facilitator" in plugin || "facilitators" in plugin);
     const started = performance.now();
     const envoy = await startEnvoy({
       run: backends.run,

@@ -141,7 +141,7 @@ pub(super) struct Facilitator {
     #[serde(default)]
     pub schemes: Vec<String>,
     /// Calls that fail in a row, after which the next facilitator is asked first until this one answers again (default 5).
-    pub max_failures: Option<u32>,
+    pub max_failures: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -308,7 +308,10 @@ impl Verifying {
         };
         let release = Some(Operation::Release);
         let (exchange, effects) = match verification {
-            Verification::Invalid(reason) => candidate.payment.refuse(context, release, Outcome::Refused, &reason),
+            // A reason says it all; the rest of the answer may call somebody the payer of what nobody has proven.
+            Verification::Invalid(reason) => {
+                return candidate.payment.refuse(context, release, Outcome::Refused, &reason);
+            }
             Verification::Unknown(unknown) => candidate.payment.end_unknown(release, unknown),
             Verification::Valid => candidate.payment.out_of_order(),
         };

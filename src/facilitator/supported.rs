@@ -215,9 +215,9 @@ fn read_extension(entry: &RawValue) -> Option<String> {
         key: Option<String>,
         name: Option<String>,
     }
-    let text = entry.get().as_bytes();
-    json::from_slice(text).ok().or_else(|| {
-        let json::Object(Wire { key, name }) = json::from_slice(text).ok()?;
+    let text = entry.get();
+    serde_json::from_str(text).ok().or_else(|| {
+        let json::Object(Wire { key, name }) = json::from_slice(text.as_bytes()).ok()?;
         key.or(name)
     })
 }

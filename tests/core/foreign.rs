@@ -509,3 +509,31 @@ fn base64(bytes: &[u8]) -> String {
     use base64::Engine;
     base64::engine::general_purpose::STANDARD.encode(bytes)
 }
+
+#[test]
+fn what_a_facilitator_supports_is_read_entry_by_entry() {
+    let read = |json: Value| {
+        let body = [&b"\xef\xbb\xbf"[..], json.to_string().as_bytes()].concat();
+        Supported::read(&CalloutAnswer::Answered { status: 201, body })
+    };
+    let good = json!({"x402Version": "2", "scheme": "exact", "network": "eip155:8453", "extra": null});
+    let supported = read(json!({
+        "kinds": [{"x402Version": 2, "scheme": "exact"}, good, 7, {"scheme": "upto", "network": "eip155:1", "extra": []}],
+        "extensions": ["one", {"key": "two"}, {"name": "three", "more": 1}, 4, null],
+    }))
+    .unwrap();
+    assert_eq!(
+        supported.kinds.iter().map(|kind| kind.network.as_str()).collect::<Vec<_>>(),
+        ["eip155:8453", "eip155:1"]
+    );
+    assert_eq!(supported.extensions, ["one", "two", "three"]);
+    assert!(supported.unread.unwrap().contains("kinds is left out: .: missing field `network`"));
+    for extensions in [Value::Null, json!([])] {
+        let supported = read(json!({"kinds": [good], "extensions": extensions, "signers": {}})).unwrap();
+        assert_eq!((supported.kinds.len(), supported.extensions.len(), supported.unread), (1, 0, None));
+    }
+    let many: Vec<Value> =
+        (0..300).map(|id| json!({"x402Version": 2, "scheme": "exact", "network": format!("eip155:{id}"), "extra": {"a": "x".repeat(500)}})).collect();
+    assert_eq!(read(json!({"kinds": many})).unwrap().kinds.len(), 300);
+    assert!(read(json!({"extensions": []})).is_none() && read(json!([])).is_none());
+}

@@ -198,7 +198,7 @@ test("offer-receipt: a seller signs for its own hosts and origins, and not for a
   const as = (host) => ({ host });
   const plugin = (more) => pluginOf({ routes: priced, offer_receipt: { key }, ...more });
   const open = await openGateway(backends, { plugin: plugin() });
-  assert.match(open.envoy.logs(), /\[warning\]\[wasm\].*offer_receipt signs nothing for 1 routes \(the first is anywhere\)/);
+  assert.match(open.envoy.logs(), /\[warning\]\[wasm\].*offer_receipt: signs nothing for 1 routes \(the first is anywhere\)/);
   const shown = async (gateway, target, host) => {
     const { terms } = await ask(gateway, target, as(host));
     const offers = terms.extensions?.["offer-receipt"] ? extractOffersFromPaymentRequired(terms) : [];
@@ -212,7 +212,7 @@ test("offer-receipt: a seller signs for its own hosts and origins, and not for a
   assertServed(paid);
   assert.equal(paid.receipt.extensions, undefined);
   const vouched = await openGateway(backends, { plugin: plugin({ origins: ["https://api.example.com", "http://shop.example.com:8080"] }) });
-  assert.doesNotMatch(vouched.envoy.logs(), /offer_receipt signs nothing/);
+  assert.doesNotMatch(vouched.envoy.logs(), /offer_receipt: signs nothing/);
   assert.deepEqual(await shown(vouched, "/anywhere", "bank.example"), ["https://api.example.com/anywhere", true]);
   assert.deepEqual(await shown(vouched, "/hosts", "shop.example.com:8080"), ["http://shop.example.com:8080/hosts", true]);
   const { resources } = (await ask(vouched, "/.well-known/x402", as("bank.example"))).json();

@@ -3,6 +3,7 @@
  * says of each of them and of the nodes. Fakes stand for faults that a real one does not show on demand.
  */
 import assert from "node:assert/strict";
+import { createServer } from "node:http";
 import { test } from "node:test";
 import { startFacilitator } from "../../stage/facilitator.mjs";
 import { startFakeFacilitator } from "./fake-facilitator.mjs";
@@ -18,8 +19,7 @@ const clusterAt = (url) => ({ address: "127.0.0.1", port: Number(new URL(url).po
 const gatewayWith = (list, more = {}, clusters = {}) => {
   const facilitators = list.map(([cluster, url, keys]) => ({ cluster, url, timeout: "2s", ...keys }));
   return openGateway(backends, {
-    // The key is there, so that the stage adds none, and is left out of the JSON.
-    plugin: { ...pluginOf(more), facilitator: undefined, facilitators },
+    plugin: { ...pluginOf(more), facilitators },
     clusters: { ...Object.fromEntries(list.map(([cluster, url]) => [cluster, clusterAt(url)])), ...clusters },
   });
 };
@@ -65,7 +65,7 @@ test("A facilitator that fails again and again is asked last, until it answers a
   backends.atEnd(fake.stop);
   const gateway = await gatewayWith([["fake", fake.url, { max_failures: 2 }], ["second", second.url]]);
   fake.script("/supported", ...Array(40).fill({ status: 503, json: {} }));
-  fake.script("/verify", ...Array(2).fill({ status: 503, json: {} }));
+  for (const path of ["/verify", "/settle"]) fake.script(path, ...Array(4).fill({ status: 503, json: {} }));
   const asks = () => fake.calls.filter(({ path }) => path === "/verify").length;
   for (let i = 0; i < 2; i++) assertServed(await pay(gateway, "/any/x", await paymentFor(gateway, "/any/x")));
   await until("the line of the log", () => gateway.envoy.logs().includes('calls in a row of the facilitator "fake" have failed'));
@@ -100,19 +100,27 @@ test("The log says of each facilitator and node whether it was reached, and what
 
 test("A node of another chain is never believed", async () => {
   const fake = await startFakeFacilitator();
+  // A fake in front of the real node, which says that it is of another chain.
+  const impostor = createServer(async (request, response) => {
+    const chunks = [];
+    for await (const chunk of request) chunks.push(chunk);
+    const answer = await fetch(backends.chain.rpcUrl, { method: "POST", headers: { "content-type": "application/json" }, body: Buffer.concat(chunks) });
+    const text = (await answer.text()).replaceAll('"0x14a34"', '"0x1"');
+    response.writeHead(200, { "content-type": "application/json" }).end(text);
+  });
+  await new Promise((resolve) => impostor.listen(0, "127.0.0.1", resolve));
+  backends.atEnd(() => new Promise((resolve) => impostor.close(resolve)));
+  const node = `http://127.0.0.1:${impostor.address().port}`;
   backends.atEnd(fake.stop);
   const gateway = await openGateway(backends, {
     facilitator: fake.url,
     plugin: {
-      ...pluginOf({ rpc: { base: { cluster: "chain", url: backends.chain.rpcUrl } } }),
-      routes: [
-        { name: "upfront", match: { path: "/upfront/{*rest}" }, price: "$0.003", settle: "before", accepts: [{ scheme: "exact", network: "base", asset: "USDC" }] },
-      ],
+      ...pluginOf({ rpc: { "base-sepolia": { cluster: "chain", url: node } } }),
       facilitator: { cluster: "facilitator", url: fake.url, timeout: "0.5s" },
     },
-    clusters: { chain: clusterAt(backends.chain.rpcUrl) },
+    clusters: { chain: clusterAt(node) },
   });
   fake.script("/settle", { instead: "close" });
   assertUnknown(await pay(gateway, "/upfront/x", await paymentFor(gateway, "/upfront/x")), 502);
-  await until("the line of the log", () => gateway.envoy.logs().includes("is not one of chain 8453 (eth_chainId)"));
+  await until("the line of the log", () => gateway.envoy.logs().includes("is not one of chain 84532 (eth_chainId)"));
 });

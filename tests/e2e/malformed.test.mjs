@@ -86,7 +86,6 @@ test("What is not JSON of the right shape is malformed", async () => {
     "half of it": encoded('{"x402Version":2,"accepted":{'),
     "two of it": encoded("{}{}"),
     "text behind it": encoded(`${JSON.stringify(await paymentFor(gateway, "/weather"))} and more`),
-    "a byte order mark before it": encoded(`\ufeff${JSON.stringify(await paymentFor(gateway, "/weather"))}`),
     "bytes that are no text": Buffer.from([0x7b, 0xff, 0xfe, 0x7d]).toString("base64"),
     "zeros": Buffer.alloc(300).toString("base64"),
     "a comment": encoded("/* */ {}"),
@@ -189,6 +188,15 @@ test("A header beyond all measure is refused", async () => {
   assert.ok(mark.seen().length >= 1);
 });
 
+test("One payment under both headers is one, and a byte order mark before it is nothing", async () => {
+  const payment = await paymentFor(gateway, "/weather");
+  const [plain, marked] = [encoded(JSON.stringify(payment)), encoded(`\ufeff${JSON.stringify(payment)}`)];
+  const twice = (first, second) => ask(gateway, "/weather", { headers: [["payment-signature", first], ["x-payment", second]] });
+  assertServed(await twice(plain, plain));
+  assertTerms(await twice(plain, plain), "invalid_exact_evm_nonce_already_used");
+  assertTerms(await withHeader(marked), "invalid_exact_evm_nonce_already_used");
+});
+
 test("More than one payment is malformed, whether or not they are the same", async () => {
   const mark = await since(gateway);
   const [one, two] = [encoded(await paymentFor(gateway, "/weather")), encoded(await paymentFor(gateway, "/weather"))];
@@ -197,8 +205,8 @@ test("More than one payment is malformed, whether or not they are the same", asy
     [["payment-signature", one], ["PAYMENT-SIGNATURE", two]],
     [["payment-signature", ""], ["payment-signature", two]],
     [["payment-signature", one], ["payment-signature", ""]],
-    [["payment-signature", one], ["x-payment", one]],
-    [["x-payment", one], ["payment-signature", one]],
+    [["payment-signature", one], ["x-payment", two]],
+    [["x-payment", one], ["payment-signature", two]],
     [["payment-signature", one], ["x-payment", ""]],
     [["payment-signature", one], ["accept", "*/*"], ["payment-signature", "!"], ["x-payment", two]],
   ]) {
@@ -320,8 +328,8 @@ test("What a client writes into its payment forges no line of a log", async () =
   const honest = await paymentFor(lines, "/weather");
   const forged = "a\r\n200 served reason=\u001b[2K\u0085\u2028\u202e\u200b\u007f";
   for (const change of [
-    (payment) => (payment.payload[forged] = 1),
-    (payment) => (payment.payload.authorization[forged] = { [forged]: 1 }),
+    (payment) => (payment.payload.authorization.nonce = forged),
+    (payment) => (payment.payload.authorization.value = { [forged]: 1 }),
     (payment) => (payment.payload.signature = [forged]),
   ]) {
     const payment = structuredClone(honest);

@@ -39,7 +39,7 @@ const stranger = accounts[4];
 
 /** What is no amount, or not written as one. */
 const NO_AMOUNTS = [
-  ...[1000, "0x3e8", "1000.0", "01000", "+1000", "-1000", " 1000", "1000 ", "1e3", "", "1_000", "1000n", "१०००"],
+  ...[1000.5, -1000, true, "0x3e8", "1000.0", "+1000", "-1000", " 1000", "1000 ", "1e3", "", "1_000", "1000n", "१०००"],
   String(2n ** 256n),
 ];
 
@@ -134,10 +134,10 @@ function afterSigning(payment) {
     ...Object.keys(authorization).map((key) => change(`payload.authorization.${key}`, undefined, MALFORMED)),
     ...Object.keys(authorization).map((key) => change(`payload.authorization.${key}`, null, MALFORMED)),
     ...NO_AMOUNTS.map((value) => change("payload.authorization.value", value, MALFORMED)),
-    ...[Number(later), `0x${Number(later).toString(16)}`, `${later}.5`, "", String(2n ** 256n)].map((value) =>
+    ...[Number(later) + 0.5, `0x${Number(later).toString(16)}`, `${later}.5`, "", String(2n ** 256n)].map((value) =>
       change("payload.authorization.validBefore", value, MALFORMED),
     ),
-    change("payload.authorization.validAfter", 0, MALFORMED),
+    change("payload.authorization.validAfter", 0.5, MALFORMED),
     change("payload.authorization.validAfter", "-1", MALFORMED),
     ...["0x", "0x00", `0x${"ab".repeat(31)}`, `0x${"ab".repeat(33)}`, "ab".repeat(32), `0X${"ab".repeat(32)}`, 1].map(
       (value) => change("payload.authorization.nonce", value, MALFORMED),

@@ -51,7 +51,7 @@ fn facilitator(path: &str, raw: raw::Facilitator, networks: &Networks) -> Result
     for (index, text) in raw.networks.iter().enumerate() {
         ids.push(networks.id(&format!("{path}.networks[{index}]"), text)?);
     }
-    let max_failures = raw.max_failures.unwrap_or(DEFAULT_MAX_FAILURES);
+    let max_failures = raw.max_failures.map_or(DEFAULT_MAX_FAILURES, |most| u32::try_from(most).unwrap_or(u32::MAX));
     if max_failures == 0 {
         return refuse(
             format!("{path}.max_failures"),

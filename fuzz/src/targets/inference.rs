@@ -344,7 +344,9 @@ fn used(shape: &Shape, json: &Json) -> Option<Option<Usage>> {
     let places = ["response", "message", "x_groq", "delta", "data", "result"];
     let usage = match (shape, objects(&places).as_slice()) {
         (Shape::Pointers(_), _) => json,
-        (_, []) if ["prompt_eval_count", "eval_count"].iter().all(|name| json.get(name).is_none()) => return Some(None),
+        (_, []) if ["prompt_eval_count", "eval_count"].iter().all(|name| json.get(name).is_none()) => {
+            return Some(None);
+        }
         (_, [usage @ Json::Object(fields)]) if fields.iter().all(|(name, _)| !name.contains("eval_count")) => *usage,
         _ => return None,
     };
@@ -352,9 +354,18 @@ fn used(shape: &Shape, json: &Json) -> Option<Option<Usage>> {
     let known = |name: &String| {
         matches!(
             name.as_str(),
-            "prompt_tokens" | "input_tokens" | "completion_tokens" | "output_tokens" | "total_tokens"
-                | "prompt_tokens_details" | "input_tokens_details" | "i" | "j" | "o"
-                | "cache_read_input_tokens" | "cache_creation_input_tokens"
+            "prompt_tokens"
+                | "input_tokens"
+                | "completion_tokens"
+                | "output_tokens"
+                | "total_tokens"
+                | "prompt_tokens_details"
+                | "input_tokens_details"
+                | "i"
+                | "j"
+                | "o"
+                | "cache_read_input_tokens"
+                | "cache_creation_input_tokens"
         )
     };
     let Json::Object(fields) = usage else { return None };
@@ -366,8 +377,11 @@ fn used(shape: &Shape, json: &Json) -> Option<Option<Usage>> {
             let input = get(usage, "prompt_tokens")?.or(get(usage, "input_tokens")?);
             let named = get(usage, "completion_tokens")?.or(get(usage, "output_tokens")?);
             let total = get(usage, "total_tokens")?;
-            let cached = nested(usage, "prompt_tokens_details", "cached_tokens")?
-                .max(nested(usage, "input_tokens_details", "cached_tokens")?);
+            let cached = nested(usage, "prompt_tokens_details", "cached_tokens")?.max(nested(
+                usage,
+                "input_tokens_details",
+                "cached_tokens",
+            )?);
             let is_other = |name: &str| usage.get(name).is_some();
             if ["cache_read_input_tokens", "cache_creation_input_tokens"].into_iter().any(is_other)
                 || ["prompt_tokens_details", "input_tokens_details"]

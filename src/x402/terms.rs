@@ -56,7 +56,7 @@ fn to_short_json(
     longest: usize,
 ) -> String {
     let full = to_json(error, resource, accepts, extensions);
-    if full.len() <= longest {
+    if full.len() <= longest || !has_more_than_needed(&resource, extensions) {
         return full;
     }
     let declared = extensions.and_then(|json| serde_json::from_str::<&RawValue>(json).ok());
@@ -72,6 +72,18 @@ fn to_short_json(
     let extensions = declared.as_ref().map_or_else(|| extensions.map(str::to_owned), to_object);
     let resource = Resource { description: "", service_name: None, tags: &[], icon_url: None, ..resource };
     to_json(error, resource, accepts, extensions.as_deref())
+}
+
+/// Returns whether there is something that a payer can do without.
+fn has_more_than_needed(resource: &Resource<'_>, extensions: Option<&str>) -> bool {
+    let Resource { description, service_name, tags, icon_url, .. } = resource;
+    let declares = |name: &str| extensions.is_some_and(|json| json.contains(name));
+    !description.is_empty()
+        || service_name.is_some()
+        || !tags.is_empty()
+        || icon_url.is_some()
+        || declares(BAZAAR)
+        || declares(OFFER_RECEIPT)
 }
 
 /// Returns the declared extensions as a JSON object; `None` where there are none. Their names need no escapes.
@@ -118,6 +130,8 @@ pub struct Prepared {
     v2: [String; 2],
     /// JSON of version 1 with gaps for the URL, which it names in each entry.
     v1: Vec<String>,
+    /// True if nothing in them can be left out.
+    is_shortest: bool,
 }
 
 impl Prepared {
@@ -140,7 +154,8 @@ impl Prepared {
         let longest = MAX_HEADER_JSON.saturating_sub(Self::USUAL_URL);
         let v2 = split(to_short_json(reason::PAYMENT_REQUIRED, resource, accepts, extensions, longest));
         let v1 = split(to_v1_body(reason::PAYMENT_REQUIRED, resource, accepts_v1));
-        Some(Self { v2: v2.try_into().ok()?, v1 })
+        let is_shortest = !has_more_than_needed(&resource, extensions);
+        Some(Self { v2: v2.try_into().ok()?, v1, is_shortest })
     }
 
     /// Returns what [`to_header`] and [`to_v1_body`] write for this URL; `None` in place of a header that would be too long
@@ -149,7 +164,7 @@ impl Prepared {
         let url = to_text(&url);
         let [before, behind] = &self.v2;
         let json = [before, url.as_str(), behind].concat();
-        ((json.len() <= MAX_HEADER_JSON).then(|| header::encode(&json)), self.v1.join(&url))
+        ((self.is_shortest || json.len() <= MAX_HEADER_JSON).then(|| header::encode(&json)), self.v1.join(&url))
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use x402_proxy_wasm::evm::Address;
 use x402_proxy_wasm::facilitator::{
-    CalloutAnswer, Settlement, Supported, Verification, read_settlement, read_verification,
+    CalloutAnswer, Settlement, Supported, Verification, is_before_sending, read_settlement, read_verification,
 };
 use x402_proxy_wasm::x402::payment::Payer;
 use x402_proxy_wasm::x402::{Requirement, Version};
@@ -85,47 +85,48 @@ fn is_payer(text: &str) -> bool {
 }
 
 pub(super) fn verification_said(status: u16, body: &[u8]) -> Said {
-    let Some(json) = Json::parse(body).filter(|json| json.has_each_once(&["isValid"])) else { return Said::Nothing };
+    let json = Json::parse(without_mark(body)).filter(|json| json.has_each_once(&["isValid"]));
+    let Some(json) = json else { return Said::Nothing };
     match json.get("isValid") {
         Some(Json::Bool(true)) => {
-            let is_yes = status == 200 && is_or_absent(&json, "invalidReason", |_| false);
+            let is_yes = (200..300).contains(&status) && is_or_absent(&json, "invalidReason", |_| false);
             if is_yes && is_or_absent(&json, "payer", is_payer) { Said::Yes(None) } else { Said::Nothing }
         }
-        Some(Json::Bool(false)) if status == 200 || (400..500).contains(&status) => Said::No,
+        Some(Json::Bool(false)) if status < 500 && status != 429 => Said::No,
+        // A server that fails is believed where it gives a reason of those that come before anything is sent.
+        Some(Json::Bool(false)) if json.text("invalidReason").is_some_and(is_before_sending) => Said::No,
         _ => Said::Nothing,
     }
 }
 
+/// The body without the byte order mark that some send.
+fn without_mark(body: &[u8]) -> &[u8] {
+    body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
+}
+
 pub(super) fn settlement_said(status: u16, body: &[u8]) -> Said {
-    const NOT_SURE: [&str; 5] = [
-        "invalid_exact_evm_transaction_failed",
-        "invalid_upto_evm_transaction_failed",
-        "invalid_exact_evm_transfer_event_mismatch",
-        "invalid_transaction_state",
-        "unexpected_settle_error",
-    ];
     let names = ["success", "errorReason", "transaction", "network", "payer"];
-    let Some(json) = Json::parse(body).filter(|json| json.has_each_once(&names)) else { return Said::Nothing };
+    let json = Json::parse(without_mark(body)).filter(|json| json.has_each_once(&names));
+    let Some(json) = json else { return Said::Nothing };
     let reason = json.text("errorReason").filter(|reason| !reason.is_empty());
     let transaction = json.text("transaction").filter(|transaction| !transaction.is_empty());
     match json.get("success") {
         Some(Json::Bool(true)) => {
-            let is_hash = |text: &&str| {
-                let digits = text.strip_prefix("0x").unwrap_or_default();
+            let digits = |text: &str| text.strip_prefix("0x").unwrap_or(text).to_ascii_lowercase();
+            let is_hash = |digits: &String| {
                 let is_hex = digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
                 is_hex && digits.bytes().any(|byte| byte != b'0')
             };
-            let is_yes = status == 200
+            let is_network = |text: &str| text == "eip155:84532" || REQUIREMENT.in_v1() == Some(text);
+            let is_yes = (200..300).contains(&status)
                 && is_or_absent(&json, "errorReason", |_| false)
-                && json.text("network") == Some("eip155:84532")
+                && is_or_absent(&json, "network", is_network)
                 && is_or_absent(&json, "payer", is_payer);
-            let hash = transaction.filter(is_hash).map(str::to_ascii_lowercase);
+            let hash = transaction.map(digits).filter(is_hash).map(|digits| format!("0x{digits}"));
             if is_yes && hash.is_some() { Said::Yes(hash) } else { Said::Nothing }
         }
-        Some(Json::Bool(false)) if status == 200 || (400..500).contains(&status) => match reason {
-            Some("settlement_pending") => Said::Nothing,
-            Some(reason) if NOT_SURE.iter().any(|name| reason.split(':').next() == Some(name)) => Said::Nothing,
-            Some(_) if transaction.is_none() => Said::No,
+        Some(Json::Bool(false)) => match reason {
+            Some(reason) if transaction.is_none() && is_before_sending(reason) => Said::No,
             _ => Said::Nothing,
         },
         _ => Said::Nothing,
@@ -155,7 +156,11 @@ fn check_settlement(answer: &CalloutAnswer, status: u16, body: &[u8]) {
         Settlement::Unknown(_, named) => {
             assert!(!is_plain(&said, body), "a plain answer is not understood");
             let text = String::from_utf8_lossy(body).to_ascii_lowercase();
-            assert!(named.is_none_or(|hash| text.contains(&hash.to_string()) || text.contains('\\')), "a made-up name");
+            assert!(
+                named
+                    .is_none_or(|hash| text.contains(hash.to_string().trim_start_matches("0x")) || text.contains('\\')),
+                "a made-up name"
+            );
         }
     }
 }
@@ -167,5 +172,5 @@ fn is_plain(said: &Said, body: &[u8]) -> bool {
     let has_types = |json: &Json| TEXTS.iter().all(|name| json.has_each_once(&[name]) && is_text(json, name));
     *said != Said::Nothing
         && std::str::from_utf8(body).is_ok()
-        && Json::parse(body).is_some_and(|json| has_types(&json))
+        && Json::parse(without_mark(body)).is_some_and(|json| has_types(&json))
 }

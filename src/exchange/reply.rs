@@ -99,11 +99,10 @@ impl Reply {
             (Some(prepared), None | Some(Cow::Borrowed(_))) if error == reason::PAYMENT_REQUIRED => prepared.fill(url),
             _ => {
                 let accepts = quote.requirements();
-                (None, terms::to_v1_body(error, resource, quote.terms.requirements_of_v1(&accepts)))
+                let header = terms::to_header(error, resource, &accepts, extensions.as_deref());
+                (header, terms::to_v1_body(error, resource, quote.terms.requirements_of_v1(&accepts)))
             }
         };
-        let header =
-            header.unwrap_or_else(|| terms::to_header(error, resource, &quote.requirements(), extensions.as_deref()));
         let status = if error == reason::PERMIT2_ALLOWANCE_REQUIRED { 412 } else { 402 };
         Self::json(status, body).with(PAYMENT_REQUIRED, header)
     }

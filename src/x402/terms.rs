@@ -130,8 +130,8 @@ pub struct Prepared {
     v2: [String; 2],
     /// JSON of version 1 with gaps for the URL, which it names in each entry.
     v1: Vec<String>,
-    /// True if nothing in them can be left out.
-    is_shortest: bool,
+    /// The same JSON of version 2 without all that a payer can do without, for long URLs.
+    shortest_v2: [String; 2],
 }
 
 impl Prepared {
@@ -154,17 +154,18 @@ impl Prepared {
         let longest = MAX_HEADER_JSON.saturating_sub(Self::USUAL_URL);
         let v2 = split(to_short_json(reason::PAYMENT_REQUIRED, resource, accepts, extensions, longest));
         let v1 = split(to_v1_body(reason::PAYMENT_REQUIRED, resource, accepts_v1));
-        let is_shortest = !has_more_than_needed(&resource, extensions);
-        Some(Self { v2: v2.try_into().ok()?, v1, is_shortest })
+        let shortest = split(to_short_json(reason::PAYMENT_REQUIRED, resource, accepts, extensions, 0));
+        Some(Self { v2: v2.try_into().ok()?, v1, shortest_v2: shortest.try_into().ok()? })
     }
 
-    /// Returns what [`to_header`] and [`to_v1_body`] write for this URL; `None` in place of a header that would be too long
-    /// with it.
-    pub fn fill(&self, url: &str) -> (Option<String>, String) {
+    /// Returns what [`to_header`] and [`to_v1_body`] write for this URL, but that of a header that would be too long with it
+    /// all is left out that can be.
+    pub fn fill(&self, url: &str) -> (String, String) {
         let url = to_text(&url);
-        let [before, behind] = &self.v2;
-        let json = [before, url.as_str(), behind].concat();
-        ((self.is_shortest || json.len() <= MAX_HEADER_JSON).then(|| header::encode(&json)), self.v1.join(&url))
+        let length = |[before, behind]: &[String; 2]| before.len().saturating_add(behind.len());
+        let is_long = length(&self.v2).saturating_add(url.len()) > MAX_HEADER_JSON;
+        let [before, behind] = if is_long { &self.shortest_v2 } else { &self.v2 };
+        (header::encode(&[before, url.as_str(), behind].concat()), self.v1.join(&url))
     }
 }
 
@@ -235,7 +236,7 @@ mod tests {
                 {
                     let resource = terms.resource(url);
                     let (header, body) = prepared.fill(url);
-                    assert_eq!(header.unwrap(), to_header(reason::PAYMENT_REQUIRED, resource, &accepts, extensions));
+                    assert_eq!(header, to_header(reason::PAYMENT_REQUIRED, resource, &accepts, extensions));
                     assert_eq!(body, to_v1_body(reason::PAYMENT_REQUIRED, resource, &accepts));
                 }
             });

@@ -622,21 +622,38 @@ impl<'a> Text<'a> {
     }
 }
 
-/// Returns whether half of a surrogate pair stands in JSON as an escape, of which servers make different things.
+/// Returns whether half of a surrogate pair stands alone as an escape in what is known to be JSON; servers make different
+/// things of one.
 #[inline(never)]
 pub(crate) fn has_half_letter(json: &[u8]) -> bool {
     let mut rest = json;
     while let Some(at) = rest.iter().position(|byte| *byte == b'\\') {
-        rest = match rest.get(at..) {
-            Some([_, b'u', digits @ ..]) => match letter_of(digits) {
-                Some((_, after)) => after,
-                None => return true,
-            },
-            Some([_, _, after @ ..]) => after,
-            _ => return false,
+        let escape = rest.get(at..).unwrap_or_default();
+        let behind = match half_of(escape) {
+            None => 2,
+            Some(Half::First) if matches!(escape.get(6..).and_then(half_of), Some(Half::Second)) => 12,
+            Some(_) => return true,
         };
+        rest = escape.get(behind..).unwrap_or_default();
     }
     false
+}
+
+/// The halves of a surrogate pair.
+enum Half {
+    First,
+    Second,
+}
+
+/// Returns which half of a letter an escape is, if it is one. Its first two digits tell, and no more is looked at: anybody
+/// may send a mebibyte of escapes.
+#[inline(always)]
+const fn half_of(escape: &[u8]) -> Option<Half> {
+    match escape {
+        [b'\\', b'u', b'd' | b'D', b'8' | b'9' | b'a' | b'b' | b'A' | b'B', ..] => Some(Half::First),
+        [b'\\', b'u', b'd' | b'D', b'c'..=b'f' | b'C'..=b'F', ..] => Some(Half::Second),
+        _ => None,
+    }
 }
 
 /// Returns what the text between two quotes says, or where that is nothing, the text as it is written.
@@ -855,15 +872,38 @@ impl Folded {
 fn letter_of(digits: &[u8]) -> Option<(char, &[u8])> {
     let first = number(digits)?;
     let after = digits.get(4..)?;
-    let second = after.strip_prefix(b"\\u").and_then(number);
-    let units = [Some(first), second].into_iter().flatten();
-    let letter = char::decode_utf16(units).next()?.ok()?;
-    Some((letter, if letter.len_utf16() == 1 { after } else { after.get(6..)? }))
+    if let Some(letter) = char::from_u32(first.into()) {
+        return Some((letter, after));
+    }
+    let second = after.strip_prefix(b"\\u").and_then(number)?;
+    let letter = char::decode_utf16([first, second]).next()?.ok()?;
+    Some((letter, after.get(6..)?))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn half_a_letter_is_what_cannot_be_decoded() {
+        let escapes = |units: &[u16], upper: bool| -> String {
+            let write = |unit: &u16| if upper { format!("\\u{unit:04X}") } else { format!("\\u{unit:04x}") };
+            units.iter().map(write).collect()
+        };
+        let around = [0xd7ff, 0xd800, 0xd83d, 0xdbff, 0xdc00, 0xde00, 0xdfff, 0xe000, 0x5c];
+        let pairs = around.iter().flat_map(|first| around.iter().map(|second| vec![*first, *second]));
+        for units in (0..=u16::MAX).map(|unit| vec![unit]).chain(pairs) {
+            for upper in [false, true] {
+                let text = escapes(&units, upper);
+                let decodes = Text(text.as_bytes()).decode().is_some();
+                assert_eq!(has_half_letter(text.as_bytes()), !decodes, "{text}");
+                assert_eq!(decodes, String::from_utf16(&units).is_ok(), "{text}");
+            }
+        }
+        for text in [r"\\ud83d", r"\ud83dx\ude00", r"\ud83d\n", r"\ud83d", r"\n\ud83d\ude00\\", r"\ud83d\\ude00"] {
+            assert_eq!(has_half_letter(text.as_bytes()), Text(text.as_bytes()).decode().is_none(), "{text}");
+        }
+    }
 
     fn check(text: &[u8]) -> Result<(), ScanError> {
         let mut scanner = Scanner::new(text, usize::MAX);

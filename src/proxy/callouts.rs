@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use super::answers::{Answers, Question};
-use super::host::{Buffer, Host, HostError, LogLevel, Map};
+use super::host::{Buffer, Host, LogLevel, Map};
 use super::{heads, stats};
 use crate::config::Service;
 use crate::exchange::{Call, CallKind};
@@ -31,6 +31,9 @@ pub(super) enum Sent {
     Answered(CalloutAnswer),
 }
 
+/// The error of a request to a service that could not be sent, and that was logged.
+pub(super) struct NotSent;
+
 /// Sends a callout of an exchange, unless its answer is known.
 pub(super) fn send(host: &impl Host, answers: &RefCell<Answers>, Call { kind, service, body }: &Call) -> Sent {
     let question = kind.is_cacheable().then(|| Question::new(service, body));
@@ -39,23 +42,12 @@ pub(super) fn send(host: &impl Host, answers: &RefCell<Answers>, Call { kind, se
     {
         return Sent::Answered(answer);
     }
-    let path = match (service.base_path.as_str(), kind.path()) {
-        ("", "") => "/".to_owned(),
-        (base, path) => format!("{base}{path}"),
-    };
-    match dispatch(host, service, "POST", &path, body) {
+    match dispatch(host, service, "POST", kind.path(), body) {
         Ok(token) => {
             let sent_at = if stats::times(*kind) { host.read_clock().ok() } else { None };
             Sent::UnderWay(Callout { token, kind: *kind, service: Arc::clone(service), question, sent_at })
         }
-        Err(error) => {
-            let cluster = &service.cluster;
-            host.log(
-                LogLevel::Critical,
-                &format!("x402: the cluster {cluster:?} cannot be called ({error}); is there one of that name in the proxy's configuration?"),
-            );
-            Sent::Answered(CalloutAnswer::NotSent)
-        }
+        Err(NotSent) => Sent::Answered(CalloutAnswer::NotSent),
     }
 }
 
@@ -80,26 +72,38 @@ impl Callout {
     }
 }
 
-/// Sends a request to a service; the token of its answer.
+/// Sends a request to a service, of a path behind the service's own; the token of its answer. That one could not be sent,
+/// mostly because the proxy has no such cluster, is logged.
 pub(super) fn dispatch(
     host: &impl Host,
     service: &Service,
     method: &str,
     path: &str,
     body: &str,
-) -> Result<u32, HostError> {
+) -> Result<u32, NotSent> {
+    let path = match (service.base_path.as_str(), path) {
+        ("", "") => "/".to_owned(),
+        (base, path) => format!("{base}{path}"),
+    };
     let mut headers = vec![
         (":method", method),
         (":scheme", service.scheme.as_str()),
         (":authority", service.authority.as_str()),
-        (":path", path),
+        (":path", path.as_str()),
         ("accept", "application/json"),
     ];
     if !body.is_empty() {
         headers.push(("content-type", "application/json"));
     }
     headers.extend(service.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-    host.dispatch(&service.cluster, &headers, body, service.timeout)
+    host.dispatch(&service.cluster, &headers, body, service.timeout).map_err(|error| {
+        let cluster = &service.cluster;
+        host.log(
+            LogLevel::Critical,
+            &format!("x402: the cluster {cluster:?} cannot be called ({error}); is there one of that name in the proxy's configuration?"),
+        );
+        NotSent
+    })
 }
 
 /// Reads the answer of the callout that is over: `headers` of them, and a body of `body_size` bytes, of which no more than

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::callouts;
 use super::health::Health;
-use super::host::{Buffer, Host, HostError, LogLevel};
+use super::host::{Buffer, Host, LogLevel};
 use super::http::HttpContext;
 use super::properties;
 use super::shared::{Memory, Shared};
@@ -123,12 +123,8 @@ impl<H: Host> RootContext<H> {
             // One that does not answer is probed by this question.
             let is_urgent = config.needs_introduction || self.shared.health.borrow().is_failing(config, place);
             *asks_at = Some(now.plus(if is_urgent { RETRY_SECONDS } else { REFRESH_SECONDS }));
-            let Facilitator { service, .. } = facilitator;
-            let path = format!("{}{}", service.base_path, Supported::PATH);
-            match callouts::dispatch(&self.host, service, "GET", &path, "") {
-                Ok(token) => asked.push((token, place)),
-                Err(error) => log_not_called(&self.host, LogLevel::Critical, service, error),
-            }
+            let token = callouts::dispatch(&self.host, &facilitator.service, "GET", Supported::PATH, "");
+            asked.extend(token.map(|token| (token, place)));
         }
         asked
     }
@@ -204,11 +200,8 @@ impl<H: Host> RootContext<H> {
         }
         let mut asked = Vec::new();
         for (place, node) in self.nodes.iter().enumerate() {
-            let path = if node.service.base_path.is_empty() { "/" } else { &node.service.base_path };
-            match callouts::dispatch(&self.host, &node.service, "POST", path, &chain::chain_id_question()) {
-                Ok(token) => asked.push((token, place)),
-                Err(error) => log_not_called(&self.host, LogLevel::Critical, &node.service, error),
-            }
+            let token = callouts::dispatch(&self.host, &node.service, "POST", "", &chain::chain_id_question());
+            asked.extend(token.map(|token| (token, place)));
         }
         asked
     }
@@ -270,15 +263,6 @@ fn set_supported(all: &mut Arc<Vec<Supported>>, place: usize, supported: Support
     if let Some(known) = Arc::make_mut(all).get_mut(place) {
         *known = supported;
     }
-}
-
-/// Logs that a service could not be called: mostly, because the proxy has no such cluster.
-fn log_not_called(host: &impl Host, level: LogLevel, service: &Service, error: HostError) {
-    let cluster = &service.cluster;
-    host.log(
-        level,
-        &format!("x402: the cluster {cluster:?} cannot be called ({error}); is there one of that name in the proxy's configuration?"),
-    );
 }
 
 /// Logs that a facilitator answers, and what it supports.

@@ -9,7 +9,7 @@ use super::serving::Serving;
 use super::settlement::{Pursuit, Settling, Waiter, begin_settlement};
 use super::state::State;
 use super::{CallKind, Context, Effects, Event, Exchange, Next, Outcome, Reply};
-use crate::config::{Settle, Verify};
+use crate::config::{Facilitator, Settle, Verify};
 use crate::evm::keccak256;
 use crate::facilitator::{self, CalloutAnswer, Verification};
 use crate::ledger::{Answer, Operation, PaymentKey};
@@ -211,18 +211,23 @@ impl Candidate {
     }
 
     fn verify(self, context: Context<'_>) -> Next {
-        self.verify_with_next(context, Asked::default()).unwrap_or_else(|candidate| candidate.payment.out_of_order())
+        let asked = Asked::default();
+        match self.next_facilitator(context, asked) {
+            Some((place, facilitator)) => self.verify_with(facilitator, place, asked),
+            None => self.payment.out_of_order(),
+        }
     }
 
-    fn verify_with_next(self, context: Context<'_>, asked: Asked) -> Result<Next, Box<Self>> {
+    fn next_facilitator<'a>(&self, context: Context<'a>, asked: Asked) -> Option<(usize, &'a Facilitator)> {
+        context.next_facilitator(&self.payment.purchase.facilitators, asked)
+    }
+
+    fn verify_with(self, facilitator: &Facilitator, place: usize, asked: Asked) -> Next {
         let Self { payment, standing, unbound } = self;
-        let parts = (standing, unbound.clone());
-        let wait = |payment, place| {
+        payment.ask_facilitator(CallKind::Verify, facilitator, |payment| {
             let candidate = Self { payment, standing, unbound };
             Verifying { candidate, place, asked: asked.and(place) }
-        };
-        let next = payment.ask_facilitator(context, CallKind::Verify, asked, wait);
-        next.map_err(|payment| Box::new(Self { payment: *payment, standing: parts.0, unbound: parts.1 }))
+        })
     }
 }
 
@@ -298,14 +303,12 @@ impl Verifying {
             // Only now does it take the place in the ledger that a payment has, if it is still to be had.
             return if is_claimed { candidate.on_granted(context) } else { candidate.claim(context) };
         }
-        let may_ask = matches!(verification, Verification::Unknown(_)) && facilitator::has_failed(answer);
-        let candidate = match may_ask {
-            true => match candidate.verify_with_next(context, asked) {
-                Ok(next) => return next,
-                Err(candidate) => *candidate,
-            },
-            false => candidate,
-        };
+        if matches!(verification, Verification::Unknown(_))
+            && facilitator::has_failed(answer)
+            && let Some((next, facilitator)) = candidate.next_facilitator(context, asked)
+        {
+            return candidate.verify_with(facilitator, next, asked);
+        }
         let release = Some(Operation::Release);
         let (exchange, effects) = match verification {
             // A reason says it all; the rest of the answer may call somebody the payer of what nobody has proven.

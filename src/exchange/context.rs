@@ -12,7 +12,7 @@ pub struct Context<'a> {
     pub config: &'a Config,
     /// The host's clock.
     pub now: UnixTime,
-    /// The facilitator's own word on what it supports.
+    /// The facilitators' own word on what they support, each at its place.
     pub supported: &'a [Supported],
     /// The facilitators that did not answer lately, a bit for each by its place: others are asked first.
     pub failing: u32,
@@ -20,8 +20,8 @@ pub struct Context<'a> {
     pub draw: u64,
     /// Random bytes that no client can know, the same for as long as the ledger lives.
     pub secret: [u8; 32],
-    /// The time at which the ledger began: what was before, it does not know, nor what an earlier process of the same proxy does while that
-    /// one ends.
+    /// The time at which the ledger began: what was before, it does not know, nor what an earlier process of the same proxy
+    /// does while that one ends.
     pub ledger_since: UnixTime,
 }
 
@@ -49,16 +49,17 @@ impl Context<'_> {
     pub(super) fn said(&self, place: usize, kind: CallKind, answer: &CalloutAnswer) -> Option<String> {
         Some(facilitator::report(&self.facilitator(place)?.service, kind.path(), answer))
     }
-
-    /// Returns the facilitator to be asked next of those at `places`: the first that was not asked and answered lately, or
-    /// else the first that was not asked.
-    pub(super) fn next_facilitator(&self, places: &[usize], asked: Asked) -> Option<usize> {
-        let left = || places.iter().copied().filter(|place| !asked.holds(bit(*place)));
-        left().find(|place| self.failing & bit(*place) == 0).or_else(|| left().next())
-    }
 }
 
 impl<'a> Context<'a> {
+    /// Returns the facilitator to be asked next of those at `places`, with its place: the first that was not asked and
+    /// answered lately, or else the first that was not asked.
+    pub(super) fn next_facilitator(&self, places: &[usize], asked: Asked) -> Option<(usize, &'a Facilitator)> {
+        let left = || places.iter().copied().filter(|place| !asked.holds(bit(*place)));
+        let place = left().find(|place| self.failing & bit(*place) == 0).or_else(|| left().next())?;
+        Some((place, self.facilitator(place)?))
+    }
+
     /// Returns the facilitator at a place of the configuration.
     pub(super) fn facilitator(&self, place: usize) -> Option<&'a Facilitator> {
         self.config.facilitators.get(place)

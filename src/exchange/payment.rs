@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use super::context::Asked;
 use super::head::PAYMENT_ID;
 use super::{
     Call, CallKind, Context, Effects, Exchange, Next, Outcome, Payment, Purchase, Record, Reply, RequestEdits,
     SettlementRecord, SettlementResult, Stream,
 };
-use crate::config::Service;
+use crate::config::{Facilitator, Service};
 use crate::facilitator::{self, CalloutAnswer, Unknown};
 use crate::ledger::Operation;
 use crate::x402::payment::Payer;
@@ -29,21 +28,15 @@ impl Payment {
         Effects { ledger, alias_key, ..Effects::default() }
     }
 
-    /// Asks the next of the facilitators that have not been asked to verify or to settle the payment, and waits in the state
-    /// that `wait` makes, given whom it asked. Back comes the payment where all have been.
+    /// Asks a facilitator about the payment, and waits in the state that `wait` makes.
     pub(super) fn ask_facilitator<S: Into<Exchange>>(
         self,
-        context: Context<'_>,
         kind: CallKind,
-        asked: Asked,
-        wait: impl FnOnce(Self, usize) -> S,
-    ) -> Result<Next, Box<Self>> {
-        let place = context.next_facilitator(&self.purchase.facilitators, asked);
-        let Some((place, facilitator)) = place.and_then(|place| Some((place, context.facilitator(place)?))) else {
-            return Err(Box::new(self));
-        };
+        facilitator: &Facilitator,
+        wait: impl FnOnce(Self) -> S,
+    ) -> Next {
         let call = Some(self.question(kind, &facilitator.service));
-        Ok((wait(self, place).into(), Effects { call, ..Effects::default() }))
+        (wait(self).into(), Effects { call, ..Effects::default() })
     }
 
     #[inline(never)]

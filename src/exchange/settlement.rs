@@ -15,6 +15,7 @@ use super::{
     UpstreamHead, Warning,
 };
 use crate::chain::{Fate, Inquiry, Progress, Transfer, Unclear};
+use crate::config::Facilitator;
 use crate::facilitator::{self, CalloutAnswer, Settlement, Unknown};
 use crate::ledger::{Answer, Operation, PaymentKey, Unheard};
 use crate::scheme::MIN_LIFETIME_SECONDS;
@@ -248,19 +249,23 @@ impl Settling {
     fn ask_to_settle(self, context: Context<'_>) -> Next {
         // Whoever is asked again is asked as if for the first time.
         let settling = self.with(|pursuit| Pursuit { asked: Asked::default(), ..pursuit });
-        settling.ask_next_to_settle(context).unwrap_or_else(|settling| settling.leave_unknown_for_itself(context))
+        match settling.next_facilitator(context) {
+            Some((place, facilitator)) => settling.settle_with(facilitator, place),
+            None => settling.leave_unknown_for_itself(context),
+        }
     }
 
-    /// Asks the next facilitator. The token takes a nonce once, so that no second one can settle what the first one did.
-    fn ask_next_to_settle(self, context: Context<'_>) -> Result<Next, Box<Self>> {
+    fn next_facilitator<'a>(&self, context: Context<'a>) -> Option<(usize, &'a Facilitator)> {
+        context.next_facilitator(&self.payment.purchase.facilitators, self.pursuit.asked)
+    }
+
+    /// Asks a facilitator. The token takes a nonce once, so that no second one can settle what the first one did.
+    fn settle_with(self, facilitator: &Facilitator, place: usize) -> Next {
         let Self { payment, waiter, pursuit } = self;
-        let (asked, unasked) = (pursuit.asked, pursuit.clone());
-        let wait = |payment, place| {
-            let (awaits, asked) = (Awaits::Facilitator, asked.and(place));
+        payment.ask_facilitator(CallKind::Settle, facilitator, |payment| {
+            let (awaits, asked) = (Awaits::Facilitator, pursuit.asked.and(place));
             Self { payment, waiter, pursuit: Pursuit { awaits, place: Some(place), asked, ..pursuit } }
-        };
-        let next = payment.ask_facilitator(context, CallKind::Settle, asked, wait);
-        next.map_err(|payment| Box::new(Self { payment: *payment, waiter, pursuit: unasked }))
+        })
     }
 
     /// Asks the chain what became of the transfer; where there is no node to ask, the outcome stays unknown.
@@ -322,19 +327,17 @@ impl Settling {
         let is_first = !had_settled && !self.waiter.has_response();
         let has_failed = facilitator::has_failed(answer);
         let was_sent = *answer != CalloutAnswer::NotSent;
-        let mut settling = self;
         if let Settlement::Unknown(unknown, None) = settlement
             && has_failed
         {
-            settling.pursuit.may_have_settled = had_settled || was_sent;
-            settling.pursuit.unknown = unknown;
-            settling = match settling.ask_next_to_settle(context) {
-                Ok(next) => return next,
-                Err(settling) => *settling,
-            };
+            self.pursuit.may_have_settled = had_settled || was_sent;
+            self.pursuit.unknown = unknown;
+            if let Some((place, facilitator)) = self.next_facilitator(context) {
+                return self.settle_with(facilitator, place);
+            }
         }
-        settling.pursuit.may_have_settled = true;
-        settling.on_settlement_read(context, settlement, had_settled, is_first)
+        self.pursuit.may_have_settled = true;
+        self.on_settlement_read(context, settlement, had_settled, is_first)
     }
 
     fn on_settlement_read(

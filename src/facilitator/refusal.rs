@@ -1,5 +1,7 @@
 //! Refusals of a settlement that are believed: those that are given before anything is sent to the chain.
 
+use crate::x402::reason;
+
 /// Reasons that a settlement is refused for while nothing was sent, and nothing will be: checks that the official packages
 /// make first. In groups of a common beginning, as texts and not lists of texts: those take twice the room in the module.
 ///
@@ -68,25 +70,21 @@ const BEFORE_SENDING: [(&str, &str); 9] = [
 const CHECKS_OF_PAYLOADS: [&str; 2] = ["_payload_", "_smart_wallet_"];
 
 /// Returns whether a refusal says that nothing was sent, and nothing will be. More words may stand behind a colon.
-pub fn is_before_sending(reason: &str) -> bool {
-    let name = reason.split(':').next().unwrap_or_default().trim();
-    let is_listed = |(start, ends): &(&str, &str)| {
-        name.strip_prefix(start).is_some_and(|end| !end.is_empty() && ends.split(' ').any(|known| known == end))
-    };
+pub fn is_before_sending(refusal: &str) -> bool {
+    let name = refusal.split(':').next().unwrap_or_default().trim();
     let foreign = name.strip_prefix("invalid_exact_").filter(|rest| !rest.starts_with("evm_"));
     // Where the words of a check stand right behind the network's family.
     let is_check = |rest: &str| {
         let (_, check) = rest.split_at(rest.find('_').unwrap_or(rest.len()));
         CHECKS_OF_PAYLOADS.iter().any(|start| check.starts_with(start))
     };
-    BEFORE_SENDING.iter().any(is_listed) || foreign.is_some_and(is_check)
+    reason::stands_in(&BEFORE_SENDING, name) || foreign.is_some_and(is_check)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::svm;
-    use crate::x402::reason;
 
     #[test]
     fn checks_that_come_first_are_believed() {

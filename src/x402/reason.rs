@@ -173,10 +173,15 @@ pub fn label(reason: &str) -> String {
     const LONGEST: usize = 128;
     let name = reason.split(':').next().unwrap_or_default();
     let name = if name.len() > LONGEST { String::new() } else { name.to_ascii_lowercase().replace(' ', "_") };
-    let is_known = |(start, ends): &(&str, &str)| {
+    if stands_in(&KNOWN, &name) { name } else { OTHER.to_owned() }
+}
+
+/// Returns whether a name stands in a list that is written in groups of a common beginning, each with its ends behind one
+/// another.
+pub fn stands_in(groups: &[(&str, &str)], name: &str) -> bool {
+    groups.iter().any(|(start, ends)| {
         name.strip_prefix(start).is_some_and(|end| !end.is_empty() && ends.split(' ').any(|known| known == end))
-    };
-    if KNOWN.iter().any(is_known) { name } else { OTHER.to_owned() }
+    })
 }
 
 #[cfg(test)]

@@ -145,7 +145,7 @@ fn check_permit2(permit: &Permit, requirement: &Requirement, evm: &Evm, now: Uni
     let proxy = match requirement.scheme {
         Scheme::Exact => EXACT_PROXY,
         Scheme::Upto => UPTO_PROXY,
-        Scheme::Foreign(_) => return Err(RequirementError::Permit2Spender),
+        Scheme::BatchSettlement | Scheme::Foreign(_) => return Err(RequirementError::Permit2Spender),
     };
     if permit.spender != proxy {
         return Err(RequirementError::Permit2Spender);

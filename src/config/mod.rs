@@ -5,6 +5,7 @@
 //! come out stand here, in `terms.rs`, `service.rs`, `origin.rs` and `payers.rs`.
 
 mod catalogue;
+mod channels;
 mod error;
 mod load;
 mod origin;
@@ -26,8 +27,8 @@ use crate::ledger::Ledger;
 use crate::metadata::MetadataKey;
 use crate::route::RouteTable;
 use crate::x402::offer_receipt::Issuer;
-use crate::x402::requirement::Scheme;
 pub use catalogue::Catalogue;
+pub use channels::Channels;
 pub use error::ConfigError;
 pub use origin::{CorsOrigin, Origin, ShownAt};
 pub use payers::{Payers, Principal};
@@ -54,6 +55,10 @@ pub struct Config {
     /// Seconds from the ledger's beginning after which no other ledger takes these payments: a nonce that is used then was
     /// used by way of this one, or before the payment was first seen. `None` where others take them, too.
     pub ledger_exclusive_after: Option<u64>,
+    /// The rules for payment channels.
+    pub channels: Channels,
+    /// True if an entry is paid out of channels.
+    pub has_channels: bool,
     /// True if an entry can be offered only once the facilitator has said what it supports.
     pub needs_introduction: bool,
     /// True if anything is for sale.
@@ -138,7 +143,7 @@ impl Config {
     pub fn buffer_note(&self) -> Option<String> {
         let longest = |route: &Route| {
             let terms = route.terms.as_ref()?;
-            let is_metered = terms.offers.iter().any(|offer| offer.requirement.scheme == Scheme::Upto);
+            let is_metered = terms.offers.iter().any(|offer| offer.requirement.scheme.is_metered());
             let tariff = terms.tariff.as_ref().filter(|_| is_metered)?;
             Some((tariff.max_response_bytes, Arc::clone(&route.label)))
         };

@@ -46,6 +46,9 @@ pub(super) struct Config {
     /// The memory of payments.
     #[serde(default, deserialize_with = "json::object")]
     pub ledger: Ledger,
+    /// What becomes of payment channels (scheme batch-settlement).
+    #[serde(default, deserialize_with = "json::object")]
+    pub channels: Channels,
     /// The accounts that may pay.
     #[serde(default, deserialize_with = "json::object")]
     pub payers: Payers,
@@ -77,6 +80,31 @@ pub(super) struct OfferReceipt {
     /// True if receipts name the transaction (default false).
     #[serde(default)]
     pub transaction: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub(super) struct Channels {
+    /// Who authorizes claims and refunds: facilitator (default), or {key}.
+    pub authorizer: Option<TextOr<Authorizer>>,
+    /// A channel is claimed once so much is unclaimed, in dollars (default "$5").
+    pub claim_above: Option<String>,
+    /// A channel is claimed so long after its first unclaimed voucher, in seconds with s (default 300s).
+    pub claim_every: Option<String>,
+    /// What a channel holds is given back once it was not used for so long (default: never).
+    pub refund_idle: Option<String>,
+    /// About how many channels can be remembered at a time (default 65536).
+    #[serde(default, deserialize_with = "json::optional_whole_number")]
+    pub max_channels: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub(super) struct Authorizer {
+    /// The key that authorizes claims and refunds: 0x and 64 hexadecimal digits. Never logged.
+    pub key: Secret,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -238,7 +266,8 @@ pub(super) struct Defaults {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Entry {
-    /// exact: the price. upto: what was used, at most the price. Any other is judged by the facilitator.
+    /// exact: the price. upto: what was used, at most the price. batch-settlement: the same out of a channel. Any other is
+    /// judged by the facilitator.
     pub scheme: String,
     /// A name of the table, eip155:<chain id>, or another CAIP-2 id, on which the facilitator judges payments.
     pub network: String,
@@ -254,6 +283,13 @@ pub(super) struct Entry {
     pub confirm: bool,
     /// What payers sign, if it is not what the asset says.
     pub transfer_method: Option<TransferMethod>,
+    /// Scheme batch-settlement: the deposit that clients are told to make at least (default: ten times the price of the request).
+    pub min_deposit: Option<String>,
+    /// Scheme batch-settlement: whether a smaller deposit is refused.
+    #[serde(default)]
+    pub enforce_min_deposit: bool,
+    /// Scheme batch-settlement: the time between a payer's wish to withdraw and the withdrawal, from 900s (default) to 2592000s.
+    pub withdraw_delay: Option<String>,
     /// Fields that clients need besides, if the facilitator judges payments; passed on as they stand.
     pub extra: Option<Extra>,
 }

@@ -39,20 +39,21 @@ impl<'de> Deserialize<'de> for Secret {
 }
 
 /// Every key that a configuration knows, but for names of the operator's choice. A test holds it against the schema.
-const KEYS: &str = "accepts address allow amount app ask_for_usage asset assets bazaar body body_schema body_type \
-    builder_code bytes_per_token cache_write cached_input cached_input_tokens chain_id choices cluster \
+const KEYS: &str = "accepts address allow amount app ask_for_usage asset assets authorizer bazaar body body_schema body_type \
+    builder_code bytes_per_token cache_write cached_input cached_input_tokens chain_id channels choices claim_above \
+    claim_every cluster \
     confirm confirmations contract_wallets cors csp decimals defaults deny description discovery eip712 \
-    enabled exclusive exclusive_after extensions extra facilitator facilitators free free_for headers hosts \
-    html icon_url input input_tokens keep_headers key lasts ledger log_range match max_body_bytes max_claims \
+    enabled enforce_min_deposit exclusive exclusive_after extensions extra facilitator facilitators free free_for headers hosts \
+    html icon_url input input_tokens keep_headers key lasts ledger log_range match max_body_bytes max_channels max_claims \
     max_failures max_output_tokens max_redemptions max_response_bytes max_timeout_seconds metadata method \
-    methods mime_type minimum missing_usage mode model models name namespace network networks offer_receipt \
+    methods mime_type min_deposit minimum missing_usage mode model models name namespace network networks offer_receipt \
     offers origins output output_schema output_tokens page path path_params path_params_schema pay_to payers \
-    payment_identifier price principals query query_schema quote routes rpc scheme schemes service_name \
+    payment_identifier price principals query query_schema quote refund_idle routes rpc scheme schemes service_name \
     services settle settlement_overrides sign_in_with_x split statement tags timeout to transaction \
-    transfer_method unmatched url usage usd_pegged verify version weight";
+    transfer_method unmatched url usage usd_pegged verify version weight withdraw_delay";
 
 /// Keys that belong elsewhere than where people put them, and where that is.
-const PLACES: [(&str, &str); 9] = [
+const PLACES: [(&str, &str); 10] = [
     (
         "allow_on_headers_stop_iteration fail_open failure_policy root_id vm_config",
         "beside `configuration` in Envoy's plugin configuration",
@@ -60,12 +61,16 @@ const PLACES: [(&str, &str); 9] = [
     ("hosts methods path", "in `match` of a route"),
     ("description extensions free match mime_type price", "in an entry of `routes`"),
     ("accepts free_for max_timeout_seconds pay_to settle", "in `defaults` or an entry of `routes`"),
-    ("asset confirm contract_wallets network scheme transfer_method", "in an entry of `accepts`"),
+    (
+        "asset confirm contract_wallets enforce_min_deposit min_deposit network scheme transfer_method withdraw_delay",
+        "in an entry of `accepts`",
+    ),
     (
         "ask_for_usage bytes_per_token max_body_bytes max_output_tokens max_response_bytes minimum missing_usage models usage",
         "in `price`",
     ),
     ("cluster headers max_failures schemes timeout url verify", "in `facilitator`"),
+    ("authorizer claim_above claim_every max_channels refund_idle", "in `channels`"),
     ("exclusive exclusive_after max_claims max_redemptions", "in `ledger`"),
     ("bazaar builder_code payment_identifier sign_in_with_x", "in `extensions`"),
 ];

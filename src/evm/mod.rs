@@ -43,6 +43,11 @@ impl Address {
         Self(bytes)
     }
 
+    /// Returns whether it is the account that nobody has, which stands for none.
+    pub fn is_zero(&self) -> bool {
+        self.0 == [0; 20]
+    }
+
     /// The 20 bytes.
     pub const fn as_bytes(&self) -> &[u8; 20] {
         &self.0

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::channel;
 use super::context::Asked;
 use super::purchase::{Payment, Proof, Purchase};
 use super::redeeming::Redeeming;
@@ -19,7 +20,7 @@ use crate::x402::payment::Payer;
 use crate::x402::{Version, reason};
 
 /// The reason for turning away a payer whom the configuration does not want.
-const UNWELCOME: &str = "payer_not_allowed";
+pub(super) const UNWELCOME: &str = "payer_not_allowed";
 
 /// A payment that meets an offer as far as the filter can tell, and whose claim is not this request's yet.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -82,6 +83,13 @@ pub struct Verifying {
 impl Candidate {
     /// Asks the ledger for the claim.
     pub(super) fn claim(self, context: Context<'_>) -> Next {
+        match channel::begin(self, context) {
+            Ok(next) => next,
+            Err(candidate) => candidate.claim_payment(context),
+        }
+    }
+
+    fn claim_payment(self, context: Context<'_>) -> Next {
         let expires = self.payment.purchase.expires;
         match self.standing {
             Standing::Good(_) if self.payment.is_proven() => {
@@ -151,6 +159,10 @@ impl Candidate {
     fn on_claimed(self, context: Context<'_>, answer: Answer) -> Next {
         let Self { payment, standing, .. } = self;
         match answer {
+            Answer::GrantedSettled(transaction, _) if payment.has_deposit() => {
+                channel::take_over_deposit(payment, transaction)
+            }
+            Answer::Spent | Answer::Exhausted if payment.has_deposit() => channel::begin_by_voucher(payment, context),
             Answer::Granted => Self { payment, ..self }.on_granted(context),
             Answer::GrantedUnknown(unheard) => {
                 let pursuit = Pursuit::new(context, &payment);
@@ -186,6 +198,12 @@ impl Candidate {
     }
 
     fn on_granted(self, context: Context<'_>) -> Next {
+        if self.payment.purchase.channel.is_some() {
+            return match self.payment.proof {
+                Proof::Facilitator => channel::reserve(self.payment, context, None),
+                _ => self.verify(context),
+            };
+        }
         let trusts_the_filter = self.payment.purchase.verify(context) == Verify::Local;
         let is_valid = self.standing == Standing::Good(Judgement::Valid);
         let purchase = &self.payment.purchase;
@@ -210,7 +228,7 @@ impl Candidate {
         }
     }
 
-    fn verify(self, context: Context<'_>) -> Next {
+    pub(super) fn verify(self, context: Context<'_>) -> Next {
         let asked = Asked::default();
         match self.next_facilitator(context, asked) {
             Some((place, facilitator)) => self.verify_with(facilitator, place, asked),
@@ -298,6 +316,7 @@ impl Verifying {
         let verification = facilitator::read_verification(answer, &candidate.payment.payer);
         if verification == Verification::Valid {
             candidate.payment.learn_payer(answer);
+            candidate.payment.learn_channel(context, answer);
             let is_claimed = candidate.payment.is_proven() && candidate.unbound.is_none();
             candidate.payment.proof = Proof::Facilitator;
             // Only now does it take the place in the ledger that a payment has, if it is still to be had.

@@ -3,12 +3,16 @@
 use std::sync::Arc;
 
 use super::admission::{Candidate, Standing, Unbound};
+use super::channel::{ChannelUse, Holding};
 use super::purchase::{Payment, Proof, Purchase};
 use super::quote::Quote;
 use super::{Context, Effects, Next, Outcome, PaymentRecord, PricedRequest, Record, Reply, RequestHead, ShownUrl};
 use crate::chain::Transfer;
+use crate::channel;
 use crate::config::{Mode, Offer};
+use crate::json;
 use crate::ledger::{Binding, PaymentKey};
+use crate::money::Amount;
 use crate::price::request::Job;
 use crate::scheme::{self, Judgement};
 use crate::svm;
@@ -16,7 +20,7 @@ use crate::time::UnixTime;
 use crate::x402::extensions::{Identifier, IdentifierError, read_identifier};
 use crate::x402::header::{self, DecodeError, PAYMENT_SIGNATURE, X_PAYMENT};
 use crate::x402::payment::{self, ForeignPayload, Payer, PaymentError, PaymentPayloadV1, Signed};
-use crate::x402::requirement::{Accepted, Evm, Foreign, Rail, Scheme, TransferMethod};
+use crate::x402::requirement::{Accepted, ChannelTerms, Evm, Foreign, Rail, Scheme, TransferMethod};
 use crate::x402::{PaymentPayload, Requirement, Version, reason};
 
 /// The reason why a request that should pay does not.
@@ -106,9 +110,10 @@ pub(super) fn candidate(
     body: Option<Arc<[u8]>>,
 ) -> Result<Candidate, Rejection> {
     let head = &request.head;
-    let Read { version, json, offer, standing, known, identifier } = read(context, head, quote)?;
+    let Read { version, json, offer, standing, known, identifier, channel } = read(context, head, quote)?;
     let Known { payer, proof, key, binding, expires, settles_until, transfer } = known;
     let is_metered = offer.requirement.scheme == Scheme::Upto;
+    let channel = channel.map(|channel| ChannelUse { request: request_hash(head, body.as_deref()), ..channel });
     let unbound = body.filter(|_| is_metered);
     let unbound = unbound.map(|body| Unbound { method: head.text(":method").into_owned(), url: head.url(), body });
     let purchase = Purchase {
@@ -128,8 +133,10 @@ pub(super) fn candidate(
         url: request.url(context),
         unwanted: head.unwanted(context.config, Some(&request.terms)),
         job,
+        channel,
     };
-    let payment = Payment { purchase: Arc::new(purchase), payer, proof, alias_key: None, binding, charge: None };
+    let (purchase, holding) = (Arc::new(purchase), Holding::default());
+    let payment = Payment { purchase, payer, proof, alias_key: None, binding, charge: None, holding };
     Ok(Candidate { payment, standing, unbound })
 }
 
@@ -143,6 +150,14 @@ struct Read {
     known: Known,
     /// The client's name for the payment.
     identifier: Option<String>,
+    /// The use that it makes of a channel; what was asked for is yet to be filled in.
+    channel: Option<ChannelUse>,
+}
+
+/// The hash by which a request is known again that is paid out of a channel.
+fn request_hash(head: &RequestHead, body: Option<&[u8]>) -> [u8; 32] {
+    let (method, url) = (head.text(":method"), head.url());
+    Binding::hash(&[method.as_bytes(), url.as_bytes(), body.unwrap_or_default()])
 }
 
 /// The facts about a payment that the filter goes by, whatever moves the money.
@@ -178,6 +193,11 @@ fn read_v2(context: Context<'_>, json: &[u8], quote: &Quote) -> Result<Read, Rej
     // A payment for other terms may have been settled, when those were the terms here.
     let offer = matched.or_else(|| matching(Requirement::has_asset_of)).ok_or(Rejection::NoMatch)?;
     let read = match &offer.requirement.rail {
+        Rail::Evm(Evm { channel: Some(terms), .. }) => {
+            let is_for_these = Some(()).filter(|()| is_for_these);
+            is_for_these.ok_or(Rejection::NoMatch)?;
+            read_channel(context, &received, &offer, terms)?
+        }
         Rail::Evm(evm) => {
             let method = evm.transfer_method;
             let payment = Signed::from_payload(received.payload, method)
@@ -189,7 +209,8 @@ fn read_v2(context: Context<'_>, json: &[u8], quote: &Quote) -> Result<Read, Rej
             };
             let json = payment.to_wire(&received, &offer.requirement);
             let known = Known::of_evm(context, &payment, proof, &offer, evm);
-            Read { version: Version::V2, standing, json, known, identifier: None, offer: Arc::clone(&offer) }
+            let (version, offer) = (Version::V2, Arc::clone(&offer));
+            Read { version, standing, json, known, identifier: None, offer, channel: None }
         }
         Rail::Foreign(foreign) => read_foreign(context, &received, &offer, foreign, is_for_these)?,
     };
@@ -233,7 +254,55 @@ fn read_foreign(
     };
     let known = Known::of_foreign(context, &payload, payer, proof, requirement);
     let json = payload.to_wire(received, requirement);
-    Ok(Read { version: Version::V2, offer: Arc::clone(offer), standing, json, known, identifier: None })
+    Ok(Read { version: Version::V2, offer: Arc::clone(offer), standing, json, known, identifier: None, channel: None })
+}
+
+/// A payment out of a channel.
+fn read_channel(
+    context: Context<'_>,
+    received: &PaymentPayload<'_>,
+    offer: &Arc<Offer>,
+    terms: &ChannelTerms,
+) -> Result<Read, Rejection> {
+    /// A payload for which there is a gap.
+    const GAP: &str = "\0";
+    let requirement = &offer.requirement;
+    let (Some(evm), Some(authorizer)) = (requirement.evm(), terms.receiver_authorizer) else {
+        return Err(Rejection::NoMatch);
+    };
+    let payload = channel::Payload::from_payload(received.payload)
+        .map_err(|error| Rejection::Payment(Version::V2, error))?;
+    let min_deposit = terms.enforces_min_deposit.then(|| terms.min_deposit_for(requirement.amount));
+    let checked = channel::check(&payload, &channel::Terms {
+        domain: &terms.domain,
+        receiver: evm.pay_to,
+        receiver_authorizer: authorizer,
+        token: evm.asset,
+        withdraw_delay: terms.withdraw_delay,
+        token_domain: &evm.domain_separator,
+        transfer_method: evm.transfer_method,
+        enforced_min_deposit: min_deposit.map(|amount| u128::try_from(amount.to_integer()).unwrap_or(u128::MAX)),
+    }, context.now);
+    let payer = Payer::Evm(payload.config.payer);
+    let judgement = checked.map_err(|refusal| {
+        let record = PaymentRecord::unproven(payer.clone(), requirement);
+        Rejection::Refused(Box::new(record), refusal.to_string())
+    })?;
+    let (standing, proof) = match judgement {
+        _ if !context.config.payers.accept(&payer) => (Standing::Unwelcome, Proof::Signature),
+        channel::Judgement::Valid => (Standing::Good(Judgement::Valid), Proof::Signature),
+        channel::Judgement::FacilitatorDecides => (Standing::Good(Judgement::FacilitatorDecides), Proof::None),
+    };
+    let known = Known::of_channel(context, &payload, payer, proof, requirement, evm, terms);
+    let whole = received.to_wire(&GAP, requirement);
+    let gap = json::to_text(&GAP);
+    let (before, behind) = whole.split_once(&gap).ok_or(Rejection::NoMatch)?;
+    let around = [before.to_owned(), behind.to_owned()];
+    let (chain_id, domain) = (evm.chain_id, terms.domain);
+    let channel = ChannelUse { payload, chain_id, domain, request: [0; 32], around };
+    let json = channel.json(&json::to_text(&channel.payload));
+    let (version, offer) = (Version::V2, Arc::clone(offer));
+    Ok(Read { version, offer, standing, json, known, identifier: None, channel: Some(channel) })
 }
 
 /// A payment of version 1, which knows no extensions, names a scheme and a network, and its signature tells which entry there it is for.
@@ -276,7 +345,7 @@ impl Read {
         let Requirement { scheme, .. } = &offer.requirement;
         let json = payment.to_wire_v1(scheme.as_str(), offer.requirement.network_in(Version::V1));
         let known = Known::of_evm(context, payment, proof, offer, evm);
-        Self { version: Version::V1, json, offer: Arc::clone(offer), standing, known, identifier: None }
+        Self { version: Version::V1, json, offer: Arc::clone(offer), standing, known, identifier: None, channel: None }
     }
 }
 
@@ -303,6 +372,48 @@ impl Known {
                 is_at_most: requirement.scheme == Scheme::Upto,
                 nonce,
                 valid_before: authorization.valid_before(),
+                since: context.now,
+                searched_to: None,
+            }),
+        }
+    }
+
+    /// Of a channel: a deposit is settled by itself, a voucher only with others.
+    fn of_channel(
+        context: Context<'_>,
+        payload: &channel::Payload,
+        payer: Payer,
+        proof: Proof,
+        requirement: &Requirement,
+        evm: &Evm,
+        terms: &ChannelTerms,
+    ) -> Self {
+        let network = &requirement.network;
+        let voucher = channel::voucher_digest(&terms.domain, payload.id, payload.max_claimable);
+        let Some(deposit) = payload.deposit() else {
+            let forever = UnixTime::from_secs(u64::MAX);
+            let (key, binding) = (PaymentKey::of_digest(network, &voucher), Binding::new(&[&voucher]));
+            return Self { payer, proof, key, binding, expires: forever, settles_until: forever, transfer: None };
+        };
+        let (from, nonce) = (payload.config.payer, deposit.nonce(payload.id));
+        let valid_before = deposit.valid_before();
+        let expires = valid_before.to_unix_time();
+        Self {
+            payer,
+            proof,
+            key: PaymentKey::new(network, evm.nonces_of(), from, nonce),
+            binding: Binding::new(&[&voucher, &payload.signature, deposit.signature()]),
+            expires,
+            settles_until: expires,
+            transfer: Some(Transfer {
+                method: evm.transfer_method,
+                asset: evm.asset,
+                from,
+                to: deposit.recipient(),
+                value: Amount::from_u128(deposit.amount),
+                is_at_most: false,
+                nonce,
+                valid_before,
                 since: context.now,
                 searched_to: None,
             }),

@@ -1,9 +1,11 @@
 //! A response on its way to the client that has paid for it.
 
 use super::Reply;
+use super::channel;
 use super::effect::Warning;
 use super::event::SETTLEMENT_OVERRIDES;
 use super::reply::EXPOSED;
+use super::settlement::Waiter;
 use super::state::State;
 use super::{Context, Effects, Event, Exchange, Next, Outcome, Payment, ResponseEdits, Stream, UpstreamHead};
 use crate::facilitator::Unknown;
@@ -86,6 +88,9 @@ impl State for Spending {
         let Self { payment, delivery, transaction } = self;
         if answer != Answer::Granted {
             return end_unrecorded(payment, transaction);
+        }
+        if payment.purchase.channel.is_some() {
+            return channel::begin_charge(payment, Waiter::Response(delivery), Some(transaction));
         }
         let edits = delivery.with_receipt(&payment, &payment.receipt_of_service(context, Some(transaction)));
         let purchase = &payment.purchase;

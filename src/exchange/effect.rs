@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use super::record::{Outcome, Record, SettlementRecord};
 use super::{Context, Exchange, LogText, Next, Payment, Recovery, Reply};
+use crate::channel::{self, ChannelId};
 use crate::config::Service;
 use crate::ledger::{Operation, PaymentKey};
-use crate::x402::{TransactionId, Version};
+use crate::x402::{Receipt, TransactionId, Version};
 use crate::{chain, facilitator};
 
 /// The things that a step has the shell do, in the order of the fields.
@@ -16,6 +17,8 @@ pub struct Effects {
     pub ledger: Option<(PaymentKey, Operation)>,
     /// The claim of the payment's name, which follows the claim of the payment: the same operation, whose answer nobody needs.
     pub alias_key: Option<PaymentKey>,
+    /// An operation on this channel; its answer is the next event ([`super::Event::Channel`]).
+    pub channel: Option<(ChannelId, channel::Operation)>,
     /// The end of the request, for logs and stats.
     pub record: Option<Record>,
     /// The end of a settlement, for stats.
@@ -177,10 +180,14 @@ pub struct ResponseEdits {
 impl Tail {
     /// The receipt of a stream, in a trailer and in a comment.
     pub(super) fn receipt(context: Context<'_>, payment: &Payment, transaction: Option<TransactionId>) -> Self {
-        let receipt = payment.receipt_of_service(context, transaction);
+        Self::of(payment.purchase.version, &payment.receipt_of_service(context, transaction))
+    }
+
+    /// A receipt in a trailer and in a comment.
+    pub(super) fn of(version: Version, receipt: &Receipt<'_>) -> Self {
         Self {
             comment: format!(": payment-response {}\n\n", receipt.to_json()),
-            trailers: vec![(payment.purchase.version.receipt_header(), receipt.to_header())],
+            trailers: vec![(version.receipt_header(), receipt.to_header())],
         }
     }
 

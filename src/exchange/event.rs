@@ -1,6 +1,7 @@
 //! What the shell tells the exchange.
 
 use super::Headers;
+use crate::channel;
 use crate::facilitator::CalloutAnswer;
 use crate::ledger::Answer;
 
@@ -9,6 +10,8 @@ use crate::ledger::Answer;
 pub enum Event {
     /// The ledger has carried out [`super::Effects::ledger`].
     Ledger(Answer),
+    /// The ledger has carried out [`super::Effects::channel`].
+    Channel(channel::Answer),
     /// The callout of [`super::Effects::call`] is over.
     Callout(CalloutAnswer),
     /// The head of the upstream's response, or of the proxy's own where the upstream failed.

@@ -40,14 +40,18 @@ impl Offer {
             Rail::Evm(evm) => {
                 let others = self.recipients.iter().map(|one| one.to).filter(|to| *to != evm.pay_to);
                 let recipients: Vec<Address> = std::iter::once(evm.pay_to).chain(others).collect();
-                let settlers: Vec<Option<Address>> = match evm.facilitator {
-                    Some(_) => supported.settlers(network.as_str()).map(Some).collect(),
-                    None => vec![None],
+                let network = network.as_str();
+                let accounts: Vec<Option<Address>> = match (evm.facilitator, &evm.channel) {
+                    (Some(_), _) => supported.settlers(network).map(Some).collect(),
+                    (None, Some(terms)) if terms.is_authorized_by_facilitator => {
+                        supported.authorizers(network).map(Some).collect()
+                    }
+                    _ => vec![None],
                 };
-                let variants = recipients.iter().flat_map(|to| settlers.iter().map(move |settler| (*to, *settler)));
+                let variants = recipients.iter().flat_map(|to| accounts.iter().map(move |account| (*to, *account)));
                 variants
                     .into_iter()
-                    .find_map(|(pay_to, facilitator)| fits(Rail::Evm(Evm { pay_to, facilitator, ..evm.clone() })))
+                    .find_map(|(pay_to, account)| fits(Rail::Evm(Evm { pay_to, ..evm.clone() }.with_account(account))))
             }
             Rail::Foreign(foreign) => supported
                 .kinds(scheme.as_str(), network.as_str())
@@ -63,6 +67,9 @@ impl Offer {
         Directory::new(supported, &self.facilitators).places(|supported| match rail {
             Rail::Evm(Evm { facilitator: Some(settler), .. }) => {
                 supported.settlers(network).any(|known| known == *settler)
+            }
+            Rail::Evm(Evm { channel: Some(terms), .. }) if terms.is_authorized_by_facilitator => {
+                supported.authorizers(network).any(|known| Some(known) == terms.receiver_authorizer)
             }
             Rail::Evm(_) => !supported.excludes(&self.requirement),
             Rail::Foreign(foreign) => {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::channel;
 use super::cost::{CostByHead, Meter};
 use super::delivery::Delivery;
 use super::event::SETTLEMENT_OVERRIDES;
@@ -78,11 +79,18 @@ fn open(
     if context.now >= meter.closes_at() {
         return payment.refuse(context, Some(Operation::Release), Outcome::Refused, reason::PERMIT2_DEADLINE);
     }
+    if payment.purchase.channel.is_some() && !payment.has_deposit() {
+        // The voucher is in the ledger already.
+        return Opening { payment, delivery, meter, passing }.begin_stream();
+    }
     payment.ask_ledger(Operation::Open, |payment| Opening { payment, delivery, meter, passing })
 }
 
 /// Settles the charge of a response that waits, or, where it is nothing, delivers it.
 fn deliver(mut payment: Payment, context: Context<'_>, delivery: Delivery, charge: Amount) -> Next {
+    if payment.purchase.channel.is_some() {
+        return channel::deliver(payment, context, delivery, charge);
+    }
     payment.charge = Some(charge);
     if charge != Amount::ZERO {
         return begin_settlement(payment, context, Waiter::Response(delivery));
@@ -150,17 +158,21 @@ impl State for Weighing {
     }
 }
 
+impl Opening {
+    fn begin_stream(self) -> Next {
+        let Self { payment, delivery, meter, passing: chunk } = self;
+        let stream = Stream::Deliver(delivery.before_receipt());
+        (Metering { payment, meter }.into(), Effects { chunk, stream, ..Effects::default() })
+    }
+}
+
 impl State for Opening {
     fn handle(self, _: Context<'_>, event: Event) -> Next {
         let Event::Ledger(answer) = event else { return self.ignore(event) };
-        let Self { payment, delivery, meter, passing: chunk } = self;
         match answer {
-            Answer::Granted => {
-                let stream = Stream::Deliver(delivery.before_receipt());
-                (Metering { payment, meter }.into(), Effects { chunk, stream, ..Effects::default() })
-            }
-            Answer::NotHeld => payment.end_in_flight(),
-            _ => payment.out_of_order(),
+            Answer::Granted => self.begin_stream(),
+            Answer::NotHeld => self.payment.end_in_flight(),
+            _ => self.payment.out_of_order(),
         }
     }
 
@@ -190,7 +202,8 @@ impl Metering {
         let (exchange, effects) = if is_last {
             self.close(context, &tariff, true)
         } else {
-            (self.into(), Effects { stream: Stream::Pass, ..Effects::default() })
+            let channel = self.payment.renew_channel(context);
+            (self.into(), Effects { channel, stream: Stream::Pass, ..Effects::default() })
         };
         (exchange, Effects { chunk, ends_plain, ..effects })
     }
@@ -213,8 +226,11 @@ impl Metering {
         let Self { mut payment, meter } = self;
         let charge = payment.purchase.cost_of_response(tariff, &meter, has_client);
         payment.charge = Some(charge);
+        let waiter = if has_client { Waiter::StreamEnd } else { Waiter::NobodyOfStream };
+        if payment.purchase.channel.is_some() && (charge == Amount::ZERO || !payment.has_deposit()) {
+            return channel::begin_charge(payment, waiter, None);
+        }
         if charge != Amount::ZERO {
-            let waiter = if has_client { Waiter::StreamEnd } else { Waiter::NobodyOfStream };
             return Settling::begin(payment, context, waiter);
         }
         let stream = if has_client { Stream::Finish(Tail::receipt(context, &payment, None)) } else { Stream::Hold };

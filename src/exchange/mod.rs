@@ -6,6 +6,7 @@
 
 mod admission;
 mod catalogue;
+mod channel;
 mod context;
 mod cost;
 mod decode;
@@ -41,6 +42,7 @@ use crate::config::{Config, Mode, Unmatched};
 use crate::route::Decision;
 use crate::time::UnixTime;
 use admission::{Claiming, Naming, Resuming, Verifying};
+use channel::{AwaitingTurn, Charging, Deposited, RecordingRefund, Refunding, Reserving};
 pub use context::Context;
 pub use cost::Meter;
 use delivery::{Granting, Spending};
@@ -147,6 +149,18 @@ states! {
     Spending,
     /// The response is on its way, and the ledger is told that its payer may come back.
     Granting,
+    /// A channel is asked for.
+    Reserving,
+    /// Another request has the channel.
+    AwaitingTurn,
+    /// The ledger is told what the response costs that is paid out of a channel.
+    Charging,
+    /// The ledger is told that a deposit stands in its channel.
+    Deposited,
+    /// The facilitator is asked to give back what a channel holds.
+    Refunding,
+    /// The money is given back, and the ledger is told.
+    RecordingRefund,
     /// The claim is asked for, to look into a settlement that nobody waits for.
     Recovering,
 }
@@ -202,8 +216,15 @@ impl Exchange {
         match self {
             Self::Settling(settling) => settling.pause(),
             Self::Metering(metering) => Some(metering.closes_at()),
+            // As soon as there is a tick: nobody tells it of the other's end.
+            Self::AwaitingTurn(_) => Some(UnixTime::from_secs(0)),
             _ => None,
         }
+    }
+
+    /// Returns whether the exchange wants its ticks in quick succession.
+    pub const fn is_impatient(&self) -> bool {
+        matches!(self, Self::AwaitingTurn(_))
     }
 
     /// Returns whether the exchange wants to see the pieces of the response's body.

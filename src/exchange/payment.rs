@@ -63,6 +63,13 @@ impl Payment {
         }
     }
 
+    /// Takes the facilitator's word for what the payment's channel holds.
+    pub(super) fn learn_channel(&mut self, context: Context<'_>, answer: &CalloutAnswer) {
+        if let Some(channel) = &self.purchase.channel {
+            self.holding.chain = facilitator::read_channel(answer, channel.payload.id, context.now);
+        }
+    }
+
     /// Returns what the upstream learns of the payment, and what it does not.
     pub(super) fn forwarding(&self, transaction: Option<TransactionId>) -> RequestEdits {
         let Purchase { key, route, unwanted, quote, .. } = &*self.purchase;
@@ -138,8 +145,11 @@ impl Payment {
     ) -> Next {
         let payment = Some(self.record(transaction));
         let record = Some(Record { payment, ..Record::new(&self.purchase.route, outcome, reason) });
-        let ledger = operation.map(|operation| (self.purchase.key, operation));
+        // A voucher has no claim, but what it holds of its channel.
+        let has_claim = self.purchase.channel.as_ref().is_none_or(|channel| !channel.is_unsettled());
+        let ledger = operation.filter(|_| has_claim).map(|operation| (self.purchase.key, operation));
         let alias_key = self.alias_key.filter(|_| ledger.is_some());
-        Effects { ledger, alias_key, record, stream, ..Effects::default() }.and_over()
+        let channel = self.release_of_channel(transaction.is_some());
+        Effects { ledger, alias_key, channel, record, stream, ..Effects::default() }.and_over()
     }
 }

@@ -11,7 +11,6 @@ use crate::facilitator::CalloutAnswer;
 use crate::price::PriceError;
 use crate::price::Tariff;
 use crate::price::request::{Job, may_name_wish, names_wish};
-use crate::x402::requirement::Scheme;
 
 /// State: the request's body is awaited, by which its price is found.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -165,5 +164,5 @@ impl Measured {
 
 /// Returns whether an entry is charged by what was used.
 fn has_metered_entry(request: &PricedRequest) -> bool {
-    request.terms.offers.iter().any(|offer| offer.requirement.scheme == Scheme::Upto)
+    request.terms.offers.iter().any(|offer| offer.requirement.scheme.is_metered())
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::channel::{ChannelUse, Holding};
 use super::grant::Resource;
 use super::quote::Quote;
 use super::{Context, PaymentRecord, ShownUrl, UpstreamHead};
@@ -51,6 +52,8 @@ pub struct Purchase {
     pub(super) unwanted: Vec<String>,
     /// The work that the request asks of a model, where it is priced by that.
     pub(super) job: Option<Job>,
+    /// The use that the payment makes of a channel, under scheme `batch-settlement`.
+    pub(super) channel: Option<ChannelUse>,
 }
 
 /// A payment on its way: its purchase, and what has come to be known of it.
@@ -67,6 +70,8 @@ pub struct Payment {
     pub(super) binding: Binding,
     /// The atomic units that are settled, where that is not the amount that was signed for.
     pub(super) charge: Option<Amount>,
+    /// The request's hold on the payment's channel.
+    pub(super) holding: Holding,
 }
 
 /// The authority that says that a payment is one, and of whom. What is not proven reaches neither `/settle` nor the upstream, its claim is a
@@ -107,7 +112,11 @@ impl Purchase {
 
     /// Returns whether the charge is known only once the response is there.
     pub(super) fn is_metered(&self) -> bool {
-        self.requirement().scheme == Scheme::Upto && self.quote.terms.settle == Settle::After
+        match self.requirement().scheme {
+            Scheme::Upto => self.quote.terms.settle == Settle::After,
+            Scheme::BatchSettlement => true,
+            Scheme::Exact | Scheme::Foreign(_) => false,
+        }
     }
 
     /// Returns whether the money is moved by Permit2.
@@ -192,7 +201,7 @@ impl Payment {
     /// Returns what a client gets to keep of a settlement.
     pub(super) fn receipt<'a>(&'a self, result: Result<Option<TransactionId>, &'a str>) -> Receipt<'a> {
         let network = self.purchase.requirement().network_in(self.purchase.version);
-        Receipt { payer: &self.payer, network, charge: self.charge, result, named: None, extensions: None }
+        Receipt { payer: &self.payer, network, charge: self.charge, result, named: None, extensions: None, channel: None }
     }
 
     /// Returns what a client gets to keep of a settlement that is not certain, but for its transaction.

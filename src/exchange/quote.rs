@@ -84,6 +84,15 @@ impl Quote {
         self.terms.prepared.as_deref().filter(|_| self.own.is_none())
     }
 
+    /// Returns the same quote with an entry in the place of the one like it: how the payer's channel stands is told there.
+    #[must_use]
+    pub(super) fn with_standing(&self, offer: &Arc<Offer>) -> Self {
+        let is_like = |other: &Arc<Offer>| other.requirement.has_rail_of(&offer.requirement);
+        let offers = self.offers().iter().map(|other| Arc::clone(if is_like(other) { offer } else { other })).collect();
+        let declared = self.own.as_ref().map_or(&self.terms.extensions.declared, |own| &own.declared).clone();
+        Self { terms: Arc::clone(&self.terms), own: Some(Own { offers, declared }) }
+    }
+
     /// Returns the entries of `accepts`.
     pub(super) fn requirements(&self) -> Vec<&Requirement> {
         self.offers().iter().map(|offer| &offer.requirement).collect()
@@ -124,11 +133,18 @@ impl Offer {
         }
         match &mut requirement.rail {
             Rail::Evm(evm) => {
-                if requirement.scheme == Scheme::Upto {
-                    let Some(settler) = directory.settlers(requirement.network.as_str()).next() else {
-                        return Ok(None);
-                    };
-                    evm.facilitator = Some(settler);
+                let network = requirement.network.as_str();
+                let named = match (&requirement.scheme, &evm.channel) {
+                    (Scheme::Upto, _) => Some(directory.settlers(network).next()),
+                    (_, Some(terms)) if terms.is_authorized_by_facilitator => {
+                        Some(directory.authorizers(network).next())
+                    }
+                    _ => None,
+                };
+                match named {
+                    Some(None) => return Ok(None),
+                    Some(account) => *evm = evm.clone().with_account(account),
+                    None => {}
                 }
                 evm.pay_to = match &self.recipient_from {
                     None => self.draw(asked.draw).unwrap_or(evm.pay_to),

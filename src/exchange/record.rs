@@ -107,6 +107,8 @@ pub enum SettlementResult {
     Refused,
     /// Nobody knows yet.
     Unknown,
+    /// It has moved back to its payer.
+    Refunded,
 }
 
 impl SettlementResult {
@@ -116,6 +118,7 @@ impl SettlementResult {
             Self::Settled => "settled",
             Self::Refused => "refused",
             Self::Unknown => "unknown",
+            Self::Refunded => "refunded",
         }
     }
 }
@@ -177,6 +180,8 @@ pub enum Outcome {
     Redirected,
     /// The money has moved, and the response is on its way.
     Served,
+    /// A channel's money was given back to its payer, who asked for that.
+    Refunded,
 }
 
 impl Outcome {
@@ -199,6 +204,7 @@ impl Outcome {
             Self::Billed => "billed",
             Self::Redirected => "redirected",
             Self::Served => "served",
+            Self::Refunded => "refunded",
         }
     }
 }

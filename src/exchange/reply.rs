@@ -145,6 +145,17 @@ impl Reply {
         Self::error(status, &format!("{unknown}; send the same payment again")).retry_later()
     }
 
+    /// A channel's money is on its way back to its payer.
+    pub(super) fn refunded(channel_id: &str) -> Self {
+        #[derive(serde::Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Body<'a> {
+            message: &'a str,
+            channel_id: &'a str,
+        }
+        Self::json(200, to_text(&Body { message: "Refund acknowledged", channel_id }))
+    }
+
     /// The payment is at work for another request.
     pub(super) fn in_flight() -> Self {
         Self::error(409, "this payment is in flight on another request").retry_later()

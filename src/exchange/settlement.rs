@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::channel;
 use super::context::Asked;
 use super::delivery::{Delivery, Spending, end_unrecorded};
 use super::redeeming::{Redeeming, deliver_error};
@@ -63,7 +64,7 @@ impl Waiter {
     }
 
     /// Returns what becomes of the stream, given what would become of it if a request waited.
-    fn fit(self, stream: Stream) -> Stream {
+    pub(super) fn fit(self, stream: Stream) -> Stream {
         match (self, stream) {
             // Where nobody waits, the ledger alone is told.
             (Self::Nobody | Self::NobodyOfStream, _) => Stream::Hold,
@@ -612,6 +613,10 @@ fn on_settled(payment: Payment, context: Context<'_>, waiter: Waiter, transactio
 fn record_settlement(payment: Payment, context: Context<'_>, waiter: Waiter, transaction: TransactionId) -> Next {
     let named = Some(transaction);
     match waiter {
+        Waiter::Request | Waiter::Upstream if payment.has_deposit() => channel::take_over_deposit(payment, transaction),
+        Waiter::StreamEnd | Waiter::NobodyOfStream if payment.has_deposit() => {
+            channel::begin_charge(payment, waiter, named)
+        }
         Waiter::Request | Waiter::Upstream if !payment.purchase.is_bound() => {
             let reply =
                 Reply::payment_required(context, reason::NONCE_USED, &payment.purchase.quote, &payment.purchase.url);
@@ -633,7 +638,7 @@ fn record_settlement(payment: Payment, context: Context<'_>, waiter: Waiter, tra
             payment.finish(None, Outcome::Served, "", named, Stream::Finish(tail))
         }
         Waiter::Nobody => {
-            let operation = match payment.purchase.is_bound() {
+            let operation = match payment.purchase.is_bound() && !payment.has_deposit() {
                 true => Operation::Keep { transaction },
                 false => Operation::Spend { transaction },
             };

@@ -10,10 +10,13 @@ mod supported;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
+use crate::channel::{self, ChannelId, OnChain};
 use crate::config::Service;
 use crate::evm::TransactionHash;
 use crate::json;
+use crate::time::UnixTime;
 use crate::x402::payment::Payer;
 use crate::x402::requirement::Rail;
 use crate::x402::{Requirement, TransactionId, Version, reason};
@@ -295,6 +298,17 @@ pub fn named_payer(answer: &CalloutAnswer) -> Option<String> {
     let (_, wire): (u16, Wire) = read(answer).ok()?;
     // It goes into headers.
     given(wire.payer).filter(|payer| payer.len() <= LONGEST && payer.bytes().all(|byte| byte.is_ascii_graphic()))
+}
+
+/// Reads what an answer of `/verify` or `/settle` says of a channel; `None` where it says nothing of this one.
+pub fn read_channel(answer: &CalloutAnswer, id: ChannelId, now: UnixTime) -> Option<OnChain> {
+    #[derive(Deserialize)]
+    struct Wire<'a> {
+        #[serde(borrow)]
+        extra: Option<&'a RawValue>,
+    }
+    let (_, wire): (u16, Wire<'_>) = read(answer).ok()?;
+    channel::read_state(wire.extra?, id, now)
 }
 
 /// Reads the body of an answer, and its status.

@@ -57,6 +57,11 @@ impl<'a> Directory<'a> {
         self.each().flat_map(move |(_, supported)| supported.settlers(network))
     }
 
+    /// Returns who authorizes the claims of channels on a network.
+    pub fn authorizers(self, network: &'a str) -> impl Iterator<Item = Address> {
+        self.each().flat_map(move |(_, supported)| supported.authorizers(network))
+    }
+
     /// Returns the places of the facilitators of which something holds; of all where it holds of none.
     pub fn places(self, holds: impl Fn(&Supported) -> bool) -> Vec<usize> {
         let fitting: Vec<usize> =
@@ -163,8 +168,18 @@ impl Supported {
 
     /// Returns who settles scheme `upto` on a network, who was named last first; nobody where nobody has said so yet.
     pub fn settlers<'a>(&'a self, network: &'a str) -> impl Iterator<Item = Address> + 'a {
-        self.kinds("upto", network).filter_map(|kind| {
-            let address: String = serde_json::from_str(kind.extra.get("facilitatorAddress")?).ok()?;
+        self.accounts("upto", network, "facilitatorAddress")
+    }
+
+    /// Returns who authorizes the claims of channels on a network, in the same order. Never the zero account.
+    pub fn authorizers<'a>(&'a self, network: &'a str) -> impl Iterator<Item = Address> + 'a {
+        self.accounts("batch-settlement", network, "receiverAuthorizer").filter(|account| !account.is_zero())
+    }
+
+    /// Returns the accounts that it names for a scheme on a network.
+    fn accounts<'a>(&'a self, scheme: &'a str, network: &'a str, field: &'a str) -> impl Iterator<Item = Address> + 'a {
+        self.kinds(scheme, network).filter_map(move |kind| {
+            let address: String = serde_json::from_str(kind.extra.get(field)?).ok()?;
             address.parse().ok()
         })
     }

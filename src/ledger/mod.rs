@@ -145,7 +145,7 @@ impl Binding {
 
     /// The hash of all fields, each behind its length (8 bytes, most significant first), so that no byte can be moved from
     /// one into the next.
-    fn hash(fields: &[&[u8]]) -> [u8; 32] {
+    pub fn hash(fields: &[&[u8]]) -> [u8; 32] {
         let mut bytes = Vec::with_capacity(fields.iter().map(|field| field.len().saturating_add(8)).sum());
         for field in fields {
             bytes.extend_from_slice(&u64::try_from(field.len()).unwrap_or(u64::MAX).to_be_bytes());

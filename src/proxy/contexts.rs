@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::host::{DataVerdict, Half, Host, Verdict};
 use super::http::HttpContext;
-use super::root::RootContext;
+use super::root::{RootContext, TICK_PERIOD};
 use super::{edits, stats};
 use crate::config::Config;
 use crate::exchange::{Recoveries, Recovery};
@@ -191,7 +191,7 @@ impl<H: Host> Contexts<H> {
     /// Takes in that time has passed for a root context.
     pub fn on_tick(&self, root_id: u32) {
         self.with_table(|table| {
-            let Some(root) = table.root(root_id) else { return };
+            let Some(root) = table.root(root_id).filter(|root| root.is_due()) else { return };
             root.adopt_supported();
             root.probe_failing();
             let facilitators =
@@ -201,8 +201,12 @@ impl<H: Host> Contexts<H> {
                 .collect();
             table.introductions.extend(asked.into_iter().map(|(token, asked)| (token, (root_id, asked))));
         });
+        let has_impatient = !self.streams_that(HttpContext::is_impatient).is_empty();
         for id in self.streams_that(HttpContext::wants_ticks) {
             self.with_stream(id, HttpContext::on_tick);
+        }
+        if has_impatient && self.streams_that(HttpContext::is_impatient).is_empty() {
+            let _ = self.host.set_tick_period(TICK_PERIOD);
         }
         let Ok(now) = self.host.unix_time() else { return };
         for (id, mut pursuit, recovery) in self.with_table(|table| table.take_due(&self.host, now)).unwrap_or_default()

@@ -1,12 +1,14 @@
 //! Drives an exchange: carries out the effects of its steps, and takes the steps that follow at once.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::callouts::{self, Callout, Sent};
 use super::host::{DataVerdict, Half, Host, HostError, LogLevel, Verdict, to_unix_time};
 use super::shared::{Memory, Shared};
 use super::store::SharedData;
 use super::{edits, properties, reports, stats};
+use crate::channel::{self, ChannelId};
 use crate::config::{Config, Service};
 use crate::exchange::{CallKind, Context, Effects, Event, Exchange, Next, Recovery, RequestHead, Seen, Stream};
 use crate::facilitator::CalloutAnswer;
@@ -37,6 +39,9 @@ pub(super) struct Driver<H> {
 
 /// The line for the log where the host gave up on a response that is held. It tells no filter so.
 const RESPONSE_TOO_LARGE: &str = "x402: a response was longer than the proxy's buffer, where it was held until its charge is settled; the proxy answered 500, and nothing is charged: let per_connection_buffer_limit_bytes of the listener be at least price.max_response_bytes and the cluster's own limit together, or that less";
+
+/// How often the host is asked to let time pass for a request that waits for another one.
+const IMPATIENT_TICK_PERIOD: Duration = Duration::from_millis(50);
 
 /// The state of the half of a stream that is under way: the request until it is forwarded, then the response.
 enum Flow {
@@ -342,9 +347,13 @@ impl<H: Host> Driver<H> {
             goes_on |= may_go_on;
             match event {
                 Some(event) => (exchange, effects) = self.step(event)?,
-                None => return Ok(goes_on),
+                None => break,
             }
         }
+        if self.exchange.is_impatient() {
+            self.host.set_tick_period(IMPATIENT_TICK_PERIOD)?;
+        }
+        Ok(goes_on)
     }
 
     /// Carries out effects, in the order of the fields. `true` if the stream may go on, and what the exchange is to hear of
@@ -353,6 +362,7 @@ impl<H: Host> Driver<H> {
         let Effects {
             ledger,
             alias_key,
+            channel,
             record,
             settlement,
             recovery,
@@ -368,6 +378,10 @@ impl<H: Host> Driver<H> {
         let check_time = if has_checked { self.time_since_callback() } else { None };
         let answer = match ledger {
             Some((key, operation)) => Some(self.ask_ledger(key, alias_key, operation)?),
+            None => None,
+        };
+        let standing = match channel {
+            Some((id, operation)) => Some(self.ask_channel(id, &operation)?),
             None => None,
         };
         if let Some(record) = record {
@@ -408,7 +422,14 @@ impl<H: Host> Driver<H> {
             let _ = self.host.replace_body(Half::Response, &bytes);
         }
         let may_go_on = self.act(stream, caller)?;
-        Ok((may_go_on, answer.or(known)))
+        Ok((may_go_on, answer.or(standing).or(known)))
+    }
+
+    fn ask_channel(&self, id: ChannelId, operation: &channel::Operation) -> Result<Event, HostError> {
+        let now = self.host.unix_time()?;
+        let (channels, secret) = (&self.config.channels.records, &self.shared.memory.secret);
+        let mut store = SharedData::new(&self.host);
+        Ok(Event::Channel(channels.perform(&mut store, secret, id, self.owner, operation, now)))
     }
 
     fn ask_ledger(

@@ -50,6 +50,11 @@ impl<H: Host> HttpContext<H> {
         self.driver.exchange().wakes_at().is_some() || self.driver.is_reading()
     }
 
+    /// Returns whether the context waits for something that another one does.
+    pub(super) const fn is_impatient(&self) -> bool {
+        self.driver.exchange().is_impatient()
+    }
+
     /// Takes out the settlement that is to be looked into later, with the configuration that it belongs to.
     pub(super) fn take_recovery(&mut self) -> Option<(Arc<Config>, Recovery)> {
         self.driver.take_recovery().map(|recovery| (Arc::clone(self.driver.config()), recovery))

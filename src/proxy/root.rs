@@ -20,7 +20,7 @@ use crate::facilitator::{self, CalloutAnswer, Directory, MAX_SUPPORTED_BYTES, Su
 use crate::time::UnixTime;
 
 /// How often the host is asked to let time pass for those that wait for it.
-const TICK_PERIOD: Duration = Duration::from_secs(1);
+pub(super) const TICK_PERIOD: Duration = Duration::from_secs(1);
 
 /// The same, until it is known what the facilitator supports.
 const FIRST_TICK_PERIOD: Duration = Duration::from_millis(100);
@@ -46,6 +46,8 @@ pub(super) struct RootContext<H> {
     has_asked_nodes: bool,
     /// Entries that the facilitator does not settle.
     left_out: BTreeSet<String>,
+    /// The second in which what is done once a second was done last.
+    acted_at: UnixTime,
 }
 
 struct Configured {
@@ -66,6 +68,7 @@ impl<H: Host> RootContext<H> {
             nodes: Vec::new(),
             has_asked_nodes: false,
             left_out: BTreeSet::new(),
+            acted_at: UnixTime::from_secs(0),
         }
     }
 
@@ -105,6 +108,14 @@ impl<H: Host> RootContext<H> {
     /// Returns what the worker's requests share.
     pub(super) fn shared(&self) -> Shared {
         self.shared.clone()
+    }
+
+    /// Returns whether it is time for what is done once a second, or oftener at first.
+    pub(super) fn is_due(&mut self) -> bool {
+        let Ok(now) = self.host.unix_time() else { return true };
+        let is_new = self.introduced.is_empty() || self.acted_at != now;
+        self.acted_at = now;
+        is_new
     }
 
     /// Asks the facilitators what they support that it is time to ask; the tokens of the callouts, each with a place.

@@ -70,7 +70,7 @@ impl<'a> PaymentPayload<'a> {
 impl PaymentPayload<'_> {
     /// The payment as JSON for a facilitator, with `payload` in place of the client's. Resource and extensions, which
     /// the filter does not read, go along as they came.
-    fn to_wire(&self, payload: &impl Serialize, accepted: &Requirement) -> String {
+    pub fn to_wire(&self, payload: &impl Serialize, accepted: &Requirement) -> String {
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]
         struct Wire<'a, P> {

@@ -22,6 +22,17 @@ pub struct Receipt<'a> {
     pub named: Option<TransactionId>,
     /// The JSON of extensions' parts in it: an object.
     pub extensions: Option<String>,
+    /// What is told of the payer's channel, under scheme `batch-settlement`.
+    pub channel: Option<OfChannel>,
+}
+
+/// The parts of a receipt that tell of a channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OfChannel {
+    /// Atomic units that were deposited or refunded; `None` where it was paid by a voucher alone.
+    pub amount: Option<Amount>,
+    /// The JSON of `extra`: an object.
+    pub extra: String,
 }
 
 impl Receipt<'_> {
@@ -43,18 +54,26 @@ impl Receipt<'_> {
             transaction: String,
             network: &'a str,
             #[serde(skip_serializing_if = "Option::is_none")]
-            amount: Option<Amount>,
+            amount: Option<String>,
             #[serde(skip_serializing_if = "Option::is_none")]
             extensions: Option<&'a RawValue>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            extra: Option<&'a RawValue>,
         }
+        // A voucher moves nothing, and official clients expect an empty text there.
+        let amount = match &self.channel {
+            Some(OfChannel { amount, .. }) => Some(amount.map(|amount| amount.to_string()).unwrap_or_default()),
+            None => self.charge.map(|charge| charge.to_string()),
+        };
         let wire = Wire {
             success: self.result.is_ok(),
             error_reason: self.result.err(),
             payer: self.payer.to_string(),
             transaction: self.result.ok().flatten().or(self.named).map(|hash| hash.to_string()).unwrap_or_default(),
             network: self.network,
-            amount: self.charge,
+            amount,
             extensions: self.extensions.as_deref().and_then(|json| serde_json::from_str(json).ok()),
+            extra: self.channel.as_ref().and_then(|channel| serde_json::from_str(&channel.extra).ok()),
         };
         crate::json::to_text(&wire)
     }

@@ -68,8 +68,44 @@ pub struct Evm {
     pub eip712_version: String,
     /// True if the facilitator may accept a signature of 65 bytes that is not the payer's own (ERC-1271).
     pub contract_wallets: bool,
+    /// The terms of channels, under scheme `batch-settlement`.
+    pub channel: Option<ChannelTerms>,
     /// The domain separator under which payers sign: what [`domain_separator`] says of the fields above.
     pub domain_separator: Word,
+}
+
+/// The terms on which the payer opens a channel (scheme `batch-settlement`).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ChannelTerms {
+    /// The account that authorizes claims and refunds; `None` until the facilitator has named its own, and then the entry is not
+    /// offered.
+    pub receiver_authorizer: Option<Address>,
+    /// True if that is the facilitator's, which signs claims and refunds itself.
+    pub is_authorized_by_facilitator: bool,
+    /// Seconds between the payer's wish to withdraw and the withdrawal: 900 to 2,592,000.
+    pub withdraw_delay: u64,
+    /// The deposit that clients are told to make at least, in atomic units; where it is `None`, ten times the amount of the request.
+    pub min_deposit: Option<Amount>,
+    /// True if a smaller deposit is refused.
+    pub enforces_min_deposit: bool,
+    /// The domain separator of what is signed about channels on this chain.
+    pub domain: Word,
+    /// How the payer's channel stands, for one whose count is another: `channelState` and `voucherState`, as JSON.
+    pub standing: Option<[Arc<str>; 2]>,
+}
+
+impl ChannelTerms {
+    /// Returns the deposit that clients are told to make at least for a request of this amount, in atomic units.
+    pub fn min_deposit_for(&self, amount: Amount) -> Amount {
+        const REQUESTS: u64 = 10;
+        let usual = amount.to_integer().saturating_mul(ruint::aliases::U256::from(REQUESTS));
+        self.min_deposit.unwrap_or_else(|| usual.into()).max(amount)
+    }
+
+    fn is(&self, extra: &EvmExtra) -> bool {
+        let names = |own: Address| extra.receiver_authorizer.as_ref().is_some_and(|named| own.is_written(named));
+        self.receiver_authorizer.is_some_and(names) && extra.withdraw_delay == Some(self.withdraw_delay)
+    }
 }
 
 /// The domain separator under which a token, or Permit2, checks the payer's signature.
@@ -128,16 +164,24 @@ pub enum Scheme {
     Exact,
     /// The cost that the request turned out to have, at most the amount. Always by Permit2.
     Upto,
+    /// The cost that the request turned out to have, at most the amount, out of a channel of the payer's.
+    BatchSettlement,
     /// Of this name, on a [`Rail::Foreign`]. The amount is charged in full.
     Foreign(Arc<str>),
 }
 
 impl Scheme {
+    /// Returns whether what is charged is what was used, and known only once the response is there.
+    pub const fn is_metered(&self) -> bool {
+        matches!(self, Self::Upto | Self::BatchSettlement)
+    }
+
     /// Its name on the wire.
     pub fn as_str(&self) -> &str {
         match self {
             Self::Exact => "exact",
             Self::Upto => "upto",
+            Self::BatchSettlement => "batch-settlement",
             Self::Foreign(name) => name,
         }
     }
@@ -154,6 +198,17 @@ pub enum TransferMethod {
 }
 
 impl Evm {
+    /// The entry with this account of the facilitator's in its place; where there is none, as it is.
+    #[must_use]
+    pub fn with_account(mut self, account: Option<Address>) -> Self {
+        match (&mut self.channel, account) {
+            (Some(terms), Some(_)) if terms.is_authorized_by_facilitator => terms.receiver_authorizer = account,
+            (None, Some(_)) => self.facilitator = account,
+            _ => {}
+        }
+        self
+    }
+
     /// The contract that remembers the nonces of such payments.
     pub const fn nonces_of(&self) -> Address {
         match self.transfer_method {
@@ -175,6 +230,7 @@ impl Evm {
             && self
                 .facilitator
                 .is_none_or(|own| extra.facilitator_address.as_ref().is_some_and(|named| own.is_written(named)))
+            && self.channel.as_ref().is_none_or(|channel| channel.is(extra))
     }
 }
 
@@ -279,6 +335,13 @@ impl Requirement {
             }
     }
 
+    /// Returns whether another entry has the same scheme, network, asset and way to sign.
+    pub fn has_rail_of(&self, other: &Self) -> bool {
+        let method = |requirement: &Self| requirement.evm().map(|evm| evm.transfer_method);
+        (&self.scheme, &self.network, self.asset(), method(self))
+            == (&other.scheme, &other.network, other.asset(), method(other))
+    }
+
     /// Returns whether `accepted` names this entry: every field equal, except that `extra` may hold more.
     pub fn is(&self, accepted: &Accepted<'_>) -> bool {
         self.has_asset_of(accepted)
@@ -343,7 +406,20 @@ impl Serialize for Extra<'_> {
             facilitator_address: Option<Address>,
             #[serde(skip_serializing_if = "Option::is_none")]
             payment_flow: Option<PaymentFlow>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            receiver_authorizer: Option<Address>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            withdraw_delay: Option<u64>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            min_deposit: Option<Amount>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            channel_state: Option<&'a RawValue>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            voucher_state: Option<&'a RawValue>,
         }
+        let standing = self.0.evm().and_then(|evm| evm.channel.as_ref()?.standing.as_ref());
+        let [channel_state, voucher_state] =
+            [0, 1].map(|part| standing.and_then(|parts| serde_json::from_str(parts.get(part)?).ok()));
         match &self.0.rail {
             Rail::Evm(evm) => Wire {
                 name: &evm.eip712_name,
@@ -351,6 +427,11 @@ impl Serialize for Extra<'_> {
                 asset_transfer_method: Some(evm.transfer_method).filter(|method| *method == TransferMethod::Permit2),
                 facilitator_address: evm.facilitator,
                 payment_flow: Some(self.0.payment_flow).filter(|flow| *flow == PaymentFlow::Upfront),
+                receiver_authorizer: evm.channel.as_ref().and_then(|channel| channel.receiver_authorizer),
+                withdraw_delay: evm.channel.as_ref().map(|channel| channel.withdraw_delay),
+                min_deposit: evm.channel.as_ref().map(|channel| channel.min_deposit_for(self.0.amount)),
+                channel_state,
+                voucher_state,
             }
             .serialize(serializer),
             Rail::Foreign(Foreign { extra, supplied, .. }) => {
@@ -401,7 +482,7 @@ impl Accepted<'_> {
     /// [`JsonError`] below `extra`.
     pub(super) fn read_extra(&mut self) -> Result<(), JsonError> {
         let is_evm = self.network.parse::<NetworkId>().is_ok_and(|id| id.chain_id().is_some());
-        let is_known = is_evm && matches!(self.scheme.as_str(), "exact" | "upto");
+        let is_known = is_evm && matches!(self.scheme.as_str(), "exact" | "upto" | "batch-settlement");
         match self.extra {
             Some(extra) if is_known => self.evm = json::from_slice(extra.get().as_bytes())?,
             extra => {
@@ -422,4 +503,12 @@ struct EvmExtra {
     transfer_method: Option<TransferMethod>,
     facilitator_address: Option<String>,
     payment_flow: Option<PaymentFlow>,
+    receiver_authorizer: Option<String>,
+    #[serde(default, deserialize_with = "whole_seconds")]
+    withdraw_delay: Option<u64>,
+}
+
+/// Reads a whole number of seconds, for `deserialize_with`.
+fn whole_seconds<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    json::whole_number(deserializer).map(Some)
 }

@@ -51,8 +51,18 @@ pub(super) fn payers_are_known(payers: &Payers, routes: &[Route]) -> Result<()> 
 
 /// Returns whether an entry can be offered only once the facilitator has said what it supports.
 pub(super) fn needs_introduction(routes: &[Route]) -> bool {
-    offers(routes)
-        .any(|offer| offer.requirement.scheme == Scheme::Upto || matches!(offer.requirement.rail, Rail::Foreign(_)))
+    offers(routes).any(|offer| match &offer.requirement.rail {
+        Rail::Evm(evm) => {
+            offer.requirement.scheme == Scheme::Upto
+                || evm.channel.as_ref().is_some_and(|terms| terms.is_authorized_by_facilitator)
+        }
+        Rail::Foreign(_) => true,
+    })
+}
+
+/// Returns whether an entry is paid out of channels.
+pub(super) fn has_channels(routes: &[Route]) -> bool {
+    offers(routes).any(|offer| offer.requirement.scheme == Scheme::BatchSettlement)
 }
 
 /// Returns whether a route is free for callers by the names of their certificates.
@@ -217,7 +227,7 @@ fn warn_of_terms(warnings: &mut Warnings, path: &str, terms: &RouteTerms, is_hos
         let text = "is more than a day: it is in seconds, and each payment is remembered for so long";
         warnings.add(path, "max_timeout_seconds", text);
     }
-    if terms.settlement_overrides && !any(|offer| offer.requirement.scheme == Scheme::Upto) {
+    if terms.settlement_overrides && !any(|offer| offer.requirement.scheme.is_metered()) {
         let text = "is of no effect: only scheme upto charges what the upstream names";
         warnings.add(path, "settlement_overrides", text);
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::asset::Token;
 use super::network::{Network, Networks};
+use super::channels;
 use super::offer::Inherited;
 use super::{Result, refuse};
 use crate::config::raw::{self, TextOr};
@@ -31,6 +32,7 @@ impl Inherited<'_> {
         let transfer_method = transfer_method(path, entry, &scheme, &token)?;
         let recipients = self.recipients(path, entry)?;
         let rates = self.price.rates(&token.asset)?;
+        let channel = channels::terms(path, entry, &scheme, &token.asset, network.chain_id, self.authorizer)?;
         let pay_to = recipients.first().map_or(token.address, |recipient| recipient.to);
         let (name, version, chain_id) = (token.eip712_name, token.eip712_version, network.chain_id);
         let rail = Rail::Evm(Evm {
@@ -44,6 +46,7 @@ impl Inherited<'_> {
             eip712_name: name,
             eip712_version: version,
             contract_wallets: entry.contract_wallets,
+            channel,
         });
         let id = NetworkId::from_chain_id(chain_id);
         let requirement = self.requirement(scheme, id, &token.asset, rates.as_ref(), rail)?;
@@ -74,7 +77,7 @@ fn token(path: &str, entry: &raw::Entry, network: &Network) -> Result<Token> {
 
 fn transfer_method(path: &str, entry: &raw::Entry, scheme: &Scheme, token: &Token) -> Result<TransferMethod> {
     match entry.transfer_method.unwrap_or(token.transfer_method) {
-        raw::TransferMethod::Eip3009 if *scheme == Scheme::Exact => Ok(TransferMethod::Eip3009),
+        raw::TransferMethod::Eip3009 if *scheme != Scheme::Upto => Ok(TransferMethod::Eip3009),
         raw::TransferMethod::Eip3009 if entry.transfer_method.is_some() => {
             refuse(format!("{path}.transfer_method"), "is eip3009, and scheme upto is always paid by permit2")
         }

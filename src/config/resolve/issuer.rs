@@ -8,13 +8,15 @@ use crate::x402::offer_receipt::Issuer;
 
 /// Resolves the signer of offers and receipts.
 pub(super) fn issuer(raw: &raw::OfferReceipt) -> Result<Issuer> {
+    let key = secret_key("offer_receipt.key", &raw.key)?;
+    Ok(Issuer::new(key, raw.offers.unwrap_or(true), raw.transaction))
+}
+
+/// Resolves the key of an account that stands at `path`.
+pub(super) fn secret_key(path: &str, Secret(text): &Secret) -> Result<SecretKey> {
     let mut secret = [0; 32];
-    let Secret(key) = &raw.key;
-    let digits = key.strip_prefix("0x").unwrap_or_default();
+    let digits = text.strip_prefix("0x").unwrap_or_default();
     let key = hex::decode_to_slice(digits, &mut secret).ok().and_then(|()| SecretKey::from_bytes(&secret));
-    match key {
-        Some(key) => Ok(Issuer::new(key, raw.offers.unwrap_or(true), raw.transaction)),
-        // The message does not show what may be a key but for a digit.
-        None => refuse("offer_receipt.key", "is not the key of an account: 0x and 64 hexadecimal digits"),
-    }
+    // The message does not show what may be a key but for a digit.
+    key.map_or_else(|| refuse(path, "is not the key of an account: 0x and 64 hexadecimal digits"), Ok)
 }

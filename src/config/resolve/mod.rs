@@ -5,6 +5,7 @@
 //! recipients (`recipient.rs`), at a price (`price.rs`). Checks across routes stand in `checks.rs`.
 
 mod asset;
+mod channels;
 mod checks;
 mod evm;
 mod extensions;
@@ -29,6 +30,7 @@ use std::fmt::Display;
 use super::raw;
 use super::secret::Shown;
 use super::{Catalogue, Config, ConfigError, Mode, Route};
+use crate::evm::signature::SecretKey;
 use crate::route::{Access, Matcher, RouteTable};
 use network::Networks;
 
@@ -41,11 +43,13 @@ pub(super) fn config(raw: raw::Config) -> Result<Config> {
     let facilitators = facilitator::facilitators(raw.facilitator, raw.facilitators, &networks)?;
     let origins = origin::origins(&raw.origins)?;
     let mode = raw.mode.unwrap_or_default();
+    let channels = channels::channels(&raw.channels)?;
     let context = route::Context {
         defaults: &raw.defaults,
         networks: &networks,
         origins: &origins,
         facilitators: &facilitators,
+        authorizer: channels.authorizer.as_ref().map(SecretKey::address),
         mode,
     };
     let (routes, matchers) = context.routes(raw.routes)?;
@@ -72,6 +76,8 @@ pub(super) fn config(raw: raw::Config) -> Result<Config> {
     warnings.extend(catalogue.warning(&origins));
     Ok(Config {
         warnings,
+        has_channels: checks::has_channels(&routes),
+        channels,
         payers,
         origins,
         cors_origins: raw.cors.as_ref().map_or(Ok(Vec::new()), origin::cors_origins)?,

@@ -8,6 +8,7 @@ use super::price::Price;
 use super::{Result, refuse};
 use crate::config::raw;
 use crate::config::{Facilitator, Offer, Settle};
+use crate::evm::Address;
 use crate::money::Amount;
 use crate::price::Rates;
 use crate::x402::requirement::{PaymentFlow, Rail, Scheme};
@@ -23,6 +24,8 @@ pub(super) struct Inherited<'a> {
     pub(super) settle: Settle,
     pub(super) max_timeout_seconds: u64,
     pub(super) facilitators: &'a [Facilitator],
+    /// The account that authorizes claims of channels, where it is the gate's own.
+    pub(super) authorizer: Option<Address>,
 }
 
 impl Inherited<'_> {
@@ -31,6 +34,7 @@ impl Inherited<'_> {
         let scheme = match entry.scheme.as_str() {
             "exact" => Some(Scheme::Exact),
             "upto" => Some(Scheme::Upto),
+            "batch-settlement" => Some(Scheme::BatchSettlement),
             _ => None,
         };
         match (scheme, networks.find_foreign(&entry.network)) {
@@ -70,6 +74,7 @@ impl Inherited<'_> {
         rates: Option<&Rates>,
         rail: Rail,
     ) -> Result<Requirement> {
+        let is_channel = scheme == Scheme::BatchSettlement;
         Ok(Requirement {
             scheme,
             network,
@@ -79,6 +84,7 @@ impl Inherited<'_> {
             },
             max_timeout_seconds: self.max_timeout_seconds,
             payment_flow: match self.settle {
+                _ if is_channel => PaymentFlow::Authorization,
                 Settle::After => PaymentFlow::Authorization,
                 Settle::Before | Settle::Concurrent => PaymentFlow::Upfront,
             },

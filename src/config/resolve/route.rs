@@ -9,6 +9,7 @@ use super::{Result, at, refuse};
 use crate::config::raw;
 use crate::config::secret::{Shown, is_near};
 use crate::config::{Facilitator, Mode, Origin, Route};
+use crate::evm::Address;
 use crate::json::Object;
 use crate::route::{HostPattern, Matcher, Pattern};
 
@@ -19,6 +20,8 @@ pub(super) struct Context<'a> {
     pub(super) networks: &'a Networks,
     pub(super) origins: &'a [Origin],
     pub(super) facilitators: &'a [Facilitator],
+    /// The account that authorizes claims of channels, where it is the gate's own.
+    pub(super) authorizer: Option<Address>,
     /// The mode of routes that do not name their own.
     pub(super) mode: Mode,
 }

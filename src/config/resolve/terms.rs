@@ -33,13 +33,13 @@ impl Context<'_> {
         price: &TextOr<raw::Price>,
         shown_at: ShownAt,
     ) -> Result<RouteTerms> {
-        let Self { defaults, networks, facilitators, mode, .. } = self;
+        let Self { defaults, networks, facilitators, authorizer, mode, .. } = self;
         let settle = raw.settle.or(defaults.settle).unwrap_or_default();
         let max_timeout_seconds = max_timeout_seconds(path, raw, defaults)?;
         let price = Price::new(path, price);
         let (accepts_path, entries) = entries(path, raw, defaults)?;
         let inherited =
-            Inherited { route: path, raw, defaults, price: &price, settle, max_timeout_seconds, facilitators };
+            Inherited { route: path, raw, defaults, price: &price, settle, max_timeout_seconds, facilitators, authorizer };
         let offers = inherited.offers(&accepts_path, entries, networks)?;
         let terms = RouteTerms {
             description: description(path, raw)?,

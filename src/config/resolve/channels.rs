@@ -1,0 +1,95 @@
+//! Payment channels: the rules for all of them, and the terms of an entry.
+
+use super::asset::Asset;
+use super::issuer::secret_key;
+use super::{Result, refuse};
+use crate::channel;
+use crate::config::Channels;
+use crate::config::raw::{self, TextOr};
+use crate::config::secret::Shown;
+use crate::ledger::Channels as Records;
+use crate::evm::Address;
+use crate::money::{Amount, Dollars};
+use crate::time::parse_duration;
+use crate::x402::requirement::{ChannelTerms, Scheme};
+
+const DEFAULT_CLAIM_ABOVE: &str = "$5";
+const DEFAULT_CLAIM_EVERY: &str = "300s";
+const DEFAULT_MAX: u32 = 65_536;
+/// As many as a gigabyte has room for.
+const MOST: u32 = 1_048_576;
+/// The contract's own bounds, in seconds.
+const WITHDRAW_DELAYS: std::ops::RangeInclusive<u64> = 900..=2_592_000;
+
+/// Resolves the rules for channels.
+pub(super) fn channels(raw: &raw::Channels) -> Result<Channels> {
+    let authorizer = match &raw.authorizer {
+        None => None,
+        Some(TextOr::Text(text)) if text == "facilitator" => None,
+        Some(TextOr::Text(_)) => return refuse("channels.authorizer", "is neither \"facilitator\" nor {key: …}"),
+        Some(TextOr::Object(raw::Authorizer { key })) => Some(secret_key("channels.authorizer.key", key)?),
+    };
+    let claim_above = raw.claim_above.as_deref().unwrap_or(DEFAULT_CLAIM_ABOVE);
+    let claim_above = match Dollars::parse(claim_above) {
+        Ok(dollars) => dollars,
+        Err(error) => return refuse("channels.claim_above", format_args!("{} {error}", Shown(claim_above))),
+    };
+    let records = match raw.max_channels.map_or(Ok(DEFAULT_MAX), u32::try_from) {
+        Ok(channels @ 1..=MOST) => Records::new(channels),
+        _ => return refuse("channels.max_channels", format_args!("is not between 1 and {MOST}")),
+    };
+    Ok(Channels {
+        authorizer,
+        claim_above,
+        claim_every: seconds("channels.claim_every", raw.claim_every.as_deref().unwrap_or(DEFAULT_CLAIM_EVERY))?,
+        refund_idle: raw.refund_idle.as_deref().map(|text| seconds("channels.refund_idle", text)).transpose()?,
+        records,
+    })
+}
+
+/// Resolves the terms of channels of an entry; `None` where it is of another scheme. `authorizer` is the gate's own, where it
+/// has one.
+pub(super) fn terms(
+    path: &str,
+    entry: &raw::Entry,
+    scheme: &Scheme,
+    asset: &Asset,
+    chain_id: u64,
+    authorizer: Option<Address>,
+) -> Result<Option<ChannelTerms>> {
+    let own = [
+        ("min_deposit", entry.min_deposit.is_some()),
+        ("enforce_min_deposit", entry.enforce_min_deposit),
+        ("withdraw_delay", entry.withdraw_delay.is_some()),
+    ];
+    if *scheme != Scheme::BatchSettlement {
+        return match own.iter().find(|(_, is_set)| *is_set) {
+            Some((key, _)) => refuse(format!("{path}.{key}"), "is for scheme batch-settlement"),
+            None => Ok(None),
+        };
+    }
+    let delay_path = format!("{path}.withdraw_delay");
+    let withdraw_delay = entry.withdraw_delay.as_deref().map(|text| seconds(&delay_path, text)).transpose()?;
+    let withdraw_delay = withdraw_delay.unwrap_or(*WITHDRAW_DELAYS.start());
+    if !WITHDRAW_DELAYS.contains(&withdraw_delay) {
+        return refuse(delay_path, "is not between 900s and 2592000s, the bounds of the contract");
+    }
+    let min_deposit = |text: &String| asset.units(&format!("{path}.min_deposit"), text, 0);
+    let min_deposit: Option<Amount> = entry.min_deposit.as_ref().map(min_deposit).transpose()?;
+    Ok(Some(ChannelTerms {
+        receiver_authorizer: authorizer,
+        is_authorized_by_facilitator: authorizer.is_none(),
+        withdraw_delay,
+        min_deposit,
+        enforces_min_deposit: entry.enforce_min_deposit,
+        domain: channel::domain_separator(chain_id),
+        standing: None,
+    }))
+}
+
+fn seconds(path: &str, text: &str) -> Result<u64> {
+    match parse_duration(text).filter(|duration| duration.subsec_nanos() == 0 && duration.as_secs() > 0) {
+        Some(duration) => Ok(duration.as_secs()),
+        None => refuse(path, format_args!("{} is not of whole seconds such as \"300s\"", Shown(text))),
+    }
+}

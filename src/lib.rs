@@ -5,6 +5,7 @@
 //! the host and the core. `ARCHITECTURE.md` is the map.
 
 pub mod chain;
+pub mod channel;
 pub mod config;
 pub mod evm;
 pub mod exchange;

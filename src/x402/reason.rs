@@ -38,6 +38,8 @@ pub const UPTO_FACILITATOR: &str = "upto_facilitator_mismatch";
 pub const PERMIT2_ALLOWANCE_REQUIRED: &str = "permit2_allowance_required";
 /// The transaction was sent and is not yet in a block: ask again.
 pub const SETTLEMENT_PENDING: &str = "settlement_pending";
+/// A channel's voucher: the signature is none, or not that of the configuration's `payerAuthorizer`.
+pub const VOUCHER_SIGNATURE: &str = "invalid_batch_settlement_evm_voucher_signature";
 
 /// The label of every reason that is not a known one.
 const OTHER: &str = "other";

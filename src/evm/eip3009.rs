@@ -14,6 +14,12 @@ const TYPE_HASH: Word = [
     0xcb, 0xed, 0x4c, 0xc5, 0x92, 0xe1, 0x3b, 0x44, 0x50, 0x1c, 0x1a, 0x22, 0x67,
 ];
 
+/// The hash of `ReceiveWithAuthorization`, of the same fields.
+const RECEIVE_HASH: Word = [
+    0xd0, 0x99, 0xcc, 0x98, 0xef, 0x71, 0x10, 0x7a, 0x61, 0x6c, 0x4f, 0x0f, 0x94, 0x1f, 0x04, 0xc3, 0x22, 0xd8, 0xe2,
+    0x54, 0xfe, 0x26, 0xb3, 0xc6, 0x66, 0x8d, 0xb8, 0x7a, 0xae, 0x41, 0x3d, 0xe8,
+];
+
 /// The payer's leave to move `value` from `from` to `to`, once, in a window of time.
 ///
 /// In JSON as the official clients write it: every number is a string in decimal. Read in the ways of [`uint256`].
@@ -38,8 +44,17 @@ pub struct Authorization {
 impl Authorization {
     /// The digest that the payer signs, under the token's domain.
     pub fn digest(&self, domain_separator: &Word) -> Word {
+        self.digest_as(&TYPE_HASH, domain_separator)
+    }
+
+    /// The digest that the payer signs where only the recipient may carry the transfer out (`receiveWithAuthorization`).
+    pub fn receive_digest(&self, domain_separator: &Word) -> Word {
+        self.digest_as(&RECEIVE_HASH, domain_separator)
+    }
+
+    fn digest_as(&self, type_hash: &Word, domain_separator: &Word) -> Word {
         let struct_hash = eip712::struct_hash(
-            &TYPE_HASH,
+            type_hash,
             &[
                 self.from.to_word(),
                 self.to.to_word(),
@@ -93,8 +108,10 @@ mod tests {
     use crate::evm::keccak256;
 
     #[test]
-    fn the_type_has_its_hash() {
-        let text = "TransferWithAuthorization(address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,bytes32 nonce)";
-        assert_eq!(TYPE_HASH, keccak256(text.as_bytes()));
+    fn each_type_has_its_hash() {
+        for (hash, name) in [(TYPE_HASH, "TransferWithAuthorization"), (RECEIVE_HASH, "ReceiveWithAuthorization")] {
+            let fields = "(address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,bytes32 nonce)";
+            assert_eq!(hash, keccak256(format!("{name}{fields}").as_bytes()));
+        }
     }
 }

@@ -217,7 +217,7 @@ impl fmt::Debug for TransactionHash {
     }
 }
 
-fn parse_hex<const N: usize>(text: &str) -> Result<[u8; N], HexError> {
+pub(crate) fn parse_hex<const N: usize>(text: &str) -> Result<[u8; N], HexError> {
     let malformed = HexError::Malformed(N.saturating_mul(2));
     let digits = text.strip_prefix("0x").ok_or(malformed)?;
     let mut bytes = [0; N];

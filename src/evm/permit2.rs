@@ -86,6 +86,13 @@ pub struct Permitted {
     pub amount: Amount,
 }
 
+impl Permitted {
+    /// Its hash as a part of a permit.
+    pub fn struct_hash(&self) -> Word {
+        eip712::struct_hash(&PERMITTED_HASH, &[self.token.to_word(), self.amount.to_be_bytes()])
+    }
+}
+
 /// To whom, by whom and from when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -103,8 +110,7 @@ impl Permit {
     /// The digest that the payer signs, under Permit2's domain.
     pub fn digest(&self, domain_separator: &Word) -> Word {
         let Permit { permitted, witness, .. } = self;
-        let permitted =
-            eip712::struct_hash(&PERMITTED_HASH, &[permitted.token.to_word(), permitted.amount.to_be_bytes()]);
+        let permitted = permitted.struct_hash();
         let (to, valid_after) = (witness.to.to_word(), witness.valid_after.to_be_bytes());
         let (permit_hash, witness) = match witness.facilitator {
             Some(facilitator) => {

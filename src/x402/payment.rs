@@ -52,6 +52,9 @@ pub enum PaymentError {
     /// The signature is not `0x` and hexadecimal digits.
     #[error("payload.signature: is not 0x and an even number of hexadecimal digits")]
     Signature,
+    /// The signature of a channel's voucher is not 65 bytes long.
+    #[error("{}", super::reason::VOUCHER_SIGNATURE)]
+    VoucherSignature,
 }
 
 impl<'a> PaymentPayload<'a> {
@@ -376,12 +379,12 @@ struct Payload {
 }
 
 /// Refuses what is signed for another way to move the money: a facilitator may go by that.
-fn no_other<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
+pub(crate) fn no_other<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
     let other = Option::<IgnoredAny>::deserialize(deserializer)?;
     other.map_or(Ok(()), |_| Err(D::Error::custom("a payment holds one authorization")))
 }
 
-fn below(parent: &str, error: JsonError) -> JsonError {
+pub(crate) fn below(parent: &str, error: JsonError) -> JsonError {
     let path = if error.path == "." { parent.to_owned() } else { format!("{parent}.{}", error.path) };
     JsonError { path, ..error }
 }

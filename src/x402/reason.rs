@@ -53,6 +53,8 @@ pub const REFUND_AMOUNT_INVALID: &str = "invalid_batch_settlement_evm_refund_amo
 pub const CHANNEL_WITHDRAWING: &str = "channel_withdrawing";
 /// The transaction was sent and is not yet in a block: ask again.
 pub const SETTLEMENT_PENDING: &str = "settlement_pending";
+/// A channel's voucher: the signature is none, or not that of the configuration's `payerAuthorizer`.
+pub const VOUCHER_SIGNATURE: &str = "invalid_batch_settlement_evm_voucher_signature";
 
 /// The label of every reason that is not a known one.
 const OTHER: &str = "other";

@@ -1,0 +1,703 @@
+//! What is known of one channel, and the rules of what may be charged.
+//!
+//! Charged never sinks, and is never more than the payer has signed for. One request at a time holds a channel; who holds it
+//! is told by a number that no two requests alive share.
+
+use super::message::{ChannelConfig, ChannelId};
+use crate::evm::Address;
+use crate::evm::signature::Signature;
+use crate::time::UnixTime;
+
+/// The state of a channel on the chain, as somebody told it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct OnChain {
+    /// Atomic units that were put in and not given back, with those that are claimed.
+    pub balance: u128,
+    /// Atomic units that are claimed.
+    pub total_claimed: u128,
+    /// The time at which the payer began to withdraw, in seconds; 0 where that has not happened.
+    pub withdraw_requested_at: u64,
+    /// The nonce of the next refund.
+    pub refund_nonce: u128,
+    /// The time at which it was read.
+    pub at: UnixTime,
+}
+
+/// The last request that was charged for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Last {
+    /// The maximum of its voucher. 0: there has been no such request.
+    pub max_claimable: u128,
+    /// Atomic units that it was charged.
+    pub amount: u128,
+    /// The hash of what was asked for.
+    pub request: [u8; 32],
+    /// The time at which it was to be over.
+    pub until: UnixTime,
+    /// True if it was answered once more.
+    pub is_repeated: bool,
+}
+
+/// A request's hold on a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Hold {
+    /// The request.
+    pub owner: u64,
+    /// The time at which the request is surely over. From then on others may take the channel.
+    pub until: UnixTime,
+    /// The most that the request may be charged.
+    pub amount: u128,
+    /// The purpose it was taken for.
+    pub purpose: Purpose,
+    /// The hash of what was asked for.
+    pub request: [u8; 32],
+    /// True if it is the last request once more, which costs nothing.
+    pub is_repeat: bool,
+}
+
+/// A hold on the right to claim, of whoever has asked for a claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ClaimHold {
+    /// The owner's number.
+    pub owner: u64,
+    /// The time until which nobody else claims.
+    pub until: UnixTime,
+}
+
+/// The purpose of a request on a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Purpose {
+    /// To be served.
+    Serve,
+    /// To be served, and put money into the channel.
+    Deposit {
+        /// Atomic units.
+        amount: u128,
+    },
+    /// To get money back.
+    Refund,
+}
+
+/// What is known of one channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Record {
+    /// EIP-155 id of the chain.
+    pub chain_id: u64,
+    /// The configuration.
+    pub config: ChannelConfig,
+    /// The name.
+    pub id: ChannelId,
+    /// Atomic units charged in all.
+    pub charged: u128,
+    /// The maximum of the highest voucher.
+    pub max_claimable: u128,
+    /// The highest voucher's signature.
+    pub signature: [u8; Signature::LENGTH],
+    /// The state on the chain.
+    pub chain: OnChain,
+    /// True if something may have happened on the chain since: the next request asks first.
+    pub is_outdated: bool,
+    /// The last request that was charged for.
+    pub last: Last,
+    /// The request that holds the channel.
+    pub hold: Option<Hold>,
+    /// The claim that is under way.
+    pub claim: Option<ClaimHold>,
+    /// The time of the last request.
+    pub last_used: UnixTime,
+    /// The time at which the first of what is not claimed was charged; 0 where all is claimed.
+    pub unclaimed_since: UnixTime,
+    /// Claims that have failed since the last one that did not.
+    pub failed_claims: u8,
+}
+
+/// A request that wants a channel for itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Reserve {
+    /// The configuration, whose digest is `id`.
+    pub config: ChannelConfig,
+    /// The name.
+    pub id: ChannelId,
+    /// EIP-155 id of the chain.
+    pub chain_id: u64,
+    /// The voucher's maximum.
+    pub max_claimable: u128,
+    /// The voucher's signature, which was checked.
+    pub signature: [u8; Signature::LENGTH],
+    /// The most that the request may be charged. Of no account for a refund.
+    pub amount: u128,
+    /// Its purpose.
+    pub purpose: Purpose,
+    /// The time at which the request is surely over.
+    pub until: UnixTime,
+    /// The hash of what was asked for.
+    pub request: [u8; 32],
+    /// The state on the chain, where it was just asked for.
+    pub chain: Option<OnChain>,
+}
+
+/// Something that is wanted of a channel's record.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// Take the channel for one request.
+    Reserve(Box<Reserve>),
+    /// The request that holds the channel goes on until then.
+    Extend {
+        /// The time at which it is surely over.
+        until: UnixTime,
+    },
+    /// The request that holds the channel was served: charge for it, and let go.
+    Charge {
+        /// Atomic units, at most what was reserved.
+        amount: u128,
+        /// The state on the chain, after a deposit.
+        chain: Option<OnChain>,
+    },
+    /// The request that holds the channel is over and costs nothing.
+    Release {
+        /// The state on the chain, where it was asked for meanwhile.
+        chain: Option<OnChain>,
+    },
+    /// News from the chain.
+    Refresh {
+        /// The state there.
+        chain: OnChain,
+    },
+    /// Something may have happened on the chain: the next request asks first.
+    Renew,
+    /// The request that holds the channel got its refund.
+    Refunded {
+        /// The state on the chain since.
+        chain: OnChain,
+    },
+    /// Take the right to claim what is charged.
+    BeginClaim {
+        /// The time until which nobody else claims.
+        until: UnixTime,
+    },
+    /// The claim that is under way is carried out.
+    EndClaim {
+        /// The state on the chain since.
+        chain: OnChain,
+    },
+    /// The claim that is under way has failed.
+    FailClaim,
+}
+
+/// The answer to an [`Operation`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Answer {
+    /// The channel is the request's; `base` had been charged before.
+    Reserved {
+        /// Atomic units.
+        base: u128,
+    },
+    /// The state on the chain is not known, or not of late: ask for it, and come again with it.
+    AskFirst,
+    /// Another request holds the channel; or the right to claim.
+    Busy,
+    /// The voucher is not for the next total.
+    Stale(Standing),
+    /// It is the last request once more: it is served for nothing.
+    Repeat {
+        /// Atomic units that the request was charged.
+        charged: u128,
+        /// The channel's standing.
+        standing: Standing,
+    },
+    /// It is the last voucher once more, with another request, or too late, or for the third time.
+    TooLate(Standing),
+    /// The payer is about to withdraw.
+    Withdrawing,
+    /// The voucher is for more than the channel holds.
+    OverBalance,
+    /// The voucher is for no more than what is claimed.
+    BelowClaimed,
+    /// Done.
+    Granted(Standing),
+    /// The right to claim is the owner's, and this is what may be claimed.
+    Row(Row),
+    /// The owner does not hold what the operation is of, or there is no record, or nothing to claim.
+    NotHeld,
+    /// More than was reserved, or than the channel holds.
+    TooMuch,
+    /// No room for another channel.
+    Full,
+    /// The store failed.
+    Failed,
+}
+
+/// The standing of a channel, as its client is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Standing {
+    /// The name.
+    pub id: ChannelId,
+    /// The state on the chain.
+    pub chain: OnChain,
+    /// Atomic units charged in all. More than `max_claimable` where more was claimed on the chain: then the voucher proves
+    /// nothing to the client, and is better left out.
+    pub charged: u128,
+    /// The maximum of the highest voucher.
+    pub max_claimable: u128,
+    /// The highest voucher's signature.
+    pub signature: [u8; Signature::LENGTH],
+}
+
+/// A row of a claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Row {
+    /// EIP-155 id of the chain.
+    pub chain_id: u64,
+    /// The configuration.
+    pub config: ChannelConfig,
+    /// The name.
+    pub id: ChannelId,
+    /// The voucher's maximum.
+    pub max_claimable: u128,
+    /// The voucher's signature.
+    pub signature: [u8; Signature::LENGTH],
+    /// Atomic units that are claimed in all once the claim is carried out.
+    pub charged: u128,
+}
+
+/// The change that an operation makes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// None.
+    Keep,
+    /// The record is this one from now on.
+    Put(Box<Record>),
+    /// The record goes.
+    Remove,
+}
+
+/// Returns what becomes of a record by an operation of `owner`, and the answer. Pure: the rules of channels.
+pub fn apply(record: Option<&Record>, owner: u64, operation: &Operation, now: UnixTime) -> (Change, Answer) {
+    let (after, answer) = match (operation, record) {
+        (Operation::Reserve(wanted), _) => reserve(record, owner, wanted, now),
+        (_, None) => return (Change::Keep, Answer::NotHeld),
+        (_, Some(record)) => go_on(*record, owner, operation, now),
+    };
+    let change = match after {
+        Some(after) if Some(&after) == record => Change::Keep,
+        Some(after) => Change::Put(Box::new(after)),
+        None if record.is_some() => Change::Remove,
+        None => Change::Keep,
+    };
+    (change, answer)
+}
+
+fn reserve(known: Option<&Record>, owner: u64, wanted: &Reserve, now: UnixTime) -> (Option<Record>, Answer) {
+    let is_refund = wanted.purpose == Purpose::Refund;
+    let mut record = match (known, wanted.chain) {
+        (None, None) => return (None, Answer::AskFirst),
+        (None, Some(chain)) => Record::new(wanted, chain),
+        (Some(known), None) if wanted.purpose != Purpose::Serve => return (Some(*known), Answer::AskFirst),
+        (Some(known), chain) => known.refreshed(chain),
+    };
+    // What is not reserved leaves no new record, but the news.
+    let refuse = |record: Record, answer| (known.map(|_| record), answer);
+    if record.is_outdated || now.as_secs().saturating_sub(record.chain.at.as_secs()) > record.lifetime() {
+        return refuse(record, Answer::AskFirst);
+    }
+    if record.chain.withdraw_requested_at != 0 && !is_refund {
+        return refuse(record, Answer::Withdrawing);
+    }
+    if record.hold.is_some_and(|hold| hold.until > now && hold.owner != owner) {
+        return refuse(record, Answer::Busy);
+    }
+    let amount = if is_refund { 0 } else { wanted.amount };
+    let max = wanted.max_claimable;
+    let hold =
+        Hold { owner, until: wanted.until, amount, purpose: wanted.purpose, request: wanted.request, is_repeat: false };
+    // What was claimed was charged, by whichever proxy.
+    let base = match known {
+        Some(_) => record.charged,
+        None => max.saturating_sub(amount),
+    }
+    .max(record.chain.total_claimed);
+    let is_next = base.checked_add(amount) == Some(max);
+    let last = record.last;
+    let is_last = last.max_claimable == max && last.amount > 0;
+    if is_last && !is_next && wanted.purpose == Purpose::Serve {
+        let standing = record.standing();
+        if last.is_repeated || last.request != wanted.request || last.until <= now {
+            return refuse(record, Answer::TooLate(standing));
+        }
+        record.last.is_repeated = true;
+        record.hold = Some(Hold { amount: 0, is_repeat: true, ..hold });
+        record.last_used = now;
+        return (Some(record), Answer::Repeat { charged: last.amount, standing });
+    }
+    // A higher count than this one: another proxy has served the client since.
+    let base = max.checked_sub(amount).unwrap_or_default().max(base);
+    if base.checked_add(amount) != Some(max) {
+        let standing = record.standing();
+        return refuse(record, Answer::Stale(standing));
+    }
+    let deposit = if let Purpose::Deposit { amount } = wanted.purpose { amount } else { 0 };
+    if max > record.chain.balance.saturating_add(deposit) {
+        return refuse(record, Answer::OverBalance);
+    }
+    if max <= record.chain.total_claimed && !is_refund {
+        return refuse(record, Answer::BelowClaimed);
+    }
+    if max > record.max_claimable || known.is_none() {
+        (record.max_claimable, record.signature) = (max, wanted.signature);
+    }
+    record.set_charged(base, now);
+    record.hold = Some(hold);
+    record.last_used = now;
+    (Some(record), Answer::Reserved { base })
+}
+
+fn go_on(mut record: Record, owner: u64, operation: &Operation, now: UnixTime) -> (Option<Record>, Answer) {
+    let held = record.hold.filter(|hold| hold.owner == owner);
+    let is_claiming = record.claim.is_some_and(|claim| claim.owner == owner);
+    match (operation, held) {
+        (Operation::Extend { until }, Some(hold)) => {
+            record.hold = Some(Hold { until: hold.until.max(*until), ..hold });
+        }
+        (Operation::Charge { amount, chain }, Some(hold)) => {
+            record = record.refreshed(*chain);
+            return record.charge(hold, *amount, now);
+        }
+        (Operation::Release { chain }, Some(_)) => {
+            record = record.refreshed(*chain);
+            record.hold = None;
+        }
+        (Operation::Refresh { chain }, _) => record = record.refreshed(Some(*chain)),
+        (Operation::Renew, _) => {
+            record.is_outdated = true;
+            record.chain.at = record.chain.at.max(now);
+        }
+        (Operation::Refunded { chain }, Some(hold)) if hold.purpose == Purpose::Refund => {
+            record = record.refreshed(Some(*chain));
+            record.hold = None;
+            let is_empty = record.chain.balance <= record.charged && record.unclaimed() == 0;
+            if is_empty {
+                return (None, Answer::Granted(record.standing()));
+            }
+        }
+        (Operation::BeginClaim { .. }, _) if record.unclaimed() == 0 => return (Some(record), Answer::NotHeld),
+        (Operation::BeginClaim { .. }, _) if !is_claiming && record.is_claimed_at(now) => {
+            return (Some(record), Answer::Busy);
+        }
+        (Operation::BeginClaim { until }, _) => {
+            record.claim = Some(ClaimHold { owner, until: *until });
+            return (Some(record), Answer::Row(record.row()));
+        }
+        (Operation::EndClaim { chain }, _) if is_claiming => {
+            let before = record.chain.total_claimed;
+            record = record.refreshed(Some(*chain));
+            record.claim = None;
+            record.failed_claims = 0;
+            if record.chain.total_claimed > before && record.unclaimed() > 0 {
+                record.unclaimed_since = now;
+            }
+        }
+        (Operation::FailClaim, _) if is_claiming => {
+            record.failed_claims = record.failed_claims.saturating_add(1);
+            record.claim = Some(ClaimHold { owner: NOBODY, until: now.plus(record.pause()) });
+        }
+        _ => return (Some(record), Answer::NotHeld),
+    }
+    (Some(record), Answer::Granted(record.standing()))
+}
+
+/// The owner of what nobody owns.
+const NOBODY: u64 = u64::MAX;
+
+impl Record {
+    fn new(wanted: &Reserve, chain: OnChain) -> Self {
+        let Reserve { chain_id, config, id, .. } = *wanted;
+        Self {
+            chain_id,
+            config,
+            id,
+            charged: 0,
+            max_claimable: 0,
+            signature: [0; Signature::LENGTH],
+            chain,
+            is_outdated: false,
+            last: Last::default(),
+            hold: None,
+            claim: None,
+            last_used: UnixTime::default(),
+            unclaimed_since: UnixTime::default(),
+            failed_claims: 0,
+        }
+    }
+
+    /// The record with news from the chain, unless they are older than what is known. What is claimed stays claimed.
+    #[must_use]
+    fn refreshed(mut self, news: Option<OnChain>) -> Self {
+        if let Some(news) = news.filter(|news| news.at >= self.chain.at) {
+            let total_claimed = news.total_claimed.max(self.chain.total_claimed);
+            self.chain = OnChain { total_claimed, ..news };
+            self.is_outdated = false;
+            if self.unclaimed() == 0 {
+                self.unclaimed_since = UnixTime::default();
+            }
+        }
+        self
+    }
+
+    /// Seconds that what is known of the chain is good for: the official server's figure.
+    fn lifetime(&self) -> u64 {
+        const SHORTEST: u64 = 30;
+        const LONGEST: u64 = 300;
+        self.config.withdraw_delay.checked_div(3).unwrap_or(SHORTEST).clamp(SHORTEST, LONGEST)
+    }
+
+    fn set_charged(&mut self, charged: u128, now: UnixTime) {
+        self.charged = self.charged.max(charged);
+        if self.unclaimed() > 0 && self.unclaimed_since == UnixTime::default() {
+            self.unclaimed_since = now;
+        }
+    }
+
+    fn charge(mut self, hold: Hold, amount: u128, now: UnixTime) -> (Option<Self>, Answer) {
+        let deposit = if let Purpose::Deposit { amount } = hold.purpose { amount } else { 0 };
+        let amount = if hold.is_repeat { 0 } else { amount };
+        let most = self.max_claimable.min(self.chain.balance.saturating_add(deposit));
+        let total = self.charged.saturating_add(amount);
+        if amount > hold.amount || (amount > 0 && total > most) {
+            return (Some(self), Answer::TooMuch);
+        }
+        if amount > 0 {
+            let max_claimable = self.charged.saturating_add(hold.amount);
+            let (request, until) = (hold.request, hold.until);
+            self.last = Last { max_claimable, amount, request, until, is_repeated: false };
+        }
+        self.set_charged(total, now);
+        self.hold = None;
+        self.last_used = now;
+        (Some(self), Answer::Granted(self.standing()))
+    }
+
+    /// Seconds until a claim that has failed is tried again: more each time, but few where the payer is about to withdraw.
+    fn pause(&self) -> u64 {
+        const SHORTEST: u64 = 30;
+        let doublings = if self.chain.withdraw_requested_at == 0 { self.failed_claims.min(6) } else { 0 };
+        SHORTEST << doublings
+    }
+
+    /// Atomic units that are charged and not claimed.
+    pub const fn unclaimed(&self) -> u128 {
+        self.charged.saturating_sub(self.chain.total_claimed)
+    }
+
+    /// Returns whether a request holds the channel at that time.
+    pub fn is_held_at(&self, now: UnixTime) -> bool {
+        self.hold.is_some_and(|hold| hold.until > now)
+    }
+
+    /// Returns whether a claim is under way at that time, or one that failed is not to be tried again yet.
+    pub fn is_claimed_at(&self, now: UnixTime) -> bool {
+        self.claim.is_some_and(|claim| claim.until > now)
+    }
+
+    /// The row that claims all that is charged.
+    pub const fn row(&self) -> Row {
+        let Self { chain_id, config, id, max_claimable, signature, charged, .. } = *self;
+        Row { chain_id, config, id, max_claimable, signature, charged }
+    }
+
+    /// The standing, as the client is told.
+    pub fn standing(&self) -> Standing {
+        let Self { id, chain, max_claimable, signature, .. } = *self;
+        Standing { id, chain, charged: self.charged.max(chain.total_claimed), max_claimable, signature }
+    }
+}
+
+/// The version of the bytes of a record.
+const VERSION: u8 = 1;
+
+impl Record {
+    /// Bytes of a record in a store. Every record has all of them; times have 5 bytes, numbers of the token 16.
+    /// Version and name, chain, configuration, amounts, signature, times, hashes, owners, and three bytes of flags and counts.
+    pub const BYTES: usize = 33 + 8 + (5 * 20 + 5 + 32) + 9 * 16 + Signature::LENGTH + 7 * 5 + 2 * 32 + 2 * 8 + 3;
+
+    /// The bytes that a record of this name begins with.
+    pub fn start(id: ChannelId) -> [u8; 33] {
+        let mut start = [VERSION; 33];
+        for (to, from) in start.iter_mut().skip(1).zip(id.as_bytes()) {
+            *to = *from;
+        }
+        start
+    }
+
+    /// The record as a store keeps it. Times beyond the year 36812 become that.
+    pub fn encode(&self) -> [u8; Self::BYTES] {
+        let Self { config, chain, last, .. } = self;
+        let (purpose, deposit, hold) = match self.hold {
+            None => (0, 0, NO_HOLD),
+            Some(hold @ Hold { is_repeat: true, .. }) => (4, 0, hold),
+            Some(hold) => match hold.purpose {
+                Purpose::Serve => (1, 0, hold),
+                Purpose::Deposit { amount } => (2, amount, hold),
+                Purpose::Refund => (3, 0, hold),
+            },
+        };
+        let claim = self.claim.unwrap_or(ClaimHold { owner: 0, until: UnixTime::default() });
+        let flags = u8::from(self.is_outdated) | u8::from(self.claim.is_some()) << 1 | u8::from(last.is_repeated) << 2;
+        let mut writer = Writer { bytes: [0; Self::BYTES], at: 0 };
+        writer.put(&Self::start(self.id));
+        writer.put(&self.chain_id.to_be_bytes());
+        for address in
+            [config.payer, config.payer_authorizer, config.receiver, config.receiver_authorizer, config.token]
+        {
+            writer.put(address.as_bytes());
+        }
+        writer.put_time(config.withdraw_delay);
+        writer.put(&config.salt);
+        for amount in [
+            self.charged,
+            self.max_claimable,
+            chain.balance,
+            chain.total_claimed,
+            chain.refund_nonce,
+            last.max_claimable,
+            last.amount,
+            hold.amount,
+            deposit,
+        ] {
+            writer.put(&amount.to_be_bytes());
+        }
+        writer.put(&self.signature);
+        for time in [chain.at, last.until, hold.until, claim.until, self.last_used, self.unclaimed_since] {
+            writer.put_time(time.as_secs());
+        }
+        writer.put_time(chain.withdraw_requested_at);
+        for hash in [last.request, hold.request] {
+            writer.put(&hash);
+        }
+        for owner in [hold.owner, claim.owner] {
+            writer.put(&owner.to_be_bytes());
+        }
+        writer.put(&[purpose, flags, self.failed_claims]);
+        writer.bytes
+    }
+
+    /// The record of these bytes; `None` where they are none.
+    pub fn decode(bytes: &[u8; Self::BYTES]) -> Option<Self> {
+        let mut reader = Reader(bytes);
+        if reader.take::<1>()? != [VERSION] {
+            return None;
+        }
+        let id = ChannelId::from_bytes(reader.take()?);
+        let chain_id = u64::from_be_bytes(reader.take()?);
+        let mut address = || reader.take().map(Address::from_bytes);
+        let (payer, payer_authorizer) = (address()?, address()?);
+        let (receiver, receiver_authorizer, token) = (address()?, address()?, address()?);
+        let withdraw_delay = reader.take_time()?;
+        let salt = reader.take()?;
+        let mut amount = || reader.take().map(u128::from_be_bytes);
+        let (charged, max_claimable) = (amount()?, amount()?);
+        let (balance, total_claimed, refund_nonce) = (amount()?, amount()?, amount()?);
+        let (last_max, last_amount, hold_amount, deposit) = (amount()?, amount()?, amount()?, amount()?);
+        let signature = reader.take()?;
+        let mut time = || reader.take_time().map(UnixTime::from_secs);
+        let (at, last_until, hold_until, claim_until) = (time()?, time()?, time()?, time()?);
+        let (last_used, unclaimed_since) = (time()?, time()?);
+        let withdraw_requested_at = reader.take_time()?;
+        let (last_request, hold_request) = (reader.take()?, reader.take()?);
+        let (hold_owner, claim_owner) = (u64::from_be_bytes(reader.take()?), u64::from_be_bytes(reader.take()?));
+        let [purpose, flags, failed_claims] = reader.take()?;
+        let purpose_of_hold = match purpose {
+            0 => None,
+            1 | 4 => Some(Purpose::Serve),
+            2 => Some(Purpose::Deposit { amount: deposit }),
+            3 => Some(Purpose::Refund),
+            _ => return None,
+        };
+        if flags > 7 || !reader.0.is_empty() {
+            return None;
+        }
+        let is_repeat = purpose == 4;
+        Some(Self {
+            chain_id,
+            config: ChannelConfig {
+                payer,
+                payer_authorizer,
+                receiver,
+                receiver_authorizer,
+                token,
+                withdraw_delay,
+                salt,
+            },
+            id,
+            charged,
+            max_claimable,
+            signature,
+            chain: OnChain { balance, total_claimed, withdraw_requested_at, refund_nonce, at },
+            is_outdated: flags & 1 != 0,
+            last: Last {
+                max_claimable: last_max,
+                amount: last_amount,
+                request: last_request,
+                until: last_until,
+                is_repeated: flags & 4 != 0,
+            },
+            hold: purpose_of_hold.map(|purpose| Hold {
+                owner: hold_owner,
+                until: hold_until,
+                amount: hold_amount,
+                purpose,
+                request: hold_request,
+                is_repeat,
+            }),
+            claim: (flags & 2 != 0).then_some(ClaimHold { owner: claim_owner, until: claim_until }),
+            last_used,
+            unclaimed_since,
+            failed_claims,
+        })
+    }
+}
+
+const NO_HOLD: Hold = Hold {
+    owner: 0,
+    until: UnixTime::from_secs(0),
+    amount: 0,
+    purpose: Purpose::Serve,
+    request: [0; 32],
+    is_repeat: false,
+};
+
+struct Writer {
+    bytes: [u8; Record::BYTES],
+    at: usize,
+}
+
+impl Writer {
+    fn put(&mut self, part: &[u8]) {
+        let end = self.at.saturating_add(part.len());
+        // The parts have the length of the whole.
+        if let Some(place) = self.bytes.get_mut(self.at..end) {
+            place.copy_from_slice(part);
+        }
+        self.at = end;
+    }
+
+    fn put_time(&mut self, seconds: u64) {
+        const MOST: u64 = (1 << 40) - 1;
+        let [_, _, _, time @ ..] = seconds.min(MOST).to_be_bytes();
+        self.put(&time);
+    }
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl Reader<'_> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (part, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*part)
+    }
+
+    fn take_time(&mut self) -> Option<u64> {
+        let [a, b, c, d, e] = self.take()?;
+        Some(u64::from_be_bytes([0, 0, 0, a, b, c, d, e]))
+    }
+}

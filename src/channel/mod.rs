@@ -10,7 +10,9 @@ pub mod record;
 
 pub use message::{ChannelConfig, ChannelId};
 pub use payload::Payload;
-pub use record::Record;
+pub use message::{claim_batch_digest, deposit_nonce, domain_separator, refund_digest, voucher_digest};
+pub use payload::{Deposit, DepositAuthorization, Kind};
+pub use record::{Answer, OnChain, Operation, Purpose, Record, Reserve, Row, Standing};
 
 use crate::evm::Address;
 

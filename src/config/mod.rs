@@ -129,6 +129,12 @@ impl Config {
         nodes
     }
 
+    /// Returns a name of its facilitators, which no others have.
+    pub fn facilitators_identity(&self) -> String {
+        let identities: Vec<_> = self.facilitators.iter().map(|one| one.service.identity()).collect();
+        hex::encode(crate::evm::keccak256(&identities.concat()))
+    }
+
     /// Returns whether scripts of an origin may pay here.
     pub fn admits_origin(&self, origin: &str) -> bool {
         self.cors_origins.iter().any(|admitted| match admitted {

@@ -93,6 +93,12 @@ pub struct SecretKey {
     address: Address,
 }
 
+impl std::fmt::Debug for SecretKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SecretKey(of {})", self.address)
+    }
+}
+
 impl SecretKey {
     /// The key of 32 bytes; `None` for zero and what is not below the group's order.
     pub fn from_bytes(bytes: &[u8; 32]) -> Option<Self> {

@@ -16,7 +16,7 @@ use super::serving::Serving;
 use super::settlement::{Waiter, begin_settlement};
 use super::state::State;
 use super::{
-    Call, CallKind, Context, Effects, Event, Next, Outcome, Payment, Purchase, Reply, ResponseEdits, SettlementResult,
+    Call, CallKind, Context, Effects, Event, Next, Outcome, Payment, Purchase, Reply, SettlementResult,
     Stream, Tail,
 };
 use crate::channel::{Answer, ChannelId, Kind, OnChain, Operation, Payload, Purpose, Reserve, Row, Standing};

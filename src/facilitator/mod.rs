@@ -300,6 +300,26 @@ pub fn named_payer(answer: &CalloutAnswer) -> Option<String> {
     given(wire.payer).filter(|payer| payer.len() <= LONGEST && payer.bytes().all(|byte| byte.is_ascii_graphic()))
 }
 
+/// The meaning of an answer to `/settle` about a claim, a payout or a refund, which no payment of a client's stands behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Deed {
+    /// It is done, by this transaction.
+    Done(TransactionId),
+    /// It is not, and will not be, for this reason.
+    Refused(String),
+    /// It did not say.
+    Unknown,
+}
+
+/// Reads the answer to `/settle` about a claim, a payout or a refund.
+pub fn read_deed(answer: &CalloutAnswer, requirement: &Requirement) -> Deed {
+    match read_settlement(answer, Version::V2, requirement, &Payer::Unknown) {
+        Settlement::Settled(transaction) => Deed::Done(transaction),
+        Settlement::Refused(reason) => Deed::Refused(reason),
+        Settlement::Unknown(..) => Deed::Unknown,
+    }
+}
+
 /// Reads what an answer of `/verify` or `/settle` says of a channel; `None` where it says nothing of this one.
 pub fn read_channel(answer: &CalloutAnswer, id: ChannelId, now: UnixTime) -> Option<OnChain> {
     #[derive(Deserialize)]

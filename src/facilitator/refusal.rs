@@ -11,7 +11,7 @@ use crate::x402::reason;
 /// (`unexpected_settle_error`, `unexpected_error`, `settle_failed`, the text of an exception).
 ///
 /// Source, by group: `@x402/evm` 2.27.0 and `x402` (Python) 2.25, where the same names stand in `mechanisms/*/constants.py`.
-const BEFORE_SENDING: [(&str, &str); 9] = [
+const BEFORE_SENDING: [(&str, &str); 10] = [
     // @x402/evm, src/exact/v1/facilitator/scheme.ts `_verify` (called by `settle` first); x402 1.x, verify.ts of exact/evm.
     (
         "invalid_exact_evm_payload_",
@@ -47,6 +47,22 @@ const BEFORE_SENDING: [(&str, &str); 9] = [
         "erc20_approval_",
         "asset_mismatch from_mismatch spender_not_permit2 tx_invalid_calldata tx_invalid_signature \
          tx_parse_failed tx_signer_mismatch tx_wrong_selector tx_wrong_spender tx_wrong_target",
+    ),
+    // @x402/evm, src/batch-settlement/facilitator/*.ts. Not here, on purpose: `deposit_simulation_failed` and
+    // `refund_simulation_failed`, which are what a second question gets about a deposit or a refund that came about.
+    (
+        "invalid_batch_settlement_evm_",
+        "authorizer_address_mismatch authorizer_not_configured channel_id_invalid channel_id_mismatch \
+         channel_not_found claim_simulation_failed cumulative_below_claimed cumulative_exceeds_balance \
+         eip2612_amount_mismatch eip2612_asset_mismatch eip2612_deadline_expired eip2612_owner_mismatch \
+         eip2612_spender_mismatch eip6492_factory_not_allowed erc20_approval_unavailable \
+         erc3009_authorization_required insufficient_balance missing_eip712_domain network_mismatch \
+         nothing_to_settle payload_authorization_valid_after payload_authorization_valid_before payload_type \
+         permit2_allowance_required permit2_amount_mismatch permit2_authorization_required \
+         permit2_deadline_expired permit2_invalid_signature permit2_invalid_spender \
+         receive_authorization_signature receiver_authorizer_mismatch receiver_mismatch refund_payload \
+         rpc_read_failed scheme settle_simulation_failed smart_wallet_deployment_failed token_mismatch \
+         voucher_signature withdraw_delay_mismatch withdraw_delay_out_of_range",
     ),
     // @x402/svm, src/exact/facilitator/scheme.ts `verify` (called by `settle` first).
     (

@@ -24,6 +24,8 @@ pub struct Contexts<H> {
 enum Asked {
     Facilitator(usize),
     Node(usize),
+    /// About channels, by the number of the keeper's job.
+    Job(u32),
 }
 
 struct Table<H> {
@@ -177,6 +179,7 @@ impl<H: Host> Contexts<H> {
             match asked {
                 Asked::Facilitator(place) => root.on_supported(place, headers, body_size),
                 Asked::Node(place) => root.on_chain_id(place, headers, body_size),
+                Asked::Job(number) => root.on_job(number, headers, body_size),
             }
             Some(())
         });
@@ -191,13 +194,17 @@ impl<H: Host> Contexts<H> {
     /// Takes in that time has passed for a root context.
     pub fn on_tick(&self, root_id: u32) {
         self.with_table(|table| {
-            let Some(root) = table.root(root_id).filter(|root| root.is_due()) else { return };
+            let Some(root) = table.root(root_id) else { return };
+            if !root.is_due() {
+                return;
+            }
             root.adopt_supported();
             root.probe_failing();
             let facilitators =
                 root.ask_supported().into_iter().map(|(token, place)| (token, Asked::Facilitator(place)));
             let asked: Vec<_> = facilitators
                 .chain(root.ask_chain_ids().into_iter().map(|(token, place)| (token, Asked::Node(place))))
+                .chain(root.keep_channels().into_iter().map(|(token, job)| (token, Asked::Job(job))))
                 .collect();
             table.introductions.extend(asked.into_iter().map(|(token, asked)| (token, (root_id, asked))));
         });

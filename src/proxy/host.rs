@@ -103,6 +103,9 @@ pub trait Host: Clone {
     /// Adds to a counter or a gauge, which is made where there is none of its name.
     fn add_metric(&self, kind: MetricKind, name: &str, by: i64) -> Result<(), HostError>;
 
+    /// Sets a gauge, which is made where there is none of its name.
+    fn set_gauge(&self, name: &str, value: u64) -> Result<(), HostError>;
+
     /// Adds a value to a histogram, which is made where there is none of its name.
     fn record_metric(&self, name: &str, value: u64) -> Result<(), HostError>;
 }

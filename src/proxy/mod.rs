@@ -14,6 +14,7 @@ mod heads;
 mod health;
 pub mod host;
 mod http;
+mod keeper;
 pub mod pairs;
 mod properties;
 mod reports;

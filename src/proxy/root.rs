@@ -10,6 +10,7 @@ use super::callouts;
 use super::health::Health;
 use super::host::{Buffer, Host, LogLevel};
 use super::http::HttpContext;
+use super::keeper::{Around, Keeping};
 use super::properties;
 use super::shared::{Memory, Shared};
 use super::store;
@@ -48,6 +49,8 @@ pub(super) struct RootContext<H> {
     left_out: BTreeSet<String>,
     /// The second in which what is done once a second was done last.
     acted_at: UnixTime,
+    /// What is done about channels while nobody asks.
+    keeping: Keeping,
 }
 
 struct Configured {
@@ -69,6 +72,7 @@ impl<H: Host> RootContext<H> {
             has_asked_nodes: false,
             left_out: BTreeSet::new(),
             acted_at: UnixTime::from_secs(0),
+            keeping: Keeping::default(),
         }
     }
 
@@ -236,6 +240,23 @@ impl<H: Host> RootContext<H> {
             }
         };
         self.host.log(level, &format!("x402: {line}"));
+    }
+
+    /// Claims channels, and gives idle ones back; the tokens of the callouts, each with the number of its job.
+    pub(super) fn keep_channels(&mut self) -> Vec<(u32, u32)> {
+        let Ok(now) = self.host.unix_time() else { return Vec::new() };
+        let Some(Configured { config, number }) = &self.configured else { return Vec::new() };
+        let around = Around { host: &self.host, config, shared: &self.shared, number: *number };
+        self.keeping.keep(&around, now)
+    }
+
+    /// The facilitator has answered about a job of the keeper's.
+    pub(super) fn on_job(&mut self, job: u32, headers: usize, body_size: usize) {
+        let answer = callouts::read_answer(&self.host, headers, body_size, facilitator::MAX_ANSWER_BYTES);
+        let Ok(now) = self.host.unix_time() else { return };
+        let Some(Configured { config, number }) = &self.configured else { return };
+        let around = Around { host: &self.host, config, shared: &self.shared, number: *number };
+        self.keeping.on_answer(&around, job, &answer, now);
     }
 
     /// Logs which entries nobody can pay by, where that is news.

@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 
 use super::host::{Host, MetricKind};
+use crate::channel::Totals;
 use crate::exchange::{CallKind, Outcome, Record, SettlementRecord, SettlementResult};
 use crate::x402::reason;
 
@@ -53,6 +54,29 @@ pub(super) fn time_check(host: &impl Host, nanoseconds: u64) {
 
 fn time(host: &impl Host, name: &str, nanoseconds: u64, unit: u64) {
     let _ = host.record_metric(name, nanoseconds.checked_div(unit).unwrap_or_default());
+}
+
+/// Tells how the channels of an asset stand.
+pub(super) fn tell_channels(host: &impl Host, network: &str, asset: &str, totals: &Totals) {
+    let gauges = [
+        ("channels", u128::from(totals.channels)),
+        ("deposited", totals.deposited),
+        ("unclaimed", totals.unclaimed),
+    ];
+    for (name, value) in gauges {
+        let name = format!("x402.{name}.network.{}.asset.{}", label(network), label(asset));
+        let _ = host.set_gauge(&name, u64::try_from(value).unwrap_or(u64::MAX));
+    }
+}
+
+/// Counts what became of a channel's claim or refund.
+pub(super) fn count_channel(host: &impl Host, what: &str, by: i64) {
+    add(host, MetricKind::Counter, &format!("x402.channel_events.event.{what}"), by);
+}
+
+/// Adds the seconds between a channel's first voucher and its claim to their histogram.
+pub(super) fn time_claim(host: &impl Host, seconds: u64) {
+    let _ = host.record_metric("x402.claim_seconds", seconds);
 }
 
 /// Tells that one worker takes one facilitator more, or one fewer, for failing.

@@ -29,6 +29,8 @@ const SUPPORTED_PREFIX: &str = "x402.settlers.2.";
 
 const SECRET_KEY: &str = "x402.secret.1";
 
+const LEASE_PREFIX: &str = "x402.lease.1.";
+
 const SINCE_KEY: &str = "x402.ledger_since.1";
 
 /// Attempts at a value that others write at the same time.
@@ -110,6 +112,22 @@ pub(super) fn ledger_since(host: &impl Host, now: UnixTime) -> Option<UnixTime> 
         Some((bytes, _)) => Some(UnixTime::from_secs(u64::from_le_bytes(bytes.try_into().ok()?))),
         None => host.set_shared_data(SINCE_KEY, &now.as_secs().to_le_bytes(), None).ok()?.then_some(now),
     })
+}
+
+/// Takes the right to do what one worker of the process does for all, or keeps it: until `until`. `false` where another one
+/// has it, or the store does not work.
+pub(super) fn keep_lease(host: &impl Host, name: &str, number: u32, now: UnixTime, until: UnixTime) -> bool {
+    let key = format!("{LEASE_PREFIX}{name}");
+    let Ok(stored) = host.shared_data(&key) else { return false };
+    let held = stored.as_ref().and_then(|(bytes, _)| {
+        let (owner, until) = bytes.split_first_chunk::<4>()?;
+        Some((u32::from_le_bytes(*owner), u64::from_le_bytes(until.try_into().ok()?)))
+    });
+    if held.is_some_and(|(owner, until)| owner != number && until > now.as_secs()) {
+        return false;
+    }
+    let bytes = [&number.to_le_bytes()[..], &until.as_secs().to_le_bytes()].concat();
+    host.set_shared_data(&key, &bytes, stored.map(|(_, version)| version)) == Ok(true)
 }
 
 /// Draws a number that no other context of this process has.

@@ -424,6 +424,12 @@ impl Host for WasmHost {
         check("increment_metric", unsafe { proxy_increment_metric(id, by) })
     }
 
+    fn set_gauge(&self, name: &str, value: u64) -> Result<(), HostError> {
+        let id = number_of(GAUGE, name)?;
+        // SAFETY: passes numbers only.
+        check("record_metric", unsafe { proxy_record_metric(id, value) })
+    }
+
     fn record_metric(&self, name: &str, value: u64) -> Result<(), HostError> {
         let id = number_of(HISTOGRAM, name)?;
         // SAFETY: passes numbers only.

@@ -1,0 +1,415 @@
+//! What is done about channels while nobody asks: claims, the settlement of what is claimed, refunds of idle channels.
+//!
+//! A claim of many rows fails as a whole. Then it is cut in halves until the row stands alone that fails, which is set aside. A
+//! claim whose answer was lost is asked for again: to claim twice changes nothing.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::claims::{Row, Signer, claim_payload, settle_payload};
+use super::message::ChannelId;
+use super::record::{OnChain, Operation};
+use crate::evm::Address;
+use crate::time::UnixTime;
+
+/// Rows of one claim, at most. Official facilitators take a hundred.
+const MOST_ROWS: usize = 100;
+
+/// Attempts at a claim whose answer is lost, before its rows are given back.
+const MOST_ATTEMPTS: u32 = 5;
+
+/// Attempts at the settlement of what is claimed. A claim after it settles both.
+const MOST_PAYOUTS: u32 = 10;
+
+/// Seconds between the claim and its settlement: facilitators try the settlement on what their node knows.
+const SETTLE_AFTER_SECONDS: u64 = 2;
+
+/// Refunds that are under way at a time, at most.
+const MOST_REFUNDS: usize = 8;
+
+/// What rows of one claim have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Group {
+    /// EIP-155 id of the chain.
+    pub chain_id: u64,
+    /// Who is paid.
+    pub receiver: Address,
+    /// The token.
+    pub token: Address,
+    /// Who authorizes the claim.
+    pub authorizer: Address,
+}
+
+impl Group {
+    /// The group of a row.
+    pub const fn of(row: &Row) -> Self {
+        let config = &row.config;
+        Self { chain_id: row.chain_id, receiver: config.receiver, token: config.token, authorizer: config.receiver_authorizer }
+    }
+}
+
+/// A row that is to be claimed, and the time of its first voucher.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claimable {
+    /// The row.
+    pub row: Row,
+    /// The time of the first voucher that is not claimed.
+    pub since: UnixTime,
+}
+
+/// A channel that is given back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refundable {
+    /// What is claimed with it.
+    pub row: Row,
+    /// What is known of the channel.
+    pub chain: OnChain,
+}
+
+/// Rows that are claimed together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Batch {
+    rows: Vec<Claimable>,
+    attempts: u32,
+    due: UnixTime,
+}
+
+/// What is claimed, and waits to be paid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Payout {
+    due: UnixTime,
+    attempts: u32,
+}
+
+/// Something that the facilitator is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Job {
+    /// To claim these rows.
+    Claim {
+        /// The rows: at least one.
+        rows: Vec<Claimable>,
+        /// How often it was asked for before.
+        attempts: u32,
+    },
+    /// To pay out what is claimed.
+    Payout {
+        /// How often it was asked for before.
+        attempts: u32,
+    },
+    /// To give back what a channel holds.
+    Refund(Refundable),
+}
+
+/// What the facilitator said of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Said {
+    /// It is done.
+    Done,
+    /// It cannot be done.
+    Refused,
+    /// Nothing that could be understood.
+    Nothing,
+}
+
+/// What comes of an answer.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Consequences {
+    /// What the ledger is told.
+    pub operations: Vec<(ChannelId, Operation)>,
+    /// Claimed rows.
+    pub claimed: Vec<Claimable>,
+    /// Rows that were set aside.
+    pub failed: Vec<Row>,
+    /// A channel that was given back.
+    pub refunded: Option<Row>,
+}
+
+/// The work that waits, and the work that is under way: of each group at most one claim or payout at a time.
+#[derive(Debug, Default)]
+pub struct Keeper {
+    claims: BTreeMap<Group, VecDeque<Batch>>,
+    payouts: BTreeMap<Group, Payout>,
+    refunds: VecDeque<Refundable>,
+    /// Groups of which something is under way.
+    busy: Vec<Group>,
+    /// Refunds that are under way.
+    refunding: usize,
+}
+
+impl Keeper {
+    /// Takes in a row that is to be claimed.
+    pub fn claim(&mut self, claimable: Claimable, now: UnixTime) {
+        let batches = self.claims.entry(Group::of(&claimable.row)).or_default();
+        match batches.back_mut().filter(|batch| batch.attempts == 0 && batch.rows.len() < MOST_ROWS) {
+            Some(batch) => batch.rows.push(claimable),
+            None => batches.push_back(Batch { rows: vec![claimable], attempts: 0, due: now }),
+        }
+    }
+
+    /// Takes in a channel that is to be given back.
+    pub fn refund(&mut self, refundable: Refundable) {
+        self.refunds.push_back(refundable);
+    }
+
+    /// Returns whether nothing waits and nothing is under way.
+    pub fn is_idle(&self) -> bool {
+        self.claims.is_empty()
+            && self.payouts.is_empty()
+            && self.refunds.is_empty()
+            && self.busy.is_empty()
+            && self.refunding == 0
+    }
+
+    /// Takes out what is to be asked for now. Each must be answered by [`Self::on_answer`].
+    pub fn take_due(&mut self, now: UnixTime) -> Vec<(Group, Job)> {
+        let mut due = Vec::new();
+        for (group, batches) in &mut self.claims {
+            let is_due = batches.front().is_some_and(|batch| batch.due <= now) && !self.busy.contains(group);
+            if let Some(Batch { rows, attempts, .. }) = if is_due { batches.pop_front() } else { None } {
+                self.busy.push(*group);
+                due.push((*group, Job::Claim { rows, attempts }));
+            }
+        }
+        self.claims.retain(|_, batches| !batches.is_empty());
+        let ready: Vec<Group> = self.payouts.iter().filter(|(_, payout)| payout.due <= now).map(|(group, _)| *group).collect();
+        for group in ready.into_iter().filter(|group| !due.iter().any(|(other, _)| other == group)) {
+            if self.busy.contains(&group) || self.claims.contains_key(&group) {
+                continue;
+            }
+            if let Some(Payout { attempts, .. }) = self.payouts.remove(&group) {
+                self.busy.push(group);
+                due.push((group, Job::Payout { attempts }));
+            }
+        }
+        while self.refunding < MOST_REFUNDS {
+            let Some(refundable) = self.refunds.pop_front() else { break };
+            self.refunding = self.refunding.saturating_add(1);
+            due.push((Group::of(&refundable.row), Job::Refund(refundable)));
+        }
+        due
+    }
+
+    /// Takes in what became of a job.
+    pub fn on_answer(&mut self, group: Group, job: Job, said: Said, now: UnixTime) -> Consequences {
+        match job {
+            Job::Claim { rows, attempts } => {
+                self.busy.retain(|busy| *busy != group);
+                self.on_claim(group, rows, attempts, said, now)
+            }
+            Job::Payout { attempts } => {
+                self.busy.retain(|busy| *busy != group);
+                if said != Said::Done && attempts < MOST_PAYOUTS {
+                    let attempts = attempts.saturating_add(1);
+                    self.payouts.entry(group).or_insert(Payout { due: now.plus(pause(attempts)), attempts });
+                }
+                Consequences::default()
+            }
+            Job::Refund(refundable) => {
+                self.refunding = self.refunding.saturating_sub(1);
+                on_refund(refundable, said)
+            }
+        }
+    }
+
+    fn on_claim(
+        &mut self,
+        group: Group,
+        mut rows: Vec<Claimable>,
+        attempts: u32,
+        said: Said,
+        now: UnixTime,
+    ) -> Consequences {
+        let batches = self.claims.entry(group).or_default();
+        let consequences = match said {
+            Said::Done => {
+                self.payouts.insert(group, Payout { due: now.plus(SETTLE_AFTER_SECONDS), attempts: 0 });
+                let ended = |one: &Claimable| (one.row.id, Operation::EndClaim { claimed: one.row.charged });
+                Consequences { operations: rows.iter().map(ended).collect(), claimed: rows, ..Consequences::default() }
+            }
+            Said::Refused if rows.len() > 1 => {
+                let behind = rows.split_off(rows.len().div_ceil(2));
+                for rows in [behind, rows] {
+                    batches.push_front(Batch { rows, attempts: 0, due: now });
+                }
+                Consequences::default()
+            }
+            Said::Nothing if attempts < MOST_ATTEMPTS => {
+                let attempts = attempts.saturating_add(1);
+                batches.push_front(Batch { rows, attempts, due: now.plus(pause(attempts)) });
+                Consequences::default()
+            }
+            Said::Refused | Said::Nothing => {
+                let failed: Vec<Row> = rows.into_iter().map(|one| one.row).collect();
+                let operations = failed.iter().map(|row| (row.id, Operation::FailClaim)).collect();
+                Consequences { operations, failed, ..Consequences::default() }
+            }
+        };
+        if batches.is_empty() {
+            self.claims.remove(&group);
+        }
+        consequences
+    }
+}
+
+/// Seconds until the next attempt.
+fn pause(attempts: u32) -> u64 {
+    const LONGEST_SECONDS: u64 = 60;
+    1_u64.checked_shl(attempts).unwrap_or(LONGEST_SECONDS).min(LONGEST_SECONDS)
+}
+
+fn on_refund(Refundable { row, chain }: Refundable, said: Said) -> Consequences {
+    let id = row.id;
+    let operation = match said {
+        Said::Done => Operation::Refunded {
+            chain: OnChain {
+                balance: row.charged,
+                total_claimed: row.charged,
+                refund_nonce: chain.refund_nonce.saturating_add(1),
+                ..chain
+            },
+        },
+        Said::Refused => Operation::Release { chain: None },
+        // What became of it, the next request finds out.
+        Said::Nothing => Operation::Renew,
+    };
+    let refunded = (said == Said::Done).then(|| row.clone());
+    let failed = if said == Said::Refused { vec![row] } else { Vec::new() };
+    Consequences { operations: vec![(id, operation)], refunded, failed, ..Consequences::default() }
+}
+
+impl Job {
+    /// Returns the payload by which the facilitator is asked. `signer` signs where the gate authorizes claims itself.
+    pub fn payload(&self, group: Group, signer: Option<&Signer<'_>>) -> String {
+        match self {
+            Self::Claim { rows, .. } => {
+                let rows: Vec<&Row> = rows.iter().map(|one| &one.row).collect();
+                claim_payload(&rows, signer)
+            }
+            Self::Payout { .. } => settle_payload(group.receiver, group.token),
+            Self::Refund(Refundable { row, chain }) => {
+                let amount = chain.balance.saturating_sub(row.charged);
+                row.refund_payload(amount, chain.refund_nonce, signer)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(number: u8) -> Row {
+        let account = Address::from_bytes([1; 20]);
+        let config = super::super::ChannelConfig {
+            payer: account,
+            payer_authorizer: account,
+            receiver: account,
+            receiver_authorizer: account,
+            token: account,
+            withdraw_delay: 900,
+            salt: [number; 32],
+        };
+        let id = ChannelId::from_bytes([number; 32]);
+        Row { chain_id: 1, config, id, max_claimable: 10, signature: [0; 65], charged: 10 }
+    }
+
+    fn at(seconds: u64) -> UnixTime {
+        UnixTime::from_secs(seconds)
+    }
+
+    fn with_rows(numbers: std::ops::Range<u8>) -> Keeper {
+        let mut keeper = Keeper::default();
+        for number in numbers {
+            keeper.claim(Claimable { row: row(number), since: at(1) }, at(1));
+        }
+        keeper
+    }
+
+    /// Carries on until nothing waits: who answers is asked for each job.
+    fn run(keeper: &mut Keeper, mut says: impl FnMut(&Job) -> Said) -> (Vec<Consequences>, u64) {
+        let mut all = Vec::new();
+        let mut now = 1;
+        while !keeper.is_idle() && now < 10_000 {
+            for (group, job) in keeper.take_due(at(now)) {
+                let said = says(&job);
+                all.push(keeper.on_answer(group, job, said, at(now)));
+            }
+            now += 1;
+        }
+        (all, now)
+    }
+
+    #[test]
+    fn many_rows_are_claimed_a_hundred_at_a_time_and_paid_out_once() {
+        let mut keeper = with_rows(0..250);
+        let (mut sizes, mut payouts) = (Vec::new(), 0);
+        let (all, _) = run(&mut keeper, |job| {
+            match job {
+                Job::Claim { rows, .. } => sizes.push(rows.len()),
+                Job::Payout { .. } => payouts += 1,
+                Job::Refund(_) => panic!("no refund was asked for"),
+            }
+            Said::Done
+        });
+        assert_eq!((sizes, payouts), (vec![100, 100, 50], 1));
+        assert_eq!(all.iter().map(|one| one.claimed.len()).sum::<usize>(), 250);
+    }
+
+    #[test]
+    fn one_bad_row_is_found_and_the_others_are_claimed() {
+        for bad in [0, 1, 37, 98, 99] {
+            let mut keeper = with_rows(0..100);
+            let mut questions = 0;
+            let (all, _) = run(&mut keeper, |job| {
+                questions += 1;
+                match job {
+                    Job::Claim { rows, .. } if rows.iter().any(|one| one.row.id == row(bad).id) => Said::Refused,
+                    _ => Said::Done,
+                }
+            });
+            let failed: Vec<_> = all.iter().flat_map(|one| &one.failed).map(|row| row.id).collect();
+            assert_eq!(failed, [row(bad).id]);
+            assert_eq!(all.iter().map(|one| one.claimed.len()).sum::<usize>(), 99);
+            assert!(questions < 20, "{questions} questions");
+        }
+    }
+
+    #[test]
+    fn a_lost_answer_is_asked_for_again_and_given_up_in_the_end() {
+        let mut keeper = with_rows(0..3);
+        let mut questions = 0;
+        let (all, _) = run(&mut keeper, |job| match job {
+            Job::Claim { .. } => {
+                questions += 1;
+                if questions < 3 { Said::Nothing } else { Said::Done }
+            }
+            _ => Said::Done,
+        });
+        assert_eq!(all.iter().map(|one| one.claimed.len()).sum::<usize>(), 3);
+
+        let mut keeper = with_rows(0..3);
+        let (all, now) = run(&mut keeper, |_| Said::Nothing);
+        let operations: Vec<_> = all.into_iter().flat_map(|one| one.operations).collect();
+        assert_eq!(operations.len(), 3);
+        assert!(operations.iter().all(|(_, operation)| *operation == Operation::FailClaim));
+        assert!(now > 30, "it waits longer each time");
+    }
+
+    #[test]
+    fn a_refund_tells_the_ledger_what_became_of_it() {
+        let chain = OnChain { balance: 100, total_claimed: 4, refund_nonce: 7, ..OnChain::default() };
+        for said in [Said::Done, Said::Refused, Said::Nothing] {
+            let mut keeper = Keeper::default();
+            keeper.refund(Refundable { row: row(1), chain });
+            let (all, _) = run(&mut keeper, |_| said);
+            let [Consequences { operations, refunded, .. }] = all.as_slice() else { panic!("one answer") };
+            assert_eq!(refunded.is_some(), said == Said::Done);
+            match (&operations[0].1, said) {
+                (Operation::Refunded { chain }, Said::Done) => {
+                    assert_eq!((chain.balance, chain.total_claimed, chain.refund_nonce), (10, 10, 8));
+                }
+                (Operation::Release { chain: None }, Said::Refused) | (Operation::Renew, Said::Nothing) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}

@@ -39,6 +39,11 @@ impl Amount {
     /// Nothing.
     pub const ZERO: Self = Self(U256::ZERO);
 
+    /// The amount of 128 bits of atomic units.
+    pub fn from_u128(units: u128) -> Self {
+        Self(U256::from(units))
+    }
+
     /// Parses atomic units: digits only, no leading zero.
     ///
     /// # Errors

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use ruint::aliases::U256;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::{BATCH_SETTLEMENT, ERC3009_COLLECTOR};
@@ -209,7 +208,7 @@ pub fn eip3009_deposit_digest(
     (valid_after, valid_before): (Timestamp, Timestamp),
     nonce: [u8; 32],
 ) -> Word {
-    let value = Amount::from(U256::from(amount));
+    let value = Amount::from_u128(amount);
     let nonce = Nonce::from_bytes(nonce);
     Authorization { from: payer, to: ERC3009_COLLECTOR, value, valid_after, valid_before, nonce }
         .receive_digest(token_domain)
@@ -233,7 +232,7 @@ pub fn permit2_deposit_digest(
 }
 
 fn word(number: u128) -> Word {
-    U256::from(number).to_be_bytes()
+    Amount::from_u128(number).to_be_bytes()
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! Source: `specs/schemes/batch-settlement` of the x402 repository, and recordings of the official packages, which decide where the two
 //! differ. Amounts are atomic units of the token in 128 bits, as the contract counts them.
 
+pub mod check;
 pub mod message;
 pub mod payload;
 pub mod record;

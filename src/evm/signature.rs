@@ -1,6 +1,12 @@
 //! ECDSA signatures over secp256k1, with the rules of Ethereum's tokens.
 
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+
 use k256::ecdsa::{self, RecoveryId, SigningKey, VerifyingKey};
+use k256::elliptic_curve::ops::{Invert, MulByGeneratorVartime, Reduce};
+use k256::elliptic_curve::point::AffineCoordinates;
+use k256::{ProjectivePoint, Scalar, U256};
 
 use super::{Address, keccak256};
 
@@ -74,10 +80,75 @@ impl Signature {
     /// # Errors
     /// [`SignatureError::Unrecoverable`].
     pub fn recover(&self, digest: &[u8; 32]) -> Result<Address, SignatureError> {
-        let key = VerifyingKey::recover_from_prehash(digest, &self.rs, self.recovery_id)
-            .map_err(|_| SignatureError::Unrecoverable)?;
+        let key = self.recover_key(digest).ok_or(SignatureError::Unrecoverable)?;
         address_of(&key).ok_or(SignatureError::Unrecoverable)
     }
+
+    /// Returns whether the key of `address` signed `digest`: as [`Self::recover`] says, in less time for a signer that is
+    /// remembered ([`remember_signer`]).
+    pub fn is_by(&self, digest: &[u8; 32], address: Address) -> bool {
+        SIGNERS.with(|signers| {
+            let Ok(mut signers) = signers.try_borrow_mut() else { return self.recover(digest) == Ok(address) };
+            if let Some(key) = signers.keys.get(&address) {
+                return self.is_by_key(digest, key);
+            }
+            let Some(key) = self.recover_key(digest).filter(|key| address_of(key) == Some(address)) else {
+                return false;
+            };
+            signers.last = Some((address, key));
+            true
+        })
+    }
+
+    fn recover_key(&self, digest: &[u8; 32]) -> Option<VerifyingKey> {
+        VerifyingKey::recover_from_prehash(digest, &self.rs, self.recovery_id).ok()
+    }
+
+    /// Verifies the signature by the point that it was made with, whose `y` has to be of the parity that `v` says: the contract recovers
+    /// another signer where only that is wrong, and a verification as such would not tell.
+    #[allow(clippy::arithmetic_side_effects, reason = "scalars of the group are closed under multiplication")]
+    fn is_by_key(&self, digest: &[u8; 32], key: &VerifyingKey) -> bool {
+        let (r, s) = self.rs.split_scalars();
+        let inverse = *s.invert_vartime();
+        let by_generator = <Scalar as Reduce<U256>>::reduce(&U256::from_be_slice(digest)) * inverse;
+        let by_key = *r * inverse;
+        let key = ProjectivePoint::from(*key.as_affine());
+        let point = ProjectivePoint::mul_by_generator_and_mul_add_vartime(&by_generator, &by_key, &key).to_affine();
+        point.x() == self.rs.split_bytes().0 && bool::from(point.y_is_odd()) == self.recovery_id.is_y_odd()
+    }
+}
+
+thread_local! {
+    static SIGNERS: RefCell<Signers> = const { RefCell::new(Signers { keys: BTreeMap::new(), order: VecDeque::new(), last: None }) };
+}
+
+/// The keys of signers that come again and again.
+struct Signers {
+    keys: BTreeMap<Address, VerifyingKey>,
+    /// The addresses of `keys`, the oldest first.
+    order: VecDeque<Address>,
+    /// The last one that was recovered.
+    last: Option<(Address, VerifyingKey)>,
+}
+
+/// Keys that are remembered at most.
+const MOST_SIGNERS: usize = 4096;
+
+/// Remembers the key of a signer that [`Signature::is_by`] has just recovered; the oldest of 4096 gives way. For signers who have paid:
+/// anybody has a signature.
+pub fn remember_signer(address: Address) {
+    SIGNERS.with(|signers| {
+        let Ok(mut signers) = signers.try_borrow_mut() else { return };
+        let Some((_, key)) = signers.last.take_if(|(known, _)| *known == address) else { return };
+        if signers.keys.len() >= MOST_SIGNERS
+            && let Some(oldest) = signers.order.pop_front()
+        {
+            signers.keys.remove(&oldest);
+        }
+        if signers.keys.insert(address, key).is_none() {
+            signers.order.push_back(address);
+        }
+    });
 }
 
 fn address_of(key: &VerifyingKey) -> Option<Address> {
@@ -129,4 +200,67 @@ impl SecretKey {
 pub fn personal_digest(text: &str) -> [u8; 32] {
     let prefix = format!("\x19Ethereum Signed Message:\n{}", text.len());
     keccak256(&[prefix.as_bytes(), text.as_bytes()].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(byte: u8) -> SecretKey {
+        SecretKey::from_bytes(&[byte; 32]).unwrap()
+    }
+
+    #[test]
+    fn a_signer_that_is_remembered_is_judged_as_one_that_is_not() {
+        let (one, other) = (key(1), key(2));
+        let mut known = Vec::new();
+        for is_known in [false, true] {
+            let mut judged = Vec::new();
+            for number in 0..40 {
+                let digest = keccak256(&[number]);
+                let bytes = one.sign(&digest);
+                let mut flipped = bytes;
+                flipped[64] = 55 - flipped[64];
+                let mut wrong = bytes;
+                wrong[number as usize] ^= 1;
+                for (bytes, digest, signer) in [
+                    (bytes, digest, one.address()),
+                    (bytes, digest, other.address()),
+                    (flipped, digest, one.address()),
+                    (wrong, digest, one.address()),
+                    (bytes, keccak256(b"other"), one.address()),
+                    (other.sign(&digest), digest, one.address()),
+                ] {
+                    let Ok(signature) = Signature::from_bytes(&bytes) else { continue };
+                    let is_by = signature.is_by(&digest, signer);
+                    assert_eq!(is_by, signature.recover(&digest) == Ok(signer));
+                    judged.push(is_by);
+                }
+            }
+            known.push(judged);
+            let digest = [7; 32];
+            assert!(Signature::from_bytes(&one.sign(&digest)).unwrap().is_by(&digest, one.address()));
+            remember_signer(one.address());
+            SIGNERS.with(|signers| assert!(signers.borrow().keys.contains_key(&one.address()), "{is_known}"));
+        }
+        assert_eq!(known[0], known[1]);
+    }
+
+    #[test]
+    fn no_more_signers_are_remembered_than_there_is_room_for() {
+        let point = *key(3).key.verifying_key();
+        for number in 0..MOST_SIGNERS + 10 {
+            let mut bytes = [0; 20];
+            bytes[..8].copy_from_slice(&number.to_be_bytes());
+            let address = Address::from_bytes(bytes);
+            SIGNERS.with(|signers| signers.borrow_mut().last = Some((address, point)));
+            remember_signer(Address::from_bytes([9; 20]));
+            remember_signer(address);
+        }
+        SIGNERS.with(|signers| {
+            let signers = signers.borrow();
+            assert_eq!((signers.keys.len(), signers.order.len()), (MOST_SIGNERS, MOST_SIGNERS));
+            assert!(!signers.keys.contains_key(&Address::from_bytes([0; 20])));
+        });
+    }
 }

@@ -12,12 +12,14 @@
 //! Beside them, on pages of their own, stand notes about payers who come back without paying again: however many come, they
 //! take no payment's place, and what they sign takes the place of nobody's right to come.
 
+mod channels;
 mod page;
 
 use crate::evm::{Address, Nonce, keccak256};
 use crate::money::Amount;
 use crate::time::UnixTime;
 use crate::x402::{NetworkId, TransactionId};
+pub use channels::Channels;
 pub use page::CLAIM_BYTES;
 use page::{Claim, Page};
 

@@ -6,10 +6,10 @@ use super::*;
 
 /// A store in plain memory that loses the first `races` writes to somebody else.
 #[derive(Default)]
-struct MemoryStore {
-    pages: BTreeMap<u32, (Vec<u8>, u32)>,
-    races: u32,
-    fails: bool,
+pub(super) struct MemoryStore {
+    pub(super) pages: BTreeMap<u32, (Vec<u8>, u32)>,
+    pub(super) races: u32,
+    pub(super) fails: bool,
 }
 
 impl Store for MemoryStore {

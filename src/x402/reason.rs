@@ -53,8 +53,56 @@ pub const REFUND_AMOUNT_INVALID: &str = "invalid_batch_settlement_evm_refund_amo
 pub const CHANNEL_WITHDRAWING: &str = "channel_withdrawing";
 /// The transaction was sent and is not yet in a block: ask again.
 pub const SETTLEMENT_PENDING: &str = "settlement_pending";
+/// A channel's configuration can be none: it has no payer.
+pub const CHANNEL_ID_INVALID: &str = "invalid_batch_settlement_evm_channel_id_invalid";
+/// The channel's name is not the digest of its configuration.
+pub const CHANNEL_ID_MISMATCH: &str = "invalid_batch_settlement_evm_channel_id_mismatch";
+/// The channel's receiver is not the entry's `payTo`.
+pub const RECEIVER_MISMATCH: &str = "invalid_batch_settlement_evm_receiver_mismatch";
+/// The channel's `receiverAuthorizer` is not the entry's.
+pub const RECEIVER_AUTHORIZER_MISMATCH: &str = "invalid_batch_settlement_evm_receiver_authorizer_mismatch";
+/// The channel's token is not the entry's `asset`.
+pub const CHANNEL_TOKEN_MISMATCH: &str = "invalid_batch_settlement_evm_token_mismatch";
+/// The channel's `withdrawDelay` is not the entry's.
+pub const WITHDRAW_DELAY_MISMATCH: &str = "invalid_batch_settlement_evm_withdraw_delay_mismatch";
 /// A channel's voucher: the signature is none, or not that of the configuration's `payerAuthorizer`.
 pub const VOUCHER_SIGNATURE: &str = "invalid_batch_settlement_evm_voucher_signature";
+/// A deposit is less than the entry's `minDeposit`.
+pub const DEPOSIT_BELOW_MIN_DEPOSIT: &str = "invalid_batch_settlement_evm_deposit_below_min_deposit";
+/// A deposit is by another method than the entry's, which is EIP-3009.
+pub const ERC3009_AUTHORIZATION_REQUIRED: &str = "invalid_batch_settlement_evm_erc3009_authorization_required";
+/// A deposit's `validBefore` is past or too close.
+pub const DEPOSIT_VALID_BEFORE: &str = "invalid_batch_settlement_evm_payload_authorization_valid_before";
+/// A deposit's `validAfter` is still to come.
+pub const DEPOSIT_VALID_AFTER: &str = "invalid_batch_settlement_evm_payload_authorization_valid_after";
+/// A deposit's signature is none, or not the payer's.
+pub const DEPOSIT_SIGNATURE: &str = "invalid_batch_settlement_evm_receive_authorization_signature";
+/// A deposit is by another method than the entry's, which is Permit2.
+pub const PERMIT2_AUTHORIZATION_REQUIRED: &str = "invalid_batch_settlement_evm_permit2_authorization_required";
+/// A deposit by Permit2: the spender is not the collector.
+pub const DEPOSIT_PERMIT2_SPENDER: &str = "invalid_batch_settlement_evm_permit2_invalid_spender";
+/// A deposit by Permit2: not the deposit's amount.
+pub const DEPOSIT_PERMIT2_AMOUNT: &str = "invalid_batch_settlement_evm_permit2_amount_mismatch";
+/// A deposit by Permit2: the deadline is past or too close.
+pub const DEPOSIT_PERMIT2_DEADLINE: &str = "invalid_batch_settlement_evm_permit2_deadline_expired";
+/// A deposit by Permit2: the signature is none, or not the payer's.
+pub const DEPOSIT_PERMIT2_SIGNATURE: &str = "invalid_batch_settlement_evm_permit2_invalid_signature";
+/// A voucher is not for the next total: the terms say how the channel stands.
+pub const CUMULATIVE_AMOUNT_MISMATCH: &str = "invalid_batch_settlement_evm_cumulative_amount_mismatch";
+/// A voucher is for more than the channel holds.
+pub const CUMULATIVE_EXCEEDS_BALANCE: &str = "invalid_batch_settlement_evm_cumulative_exceeds_balance";
+/// A voucher is for no more than what is claimed.
+pub const CUMULATIVE_BELOW_CLAIMED: &str = "invalid_batch_settlement_evm_cumulative_below_claimed";
+/// Another request holds the channel.
+pub const CHANNEL_BUSY: &str = "invalid_batch_settlement_evm_channel_busy";
+/// There is nothing to give back.
+pub const REFUND_NO_BALANCE: &str = "invalid_batch_settlement_evm_refund_no_balance";
+/// The amount to be given back is none.
+pub const REFUND_AMOUNT_INVALID: &str = "invalid_batch_settlement_evm_refund_amount_invalid";
+/// The channel's record is gone.
+pub const MISSING_CHANNEL: &str = "invalid_batch_settlement_evm_missing_channel";
+/// A charge is above what the payer has signed for.
+pub const CHARGE_EXCEEDS_SIGNED: &str = "invalid_batch_settlement_evm_charge_exceeds_signed_cumulative";
 
 /// The label of every reason that is not a known one.
 const OTHER: &str = "other";

@@ -60,11 +60,6 @@ impl Amount {
         self.0.to_be_bytes()
     }
 
-    /// The amount of so many atomic units.
-    pub fn from_u128(units: u128) -> Self {
-        Self(U256::from(units))
-    }
-
     /// The amount as an integer.
     pub const fn to_integer(self) -> U256 {
         self.0

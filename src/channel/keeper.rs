@@ -5,9 +5,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::claims::{Row, Signer, claim_payload, settle_payload};
+use super::claims::{Signer, claim_payload, refund_payload, settle_payload};
 use super::message::ChannelId;
-use super::record::{OnChain, Operation};
+use super::record::{OnChain, Operation, Record, Row};
 use crate::evm::Address;
 use crate::time::UnixTime;
 
@@ -171,7 +171,7 @@ impl Keeper {
         }
         self.claims.retain(|_, batches| !batches.is_empty());
         let ready: Vec<Group> = self.payouts.iter().filter(|(_, payout)| payout.due <= now).map(|(group, _)| *group).collect();
-        for group in ready.into_iter().filter(|group| !due.iter().any(|(other, _)| other == group)) {
+        for group in ready {
             if self.busy.contains(&group) || self.claims.contains_key(&group) {
                 continue;
             }
@@ -276,18 +276,55 @@ fn on_refund(Refundable { row, chain }: Refundable, said: Said) -> Consequences 
     Consequences { operations: vec![(id, operation)], refunded, failed, ..Consequences::default() }
 }
 
+/// What channels in one token hold, for stats.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Channels.
+    pub channels: u64,
+    /// Atomic units that they hold, without what is claimed.
+    pub deposited: u128,
+    /// Atomic units that are charged and not claimed.
+    pub unclaimed: u128,
+    /// Channels that nothing can be bought out of any more, by this configuration.
+    pub unwanted: u64,
+    /// Atomic units that those hold.
+    pub unwanted_deposited: u128,
+}
+
+impl Totals {
+    /// Adds a channel.
+    pub const fn add(&mut self, record: &Record, is_wanted: bool) {
+        let held = record.chain.balance.saturating_sub(record.chain.total_claimed);
+        self.channels = self.channels.saturating_add(1);
+        self.deposited = self.deposited.saturating_add(held);
+        self.unclaimed = self.unclaimed.saturating_add(record.unclaimed());
+        if !is_wanted {
+            self.unwanted = self.unwanted.saturating_add(1);
+            self.unwanted_deposited = self.unwanted_deposited.saturating_add(held);
+        }
+    }
+}
+
 impl Job {
+    /// Its name in logs.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Claim { .. } => "claim",
+            Self::Payout { .. } => "payout",
+            Self::Refund(_) => "refund",
+        }
+    }
+
     /// Returns the payload by which the facilitator is asked. `signer` signs where the gate authorizes claims itself.
     pub fn payload(&self, group: Group, signer: Option<&Signer<'_>>) -> String {
         match self {
             Self::Claim { rows, .. } => {
-                let rows: Vec<&Row> = rows.iter().map(|one| &one.row).collect();
-                claim_payload(&rows, signer)
+                claim_payload(rows.iter().map(|one| &one.row), signer)
             }
             Self::Payout { .. } => settle_payload(group.receiver, group.token),
             Self::Refund(Refundable { row, chain }) => {
                 let amount = chain.balance.saturating_sub(row.charged);
-                row.refund_payload(amount, chain.refund_nonce, signer)
+                refund_payload(row, chain.total_claimed, amount, chain.refund_nonce, signer)
             }
         }
     }

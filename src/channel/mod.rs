@@ -5,17 +5,23 @@
 //! differ. Amounts are atomic units of the token in 128 bits, as the contract counts them.
 
 pub mod check;
+pub mod claims;
+pub mod keeper;
 pub mod message;
 pub mod payload;
 pub mod record;
 
-pub use message::{ChannelConfig, ChannelId};
-pub use payload::Payload;
-pub use message::{claim_batch_digest, deposit_nonce, domain_separator, refund_digest, voucher_digest};
-pub use payload::{Deposit, DepositAuthorization, Kind};
+pub use check::{Judgement, Terms, check};
+pub use claims::{Due, Policy, Signer, due, question, read_state};
+pub use keeper::{Claimable, Consequences, Group, Job, Keeper, Refundable, Said, Totals};
+pub use message::{ChannelConfig, ChannelId, domain_separator, voucher_digest};
+pub use payload::{Deposit, Kind, Payload};
 pub use record::{Answer, OnChain, Operation, Purpose, Record, Reserve, Row, Standing};
 
 use crate::evm::Address;
+
+/// The scheme's name on the wire.
+pub const BATCH_SETTLEMENT_SCHEME: &str = "batch-settlement";
 
 /// The contract that keeps the channels, at the same address on every chain.
 pub const BATCH_SETTLEMENT: Address = Address::from_bytes([

@@ -5,7 +5,8 @@ use std::borrow::Cow;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::value::RawValue;
 
-use super::message::{ChannelConfig, ChannelId};
+use super::message::{self, ChannelConfig, ChannelId};
+use super::{BATCH_SETTLEMENT, ERC3009_COLLECTOR};
 use crate::evm::eip3009::Timestamp;
 use crate::evm::permit2::Permitted;
 use crate::evm::signature::Signature;
@@ -18,7 +19,7 @@ use crate::x402::payment::{PaymentError, below, no_other};
 ///
 /// Vouchers of contract wallets (`payerAuthorizer` zero, signatures of any length) are not taken: only the chain can check them, and so
 /// each request would wait for it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Payload {
     /// The channel's configuration.
     pub config: ChannelConfig,
@@ -33,7 +34,7 @@ pub struct Payload {
 }
 
 /// The wish of a client that sends a voucher.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// To pay for a request.
     Voucher,
@@ -47,7 +48,7 @@ pub enum Kind {
 }
 
 /// Money that goes into a channel.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Deposit {
     /// Atomic units.
     pub amount: u128,
@@ -56,7 +57,7 @@ pub struct Deposit {
 }
 
 /// The payer's leave to take a deposit, with the signature: of any length, for contract wallets sign in ways of their own.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum DepositAuthorization {
     /// By the token itself (EIP-3009). From the payer to the collector, of the deposit's amount, under a nonce that is made of the
     /// channel and the salt.
@@ -166,7 +167,48 @@ struct WitnessWire {
     channel_id: ChannelId,
 }
 
+impl Deposit {
+    /// The nonce that makes it one of its kind, of a deposit into channel `id`.
+    pub fn nonce(&self, id: ChannelId) -> Nonce {
+        match &self.authorization {
+            DepositAuthorization::Eip3009 { salt, .. } => Nonce::from_bytes(message::deposit_nonce(id, salt)),
+            DepositAuthorization::Permit2 { nonce, .. } => Nonce::from_bytes(nonce.to_be_bytes()),
+        }
+    }
+
+    /// The time until which it can be settled.
+    pub const fn valid_before(&self) -> Timestamp {
+        match &self.authorization {
+            DepositAuthorization::Eip3009 { valid_before, .. } => *valid_before,
+            DepositAuthorization::Permit2 { deadline, .. } => *deadline,
+        }
+    }
+
+    /// The account that the token moves it to first.
+    pub const fn recipient(&self) -> Address {
+        match &self.authorization {
+            DepositAuthorization::Eip3009 { .. } => ERC3009_COLLECTOR,
+            DepositAuthorization::Permit2 { .. } => BATCH_SETTLEMENT,
+        }
+    }
+
+    /// The payer's signature.
+    pub fn signature(&self) -> &[u8] {
+        match &self.authorization {
+            DepositAuthorization::Eip3009 { signature, .. } | DepositAuthorization::Permit2 { signature, .. } => signature,
+        }
+    }
+}
+
 impl Payload {
+    /// The deposit, where it brings one.
+    pub const fn deposit(&self) -> Option<&Deposit> {
+        match &self.kind {
+            Kind::Deposit(deposit) => Some(deposit),
+            Kind::Voucher | Kind::Refund { .. } => None,
+        }
+    }
+
     /// Reads the payload of a payment. What else it holds is dropped.
     ///
     /// # Errors

@@ -177,11 +177,16 @@ pub enum Operation {
     },
     /// The claim that is under way is carried out.
     EndClaim {
-        /// The state on the chain since.
-        chain: OnChain,
+        /// Atomic units that are claimed in all since.
+        claimed: u128,
     },
     /// The claim that is under way has failed.
     FailClaim,
+    /// Take the channel to give back what it holds, unless something is under way.
+    BeginRefund {
+        /// The time at which that is surely over.
+        until: UnixTime,
+    },
 }
 
 /// The answer to an [`Operation`].
@@ -387,14 +392,25 @@ fn go_on(mut record: Record, owner: u64, operation: &Operation, now: UnixTime) -
             record.claim = Some(ClaimHold { owner, until: *until });
             return (Some(record), Answer::Row(record.row()));
         }
-        (Operation::EndClaim { chain }, _) if is_claiming => {
+        (Operation::EndClaim { claimed }, _) if is_claiming => {
             let before = record.chain.total_claimed;
-            record = record.refreshed(Some(*chain));
+            record.chain.total_claimed = before.max(*claimed);
+            if record.unclaimed() == 0 {
+                record.unclaimed_since = UnixTime::default();
+            }
             record.claim = None;
             record.failed_claims = 0;
             if record.chain.total_claimed > before && record.unclaimed() > 0 {
                 record.unclaimed_since = now;
             }
+        }
+        (Operation::BeginRefund { .. }, _) if record.is_held_at(now) || record.is_claimed_at(now) => {
+            return (Some(record), Answer::Busy);
+        }
+        (Operation::BeginRefund { until }, _) => {
+            let purpose = Purpose::Refund;
+            record.hold = Some(Hold { owner, until: *until, amount: 0, purpose, request: [0; 32], is_repeat: false });
+            return (Some(record), Answer::Row(record.row()));
         }
         (Operation::FailClaim, _) if is_claiming => {
             record.failed_claims = record.failed_claims.saturating_add(1);

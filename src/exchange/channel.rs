@@ -19,7 +19,8 @@ use super::{
     Call, CallKind, Context, Effects, Event, Next, Outcome, Payment, Purchase, Reply, SettlementResult,
     Stream, Tail,
 };
-use crate::channel::{Answer, ChannelId, Kind, OnChain, Operation, Payload, Purpose, Reserve, Row, Standing};
+use crate::channel::claims::refund_payload;
+use crate::channel::{Answer, ChannelId, Kind, OnChain, Operation, Payload, Purpose, Reserve, Row, Signer, Standing};
 use crate::evm::eip712::Word;
 use crate::facilitator::{self, CalloutAnswer, Settlement, Unknown};
 use crate::json;
@@ -478,8 +479,9 @@ fn begin_refund(payment: Payment, context: Context<'_>, wanted: Option<u128>) ->
     let Some((place, facilitator)) = context.next_facilitator(&payment.purchase.facilitators, Default::default()) else {
         return payment.out_of_order();
     };
-    let signed = context.config.channels.authorizer.as_ref().map(|key| row.sign_refund(key, &channel.domain, amount, chain.refund_nonce));
-    let payload = row.refund_payload(amount, chain.refund_nonce, signed);
+    let own = context.config.channels.authorizer.as_ref();
+    let signer = own.map(|key| Signer { key, domain: &channel.domain });
+    let payload = refund_payload(&row, chain.total_claimed, amount, chain.refund_nonce, signer.as_ref());
     let body = facilitator::question(payment.purchase.version, &channel.json(&payload), payment.purchase.requirement());
     let call = Some(Call { kind: CallKind::Settle, service: Arc::clone(&facilitator.service), body });
     (Refunding { payment, place, amount }.into(), Effects { call, ..Effects::default() })

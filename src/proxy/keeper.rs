@@ -215,7 +215,9 @@ impl Keeping {
         let domain = channel::domain_separator(group.chain_id);
         let signer = own.map(|key| Signer { key, domain: &domain });
         let token = around.facilitator(&group).and_then(|facilitator| {
-            let body = channel::question(&job.payload(group, signer.as_ref()), &group);
+            let network = NetworkId::from_chain_id(group.chain_id);
+            let payload = job.payload(group, signer.as_ref());
+            let body = channel::question(&payload, network.as_str(), group.token, group.receiver);
             callouts::dispatch(around.host, &facilitator.service, "POST", "/settle", &body).ok()
         });
         let Some(token) = token else {

@@ -36,18 +36,6 @@ pub const PERMIT2_SIGNATURE: &str = "invalid_permit2_signature";
 pub const UPTO_FACILITATOR: &str = "upto_facilitator_mismatch";
 /// The payer has yet to approve Permit2.
 pub const PERMIT2_ALLOWANCE_REQUIRED: &str = "permit2_allowance_required";
-/// Channels: the voucher's total is not what was charged and the price of this request.
-pub const CUMULATIVE_AMOUNT_MISMATCH: &str = "invalid_batch_settlement_evm_cumulative_amount_mismatch";
-/// Channels: the voucher's total exceeds what the channel holds.
-pub const CUMULATIVE_EXCEEDS_BALANCE: &str = "invalid_batch_settlement_evm_cumulative_exceeds_balance";
-/// Channels: the voucher's total is not above what was claimed.
-pub const CUMULATIVE_BELOW_CLAIMED: &str = "invalid_batch_settlement_evm_cumulative_below_claimed";
-/// Channels: another request has the channel.
-pub const CHANNEL_BUSY: &str = "invalid_batch_settlement_evm_channel_busy";
-/// Channels: there is nothing to give back.
-pub const REFUND_NO_BALANCE: &str = "invalid_batch_settlement_evm_refund_no_balance";
-/// Channels: what is to be given back is no amount.
-pub const REFUND_AMOUNT_INVALID: &str = "invalid_batch_settlement_evm_refund_amount_invalid";
 /// Channels: the payer withdraws, so that nothing more can be bought out of the channel. The filter's own; official servers go
 /// on serving.
 pub const CHANNEL_WITHDRAWING: &str = "channel_withdrawing";

@@ -96,7 +96,7 @@ pub enum Job {
         attempts: u32,
     },
     /// To give back what a channel holds.
-    Refund(Refundable),
+    Refund(Box<Refundable>),
 }
 
 /// What the facilitator said of a job.
@@ -183,7 +183,7 @@ impl Keeper {
         while self.refunding < MOST_REFUNDS {
             let Some(refundable) = self.refunds.pop_front() else { break };
             self.refunding = self.refunding.saturating_add(1);
-            due.push((Group::of(&refundable.row), Job::Refund(refundable)));
+            due.push((Group::of(&refundable.row), Job::Refund(Box::new(refundable))));
         }
         due
     }
@@ -205,7 +205,7 @@ impl Keeper {
             }
             Job::Refund(refundable) => {
                 self.refunding = self.refunding.saturating_sub(1);
-                on_refund(refundable, said)
+                on_refund(*refundable, said)
             }
         }
     }
@@ -271,7 +271,7 @@ fn on_refund(Refundable { row, chain }: Refundable, said: Said) -> Consequences 
         // What became of it, the next request finds out.
         Said::Nothing => Operation::Renew,
     };
-    let refunded = (said == Said::Done).then(|| row.clone());
+    let refunded = (said == Said::Done).then(|| row);
     let failed = if said == Said::Refused { vec![row] } else { Vec::new() };
     Consequences { operations: vec![(id, operation)], refunded, failed, ..Consequences::default() }
 }
@@ -322,7 +322,8 @@ impl Job {
                 claim_payload(rows.iter().map(|one| &one.row), signer)
             }
             Self::Payout { .. } => settle_payload(group.receiver, group.token),
-            Self::Refund(Refundable { row, chain }) => {
+            Self::Refund(refundable) => {
+                let Refundable { row, chain } = &**refundable;
                 let amount = chain.balance.saturating_sub(row.charged);
                 refund_payload(row, chain.total_claimed, amount, chain.refund_nonce, signer)
             }
@@ -370,7 +371,7 @@ mod tests {
                 let said = says(&job);
                 all.push(keeper.on_answer(group, job, said, at(now)));
             }
-            now += 1;
+            now = u64::saturating_add(now, 1);
         }
         (all, now)
     }

@@ -39,7 +39,7 @@ pub enum Kind {
     /// To pay for a request.
     Voucher,
     /// To put money into the channel, and pay for a request.
-    Deposit(Deposit),
+    Deposit(Box<Deposit>),
     /// To get money back.
     Refund {
         /// Atomic units; all that is left where it does not say.
@@ -221,7 +221,7 @@ impl Payload {
         let signature = signature.try_into().map_err(|_| PaymentError::VoucherSignature)?;
         let kind = match (&*wire.kind, wire.deposit) {
             ("voucher", _) => Kind::Voucher,
-            ("deposit", Some(Open(deposit))) => Kind::Deposit(read_deposit(deposit)?),
+            ("deposit", Some(Open(deposit))) => Kind::Deposit(Box::new(read_deposit(deposit)?)),
             ("deposit", None) => return Err(wrong("deposit", "is missing")),
             ("refund", _) => Kind::Refund { amount: wire.amount },
             _ => return Err(wrong("type", "is neither voucher nor deposit nor refund")),
@@ -310,7 +310,7 @@ impl Serialize for Payload {
         }
         let (r#type, deposit, amount) = match &self.kind {
             Kind::Voucher => ("voucher", None, None),
-            Kind::Deposit(deposit) => ("deposit", Some(deposit), None),
+            Kind::Deposit(deposit) => ("deposit", Some(&**deposit), None),
             Kind::Refund { amount } => ("refund", None, amount.map(|amount| amount.to_string())),
         };
         let voucher = VoucherText::new(self.id, self.max_claimable, &self.signature);

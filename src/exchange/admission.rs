@@ -19,9 +19,6 @@ use crate::time::UnixTime;
 use crate::x402::payment::Payer;
 use crate::x402::{Version, reason};
 
-/// The reason for turning away a payer whom the configuration does not want.
-pub(super) const UNWELCOME: &str = "payer_not_allowed";
-
 /// A payment that meets an offer as far as the filter can tell, and whose claim is not this request's yet.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Candidate {
@@ -83,15 +80,10 @@ pub struct Verifying {
 impl Candidate {
     /// Asks the ledger for the claim.
     pub(super) fn claim(self, context: Context<'_>) -> Next {
-        match channel::begin(self, context) {
-            Ok(next) => next,
-            Err(candidate) => candidate.claim_payment(context),
-        }
-    }
-
-    fn claim_payment(self, context: Context<'_>) -> Next {
         let expires = self.payment.purchase.expires;
         match self.standing {
+            _ if self.payment.has_voucher_alone() => channel::begin(self, context),
+            Standing::Unwelcome if self.payment.has_deposit() => self.payment.end_unwelcome(),
             Standing::Good(_) if self.payment.is_proven() => {
                 // What is charged by its use is verified in any case, and nobody hashes a body before that.
                 let candidate = if self.payment.proof == Proof::Signature { self } else { self.bound() };
@@ -185,9 +177,7 @@ impl Candidate {
             }
             Answer::NotHeld => match standing {
                 Standing::OutOfTime(refusal) => payment.refuse(context, None, Outcome::Refused, &refusal.to_string()),
-                Standing::Unwelcome => {
-                    payment.end(None, Outcome::Refused, UNWELCOME, Reply::error(403, "this payer may not buy here"))
-                }
+                Standing::Unwelcome => payment.end_unwelcome(),
                 Standing::ForOtherTerms => {
                     payment.refuse(context, None, Outcome::Refused, reason::NO_MATCHING_REQUIREMENTS)
                 }

@@ -117,11 +117,6 @@ impl ChannelUse {
         [before, payload, behind].concat()
     }
 
-    /// Returns whether it is a voucher, or a wish for a refund: nothing that a payment of its own has to settle.
-    pub(super) const fn is_unsettled(&self) -> bool {
-        !matches!(self.payload.kind, Kind::Deposit(_))
-    }
-
     const fn is_refund(&self) -> bool {
         matches!(self.payload.kind, Kind::Refund { .. })
     }
@@ -187,16 +182,12 @@ impl Payment {
     }
 }
 
-/// Asks for what a payment out of a channel needs first.
-pub(super) fn begin(candidate: Candidate, context: Context<'_>) -> Result<Next, Candidate> {
-    let Some(channel) = &candidate.payment.purchase.channel else { return Err(candidate) };
+/// Asks for the channel that a voucher is for.
+pub(super) fn begin(candidate: Candidate, context: Context<'_>) -> Next {
+    let is_refund = candidate.payment.purchase.channel.as_ref().is_some_and(ChannelUse::is_refund);
     match candidate.standing {
-        Admission::Unwelcome if !channel.is_refund() => {
-            let reply = Reply::error(403, "this payer may not buy here");
-            Ok(candidate.payment.end(None, Outcome::Refused, super::admission::UNWELCOME, reply))
-        }
-        _ if channel.is_unsettled() => Ok(reserve(candidate.payment, context, None)),
-        _ => Err(candidate),
+        Admission::Unwelcome if !is_refund => candidate.payment.end_unwelcome(),
+        _ => reserve(candidate.payment, context, None),
     }
 }
 
@@ -385,6 +376,11 @@ pub(super) fn deliver(payment: Payment, context: Context<'_>, delivery: Delivery
 }
 
 impl Payment {
+    /// Returns whether it is a voucher, or a wish for a refund: nothing that is settled by itself, or that has a claim.
+    pub(super) fn has_voucher_alone(&self) -> bool {
+        self.purchase.channel.as_ref().is_some_and(|channel| channel.deposit().is_none())
+    }
+
     /// Returns whether a deposit is to be settled.
     pub(super) fn has_deposit(&self) -> bool {
         self.purchase.channel.as_ref().is_some_and(|channel| channel.deposit().is_some())

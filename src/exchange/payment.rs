@@ -113,6 +113,12 @@ impl Payment {
         self.end(operation, Outcome::Unknown, &unknown.to_string(), Reply::outcome_unknown(unknown))
     }
 
+    /// Ends the request: its payer may buy nothing here.
+    pub(super) fn end_unwelcome(self) -> Next {
+        const UNWELCOME: &str = "payer_not_allowed";
+        self.end(None, Outcome::Refused, UNWELCOME, Reply::error(403, "this payer may not buy here"))
+    }
+
     /// Ends the request: another one holds the payment's claim.
     pub(super) fn end_in_flight(self) -> Next {
         self.end(None, Outcome::InFlight, "", Reply::in_flight())
@@ -146,8 +152,7 @@ impl Payment {
         let payment = Some(self.record(transaction));
         let record = Some(Record { payment, ..Record::new(&self.purchase.route, outcome, reason) });
         // A voucher has no claim, but what it holds of its channel.
-        let has_claim = self.purchase.channel.as_ref().is_none_or(|channel| !channel.is_unsettled());
-        let ledger = operation.filter(|_| has_claim).map(|operation| (self.purchase.key, operation));
+        let ledger = operation.filter(|_| !self.has_voucher_alone()).map(|operation| (self.purchase.key, operation));
         let alias_key = self.alias_key.filter(|_| ledger.is_some());
         let channel = self.release_of_channel(transaction.is_some());
         Effects { ledger, alias_key, channel, record, stream, ..Effects::default() }.and_over()

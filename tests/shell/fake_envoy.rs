@@ -396,6 +396,13 @@ impl Host for FakeHost {
         })
     }
 
+    fn set_gauge(&self, name: &str, value: u64) -> Result<(), HostError> {
+        self.with("record_metric", |state| {
+            state.metrics.insert(name.to_owned(), i64::try_from(value).unwrap_or(i64::MAX));
+            Ok(())
+        })
+    }
+
     fn record_metric(&self, name: &str, _: u64) -> Result<(), HostError> {
         self.with("record_metric", |state| {
             *state.metrics.entry(name.to_owned()).or_default() += 1;

@@ -423,7 +423,7 @@ impl Stage {
             Event::Tick => self.now += 1,
             Event::Upstream(_) => request.is_served = true,
             Event::Ended | Event::Redirected => request.has_ended = true,
-            Event::RequestBody(_) | Event::ResponseBody(_) | Event::ResponseChunk { .. } | Event::Ledger(_) => {}
+            Event::RequestBody(_) | Event::ResponseBody(_) | Event::ResponseChunk { .. } | Event::Ledger(_) | Event::Channel(_) => {}
         }
         request.trace.push(String::new());
         let exchange = request.exchange.take().expect("a request has an exchange");
@@ -433,8 +433,8 @@ impl Stage {
     /// Does what the last step asked for, all at once as a worker does; `false` where there is nothing to do.
     pub fn turn(&mut self, request: &mut Request) -> bool {
         let Some(effects) = request.pending.take() else { return false };
-        let Effects { ledger, alias_key, record, settlement, recovery, rewrite, call, chunk, stream, warning, .. } =
-            effects;
+        let Effects { ledger, alias_key, channel, record, settlement, recovery, rewrite, call, .. } = effects;
+        let Effects { chunk, stream, warning, .. } = effects;
         request.rewrite = request.rewrite.take().or(rewrite);
         request.passed.extend(chunk.into_iter().flatten());
         request.recovery = request.recovery.take().or(recovery);
@@ -445,10 +445,14 @@ impl Stage {
             alias_key.map(|name| self.perform_unseen(request, name, operation));
             answer
         });
+        let answer = answer.map(Event::Ledger).or(channel.map(|(id, operation)| {
+            let (channels, now) = (&self.config.channels.records, UnixTime::from_secs(self.now));
+            Event::Channel(channels.perform(&mut self.store, &self.secret, id, request.owner, &operation, now))
+        }));
         request.note(record, call, stream);
         if let Some(answer) = answer {
             let exchange = request.exchange.take().expect("a request has an exchange");
-            request.accept(exchange.step(self.context(), Event::Ledger(answer)));
+            request.accept(exchange.step(self.context(), answer));
         }
         true
     }

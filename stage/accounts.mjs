@@ -22,5 +22,8 @@ export const payerAccount = accounts[1];
 /** Is paid. Its address stands in `envoy/demo.yaml`. */
 export const payTo = accounts[2].address;
 
+/** Signs claims and refunds of channels for gates without a key of their own. It sends no transactions. */
+export const authorizerAccount = accounts[4];
+
 /** Owns the USDC contract and mints. Not the facilitator's account, whose nonces are the facilitator's business. */
 export const minterAccount = accounts[9];

@@ -1,8 +1,8 @@
 /**
  * A local chain that the official x402 packages take for Base Sepolia: anvil, with Circle's USDC where Base
  * Sepolia has it. The contract's code is Circle's own (FiatTokenV2_2), so that an EIP-3009 authorization that
- * settles here is one that settles there. Permit2 and x402's two spenders of it stand at their addresses too, as
- * contracts of our own that behave like them (`stage/contracts/`).
+ * settles here is one that settles there. Permit2, x402's two spenders of it and its contract for channels stand at their
+ * addresses too, as contracts of our own that behave like them (`stage/contracts/`).
  */
 import { existsSync } from "node:fs";
 import { createRequire } from "node:module";

@@ -2,6 +2,7 @@
  * The official x402 client, with a window on what it does: every request it sends and everything it signs.
  */
 import { decodePaymentRequiredHeader, decodePaymentResponseHeader } from "@x402/core/http";
+import { BatchSettlementEvmScheme, InMemoryClientChannelStorage } from "@x402/evm/batch-settlement/client";
 import { registerExactEvmScheme } from "@x402/evm/exact/client";
 import { UptoEvmScheme } from "@x402/evm/upto/client";
 import { wrapFetchWithPayment, x402Client } from "@x402/fetch";
@@ -16,8 +17,19 @@ const decoded = (decode, header) => (header ? decode(header) : null);
  * @param {import("viem").LocalAccount} [options.account] who pays; the stage's payer without it
  * @param {(version: number, entries: object[]) => object} [options.select] chooses among the entries on offer; the
  *   official client's own choice, the first that it can pay, without it
- * @returns {{fetch: typeof fetch, exchanges: Exchange[], signatures: Signature[]}} `fetch` pays where it is
- *   asked to (up to the one dollar that the official client allows); the lists grow as it goes
+ * @param {object} [options.channels] lets it pay by channels, with these options of the official scheme (`salt`,
+ *   `voucherSigner`, `depositStrategy`, `storage`, …); without `storage` what it knows of its channels is kept in memory
+ * @param {object} [options.signer] more of what the official client may ask its signer for: `readContract`, …
+ * @returns {Payer} `fetch` pays where it is asked to (up to the one dollar that the official client allows); the lists
+ *   grow as it goes
+ *
+ * @typedef {object} Payer
+ * @property {typeof fetch} fetch
+ * @property {typeof fetch} watched sends as it is told, without paying, and adds to `exchanges`
+ * @property {Exchange[]} exchanges
+ * @property {Signature[]} signatures
+ * @property {object | null} channels the official scheme `batch-settlement` of this client
+ * @property {object | null} storage what the client knows of its channels, by `get(id)`, `set(id, record)`, `delete(id)`
  *
  * @typedef {object} Exchange one request on the wire and its response
  * @property {string} method
@@ -36,7 +48,7 @@ const decoded = (decode, header) => (header ? decode(header) : null);
  * @property {string} signature 0x…
  * @property {number} ms how long the signing took
  */
-export function makePayer({ account = payerAccount, select } = {}) {
+export function makePayer({ account = payerAccount, select, channels, signer: more } = {}) {
   const exchanges = [];
   const signatures = [];
   const watched = async (input, init) => {
@@ -56,6 +68,7 @@ export function makePayer({ account = payerAccount, select } = {}) {
     return response;
   };
   const signer = {
+    ...more,
     address: account.address,
     signTypedData: async (typedData) => {
       const started = performance.now();
@@ -67,5 +80,8 @@ export function makePayer({ account = payerAccount, select } = {}) {
   };
   const client = registerExactEvmScheme(new x402Client(select), { signer });
   client.register("eip155:*", new UptoEvmScheme(signer));
-  return { fetch: wrapFetchWithPayment(watched, client), exchanges, signatures };
+  const storage = channels ? (channels.storage ?? new InMemoryClientChannelStorage()) : null;
+  const scheme = channels ? new BatchSettlementEvmScheme(signer, { ...channels, storage }) : null;
+  if (scheme) client.register("eip155:*", scheme);
+  return { fetch: wrapFetchWithPayment(watched, client), watched, exchanges, signatures, channels: scheme, storage };
 }

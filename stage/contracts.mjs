@@ -1,5 +1,5 @@
 /**
- * The contracts that payments by Permit2 go through. No registry carries them compiled, so those of
+ * The contracts that payments by Permit2 and channels go through. No registry carries them compiled, so those of
  * `stage/contracts/`, which behave like them, are compiled when they are first needed and put where every chain has
  * the originals.
  */
@@ -18,6 +18,15 @@ export const EXACT_PERMIT2_PROXY = "0x402085c248EeA27D92E8b30b2C58ed07f9E20001";
 
 /** Who moves tokens through Permit2 in the scheme `upto`. */
 export const UPTO_PERMIT2_PROXY = "0x4020A4f3b7b90ccA423B9fabCc0CE57C6C240002";
+
+/** Holds the money of channels (the scheme `batch-settlement`). */
+export const BATCH_SETTLEMENT = "0x4020074e9dF2ce1deE5A9C1b5c3f541D02a10003";
+
+/** Who brings deposits into channels by EIP-3009. */
+export const ERC3009_DEPOSIT_COLLECTOR = "0x4020806089470a89826cB9fB1f4059150b550004";
+
+/** Who brings deposits into channels by Permit2. */
+export const PERMIT2_DEPOSIT_COLLECTOR = "0x4020425FAf3B746C082C2f942b4E5159887B0005";
 
 const SOURCES = join(checkout, "stage", "contracts");
 const CACHE = join(checkout, "node_modules", ".cache", "x402-stage", "contracts.json");
@@ -62,5 +71,8 @@ export async function contractsCode() {
     [PERMIT2]: code.Permit2,
     [EXACT_PERMIT2_PROXY]: code.ExactPermit2Proxy,
     [UPTO_PERMIT2_PROXY]: code.UptoPermit2Proxy,
+    [BATCH_SETTLEMENT]: code.BatchSettlement,
+    [ERC3009_DEPOSIT_COLLECTOR]: code.ERC3009DepositCollector,
+    [PERMIT2_DEPOSIT_COLLECTOR]: code.Permit2DepositCollector,
   };
 }

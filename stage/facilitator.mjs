@@ -5,11 +5,12 @@
  */
 import { x402Facilitator } from "@x402/core/facilitator";
 import { toFacilitatorEvmSigner } from "@x402/evm";
+import { BatchSettlementEvmScheme } from "@x402/evm/batch-settlement/facilitator";
 import { ExactEvmScheme } from "@x402/evm/exact/facilitator";
 import { ExactEvmSchemeV1 } from "@x402/evm/exact/v1/facilitator";
 import { UptoEvmScheme } from "@x402/evm/upto/facilitator";
 import { createWalletClient, http, publicActions } from "viem";
-import { facilitatorAccount } from "./accounts.mjs";
+import { authorizerAccount, facilitatorAccount } from "./accounts.mjs";
 import { chainAt, NETWORK, NETWORK_V1 } from "./chain.mjs";
 import { readBody, sendJson, serve } from "./servers.mjs";
 
@@ -70,6 +71,7 @@ export async function startFacilitator({ port, rpcUrl, extensions = [] }) {
     // It says that it settles on Base, too, so that there is something to choose from. Nobody pays there.
     .register([NETWORK, "eip155:8453"], new ExactEvmScheme(signer))
     .register(NETWORK, new UptoEvmScheme(signer))
+    .register(NETWORK, new BatchSettlementEvmScheme(signer, authorizerAccount))
     .registerV1(NETWORK_V1, new ExactEvmSchemeV1(signer));
   for (const extension of extensions) facilitator.registerExtension(extension);
   const operations = {

@@ -25,3 +25,30 @@ export const PERMIT_TYPES = {
   exact: permitTypes("address to,uint256 validAfter"),
   upto: permitTypes("address to,address facilitator,uint256 validAfter"),
 };
+
+/** EIP-3009: a transfer that only its recipient can bring about. */
+export const RECEIVE_TYPES = { ReceiveWithAuthorization: TRANSFER_TYPES.TransferWithAuthorization };
+
+/** Permit2: a deposit into a channel. */
+export const DEPOSIT_PERMIT_TYPES = {
+  PermitWitnessTransferFrom: fields(
+    "TokenPermissions permitted,address spender,uint256 nonce,uint256 deadline,DepositWitness witness",
+  ),
+  TokenPermissions: fields("address token,uint256 amount"),
+  DepositWitness: fields("bytes32 channelId"),
+};
+
+/** Channels (`batch-settlement`), by what is hashed or signed; the digest of a configuration is the channel's id. */
+export const CHANNEL_TYPES = {
+  ChannelConfig: {
+    ChannelConfig: fields(
+      "address payer,address payerAuthorizer,address receiver,address receiverAuthorizer,address token,uint40 withdrawDelay,bytes32 salt",
+    ),
+  },
+  Voucher: { Voucher: fields("bytes32 channelId,uint128 maxClaimableAmount") },
+  Refund: { Refund: fields("bytes32 channelId,uint256 nonce,uint128 amount") },
+  ClaimBatch: {
+    ClaimBatch: fields("ClaimEntry[] claims"),
+    ClaimEntry: fields("bytes32 channelId,uint128 maxClaimableAmount,uint128 totalClaimed"),
+  },
+};

@@ -1,6 +1,7 @@
 /**
  * Writes the vectors beside this file: `eip712.json` (typed data, digests and signatures, good and bad), `erc6492.json`
- * (wrapped signatures, good and bad) and `address.json` (EIP-55). viem computes them, published figures check them, and every run gives the same bytes.
+ * (wrapped signatures, good and bad), `address.json` (EIP-55) and `channels.json` (`channels.mjs`). viem computes them,
+ * published figures and the official packages check them, and every run gives the same bytes.
  *
  *   node tests/vectors/generate.mjs           writes the files
  *   node tests/vectors/generate.mjs --check   fails where a file differs from what would be written
@@ -35,6 +36,7 @@ import {
 } from "viem";
 import { mnemonicToAccount, privateKeyToAccount } from "viem/accounts";
 import { PERMIT_TYPES, TRANSFER_TYPES } from "../eip712-types.mjs";
+import { channels } from "./channels.mjs";
 
 const check = process.argv.includes("--check");
 const MNEMONIC = "test test test test test test test test test test test junk";
@@ -99,6 +101,11 @@ const split = (signature) => ({
   s: BigInt(slice(signature, 32, 64)),
   v: BigInt(slice(signature, 64, 65)),
 });
+/** The other signature of the same signer over the same digest; its s is high where that of the first is low. */
+const twin = (signature) => {
+  const { r, s, v } = split(signature);
+  return join(r, N - s, 55n - v);
+};
 const join = (r, s, v) => encodePacked(["uint256", "uint256", "uint8"], [r, s, Number(v)]);
 
 // ----------------------------------------------------------------------------------- EIP-712's own example
@@ -513,6 +520,7 @@ const files = {
   },
   "erc6492.json": wrapped(),
   "address.json": addresses(),
+  "channels.json": await channels({ anvil, labelled, label, hashes, signed, twin, known, MAX }),
 };
 
 for (const [name, content] of Object.entries(files)) {

@@ -26,7 +26,7 @@ abstract contract X402DepositCollector {
 
     error OnlyX402BatchSettlement();
 
-    // A signature names a channel and no amount of trust in the caller: were anyone to call, tokens could stay here.
+    // Else anyone who sees a signed deposit could have its tokens moved without the channel being credited.
     modifier onlyBatchSettlement() {
         if (msg.sender != x402BatchSettlement) revert OnlyX402BatchSettlement();
         _;

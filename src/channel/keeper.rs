@@ -43,7 +43,12 @@ impl Group {
     /// The group of a row.
     pub const fn of(row: &Row) -> Self {
         let config = &row.config;
-        Self { chain_id: row.chain_id, receiver: config.receiver, token: config.token, authorizer: config.receiver_authorizer }
+        Self {
+            chain_id: row.chain_id,
+            receiver: config.receiver,
+            token: config.token,
+            authorizer: config.receiver_authorizer,
+        }
     }
 }
 
@@ -170,7 +175,8 @@ impl Keeper {
             }
         }
         self.claims.retain(|_, batches| !batches.is_empty());
-        let ready: Vec<Group> = self.payouts.iter().filter(|(_, payout)| payout.due <= now).map(|(group, _)| *group).collect();
+        let ready: Vec<Group> =
+            self.payouts.iter().filter(|(_, payout)| payout.due <= now).map(|(group, _)| *group).collect();
         for group in ready {
             if self.busy.contains(&group) || self.claims.contains_key(&group) {
                 continue;
@@ -271,7 +277,7 @@ fn on_refund(Refundable { row, chain }: Refundable, said: Said) -> Consequences 
         // What became of it, the next request finds out.
         Said::Nothing => Operation::Renew,
     };
-    let refunded = (said == Said::Done).then(|| row);
+    let refunded = (said == Said::Done).then_some(row);
     let failed = if said == Said::Refused { vec![row] } else { Vec::new() };
     Consequences { operations: vec![(id, operation)], refunded, failed, ..Consequences::default() }
 }
@@ -318,9 +324,7 @@ impl Job {
     /// Returns the payload by which the facilitator is asked. `signer` signs where the gate authorizes claims itself.
     pub fn payload(&self, group: Group, signer: Option<&Signer<'_>>) -> String {
         match self {
-            Self::Claim { rows, .. } => {
-                claim_payload(rows.iter().map(|one| &one.row), signer)
-            }
+            Self::Claim { rows, .. } => claim_payload(rows.iter().map(|one| &one.row), signer),
             Self::Payout { .. } => settle_payload(group.receiver, group.token),
             Self::Refund(refundable) => {
                 let Refundable { row, chain } = &**refundable;

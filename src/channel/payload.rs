@@ -195,7 +195,9 @@ impl Deposit {
     /// The payer's signature.
     pub fn signature(&self) -> &[u8] {
         match &self.authorization {
-            DepositAuthorization::Eip3009 { signature, .. } | DepositAuthorization::Permit2 { signature, .. } => signature,
+            DepositAuthorization::Eip3009 { signature, .. } | DepositAuthorization::Permit2 { signature, .. } => {
+                signature
+            }
         }
     }
 }

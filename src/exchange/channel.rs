@@ -16,8 +16,7 @@ use super::serving::Serving;
 use super::settlement::{Waiter, begin_settlement};
 use super::state::State;
 use super::{
-    Call, CallKind, Context, Effects, Event, Next, Outcome, Payment, Purchase, Reply, SettlementResult,
-    Stream, Tail,
+    Call, CallKind, Context, Effects, Event, Next, Outcome, Payment, Purchase, Reply, SettlementResult, Stream, Tail,
 };
 use crate::channel::claims::refund_payload;
 use crate::channel::{Answer, ChannelId, Kind, OnChain, Operation, Payload, Purpose, Reserve, Row, Signer, Standing};
@@ -472,7 +471,8 @@ fn begin_refund(payment: Payment, context: Context<'_>, wanted: Option<u128>) ->
     if amount == 0 {
         return payment.refuse(context, None, Outcome::Refused, reason::REFUND_AMOUNT_INVALID);
     }
-    let Some((place, facilitator)) = context.next_facilitator(&payment.purchase.facilitators, Default::default()) else {
+    let Some((place, facilitator)) = context.next_facilitator(&payment.purchase.facilitators, Default::default())
+    else {
         return payment.out_of_order();
     };
     let own = context.config.channels.authorizer.as_ref();
@@ -496,8 +496,7 @@ impl Refunding {
     fn on_answer(self, context: Context<'_>, answer: &CalloutAnswer) -> Next {
         let Self { payment, place, amount } = self;
         let purchase = &payment.purchase;
-        let settlement =
-            facilitator::read_settlement(answer, purchase.version, purchase.requirement(), &payment.payer);
+        let settlement = facilitator::read_settlement(answer, purchase.version, purchase.requirement(), &payment.payer);
         let said = context.said(place, CallKind::Settle, answer);
         match settlement {
             Settlement::Settled(transaction) => {

@@ -270,19 +270,23 @@ fn read_channel(
     let (Some(evm), Some(authorizer)) = (requirement.evm(), terms.receiver_authorizer) else {
         return Err(Rejection::NoMatch);
     };
-    let payload = channel::Payload::from_payload(received.payload)
-        .map_err(|error| Rejection::Payment(Version::V2, error))?;
+    let payload =
+        channel::Payload::from_payload(received.payload).map_err(|error| Rejection::Payment(Version::V2, error))?;
     let min_deposit = terms.enforces_min_deposit.then(|| terms.min_deposit_for(requirement.amount));
-    let checked = channel::check(&payload, &channel::Terms {
-        domain: &terms.domain,
-        receiver: evm.pay_to,
-        receiver_authorizer: authorizer,
-        token: evm.asset,
-        withdraw_delay: terms.withdraw_delay,
-        token_domain: &evm.domain_separator,
-        transfer_method: evm.transfer_method,
-        enforced_min_deposit: min_deposit.map(|amount| u128::try_from(amount.to_integer()).unwrap_or(u128::MAX)),
-    }, context.now);
+    let checked = channel::check(
+        &payload,
+        &channel::Terms {
+            domain: &terms.domain,
+            receiver: evm.pay_to,
+            receiver_authorizer: authorizer,
+            token: evm.asset,
+            withdraw_delay: terms.withdraw_delay,
+            token_domain: &evm.domain_separator,
+            transfer_method: evm.transfer_method,
+            enforced_min_deposit: min_deposit.map(|amount| u128::try_from(amount.to_integer()).unwrap_or(u128::MAX)),
+        },
+        context.now,
+    );
     let payer = Payer::Evm(payload.config.payer);
     let judgement = checked.map_err(|refusal| {
         let record = PaymentRecord::unproven(payer.clone(), requirement);

@@ -201,7 +201,15 @@ impl Payment {
     /// Returns what a client gets to keep of a settlement.
     pub(super) fn receipt<'a>(&'a self, result: Result<Option<TransactionId>, &'a str>) -> Receipt<'a> {
         let network = self.purchase.requirement().network_in(self.purchase.version);
-        Receipt { payer: &self.payer, network, charge: self.charge, result, named: None, extensions: None, channel: None }
+        Receipt {
+            payer: &self.payer,
+            network,
+            charge: self.charge,
+            result,
+            named: None,
+            extensions: None,
+            channel: None,
+        }
     }
 
     /// Returns what a client gets to keep of a settlement that is not certain, but for its transaction.

@@ -8,14 +8,14 @@ use super::host::{Host, LogLevel};
 use super::store::{self, SharedData};
 use super::{shared::Shared, stats};
 use crate::channel::{
-    self, Answer, Claimable, Consequences, Due, Group, Job, Keeper, Operation, Policy, Record, Refundable, Said, Signer,
-    Totals,
+    self, Answer, Claimable, Consequences, Due, Group, Job, Keeper, Operation, Policy, Record, Refundable, Said,
+    Signer, Totals,
 };
 use crate::config::{Config, Facilitator, Offer};
 use crate::facilitator::{self, CalloutAnswer, Deed};
 use crate::ledger::{Channels, Owner};
-use crate::time::UnixTime;
 use crate::money::Amount;
+use crate::time::UnixTime;
 use crate::x402::requirement::{Evm, PaymentFlow, Rail, Scheme, TransferMethod};
 use crate::x402::{NetworkId, Requirement};
 
@@ -90,9 +90,11 @@ impl<H: Host> Around<'_, H> {
             let Some(evm) = offer.requirement.evm() else { return false };
             let Some(terms) = &evm.channel else { return false };
             let is_authorizer = match terms.is_authorized_by_facilitator {
-                true => self.shared.supported.iter().any(|one| {
-                    one.authorizers(network.as_str()).any(|known| known == receiver_authorizer)
-                }),
+                true => self
+                    .shared
+                    .supported
+                    .iter()
+                    .any(|one| one.authorizers(network.as_str()).any(|known| known == receiver_authorizer)),
                 false => terms.receiver_authorizer == Some(receiver_authorizer),
             };
             is_authorizer
@@ -190,7 +192,8 @@ impl Keeping {
         for ((chain_id, token), totals) in &mut self.totals {
             let network = NetworkId::from_chain_id(*chain_id);
             stats::tell_channels(around.host, network.as_str(), &token.to_string(), totals);
-            unwanted = (unwanted.0.saturating_add(totals.unwanted), unwanted.1.saturating_add(totals.unwanted_deposited));
+            unwanted =
+                (unwanted.0.saturating_add(totals.unwanted), unwanted.1.saturating_add(totals.unwanted_deposited));
             *totals = Totals::default();
         }
         let (channels, held) = unwanted;
@@ -204,13 +207,7 @@ impl Keeping {
     }
 
     /// Asks the facilitator for a job; the token of the callout, and the job's number.
-    fn ask(
-        &mut self,
-        around: &Around<'_, impl Host>,
-        group: Group,
-        job: Job,
-        now: UnixTime,
-    ) -> Option<(u32, u32)> {
+    fn ask(&mut self, around: &Around<'_, impl Host>, group: Group, job: Job, now: UnixTime) -> Option<(u32, u32)> {
         let own = around.config.channels.authorizer.as_ref().filter(|key| key.address() == group.authorizer);
         let domain = channel::domain_separator(group.chain_id);
         let signer = own.map(|key| Signer { key, domain: &domain });
@@ -269,7 +266,10 @@ fn carry_out(around: &Around<'_, impl Host>, consequences: &Consequences, now: U
     stats::count_channel(around.host, "claimed", i64::try_from(claimed.len()).unwrap_or_default());
     for row in failed {
         let (id, charged) = (row.id, row.charged);
-        around.host.log(LogLevel::Error, &format!("x402: channel {id} could not be claimed up to {charged}; it is tried again later"));
+        around.host.log(
+            LogLevel::Error,
+            &format!("x402: channel {id} could not be claimed up to {charged}; it is tried again later"),
+        );
     }
     stats::count_channel(around.host, "claim_failed", i64::try_from(failed.len()).unwrap_or_default());
     stats::count_channel(around.host, "refunded", i64::from(refunded.is_some()));

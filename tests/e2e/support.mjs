@@ -385,8 +385,8 @@ export const headerSeen = (seen, name) =>
   seen.headers.filter(([key]) => key.toLowerCase() === name).map(([, value]) => value);
 
 /** Waits until a condition holds. */
-export async function eventually(condition, what) {
-  const deadline = Date.now() + PATIENCE_MS;
+export async function eventually(condition, what, patience = PATIENCE_MS) {
+  const deadline = Date.now() + patience;
   for (;;) {
     const result = await condition();
     if (result) return result;

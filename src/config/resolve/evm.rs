@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::asset::Token;
-use super::network::{Network, Networks};
 use super::channels;
+use super::network::{Network, Networks};
 use super::offer::Inherited;
 use super::{Result, refuse};
 use crate::config::raw::{self, TextOr};

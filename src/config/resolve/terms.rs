@@ -38,8 +38,16 @@ impl Context<'_> {
         let max_timeout_seconds = max_timeout_seconds(path, raw, defaults)?;
         let price = Price::new(path, price);
         let (accepts_path, entries) = entries(path, raw, defaults)?;
-        let inherited =
-            Inherited { route: path, raw, defaults, price: &price, settle, max_timeout_seconds, facilitators, authorizer };
+        let inherited = Inherited {
+            route: path,
+            raw,
+            defaults,
+            price: &price,
+            settle,
+            max_timeout_seconds,
+            facilitators,
+            authorizer,
+        };
         let offers = inherited.offers(&accepts_path, entries, networks)?;
         let terms = RouteTerms {
             description: description(path, raw)?,

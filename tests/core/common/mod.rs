@@ -423,7 +423,11 @@ impl Stage {
             Event::Tick => self.now += 1,
             Event::Upstream(_) => request.is_served = true,
             Event::Ended | Event::Redirected => request.has_ended = true,
-            Event::RequestBody(_) | Event::ResponseBody(_) | Event::ResponseChunk { .. } | Event::Ledger(_) | Event::Channel(_) => {}
+            Event::RequestBody(_)
+            | Event::ResponseBody(_)
+            | Event::ResponseChunk { .. }
+            | Event::Ledger(_)
+            | Event::Channel(_) => {}
         }
         request.trace.push(String::new());
         let exchange = request.exchange.take().expect("a request has an exchange");

@@ -5,6 +5,7 @@
 //! differ. Amounts are atomic units of the token in 128 bits, as the contract counts them.
 
 pub mod check;
+pub mod claims;
 pub mod message;
 pub mod payload;
 pub mod record;
@@ -14,6 +15,9 @@ pub use payload::Payload;
 pub use record::Record;
 
 use crate::evm::Address;
+
+/// The scheme's name on the wire.
+pub const BATCH_SETTLEMENT_SCHEME: &str = "batch-settlement";
 
 /// The contract that keeps the channels, at the same address on every chain.
 pub const BATCH_SETTLEMENT: Address = Address::from_bytes([

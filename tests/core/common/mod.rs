@@ -1,5 +1,6 @@
 //! What the tests share: a client that pays, a store in memory, and a stage on which exchanges are played.
 
+pub mod lives;
 pub mod node;
 
 use std::collections::BTreeMap;

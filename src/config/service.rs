@@ -93,6 +93,26 @@ impl Service {
         self.timeout.as_secs().saturating_add(1)
     }
 
+    /// Returns a text that may hold what the service was told, without the parts of that which may be keys: values of headers,
+    /// and long segments of the URL's path.
+    pub fn conceal(&self, text: &str) -> String {
+        /// Bytes of a header's value that may be a key; a shorter one would be found in any answer.
+        const KEY_BYTES: usize = 8;
+        /// Bytes of a segment of a path that may be a key; shorter ones are words.
+        const SEGMENT_BYTES: usize = 16;
+        // Most keys stand behind a word, as in `Bearer …`.
+        let values = self.headers.iter().flat_map(|(_, value)| value.split_ascii_whitespace().chain([value.as_str()]));
+        let segments = self.base_path.split('/').filter(|segment| segment.len() >= SEGMENT_BYTES);
+        let mut text = text.to_owned();
+        for secret in values.filter(|value| value.len() >= KEY_BYTES).chain(segments) {
+            // Some write JSON with `\/` for `/`.
+            for written in [secret, &secret.replace('/', r"\/")] {
+                text = text.replace(written, "…");
+            }
+        }
+        text
+    }
+
     /// Returns a digest of the service and of the caller's credentials: cluster, URL and headers. An answer may be shared by
     /// all who ask the same service in the same name, and by nobody else of the same process.
     pub fn identity(&self) -> [u8; 32] {

@@ -318,7 +318,10 @@ impl Settling {
 
     fn on_settlement(mut self, context: Context<'_>, answer: &CalloutAnswer) -> Next {
         let had_settled = self.pursuit.may_have_settled;
-        let settlement = self.read_settlement(answer);
+        let settlement = match self.read_settlement(answer) {
+            Settlement::Refused(reason) => Settlement::Refused(context.shown(self.pursuit.place, reason)),
+            other => other,
+        };
         if !matches!(settlement, Settlement::Settled(_)) {
             let said = self.pursuit.place.and_then(|place| context.said(place, CallKind::Settle, answer));
             self.pursuit.said = said.map(Into::into).or(self.pursuit.said);

@@ -107,6 +107,54 @@ fn a_settlement_moves_on_and_never_ends_in_terms_once_one_was_asked() {
 }
 
 #[test]
+fn who_has_sent_the_transaction_is_the_one_that_is_asked_again() {
+    let pending = |status, transaction| {
+        let body = json!({"success": false, "errorReason": "settlement_pending", "transaction": transaction});
+        answers_with(status, &body)
+    };
+    for failing in [0b00, 0b01, 0b10] {
+        let (first, other) = if failing == 0b01 { ("two", "one") } else { ("one", "two") };
+        for answer in [pending(200, TRANSACTION), pending(500, TRANSACTION), pending(500, ""), pending(503, "")] {
+            let events = [answer.clone(), Event::Tick, answer.clone(), Event::Tick, settled(), upstream(200)];
+            let (_, request) = play(&config("before"), failing, events);
+            assert_eq!(asked(&request), [first, first, first], "{answer:?}");
+            assert_eq!(request.record.as_ref().unwrap().outcome, Outcome::Served);
+            // Once it is gone the other one is asked, and never believed that nothing has moved.
+            let events = [answer.clone(), Event::Tick, lost(), refused("invalid_exact_evm_nonce_already_used")];
+            let (stage, request) = play(&config("before"), failing, events);
+            assert_eq!(asked(&request), [first, first, other], "{answer:?}");
+            assert_eq!((request.status(), stage.left(&request)), (502, "unknown"));
+        }
+        // Who failed before it has had its turn.
+        let events = [lost(), pending(200, TRANSACTION), Event::Tick, settled(), upstream(200)];
+        let (_, request) = play(&config("before"), failing, events);
+        assert_eq!(asked(&request), [first, other, other]);
+    }
+}
+
+#[test]
+fn who_may_have_settled_an_unknown_payment_is_asked_before_it_is_given_up() {
+    let mut stage = Stage::new(&config("before"));
+    let payment = payment(&mut stage, 1);
+    let used = || refused("invalid_exact_evm_nonce_already_used");
+    let request = stage.play(&paid("/weather", &payment), [lost(), lost()]);
+    assert_eq!((request.status(), stage.left(&request)), (502, "unknown"));
+    let request = stage.play(&paid("/weather", &payment), [used(), used()]);
+    assert_eq!((asked(&request), request.status(), stage.left(&request)), (vec!["one", "two"], 502, "unknown"));
+    let request = stage.play(&paid("/weather", &payment), [used(), settled(), upstream(200)]);
+    assert_eq!(asked(&request), ["one", "two"], "the second one knows what it has done");
+    assert_eq!(request.record.as_ref().unwrap().outcome, Outcome::Served);
+    // The background does not give up either.
+    let payment = self::payment(&mut stage, 2);
+    let request = stage.play(&paid("/weather", &payment), [lost(), lost()]);
+    let mut looking = stage.recover(request.recovery.clone().unwrap());
+    while stage.turn(&mut looking) {}
+    stage.step(&mut looking, used());
+    stage.step(&mut looking, settled());
+    assert_eq!((asked(&looking), looking.record.as_ref().unwrap().outcome), (vec!["one", "two"], Outcome::Abandoned));
+}
+
+#[test]
 fn what_the_first_may_have_done_is_found_by_the_chain() {
     let mut config = config("before");
     config["rpc"] = json!({"base-sepolia": {"cluster": "node", "url": "http://node:8545"}});

@@ -38,8 +38,10 @@ pub(super) struct RootContext<H> {
     shared: Shared,
     /// When each facilitator is asked again what it supports.
     asks_at: Vec<Option<UnixTime>>,
-    /// The facilitators of which the log has said whether they answer.
+    /// The facilitators of which the log has said what they support.
     introduced: BTreeSet<usize>,
+    /// Those of which it has said that they do not say so.
+    missed: BTreeSet<usize>,
     /// The nodes of the configuration, each once.
     nodes: Vec<Arc<Rpc>>,
     /// Whether the nodes were asked which chains they are of.
@@ -63,6 +65,7 @@ impl<H: Host> RootContext<H> {
             shared: Shared::default(),
             asks_at: Vec::new(),
             introduced: BTreeSet::new(),
+            missed: BTreeSet::new(),
             nodes: Vec::new(),
             has_asked_nodes: false,
             left_out: BTreeSet::new(),
@@ -73,6 +76,7 @@ impl<H: Host> RootContext<H> {
     pub(super) fn configure(&mut self, size: usize) -> bool {
         match configure(&self.host, size) {
             Ok((configured, memory)) => {
+                self.retire();
                 self.shared.memory = memory;
                 let facilitators = configured.config.facilitators.len();
                 self.shared.supported = Arc::new(vec![Supported::default(); facilitators]);
@@ -94,6 +98,13 @@ impl<H: Host> RootContext<H> {
                 self.host.log(LogLevel::Critical, &format!("x402: the configuration is refused: {error}"));
                 false
             }
+        }
+    }
+
+    /// Takes back what the host was told, for the configuration is replaced or the context is deleted.
+    pub(super) fn retire(&self) {
+        if let Some(Configured { config, .. }) = &self.configured {
+            self.shared.health.borrow_mut().retire(&self.host, config);
         }
     }
 
@@ -177,7 +188,7 @@ impl<H: Host> RootContext<H> {
                 let _ = self.host.set_tick_period(TICK_PERIOD);
             }
             None => {
-                let report = facilitator::report(service, Supported::PATH, &answer);
+                let report = LogText::new(&facilitator::report(service, Supported::PATH, &answer));
                 let consequence = match config.needs_introduction {
                     true => {
                         "; until it does, entries are not offered that need its word: scheme upto, and what it alone judges"
@@ -185,7 +196,7 @@ impl<H: Host> RootContext<H> {
                     false => "",
                 };
                 // Once, and again whenever something depends on it.
-                if config.needs_introduction || self.introduced.insert(place) {
+                if config.needs_introduction || self.missed.insert(place) {
                     let line = format!("x402: the facilitator does not say what it supports: {report}{consequence}");
                     self.host.log(LogLevel::Warn, &line);
                 }
@@ -220,7 +231,7 @@ impl<H: Host> RootContext<H> {
                 (LogLevel::Critical, warning.to_string())
             }
             Err(_) => {
-                let report = facilitator::report(service, "", &answer);
+                let report = LogText::new(&facilitator::report(service, "", &answer));
                 (LogLevel::Warn, format!("the node of chain {chain_id} does not say which chain it is of: {report}"))
             }
         };

@@ -154,6 +154,87 @@ fn who_may_have_settled_an_unknown_payment_is_asked_before_it_is_given_up() {
     assert_eq!((asked(&looking), looking.record.as_ref().unwrap().outcome), (vec!["one", "two"], Outcome::Abandoned));
 }
 
+/// What a facilitator may say to `/settle`, and what follows for a payment of which nothing was heard before.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Said {
+    /// The money has moved.
+    Yes,
+    /// Nothing was asked, or nothing was or will be sent.
+    No,
+    /// Nobody knows.
+    Nothing,
+}
+
+fn sayings() -> Vec<(Event, Said)> {
+    let tells = |status, success: bool, reason: &str, transaction: &str| {
+        let network = "eip155:84532";
+        let body = json!({"success": success, "errorReason": reason, "transaction": transaction, "network": network});
+        answers_with(status, &body)
+    };
+    vec![
+        (settled(), Said::Yes),
+        (tells(202, true, "", &TRANSACTION[2..]), Said::Yes),
+        (not_sent(), Said::No),
+        (refused("insufficient_funds"), Said::No),
+        (tells(500, false, "invalid_exact_evm_nonce_already_used", ""), Said::No),
+        (lost(), Said::Nothing),
+        (answers_with(503, &json!({})), Said::Nothing),
+        (tells(500, true, "", TRANSACTION), Said::Nothing),
+        (tells(200, true, "", ""), Said::Nothing),
+        (tells(200, false, "settlement_pending", TRANSACTION), Said::Nothing),
+        (tells(500, false, "settlement_pending", ""), Said::Nothing),
+        (tells(500, false, "unexpected_error", ""), Said::Nothing),
+        (tells(200, false, "insufficient_funds", TRANSACTION), Said::Nothing),
+    ]
+}
+
+/// Tells a payment's story of so many answers, over as many requests as it takes: terms are given, and the claim is given
+/// up, only while no money may have moved; and a response only where somebody says that it has.
+fn check_story(config: &Value, failing: u32, story: &[(Event, Said)]) {
+    let mut stage = Stage::new(config);
+    stage.failing = failing;
+    let payment = payment(&mut stage, 1);
+    let (mut may_have_moved, mut says_yes) = (false, false);
+    let mut answers = story.iter();
+    let told: Vec<_> = story.iter().map(|(event, _)| event).collect();
+    while answers.len() > 0 {
+        let mut request = stage.start(&paid("/weather", &payment));
+        while !request.is_over() && !request.is_at_upstream() {
+            if request.is_pausing() {
+                stage.step(&mut request, Event::Tick);
+                continue;
+            }
+            let Some((event, said)) = answers.next() else { return };
+            may_have_moved |= *said != Said::No;
+            says_yes |= *said == Said::Yes;
+            stage.step(&mut request, event.clone());
+        }
+        if request.is_at_upstream() {
+            assert!(says_yes, "served unpaid: {told:?}");
+            return;
+        }
+        let has_terms = request.status() == 402 || request.reply_header("payment-required").is_some();
+        assert!(!has_terms || !may_have_moved, "terms after money may have moved: {told:?}, {}", request.story());
+        let expected = if may_have_moved { "unknown" } else { "nothing" };
+        assert_eq!(stage.left(&request), expected, "{told:?}, {}", request.story());
+        assert!(!may_have_moved || request.recovery.is_some(), "nobody looks into it: {told:?}");
+    }
+}
+
+#[test]
+fn no_order_of_answers_gives_terms_after_money_may_have_moved_or_a_response_for_nothing() {
+    let (config, sayings) = (config("before"), sayings());
+    // Of the third answer, some of each kind are enough.
+    let last: Vec<_> = sayings.iter().step_by(2).cloned().collect();
+    for first in &sayings {
+        for second in &sayings {
+            for third in &last {
+                check_story(&config, 0, &[first.clone(), second.clone(), third.clone()]);
+            }
+        }
+    }
+}
+
 #[test]
 fn what_the_first_may_have_done_is_found_by_the_chain() {
     let mut config = config("before");

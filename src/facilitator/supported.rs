@@ -132,6 +132,9 @@ impl Supported {
         let body = Some(without_mark(body)).filter(|body| body.len() <= MAX_SUPPORTED_BYTES)?;
         let Answer { kinds, extensions } = json::from_slice(body).ok()?;
         let mut supported = Self::default();
+        if kinds.len() > Self::MOST {
+            supported.note_unread(&format!("all kinds behind the first {} are left out", Self::MOST));
+        }
         for kind in kinds.into_iter().take(Self::MOST) {
             match Kind::read(kind) {
                 Ok(kind) => supported.kinds.extend(kind),

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use wasm_bindgen_test::wasm_bindgen_test as test;
 use x402_proxy_wasm::config::Config;
 use x402_proxy_wasm::exchange::{Event, Outcome};
-use x402_proxy_wasm::facilitator::CalloutAnswer;
+use x402_proxy_wasm::facilitator::{CalloutAnswer, is_failing};
 
 use crate::common::node::{Authorized, Node};
 use crate::common::{
@@ -152,6 +152,27 @@ fn who_may_have_settled_an_unknown_payment_is_asked_before_it_is_given_up() {
     stage.step(&mut looking, used());
     stage.step(&mut looking, settled());
     assert_eq!((asked(&looking), looking.record.as_ref().unwrap().outcome), (vec!["one", "two"], Outcome::Abandoned));
+}
+
+#[test]
+fn an_answer_with_a_meaning_is_no_failure_whatever_its_status() {
+    let answer = |status, body: &Value| CalloutAnswer::Answered { status, body: body.to_string().into_bytes() };
+    for failure in [CalloutAnswer::Lost, CalloutAnswer::NotSent, answer(503, &json!({})), answer(429, &json!([]))] {
+        assert!(is_failing(&failure), "{failure:?}");
+    }
+    for (field, reason, is_failure) in [
+        ("errorReason", json!("settlement_pending"), false),
+        ("errorReason", json!("insufficient_funds"), false),
+        ("invalidReason", json!("invalid_exact_evm_nonce_already_used"), false),
+        ("errorReason", json!("unexpected_error"), true),
+        ("errorReason", json!({"code": "settlement_pending"}), true),
+        ("error", json!("insufficient_funds"), true),
+    ] {
+        let mut body = json!({"success": false, "isValid": false});
+        body[field] = reason;
+        assert_eq!(is_failing(&answer(500, &body)), is_failure, "{body}");
+        assert!(!is_failing(&answer(400, &body)), "{body}");
+    }
 }
 
 /// What a facilitator may say to `/settle`, and what follows for a payment of which nothing was heard before.

@@ -565,5 +565,7 @@ fn what_a_facilitator_supports_is_read_entry_by_entry() {
     let many: Vec<Value> =
         (0..300).map(|id| json!({"x402Version": 2, "scheme": "exact", "network": format!("eip155:{id}"), "extra": {"a": "x".repeat(500)}})).collect();
     assert_eq!(read(json!({"kinds": many})).unwrap().kinds.len(), 300);
+    let too_many = read(json!({"kinds": vec![good.clone(); 1025]})).unwrap();
+    assert_eq!((too_many.kinds.len(), too_many.unread.is_some()), (1024, true));
     assert!(read(json!({"extensions": []})).is_none() && read(json!([])).is_none());
 }

@@ -1558,6 +1558,12 @@ fn money_that_nobody_could_take_or_everybody_could_is_told_of() {
         assert_eq!(warnings.len(), usize::from(warning.is_some()), "{value}: {warnings:?}");
         assert!(warning.is_none_or(|warning| warnings[0].starts_with(warning)), "{value}: {warnings:?}");
     }
+    let mut route = least()["routes"][0].clone();
+    route["accepts"][0]["network"] = "base".into();
+    let mut others = [route.clone(), route.clone(), route];
+    others.iter_mut().zip(["/a", "/b", "/c"]).for_each(|(route, path)| route["match"]["path"] = path.into());
+    let [warning] = &warnings_with(&[("/routes", json!(others))])[..] else { panic!("one for all") };
+    assert!(warning.starts_with("routes[0].pay_to: ") && warning.ends_with("(of 2 more routes, too)"), "{warning}");
     for (pointer, value, path, message) in [
         ("/routes/0/pay_to", json!(USDC), "routes[0].accepts[0]", "pays the token's own contract"),
         (

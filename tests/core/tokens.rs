@@ -1412,6 +1412,31 @@ fn a_counter_never_sinks_and_what_was_seen_since_counts_on_top() {
     }
 }
 
+/// Responses as vendors and gateways document them or send them, each with its charge: 9 and 3 tokens (53), 90 with 64 from a
+/// cache and 30 (381), or nothing.
+#[test]
+fn each_dialect_is_counted_however_it_is_cut() {
+    let cases: Vec<Value> = serde_json::from_str(include_str!("../vectors/dialects.json")).unwrap();
+    assert!(cases.len() >= 50);
+    for case in cases {
+        let mut asked = json!({"max_tokens": 500});
+        if case["streams"] == true {
+            asked["stream"] = true.into();
+        }
+        if case["streams"] == true && case["asks_for_usage"] == true {
+            asked["stream_options"] = json!({"include_usage": true});
+        }
+        let [usage, label, response] = ["usage", "label", "response"].map(|key| case[key].as_str().unwrap());
+        for size in [1, 5, 61, usize::MAX] {
+            let (charge, request) = charged(usage, &chat(asked.clone()), label, response.as_bytes(), size);
+            assert_eq!(Some(charge), case["charge"].as_u64(), "{} by {size}: {}", case["name"], request.story());
+            if let (Some(shown), true) = (case["shown"].as_str(), size < 100) {
+                assert_eq!(String::from_utf8_lossy(&request.passed), shown, "{} by {size}", case["name"]);
+            }
+        }
+    }
+}
+
 #[test]
 fn a_stream_that_fails_before_anything_is_generated_costs_nothing() {
     let text = chat(json!({"max_tokens": 500, "stream": true, "stream_options": {"include_usage": true}}));

@@ -99,6 +99,7 @@ pub(super) fn warnings(
 ) -> Vec<String> {
     let mut warnings = Warnings(Vec::new());
     about.warn(&mut warnings, routes);
+    odd::warn_of_published(&mut warnings, routes);
     if issuer.is_some() {
         warnings.0.extend(warn_of_unsigned(routes));
     }

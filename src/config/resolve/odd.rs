@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ruint::aliases::U256;
 
 use super::checks::Warnings;
-use crate::config::{Offer, RouteTerms};
+use crate::config::{Offer, Route, RouteTerms};
 use crate::money::Amount;
 use crate::networks::{KnownNetwork, NETWORKS};
 use crate::price::request::has_no_output;
@@ -32,10 +32,6 @@ const TESTS: [&str; 5] = ["sepolia", "amoy", "fuji", "testnet", "apothem"];
 /// Warns of what is odd about the offers of a route, and about its prices of tokens.
 pub(super) fn warn(warnings: &mut Warnings, path: &str, pattern: &str, terms: &RouteTerms) {
     let rails = || terms.offers.iter().filter_map(|offer| Some((offer, offer.requirement.evm()?)));
-    if rails().any(|(offer, evm)| pays_everybody(offer, evm)) {
-        let text = "is an account of Anvil's and Hardhat's examples, from which everybody can take the money; name one of your own";
-        warnings.add(path, "pay_to", text);
-    }
     if rails().any(|(offer, evm)| contradicts_table(offer, evm)) {
         let text = "has a token of the built-in table with other decimals, or another EIP-712 name or version, so that nobody's payment may be valid; \
             name its symbol in place of its address";
@@ -47,6 +43,24 @@ pub(super) fn warn(warnings: &mut Warnings, path: &str, pattern: &str, terms: &R
     }
 }
 
+/// Warns, once for all routes, of real money that would go to an account whose key is published.
+pub(super) fn warn_of_published(warnings: &mut Warnings, routes: &[Route]) {
+    let is_odd = |route: &Route| {
+        let offers = route.terms.iter().flat_map(|terms| &terms.offers);
+        offers
+            .filter_map(|offer| Some((offer, offer.requirement.evm()?)))
+            .any(|(offer, evm)| pays_everybody(offer, evm))
+    };
+    let mut odd = routes.iter().enumerate().filter(|(_, route)| is_odd(route));
+    let Some((first, _)) = odd.next() else { return };
+    let also = match odd.count() {
+        0 => String::new(),
+        more => format!(" (of {more} more routes, too)"),
+    };
+    let text = "is an account of Anvil's and Hardhat's examples, from which everybody can take the money; name one of your own";
+    warnings.add(&format!("routes[{first}]."), "pay_to", &[text, &also].concat());
+}
+
 fn network(evm: &Evm) -> Option<&'static KnownNetwork> {
     NETWORKS.iter().find(|known| known.chain_id == evm.chain_id)
 }
@@ -55,7 +69,7 @@ fn network(evm: &Evm) -> Option<&'static KnownNetwork> {
 fn pays_everybody(offer: &Offer, evm: &Evm) -> bool {
     let is_real = network(evm).is_some_and(|known| !TESTS.iter().any(|test| known.name.contains(test)));
     let is_published = |account: &&str| offer.recipients.iter().any(|one| one.to.is_written(account));
-    is_real && PUBLISHED.iter().any(|account| is_published(&account))
+    is_real && PUBLISHED.iter().any(is_published)
 }
 
 fn contradicts_table(offer: &Offer, evm: &Evm) -> bool {

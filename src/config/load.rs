@@ -31,7 +31,18 @@ impl Config {
 }
 
 /// What to write instead, by the key (any, where that is empty) and by two things that the error says. The first that fits counts.
-const CURES: [(&str, [&str; 2], &str); 12] = [
+const CURES: [(&str, [&str; 2], &str); 22] = [
+    // A flag in the place of a word, as YAML reads `off` and `no`.
+    ("mode", ["expected value", ""], "; write \"enforce\" or \"shadow\""),
+    ("unmatched", ["expected value", ""], "; write \"free\" or \"deny\""),
+    ("verify", ["expected value", ""], "; write \"remote\" or \"local\""),
+    ("settle", ["expected value", ""], "; write \"after\", \"before\" or \"concurrent\""),
+    ("missing_usage", ["expected value", ""], "; write \"count\" or \"maximum\""),
+    ("facilitator", ["string", "an object"], "; write {cluster: \"facilitator\", url: \"https://…\"}"),
+    ("match", ["string", "an object"], "; write {path: \"/weather\"}"),
+    ("builder_code", ["string", "an object"], "; write {app: \"my_app\"}"),
+    ("quote", ["string", "an object"], "; write {cluster: \"prices\", url: \"http://…\"}"),
+    ("models", ["", "an object"], "; write {gpt-4o: {input: \"$2.50\", output: \"$10\"}}"),
     ("timeout", ["type: ", "a string"], "; write it with its unit, in quotes: \"10s\""),
     ("lasts", ["type: ", "a string"], "; write it with its unit, in quotes: \"3600s\""),
     ("exclusive_after", ["type: ", "a string"], "; write it with its unit, in quotes: \"1200s\""),
@@ -55,8 +66,10 @@ fn with_cure(JsonError { path, message }: JsonError) -> ConfigError {
     let fits = |(key, says, _): &&(&str, [&str; 2], &str)| {
         path.ends_with(key) && says.iter().all(|says| message.contains(says))
     };
-    let cure = CURES.iter().find(fits).map_or("", |(.., cure)| cure);
-    ConfigError { path, message: message + cure }
+    let Some((_, [says, _], cure)) = CURES.iter().find(fits) else { return ConfigError { path, message } };
+    // Of a flag it says no more than where it stands, which the path does.
+    let said = if *says == "expected value" { says } else { message.as_str() };
+    ConfigError { message: [said, cure].concat(), path }
 }
 
 /// Returns what is said of an unknown key, given what serde says behind its opening quote; `None` where there is nothing to add.

@@ -1960,6 +1960,7 @@ fn a_402_keeps_its_header_short() {
     let schema = json!({"type": "object", "properties": properties});
     let mut config = before();
     config["defaults"]["accepts"] = entries(&networks);
+    config["defaults"]["pay_to"] = "0x1111111111111111111111111111111111111111".into();
     let small = Stage::new(&config);
     assert_eq!(small.config.warnings, [""; 0]);
     let mut route = config["routes"][0].clone();

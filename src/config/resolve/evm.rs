@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::asset::Token;
 use super::network::{Network, Networks};
 use super::offer::Inherited;
+use super::recipient::are_accounts;
 use super::{Result, refuse};
 use crate::config::raw::{self, TextOr};
 use crate::config::{Offer, Settle};
@@ -30,6 +31,7 @@ impl Inherited<'_> {
         let token = token(path, entry, &network)?;
         let transfer_method = transfer_method(path, entry, &scheme, &token)?;
         let recipients = self.recipients(path, entry)?;
+        are_accounts(path, &recipients, token.address)?;
         let rates = self.price.rates(&token.asset)?;
         let pay_to = recipients.first().map_or(token.address, |recipient| recipient.to);
         let (name, version, chain_id) = (token.eip712_name, token.eip712_version, network.chain_id);

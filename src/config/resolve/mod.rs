@@ -13,6 +13,7 @@ mod foreign;
 mod issuer;
 mod ledger;
 mod network;
+mod odd;
 mod offer;
 mod origin;
 mod page;

@@ -99,15 +99,35 @@ impl Networks {
             return Ok(network.clone());
         }
         let Some(chain_id) = text.parse::<NetworkId>().ok().and_then(|id| id.chain_id()) else {
-            let names = self.0.iter().filter_map(|network| network.name.as_deref());
-            let known = list(names.chain(SOLANA.iter().map(|known| known.name)));
+            let names = || {
+                let names = self.0.iter().filter_map(|network| network.name.as_deref());
+                names.chain(SOLANA.iter().map(|known| known.name))
+            };
+            let (known, meant) = (list(names()), meant(text, names()));
             return refuse(
                 path,
-                format_args!("{} is neither a CAIP-2 id (eip155:<chain id>, …) nor one of {known}", Shown(text)),
+                format_args!("{} is neither a CAIP-2 id (eip155:<chain id>, …) nor one of {known}{meant}", Shown(text)),
             );
         };
         let known = self.0.iter().find(|network| network.chain_id == chain_id).cloned();
         Ok(known.unwrap_or(Network { name: None, chain_id, assets: Vec::new(), rpc: None }))
+    }
+}
+
+/// Returns a question about what may be meant by a name that no network has; nothing where nobody knows.
+fn meant<'a>(text: &str, names: impl Iterator<Item = &'a str>) -> String {
+    let plain = text.to_ascii_lowercase().replace([' ', '_'], "-");
+    let plain = plain.strip_suffix("-mainnet").unwrap_or(&plain);
+    let mut names = names;
+    match plain {
+        "mainnet" | "eth" => "; did you mean ethereum?".to_owned(),
+        id if !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit()) => {
+            format!("; did you mean eip155:{}?", named(id))
+        }
+        name => match names.find(|known| *known == name || known.replace('-', "") == name) {
+            Some(known) => format!("; did you mean {known}?"),
+            None => String::new(),
+        },
     }
 }
 

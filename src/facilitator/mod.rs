@@ -4,9 +4,13 @@
 //! of 2xx, and with all that belongs to it, is a yes; and only a reason that is known to be given before anything is sent is
 //! a no ([`refusal`]). Everything else says nothing about the money.
 
+#[cfg(feature = "cdp")]
+pub mod cdp;
 mod refusal;
 mod supported;
 
+#[cfg(not(feature = "cdp"))]
+pub use crate::absent::cdp;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -257,6 +261,9 @@ pub fn report(service: &Service, path: &str, answer: &CalloutAnswer) -> String {
         for part in secret.split_ascii_whitespace().chain([secret.as_str()]).filter(|part| part.len() >= SECRET_BYTES) {
             text = text.replace(part, "…");
         }
+    }
+    if let Some(key) = &service.cdp_key {
+        text = key.hide_tokens(&text);
     }
     let shown: String = text.chars().take(MOST).collect();
     format!("{target} answered {status}: {shown}")

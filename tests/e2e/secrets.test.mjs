@@ -5,9 +5,10 @@
 import assert from "node:assert/strict";
 import { generateKeyPairSync, verify } from "node:crypto";
 import { test } from "node:test";
-import { ask, assertServed, eventually, openGate, openRooms, pay, paymentFor, pluginOf, WEATHER } from "./support.mjs";
+import { startFakeFacilitator } from "./fake-facilitator.mjs";
+import { ask, assertServed, eventually, handing, openBackends, openGateway, pay, paymentFor, pluginOf, WEATHER } from "./support.mjs";
 
-const rooms = await openRooms();
+const backends = await openBackends();
 
 const KEY_ID = "organizations/e2e/apiKeys/1";
 const HEADER = "s3cr3t-header-of-the-environment";
@@ -20,16 +21,7 @@ const SECRETS = {
   ES256: nist.privateKey.export({ format: "pem", type: "sec1" }),
 };
 const PUBLIC = { EdDSA: edwards.publicKey, ES256: nist.publicKey };
-Object.assign(process.env, { E2E_HEADER: HEADER, E2E_EDDSA: SECRETS.EdDSA, E2E_ES256: SECRETS.ES256, E2E_EMPTY: "" });
-
-/** Has Envoy hand these variables of its own environment to the filter. */
-const handing =
-  (...names) =>
-  (bootstrap) => {
-    const { http_filters } = bootstrap.static_resources.listeners[0].filter_chains[0].filters[0].typed_config;
-    const { config } = http_filters.find(({ name }) => name === "x402").typed_config;
-    config.vm_config.environment_variables = { host_env_keys: names };
-  };
+Object.assign(process.env, { E2E_HEADER: HEADER, E2E_ID: KEY_ID, E2E_EDDSA: SECRETS.EdDSA, E2E_ES256: SECRETS.ES256, E2E_EMPTY: "" });
 
 const plugin = (variable) =>
   pluginOf({
@@ -60,23 +52,23 @@ function checked(call, algorithm, authority) {
   return nonce;
 }
 
-const GATES = { EdDSA: "E2E_EDDSA", ES256: "E2E_ES256" };
-const gates = {};
-for (const [algorithm, variable] of Object.entries(GATES)) {
-  gates[algorithm] = await openGate(rooms, {
+const VARIABLES = { EdDSA: "E2E_EDDSA", ES256: "E2E_ES256" };
+const gateways = {};
+for (const [algorithm, variable] of Object.entries(VARIABLES)) {
+  gateways[algorithm] = await openGateway(backends, {
     facilitator: "fake",
     plugin: plugin(variable),
     edit: handing("E2E_HEADER", variable),
   });
 }
 
-for (const [algorithm, gate] of Object.entries(gates)) {
+for (const [algorithm, gateway] of Object.entries(gateways)) {
   test(`A fake facilitator that checks tokens takes every call (${algorithm})`, async () => {
-    await eventually(() => gate.fake.count("/supported") > 0, "the facilitator is asked what it supports");
-    for (let round = 0; round < 2; round++) assertServed(await pay(gate, "/weather", await paymentFor(gate, "/weather")));
-    const authority = new URL(gate.fake.url).host;
-    const nonces = gate.fake.calls.map((call) => [`${call.method} ${call.path}`, checked(call, algorithm, authority)]);
-    for (const call of gate.fake.calls) assert.equal(call.headers["x-api-key"], HEADER);
+    await eventually(() => gateway.fake.count("/supported") > 0, "the facilitator is asked what it supports");
+    for (let round = 0; round < 2; round++) assertServed(await pay(gateway, "/weather", await paymentFor(gateway, "/weather")));
+    const authority = new URL(gateway.fake.url).host;
+    const nonces = gateway.fake.calls.map((call) => [`${call.method} ${call.path}`, checked(call, algorithm, authority)]);
+    for (const call of gateway.fake.calls) assert.equal(call.headers["x-api-key"], HEADER);
     // Each is signed once, and used again. The main thread, which serves nobody, asks too what the facilitator supports.
     for (const [what, most] of [["GET /supported", 2], ["POST /verify", 1], ["POST /settle", 1]]) {
       const used = nonces.filter(([called]) => called === what).map(([, nonce]) => nonce);
@@ -87,19 +79,44 @@ for (const [algorithm, gate] of Object.entries(gates)) {
   });
 
   test(`Neither /config_dump nor the log shows a secret, nor a token that the facilitator repeats (${algorithm})`, async () => {
-    gate.fake.script("/verify", () => ({ status: 401, json: { error: gate.fake.calls.at(-1).headers.authorization } }));
-    const refused = await pay(gate, "/weather", await paymentFor(gate, "/weather"));
+    gateway.fake.script("/verify", () => ({ status: 401, json: { error: gateway.fake.calls.at(-1).headers.authorization } }));
+    const refused = await pay(gateway, "/weather", await paymentFor(gateway, "/weather"));
     assert.notEqual(refused.status, 200);
-    const dump = await gate.envoy.admin("/config_dump?include_eds");
+    const dump = await gateway.envoy.admin("/config_dump?include_eds");
     assert.match(dump, /E2E_HEADER/);
     const secrets = [HEADER, ...SECRETS[algorithm].split("\n").filter((line) => line && !line.startsWith("-----")), "eyJ"];
     for (const secret of secrets) {
       assert.ok(!dump.includes(secret), "/config_dump shows a secret");
-      assert.ok(!gate.envoy.logs().includes(secret), "the log shows a secret");
+      assert.ok(!gateway.envoy.logs().includes(secret), "the log shows a secret");
       assert.ok(!refused.text.includes(secret), "the client is shown a secret");
     }
   });
 }
+
+test("Each of several facilitators gets tokens of its own key", async () => {
+  const fakes = {};
+  for (const algorithm of Object.keys(VARIABLES)) {
+    fakes[algorithm] = await startFakeFacilitator();
+    backends.atEnd(fakes[algorithm].stop);
+  }
+  const facilitators = Object.entries(fakes).map(([algorithm, { url }]) => ({
+    cluster: algorithm,
+    url,
+    auth: { cdp: { key_id: { env: "E2E_ID" }, key_secret: { env: VARIABLES[algorithm] } } },
+  }));
+  const gateway = await openGateway(backends, {
+    plugin: { ...pluginOf({ routes: [WEATHER] }), facilitators },
+    clusters: Object.fromEntries(facilitators.map(({ cluster, url }) => [cluster, { address: "127.0.0.1", port: Number(new URL(url).port) }])),
+    edit: handing("E2E_ID", ...Object.values(VARIABLES)),
+  });
+  // The first does not answer, so that the second is asked.
+  fakes.EdDSA.always("/verify", { status: 503, json: {} });
+  assertServed(await pay(gateway, "/weather", await paymentFor(gateway, "/weather")));
+  for (const [algorithm, fake] of Object.entries(fakes)) {
+    assert.ok(fake.count("/verify") > 0, algorithm);
+    for (const call of fake.calls) checked(call, algorithm, new URL(fake.url).host);
+  }
+});
 
 test("A variable that the filter does not see, or that is empty, refuses the configuration by its name", async () => {
   for (const [variable, names] of [
@@ -107,10 +124,10 @@ test("A variable that the filter does not see, or that is empty, refuses the con
     ["E2E_EMPTY", ["E2E_HEADER", "E2E_EMPTY"]],
     ["E2E_NOWHERE", ["E2E_HEADER", "E2E_NOWHERE"]],
   ]) {
-    const opening = openGate(rooms, { facilitator: "fake", plugin: plugin(variable), edit: handing(...names) });
+    const opening = openGateway(backends, { facilitator: "fake", plugin: plugin(variable), edit: handing(...names) });
     const failure = await opening.then(() => assert.fail(`${variable} is taken`), (error) => error);
     const said = `facilitator.auth.cdp.key_secret: needs the environment variable ${variable}, which the filter does not see`;
     assert.ok(failure.logs?.includes(said), failure.logs ?? String(failure));
   }
-  assert.equal((await ask(gates.EdDSA, "/weather")).status, 402, "the others serve on");
+  assert.equal((await ask(gateways.EdDSA, "/weather")).status, 402, "the others serve on");
 });

@@ -52,8 +52,10 @@ pub(super) fn config(raw: raw::Config, environment: Environment<'_>) -> Result<C
     let (routes, matchers) = context.routes(raw.routes)?;
     let payers = payers::payers(&raw.payers)?;
     checks::payers_are_known(&payers, &routes)?;
-    #[cfg_attr(not(feature = "page"), allow(unused_variables, reason = "a page is checked all the same"))]
+    #[cfg(feature = "page")]
     let page = page::page(raw.page)?;
+    #[cfg(not(feature = "page"))]
+    page::page(&raw.page)?;
     let issuer = raw.offer_receipt.as_ref().map(|raw| issuer::issuer(raw, environment)).transpose()?;
     let is_discoverable = raw.discovery.unwrap_or(true) && mode == Mode::Enforce;
     let catalogue = match is_discoverable {

@@ -32,8 +32,7 @@ pub(super) fn page(raw: raw::Page) -> Result<Option<PageConfig>> {
 
 /// Checks that no page is asked for.
 #[cfg(not(feature = "page"))]
-#[allow(clippy::needless_pass_by_value, reason = "the other build takes it apart")]
-pub(super) fn page(raw: raw::Page) -> Result<()> {
+pub(super) fn page(raw: &raw::Page) -> Result<()> {
     let is_wanted = raw.html.is_some() || raw.csp.is_some() || raw.enabled == Some(true);
     require("page", "page", !is_wanted)
 }

@@ -1,18 +1,20 @@
 //! Loading: from the host's bytes or from JSON to a checked [`Config`].
 
+use super::secret::Environment;
 use super::{Config, ConfigError, protobuf, resolve, secret};
 use crate::json::{self, JsonError};
 
 impl Config {
-    /// Reads a configuration as a host hands it over: JSON, or an encoded `google.protobuf.Struct`.
+    /// Reads a configuration as a host hands it over: JSON, or an encoded `google.protobuf.Struct`. What stands there as
+    /// `{env: NAME}` is what `environment` gives for the name.
     ///
     /// # Errors
     /// The first [`ConfigError`] found, of shape or of meaning.
-    pub fn from_host(bytes: &[u8]) -> Result<Self, ConfigError> {
+    pub fn from_host(bytes: &[u8], environment: Environment<'_>) -> Result<Self, ConfigError> {
         let starts_as_json = bytes.trim_ascii_start().first().is_none_or(|byte| *byte == b'{');
         match (json::from_slice_discreetly(bytes, secret::shows_key), protobuf::struct_to_json(bytes)) {
-            (Ok(raw), _) => resolve::config(raw),
-            (Err(_), Some(json)) => Self::from_json(json.as_bytes()),
+            (Ok(raw), _) => resolve::config(raw, environment),
+            (Err(_), Some(json)) => Self::read(json.as_bytes(), environment),
             (Err(error), None) if starts_as_json => Err(with_cure(error)),
             (Err(_), None) => Err(ConfigError {
                 path: ".".to_owned(),
@@ -21,12 +23,16 @@ impl Config {
         }
     }
 
-    /// Reads a configuration from JSON.
+    /// Reads a configuration from JSON, without an environment.
     ///
     /// # Errors
     /// The first [`ConfigError`] found, of shape or of meaning.
     pub fn from_json(json: &[u8]) -> Result<Self, ConfigError> {
-        resolve::config(json::from_slice_discreetly(json, secret::shows_key).map_err(with_cure)?)
+        Self::read(json, &|_| None)
+    }
+
+    fn read(json: &[u8], environment: Environment<'_>) -> Result<Self, ConfigError> {
+        resolve::config(json::from_slice_discreetly(json, secret::shows_key).map_err(with_cure)?, environment)
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::evm::keccak256;
+use crate::facilitator::cdp::CdpKey;
 use crate::x402::NetworkId;
 
 /// A facilitator, which verifies and settles payments.
@@ -85,6 +86,8 @@ pub struct Service {
     pub timeout: Duration,
     /// Headers added to each call; names in lower case.
     pub headers: Vec<(String, String)>,
+    /// The key by which each call is signed, at Coinbase's hosted facilitator.
+    pub cdp_key: Option<CdpKey>,
 }
 
 impl Service {
@@ -110,19 +113,24 @@ impl Service {
                 text = text.replace(written, "…");
             }
         }
-        text
+        match &self.cdp_key {
+            Some(key) => key.hide_tokens(&text),
+            None => text,
+        }
     }
 
-    /// Returns a digest of the service and of the caller's credentials: cluster, URL and headers. An answer may be shared by
+    /// Returns a digest of the service and of the caller's credentials: cluster, URL, headers and key. An answer may be shared by
     /// all who ask the same service in the same name, and by nobody else of the same process.
     pub fn identity(&self) -> [u8; 32] {
-        let Self { cluster, scheme, authority, base_path, timeout: _, headers } = self;
+        let Self { cluster, scheme, authority, base_path, timeout: _, headers, cdp_key } = self;
         let headers = headers.iter().flat_map(|(name, value)| [name, value]);
+        let key = cdp_key.iter().flat_map(CdpKey::identity);
         let mut fields = Vec::new();
-        for field in [cluster, scheme, authority, base_path].into_iter().chain(headers) {
+        let texts = [cluster, scheme, authority, base_path].into_iter().chain(headers).map(String::as_bytes);
+        for field in texts.chain(key) {
             // Each behind its length, so that no two lists of fields are one text.
             fields.extend_from_slice(&u64::try_from(field.len()).unwrap_or(u64::MAX).to_be_bytes());
-            fields.extend_from_slice(field.as_bytes());
+            fields.extend_from_slice(field);
         }
         keccak256(&fields)
     }
@@ -131,7 +139,7 @@ impl Service {
 /// Shows the cluster and the host, and nothing that may be a key: those stand in headers, and in paths of URLs.
 impl fmt::Debug for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { cluster, scheme, authority, base_path: _, timeout, headers: _ } = self;
+        let Self { cluster, scheme, authority, base_path: _, timeout, headers: _, cdp_key: _ } = self;
         f.debug_struct("Service")
             .field("cluster", cluster)
             .field("url", &format_args!("{scheme}://{authority}"))

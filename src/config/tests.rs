@@ -1717,3 +1717,149 @@ fn what_catalogues_show_is_on_the_wire_as_the_official_packages_have_it() {
         assert_eq!(refused(&json).path, format!("routes[0].{path}"), "{key}: {value}");
     }
 }
+
+/// A configuration that takes what it can from the environment.
+fn from_environment() -> Value {
+    let service = |name: &str| json!({"cluster": "c", "url": {"env": format!("{name}_URL")}, "headers": {"X-Api-Key": {"env": format!("{name}_KEY")}}});
+    let mut json = whole();
+    json["facilitator"] = service("FACILITATOR");
+    json["rpc"] = json!({"base-sepolia": service("NODE")});
+    json["offer_receipt"] = json!({"key": {"env": "RECEIPT_KEY"}});
+    json["routes"][0]["price"] = json!({"quote": service("QUOTE")});
+    json
+}
+
+/// Reads a configuration in an environment of one line for each of these services.
+fn in_environment(json: &Value, change: (&str, Option<&str>)) -> Result<Config, ConfigError> {
+    let environment = |name: &str| match (name, name.split_once('_')) {
+        _ if name == change.0 => change.1.map(str::to_owned),
+        ("RECEIPT_KEY", _) => Some(format!("0x{}\n", "11".repeat(32))),
+        (_, Some((service, "URL"))) => Some(format!("https://{}.example/v2/s3cr3t\n", service.to_lowercase())),
+        (_, Some((service, "KEY"))) => Some(format!("Bearer {service}\r\n")),
+        _ => None,
+    };
+    Config::from_host(json.to_string().as_bytes(), &environment)
+}
+
+#[test]
+fn secrets_come_from_the_environment() {
+    let config = in_environment(&from_environment(), ("", None)).unwrap();
+    let facilitator = &config.facilitators[0].service;
+    let quote = config.routes[0].terms.as_ref().unwrap().price_service.clone().unwrap();
+    for (service, host, key) in
+        [(&**facilitator, "facilitator.example", "Bearer FACILITATOR"), (&*quote, "quote.example", "Bearer QUOTE")]
+    {
+        assert_eq!((service.authority.as_str(), service.base_path.as_str()), (host, "/v2/s3cr3t"));
+        assert_eq!(service.headers, [("x-api-key".to_owned(), key.to_owned())]);
+    }
+    assert!(config.issuer.is_some());
+    assert!(!format!("{config:?}").contains("s3cr3t"));
+}
+
+#[test]
+fn a_variable_that_is_missing_or_empty_is_named_with_its_path() {
+    for (name, path) in [
+        ("FACILITATOR_URL", "facilitator.url"),
+        ("FACILITATOR_KEY", "facilitator.headers.X-Api-Key"),
+        ("NODE_URL", "rpc.base-sepolia.url"),
+        ("NODE_KEY", "rpc.base-sepolia.headers.X-Api-Key"),
+        ("QUOTE_URL", "routes[0].price.quote.url"),
+        ("QUOTE_KEY", "routes[0].price.quote.headers.X-Api-Key"),
+        ("RECEIPT_KEY", "offer_receipt.key"),
+    ] {
+        for value in [None, Some(""), Some("\n")] {
+            let error = in_environment(&from_environment(), (name, value)).unwrap_err();
+            let message = format!("needs the environment variable {name}, which the filter does not see");
+            assert_refused(&error, path, &message, name);
+            assert!(
+                error.message.contains("vm_config.environment_variables") && error.message.contains("vmConfig.env")
+            );
+        }
+    }
+    let mut several = from_environment();
+    several.as_object_mut().unwrap().remove("facilitator");
+    several["facilitators"] = json!([whole()["facilitator"], from_environment()["facilitator"]]);
+    assert_eq!(in_environment(&several, ("", None)).unwrap().facilitators.len(), 2);
+    let error = in_environment(&several, ("FACILITATOR_KEY", None)).unwrap_err();
+    assert_refused(&error, "facilitators[1].headers.X-Api-Key", "FACILITATOR_KEY", "several");
+    // What stands there may be the secret itself.
+    for name in ["hunter2", "AKIAIOSFODNN7EXAMPLE", "Bearer x", "", "A\n"] {
+        let error = refused(&with("/facilitator/headers/X-Api-Key", json!({"env": name})));
+        assert_refused(&error, "facilitator.headers.X-Api-Key", "its name is not shown", name);
+        assert!(name.is_empty() || !error.message.contains(name), "{error}");
+    }
+}
+
+#[test]
+fn what_is_neither_a_text_nor_a_variable_is_no_secret() {
+    for wrong in
+        [json!({"env": 7}), json!({"env": "A", "else": "B"}), json!({"ENV": "A"}), json!({"env": {"env": "A"}})]
+    {
+        let error = refused(&with("/facilitator/headers/X-Api-Key", wrong));
+        assert_refused(&error, "facilitator.headers.X-Api-Key", "expected a string or {env: NAME}", "secret");
+    }
+    let twice = whole().to_string().replacen(r#""X-Api-Key":"#, r#""X-Api-Key":{"env":"A","env":"B"},"other":"#, 1);
+    let error = Config::from_json(twice.as_bytes()).unwrap_err();
+    assert_refused(&error, "facilitator.headers.X-Api-Key", "expected a string or {env: NAME}", "twice");
+}
+
+/// A throwaway key: base64 of the seed 07…07 and its public key.
+const CDP_KEY: &str = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwfqSmxj4pxSCr71UHsTLsX5lUd2rr6+e5JCHuppFEbSLA==";
+
+#[test]
+fn a_key_of_coinbases_platform_is_read_and_never_shown() {
+    let with_key =
+        |id: Value, secret: Value| with("/facilitator/auth", json!({"cdp": {"key_id": id, "key_secret": secret}}));
+    let config = read(&with_key(json!("key-1"), json!(CDP_KEY)));
+    assert!(config.facilitators[0].service.cdp_key.is_some());
+    assert!(!format!("{config:?}").contains("BwcHBwcH"));
+    let variables = with_key(json!({"env": "CDP_API_KEY_ID"}), json!({"env": "CDP_API_KEY_SECRET"}));
+    let environment =
+        |name: &str| Some(if name.ends_with("_ID") { "key-1".to_owned() } else { format!("{CDP_KEY}\n") });
+    let same = Config::from_host(variables.to_string().as_bytes(), &environment).unwrap();
+    assert_eq!(same.facilitators, config.facilitators);
+    let error = Config::from_host(variables.to_string().as_bytes(), &|name| {
+        environment(name).filter(|_| name.ends_with("_ID"))
+    });
+    assert_refused(&error.unwrap_err(), "facilitator.auth.cdp.key_secret", "CDP_API_KEY_SECRET", "missing");
+
+    let halves = CDP_KEY.replace("fqSmx", "frSmx");
+    for (secret, message) in [
+        ("", "is not a key as Coinbase's portal shows it"),
+        ("hunter2", "is not a key as Coinbase's portal shows it"),
+        (CDP_KEY.trim_end_matches("LA=="), "is not a key as Coinbase's portal shows it"),
+        (&halves, "its second half is not the public key of its first"),
+        (
+            "-----BEGIN EC PRIVATE KEY-----\nhunter2\n-----END EC PRIVATE KEY-----",
+            "is PEM, but no whole private key on P-256",
+        ),
+        ("-----BEGIN EC PRIVATE KEY-----\nMHcC", "is PEM, but no whole private key on P-256"),
+    ] {
+        let error = refused(&with_key(json!("key-1"), json!(secret)));
+        assert_refused(&error, "facilitator.auth.cdp.key_secret", message, message);
+        assert!(secret.is_empty() || !error.message.contains(secret) && !error.message.contains("hunter2"));
+    }
+    for id in ["", "a\nb", "a b"] {
+        let error = refused(&with_key(json!(id), json!(CDP_KEY)));
+        assert_refused(&error, "facilitator.auth.cdp.key_id", "copy the key's id", id);
+    }
+    let mut both = with_key(json!("key-1"), json!(CDP_KEY));
+    set(&mut both, "/facilitator/headers/Authorization", json!("Bearer x"));
+    assert_refused(&refused(&both), "facilitator.headers.authorization", "keep one", "both");
+    let mut several = whole();
+    several.as_object_mut().unwrap().remove("facilitator");
+    several["facilitators"] = json!([whole()["facilitator"], with_key(json!("key-1"), json!(CDP_KEY))["facilitator"]]);
+    let keys = read(&several).facilitators.iter().map(|one| one.service.cdp_key.is_some()).collect::<Vec<_>>();
+    assert_eq!(keys, [false, true], "each has its own");
+    several["facilitators"][1]["auth"]["cdp"]["key_secret"] = json!("hunter2");
+    let error = refused(&several);
+    assert_refused(
+        &error,
+        "facilitators[1].auth.cdp.key_secret",
+        "is not a key as Coinbase's portal shows it",
+        "several",
+    );
+    let identity = |config: &Config| config.facilitators[0].service.identity();
+    assert_ne!(identity(&config), identity(&read(&whole())));
+    assert_ne!(identity(&config), identity(&read(&with_key(json!("key-2"), json!(CDP_KEY)))));
+}

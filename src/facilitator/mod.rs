@@ -4,10 +4,14 @@
 //! of 2xx, and with all that belongs to it, is a yes; and only a reason that is known to be given before anything is sent is
 //! a no ([`refusal`]). Everything else says nothing about the money.
 
+#[cfg(feature = "cdp")]
+pub mod cdp;
 mod fields;
 mod refusal;
 mod supported;
 
+#[cfg(not(feature = "cdp"))]
+pub use crate::absent::cdp;
 use std::fmt;
 
 use serde::Serialize;

@@ -134,7 +134,8 @@ impl<H: Host> RootContext<H> {
             // One that does not answer is probed by this question.
             let is_urgent = config.needs_introduction || self.shared.health.borrow().is_failing(config, place);
             *asks_at = Some(now.plus(if is_urgent { RETRY_SECONDS } else { REFRESH_SECONDS }));
-            let token = callouts::dispatch(&self.host, &facilitator.service, "GET", Supported::PATH, "");
+            let token =
+                callouts::dispatch(&self.host, &self.shared.tokens, &facilitator.service, "GET", Supported::PATH, "");
             asked.extend(token.map(|token| (token, place)));
         }
         asked
@@ -211,7 +212,14 @@ impl<H: Host> RootContext<H> {
         }
         let mut asked = Vec::new();
         for (place, node) in self.nodes.iter().enumerate() {
-            let token = callouts::dispatch(&self.host, &node.service, "POST", "", &chain::chain_id_question());
+            let token = callouts::dispatch(
+                &self.host,
+                &self.shared.tokens,
+                &node.service,
+                "POST",
+                "",
+                &chain::chain_id_question(),
+            );
             asked.extend(token.map(|token| (token, place)));
         }
         asked
@@ -303,7 +311,8 @@ fn log_introduction(host: &impl Host, service: &Service, answer: &CalloutAnswer,
 
 fn configure(host: &impl Host, size: usize) -> Result<(Configured, Memory), String> {
     let bytes = host.buffer(Buffer::PluginConfiguration, size).map_err(|error| error.to_string())?;
-    let config = Config::from_host(&bytes).map_err(|error| error.to_string())?;
+    let config =
+        Config::from_host(&bytes, &|name| host.variable(name).ok().flatten()).map_err(|error| error.to_string())?;
     let number = store::draw_number(host).ok_or("the host's shared data does not work")?;
     let period = if config.needs_introduction { FIRST_TICK_PERIOD } else { TICK_PERIOD };
     host.set_tick_period(period).map_err(|error| error.to_string())?;

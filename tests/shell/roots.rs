@@ -1,8 +1,8 @@
 //! Root contexts: several of one worker, those that are deleted, and their ticks.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::fake_envoy::{FakeEnvoy, ROOT};
+use super::fake_envoy::{FakeEnvoy, Faults, ROOT};
 use super::purchase::{Delivery, Scene, purchases, weather};
 
 #[test]
@@ -133,7 +133,7 @@ fn ticks_ask_the_facilitator_again_until_it_answers_and_then_seldom() {
 }
 
 /// A configuration whose facilitator is taken for failing after two calls, and whose nodes are asked for their chain.
-fn watched() -> serde_json::Value {
+fn watched() -> Value {
     let mut config = weather("after", "after", "remote").config;
     config["facilitator"]["max_failures"] = 2.into();
     config["facilitator"]["url"] = "http://facilitator/v3/0123456789abcdefABCDEF".into();
@@ -191,4 +191,69 @@ fn a_facilitator_that_is_late_is_introduced_once_it_answers() {
     tick(&mut envoy, ROOT, 3, 200, kinds);
     assert!(envoy.has_logged("answers (200), and supports exact on eip155:84532"));
     assert!(envoy.has_logged("an entry of kinds is left out"), "and what it does not understand of that");
+}
+
+/// A throwaway key of Coinbase's platform.
+const CDP_KEY: &str = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwfqSmxj4pxSCr71UHsTLsX5lUd2rr6+e5JCHuppFEbSLA==";
+
+/// A configuration whose facilitator wants a header and a token.
+fn with_secrets() -> Value {
+    let mut config = weather("secrets", "after", "remote").config;
+    config["facilitator"]["headers"] = json!({"x-api-key": {"env": "FACILITATOR_KEY"}});
+    config["facilitator"]["auth"] = json!({"cdp": {"key_id": "key-1", "key_secret": {"env": "CDP_API_KEY_SECRET"}}});
+    config
+}
+
+/// What the facilitator is asked at the next tick, by the header `name`.
+fn asked_with(envoy: &mut FakeEnvoy, root: u32, name: &str) -> Option<String> {
+    envoy.tick(root);
+    let callout = envoy.callouts().pop()?;
+    let value = callout.headers.iter().find(|(other, _)| other == name).map(|(_, value)| value.clone());
+    envoy.answer(callout.token, 200, &json!({"kinds": []}));
+    value
+}
+
+#[test]
+fn a_variable_is_read_when_the_root_is_configured() {
+    let purchase = weather("plain", "after", "remote");
+    let mut envoy = Scene::new(&purchase).envoy;
+    assert_eq!(envoy.add_root(&with_secrets()), None);
+    assert!(envoy.has_logged("facilitator.headers.x-api-key: needs the environment variable FACILITATOR_KEY"));
+    envoy.set_variable("FACILITATOR_KEY", "s3cr3t");
+    assert_eq!(envoy.add_root(&with_secrets()), None);
+    assert!(envoy.has_logged("facilitator.auth.cdp.key_secret: needs the environment variable CDP_API_KEY_SECRET"));
+    envoy.set_variable("CDP_API_KEY_SECRET", CDP_KEY);
+    envoy.fail(Faults::Named("environ_get"));
+    assert_eq!(envoy.add_root(&with_secrets()), None, "a host without an environment has no variable");
+    envoy.fail(Faults::None);
+    let root = envoy.add_root(&with_secrets()).unwrap();
+    assert_eq!(asked_with(&mut envoy, root, "x-api-key").as_deref(), Some("s3cr3t"));
+    for secret in ["s3cr3t", &CDP_KEY[..8], "eyJ"] {
+        assert!(!envoy.has_logged(secret));
+    }
+}
+
+#[test]
+fn a_token_is_signed_once_a_minute_for_each_call() {
+    let purchase = weather("plain", "after", "remote");
+    let mut envoy = Scene::new(&purchase).envoy;
+    envoy.set_variable("FACILITATOR_KEY", "s3cr3t");
+    envoy.set_variable("CDP_API_KEY_SECRET", CDP_KEY);
+    let root = envoy.add_root(&with_secrets()).unwrap();
+    let draws = |envoy: &FakeEnvoy| envoy.calls().iter().filter(|call| **call == "random_get").count();
+    let before = draws(&envoy);
+    let first = asked_with(&mut envoy, root, "authorization").unwrap();
+    assert!(first.starts_with("Bearer eyJ") && first.split('.').count() == 3, "{first}");
+    assert_eq!(draws(&envoy), before + 1);
+    // It is asked again after ten minutes.
+    envoy.wait(600);
+    let later = asked_with(&mut envoy, root, "authorization").unwrap();
+    assert_ne!(later, first);
+    assert_eq!(draws(&envoy), before + 2);
+    // Where nothing can be signed, nothing is asked.
+    envoy.wait(600);
+    envoy.fail(Faults::Named("random_get"));
+    envoy.tick(root);
+    assert!(envoy.callouts().is_empty());
+    assert!(envoy.has_logged("cannot be signed"));
 }

@@ -2,14 +2,14 @@
 
 use super::{Result, refuse};
 use crate::config::raw;
-use crate::config::secret::Secret;
+use crate::config::secret::Environment;
 use crate::evm::signature::SecretKey;
 use crate::x402::offer_receipt::Issuer;
 
 /// Resolves the signer of offers and receipts.
-pub(super) fn issuer(raw: &raw::OfferReceipt) -> Result<Issuer> {
+pub(super) fn issuer(raw: &raw::OfferReceipt, environment: Environment<'_>) -> Result<Issuer> {
     let mut secret = [0; 32];
-    let Secret(key) = &raw.key;
+    let key = raw.key.reveal("offer_receipt.key", environment)?;
     let digits = key.strip_prefix("0x").unwrap_or_default();
     let key = hex::decode_to_slice(digits, &mut secret).ok().and_then(|()| SecretKey::from_bytes(&secret));
     match key {

@@ -28,7 +28,7 @@ mod text;
 use std::fmt::Display;
 
 use super::raw;
-use super::secret::Shown;
+use super::secret::{Environment, Shown};
 use super::{Catalogue, Config, ConfigError, Mode, Route};
 use crate::route::{Access, Matcher, RouteTable};
 use network::Networks;
@@ -36,10 +36,10 @@ use network::Networks;
 type Result<T> = std::result::Result<T, ConfigError>;
 
 /// Resolves a whole configuration.
-pub(super) fn config(raw: raw::Config) -> Result<Config> {
+pub(super) fn config(raw: raw::Config, environment: Environment<'_>) -> Result<Config> {
     let mut networks = Networks::new(raw.networks)?;
-    let nodes = networks.add_rpc(raw.rpc.0)?;
-    let facilitators = facilitator::facilitators(raw.facilitator, raw.facilitators, &networks)?;
+    let nodes = networks.add_rpc(raw.rpc.0, environment)?;
+    let facilitators = facilitator::facilitators(raw.facilitator, raw.facilitators, &networks, environment)?;
     let origins = origin::origins(&raw.origins)?;
     let mode = raw.mode.unwrap_or_default();
     let context = route::Context {
@@ -48,13 +48,16 @@ pub(super) fn config(raw: raw::Config) -> Result<Config> {
         origins: &origins,
         facilitators: &facilitators,
         mode,
+        environment,
     };
     let (routes, matchers) = context.routes(raw.routes)?;
     let payers = payers::payers(&raw.payers)?;
     checks::payers_are_known(&payers, &routes)?;
-    #[cfg_attr(not(feature = "page"), allow(unused_variables, reason = "a page is checked all the same"))]
+    #[cfg(feature = "page")]
     let page = page::page(raw.page)?;
-    let issuer = raw.offer_receipt.as_ref().map(issuer::issuer).transpose()?;
+    #[cfg(not(feature = "page"))]
+    page::page(&raw.page)?;
+    let issuer = raw.offer_receipt.as_ref().map(|raw| issuer::issuer(raw, environment)).transpose()?;
     let is_discoverable = raw.discovery.unwrap_or(true) && mode == Mode::Enforce;
     let catalogue = match is_discoverable {
         true => Catalogue::new(routes.iter().zip(&matchers)),
@@ -108,6 +111,19 @@ fn table(routes: &[Route], matchers: Vec<Matcher>) -> RouteTable {
 /// Returns the error of what stands at `path`.
 fn refuse<T>(path: impl Into<String>, message: impl Display) -> Result<T> {
     Err(ConfigError { path: path.into(), message: message.to_string() })
+}
+
+/// Checks that the part of the filter is built in that the value at `path` wants.
+fn require(path: impl Into<String>, feature: &str, is_there: bool) -> Result<()> {
+    if is_there {
+        return Ok(());
+    }
+    refuse(
+        path,
+        format_args!(
+            "needs the feature {feature}, which this build of the filter lacks; take the whole module, or build one with `--features core,{feature}`"
+        ),
+    )
 }
 
 /// Puts a path to an error that speaks of `value`.

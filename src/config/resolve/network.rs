@@ -7,7 +7,7 @@ use super::text::list;
 use super::{Result, refuse, service};
 use crate::config::Rpc;
 use crate::config::raw;
-use crate::config::secret::{Shown, named};
+use crate::config::secret::{Environment, Shown, named};
 use crate::json::{Named, Object};
 use crate::networks::{NETWORKS, SOLANA, SolanaNetwork, V1_NAMES};
 use crate::x402::NetworkId;
@@ -55,12 +55,16 @@ impl Networks {
     }
 
     /// Adds the nodes of the configuration; gives the path of each, and its chain.
-    pub(super) fn add_rpc(&mut self, raw: Vec<(String, Object<raw::Rpc>)>) -> Result<Vec<(String, u64)>> {
+    pub(super) fn add_rpc(
+        &mut self,
+        raw: Vec<(String, Object<raw::Rpc>)>,
+        environment: Environment<'_>,
+    ) -> Result<Vec<(String, u64)>> {
         let mut nodes = Vec::with_capacity(raw.len());
         for (name, Object(raw)) in raw {
             let path = format!("rpc.{}", named(&name));
             let chain_id = self.find(&path, &name)?.chain_id;
-            let rpc = Arc::new(service::rpc(&path, chain_id, raw)?);
+            let rpc = Arc::new(service::rpc(&path, chain_id, raw, environment)?);
             if !self.0.iter().any(|network| network.chain_id == chain_id) {
                 self.0.push(Network { name: None, chain_id, assets: Vec::new(), rpc: None });
             }

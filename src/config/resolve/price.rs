@@ -6,7 +6,7 @@ use super::asset::{Asset, atomic_units};
 use super::{Result, refuse, service};
 use crate::config::Service;
 use crate::config::raw::{self, TextOr};
-use crate::config::secret::{Shown, named};
+use crate::config::secret::{Environment, Shown, named};
 use crate::json::{Named, Object};
 use crate::money::Amount;
 use crate::price::{Pointers, Rate, Rates, Shape, Tariff};
@@ -54,9 +54,9 @@ impl<'a> Price<'a> {
     }
 
     /// Resolves the operator's own service that names the price, if there is one.
-    pub(super) fn service(&self) -> Result<Option<Service>> {
+    pub(super) fn service(&self, environment: Environment<'_>) -> Result<Option<Service>> {
         let TextOr::Object(raw::Price { quote: Some(quote), .. }) = self.raw else { return Ok(None) };
-        service::quote(&format!("{}.quote", self.path), quote).map(Some)
+        service::quote(&format!("{}.quote", self.path), quote, environment).map(Some)
     }
 
     /// Resolves the price by tokens, if the route has one.

@@ -48,7 +48,7 @@ impl Context<'_> {
             mode: raw.mode.unwrap_or(mode),
             settle,
             tariff: price.tariff()?.map(Arc::new),
-            price_service: price.service()?.map(Arc::new),
+            price_service: price.service(self.environment)?.map(Arc::new),
             settlement_overrides: raw.settlement_overrides,
             free_for: free_for(path, raw, defaults)?,
             extensions: extensions(&format!("{path}.extensions"), raw, &offers)?,

@@ -1,15 +1,18 @@
 # What can be done here: `make`.
 
 TARGET := wasm32-unknown-unknown
-RELEASE := target/$(TARGET)/release
-WASM := $(RELEASE)/x402_proxy_wasm.wasm
-# What cargo links, what wasm-opt makes of it, and a copy of the former that tells whether the latter is still its own.
-LINKED := $(RELEASE)/deps/x402_proxy_wasm.wasm
-OPTIMIZED := $(RELEASE)/x402_proxy_wasm.optimized.wasm
-OPTIMIZED_FROM := $(RELEASE)/x402_proxy_wasm.optimized-from.wasm
+# Where cargo puts the module, below a target directory; there: what it links, what wasm-opt makes of it, and a copy of the
+# former that tells whether the latter is still its own.
+RELEASE := $(TARGET)/release
+MODULE := x402_proxy_wasm.wasm
+LINKED := deps/$(MODULE)
+OPTIMIZED := x402_proxy_wasm.optimized.wasm
+OPTIMIZED_FROM := x402_proxy_wasm.optimized-from.wasm
+WASM := target/$(RELEASE)/$(MODULE)
+CORE_WASM := target/core/$(RELEASE)/$(MODULE)
 WASM_FEATURES := --enable-bulk-memory --enable-multivalue --enable-mutable-globals \
 	--enable-nontrapping-float-to-int --enable-reference-types --enable-sign-ext
-BINARYEN := node_modules/.bin
+BINARYEN := $(CURDIR)/node_modules/.bin
 # No path of the machine that builds it stands in the module.
 CARGO_HOME ?= $(HOME)/.cargo
 REMAP := --config 'target.$(TARGET).rustflags=[$(foreach dir,$(wildcard $(CARGO_HOME)/registry/src/*),"--remap-path-prefix=$(dir)=",)"--remap-path-prefix=$(CURDIR)="]'
@@ -20,8 +23,11 @@ DEBIAN := prometheus chromium
 
 .DEFAULT_GOAL := help
 PANICKING := target/provoke-panic
+# What the module may have: with everything, and with the feature `core` alone, which has to fit into a ConfigMap.
+MAX_BYTES := 1572864
+MAX_CORE_BYTES := 1048576
 
-.PHONY: help setup build build-provoke-panic build-sdk size demo up run pay down docs test test-matrix test-peers storm fuzz model bench growth profile lint schema dist clean rust-target debian
+.PHONY: help setup build build-core build-provoke-panic build-sdk size demo up run pay down docs test test-matrix test-peers storm fuzz model bench growth profile lint schema dist clean rust-target debian
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,13 +64,21 @@ debian:
 		$$root apt-get -qq update >/dev/null && $$root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends $$missing >/dev/null \
 			|| (echo "make test needs" $$missing "on the PATH: install them" && exit 1); fi
 
+# Builds the filter, in a target directory and with flags of cargo, and optimizes what cargo has linked.
+define build_filter
+@test -f $(1)/$(RELEASE)/$(OPTIMIZED) || echo "Building the filter (the first time takes a while)"
+@cargo build --quiet --release --locked --target $(TARGET) --target-dir $(1) $(2) $(REMAP)
+@cd $(1)/$(RELEASE) && if ! cmp -s $(LINKED) $(OPTIMIZED_FROM) || ! test -f $(OPTIMIZED); then \
+	$(BINARYEN)/wasm-opt -Oz $(WASM_FEATURES) $(LINKED) -o $(OPTIMIZED) \
+	&& cp $(LINKED) $(OPTIMIZED_FROM); fi; \
+	cmp -s $(OPTIMIZED) $(MODULE) || (rm -f $(MODULE) && cp $(OPTIMIZED) $(MODULE))
+endef
+
 build: rust-target node_modules/.stamp ## Build the filter: target/wasm32-unknown-unknown/release/x402_proxy_wasm.wasm
-	@test -f $(OPTIMIZED) || echo "Building the filter (the first time takes a while)"
-	@cargo build --quiet --release --locked --target $(TARGET) $(REMAP)
-	@if ! cmp -s $(LINKED) $(OPTIMIZED_FROM) || ! test -f $(OPTIMIZED); then \
-		$(BINARYEN)/wasm-opt -Oz $(WASM_FEATURES) $(LINKED) -o $(OPTIMIZED) \
-		&& cp $(LINKED) $(OPTIMIZED_FROM); fi
-	@cmp -s $(OPTIMIZED) $(WASM) || (rm -f $(WASM) && cp $(OPTIMIZED) $(WASM))
+	$(call build_filter,target,)
+
+build-core: rust-target node_modules/.stamp ## Build the filter without page, Solana and Coinbase's tokens: target/core/wasm32-unknown-unknown/release/x402_proxy_wasm.wasm
+	$(call build_filter,target/core,--no-default-features --features core)
 
 build-provoke-panic: rust-target # A filter that panics where a request asks for it, for tests
 	@cargo build --quiet --release --locked --target $(TARGET) --target-dir $(PANICKING) --features provoke-panic $(REMAP)
@@ -73,9 +87,10 @@ build-sdk: rust-target # A filter written with the SDK, for tests and benchmarks
 	@cargo build --quiet --release --locked --target $(TARGET) --manifest-path tests/sdk/Cargo.toml \
 		|| (echo "tests/sdk does not build: has the SDK changed? See ARCHITECTURE.md, 'The ABI'" && exit 1)
 
-size: build ## Print the size of the filter, which must not exceed 1 MiB, the size of a ConfigMap
-	@bytes=$$(wc -c < $(WASM)); echo "$(WASM): $$bytes bytes"; \
-		test $$bytes -le 1048576 || (echo "That is more than 1,048,576." && exit 1)
+size: build build-core ## Print the sizes of the filter: at most 1.5 MiB, and at most 1 MiB, the size of a ConfigMap, with the feature core alone
+	@for limit in $(WASM):$(MAX_BYTES) $(CORE_WASM):$(MAX_CORE_BYTES); do \
+		file=$${limit%:*}; most=$${limit#*:}; bytes=$$(wc -c < $$file); echo "$$file: $$bytes bytes of $$most"; \
+		test $$bytes -le $$most || (echo "That is more than $$most." && exit 1) || exit 1; done
 
 demo: setup build ## Watch one request being paid for, end to end, on a local chain
 	@node stage/demo.mjs
@@ -113,7 +128,7 @@ fuzz: ## Fuzz every parser and the whole exchange for a long time (MINUTES=5 for
 model: ## Visit every interleaving of larger worlds than `make test` does (takes hours)
 	@cargo test --quiet --locked --release --test core model -- --ignored --nocapture
 
-test: setup debian build build-provoke-panic build-sdk .tools/python-v1.stamp .tools/wasm-bindgen-$(WASM_BINDGEN).stamp ## Run every test: natively, in wasm, and in a real Envoy on a real chain
+test: setup debian build build-core build-provoke-panic build-sdk .tools/python-v1.stamp .tools/wasm-bindgen-$(WASM_BINDGEN).stamp ## Run every test: natively, in wasm, and in a real Envoy on a real chain
 	@node tests/run.mjs
 
 bench: setup build build-sdk ## Measure the filter beside its peers, on one core each (five minutes; QUICK=1 for a look)
@@ -128,8 +143,10 @@ profile: node_modules/.stamp rust-target ## Count where the filter's time and si
 
 lint: rust-target node_modules/.stamp ## Check the format of the code, clippy's lints with warnings denied, and that vectors are as they are generated
 	@node tests/vectors/generate.mjs --check
+	@node tests/vectors/cdp.mjs --check
 	@cargo fmt --check
 	@cargo clippy --quiet --locked --all-targets --features schema -- --deny warnings
+	@cargo clippy --quiet --locked --lib --no-default-features --features core -- --deny warnings
 	@cargo clippy --quiet --locked --target $(TARGET) -- --deny warnings
 	@cargo fmt --check --manifest-path fuzz/Cargo.toml
 	@cargo clippy --quiet --locked --manifest-path fuzz/Cargo.toml -- --deny warnings

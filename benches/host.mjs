@@ -107,7 +107,7 @@ export function loadModule(path, plugin, seconds, supported) {
     Object.entries(env).map(([name, call]) => [name, (...given) => ((calls[name] = (calls[name] ?? 0) + 1), call(...given))]),
   );
   const module = new WebAssembly.Module(readFileSync(path));
-  ({ exports } = new WebAssembly.Instance(module, { env: counted, wasi_snapshot_preview1: { random_get: () => OK } }));
+  ({ exports } = new WebAssembly.Instance(module, { env: counted, wasi_snapshot_preview1: { random_get: () => OK, environ_sizes_get: () => OK, environ_get: () => OK } }));
   exports._initialize();
   exports.proxy_on_context_create(ROOT, 0);
   exports.proxy_on_vm_start(ROOT, 0);

@@ -4,6 +4,8 @@
 //! proxy-wasm nor a clock; the shell ([`proxy`], behind the default feature `proxy`) translates between
 //! the host and the core. `ARCHITECTURE.md` is the map.
 
+#[cfg(not(all(feature = "solana", feature = "cdp")))]
+mod absent;
 pub mod chain;
 pub mod channel;
 pub mod config;
@@ -24,6 +26,9 @@ mod recent;
 pub mod route;
 mod scan;
 pub mod scheme;
+#[cfg(feature = "solana")]
 pub mod svm;
+#[cfg(not(feature = "solana"))]
+pub use absent::svm;
 pub mod time;
 pub mod x402;

@@ -170,6 +170,28 @@ pub(super) struct Facilitator {
     pub schemes: Vec<String>,
     /// Calls that fail in a row, after which the next facilitator is asked first until this one answers again (default 5).
     pub max_failures: Option<u64>,
+    /// How calls are signed, where the facilitator wants that.
+    #[serde(default, deserialize_with = "optional_object")]
+    pub auth: Option<Auth>,
+}
+
+#[derive(Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub(super) struct Auth {
+    /// A key of the Coinbase Developer Platform: each call carries a token that is signed by it.
+    #[serde(deserialize_with = "json::object")]
+    pub cdp: Cdp,
+}
+
+#[derive(Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub(super) struct Cdp {
+    /// The id of the key.
+    pub key_id: Secret,
+    /// The key's secret as Coinbase's portal shows it: base64 (Ed25519) or PEM (ECDSA). Never logged.
+    pub key_secret: Secret,
 }
 
 #[derive(Debug, Deserialize)]

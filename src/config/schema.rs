@@ -121,6 +121,14 @@ impl JsonSchema for Secret {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": "string"})
+        json_schema!({"anyOf": [{"type": "string"}, {
+            "type": "object",
+            "properties": {"env": {
+                "type": "string",
+                "description": "The name of a variable of the environment that the proxy gives to its plugins, such as FACILITATOR_KEY.",
+            }},
+            "required": ["env"],
+            "additionalProperties": false,
+        }]})
     }
 }

@@ -5,12 +5,61 @@
 
 use std::fmt;
 
-use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+use super::ConfigError;
+use crate::json;
+
+/// A lookup of a variable of the environment that the proxy gives to its plugins; `None` where there is none of the name.
+pub(super) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// A text that nobody is shown: a key, the value of a header, a URL that may hold either.
 #[derive(Clone)]
-pub(super) struct Secret(pub String);
+pub(super) enum Secret {
+    /// The text itself.
+    Text(String),
+    /// The name of the variable that holds it.
+    Variable(String),
+    /// Something else: refused where its path is known, which serde does not tell of a value that it has passed.
+    Neither,
+}
+
+impl Secret {
+    /// Returns the text of what stands at `path`. Line breaks at the end of a variable are not part of it: they come with
+    /// files and with `echo`.
+    ///
+    /// # Errors
+    /// A variable that is not there, or empty; and what is neither a text nor the name of a variable.
+    pub fn reveal(&self, path: &str, environment: Environment<'_>) -> Result<String, ConfigError> {
+        let refuse = |message: String| Err(ConfigError { path: path.to_owned(), message });
+        let name = match self {
+            Self::Text(text) => return Ok(text.clone()),
+            Self::Variable(name) => name,
+            Self::Neither => return refuse("expected a string or {env: NAME}".to_owned()),
+        };
+        let value = environment(name).unwrap_or_default();
+        match value.trim_end_matches(['\r', '\n']) {
+            "" => refuse(missing(name)),
+            value => Ok(value.to_owned()),
+        }
+    }
+}
+
+/// Returns the message about a variable that is not there. It names the variable, unless that may be the secret itself.
+#[cold]
+fn missing(name: &str) -> String {
+    let is_variable = name.bytes().all(|byte| matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'_'))
+        && !name.split('_').any(is_long_word)
+        && (1..=LONGEST_SHOWN).contains(&name.len());
+    if is_variable {
+        format!(
+            "needs the environment variable {name}, which the filter does not see, or which is empty: add {name} to vm_config.environment_variables.host_env_keys (Istio: vmConfig.env, with valueFrom: HOST; Envoy Gateway: env.hostKeys), and set it where the proxy starts"
+        )
+    } else {
+        "needs an environment variable that the filter does not see, or that is empty (its name is not shown: it may be the secret itself); env takes the name of a variable, such as FACILITATOR_KEY, that stands in vm_config.environment_variables.host_env_keys (Istio: vmConfig.env; Envoy Gateway: env.hostKeys)".to_owned()
+    }
+}
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -20,57 +69,55 @@ impl fmt::Debug for Secret {
 
 impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct SecretVisitor;
-
-        impl Visitor<'_> for SecretVisitor {
-            type Value = Secret;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string")
-            }
-
-            fn visit_str<E: Error>(self, text: &str) -> Result<Secret, E> {
-                Ok(Secret(text.to_owned()))
-            }
-        }
-
-        deserializer.deserialize_str(SecretVisitor)
+        // By hand, for serde makes much code of the choice between a text and an object.
+        let value = Box::<RawValue>::deserialize(deserializer)?;
+        let text = |json: &str| serde_json::from_str::<String>(json).ok();
+        Ok(match text(value.get()) {
+            Some(text) => Self::Text(text),
+            None => json::canonical_fields(&value)
+                .ok()
+                .filter(|fields| fields.len() == 1)
+                .and_then(|fields| text(fields.get("env")?))
+                .map_or(Self::Neither, Self::Variable),
+        })
     }
 }
 
 /// Every key that a configuration knows, but for names of the operator's choice. A test holds it against the schema.
-const KEYS: &str = "accepts address allow amount app ask_for_usage asset assets authorizer bazaar body body_schema body_type \
-    builder_code bytes_per_token cache_write cached_input cached_input_tokens chain_id channels choices claim_above \
-    claim_every cluster \
-    confirm confirmations contract_wallets cors csp decimals defaults deny description discovery eip712 \
-    enabled enforce_min_deposit exclusive exclusive_after extensions extra facilitator facilitators free free_for headers hosts \
-    html icon_url input input_tokens keep_headers key lasts ledger log_range match max_body_bytes max_channels max_claims \
-    max_failures max_output_tokens max_redemptions max_response_bytes max_timeout_seconds metadata method \
-    methods mime_type min_deposit minimum missing_usage mode model models name namespace network networks offer_receipt \
-    offers origins output output_schema output_tokens page path path_params path_params_schema pay_to payers \
-    payment_identifier price principals query query_schema quote refund_idle routes rpc scheme schemes service_name \
-    services settle settlement_overrides sign_in_with_x split statement tags timeout to transaction \
-    transfer_method unmatched url usage usd_pegged verify version weight withdraw_delay";
+const KEYS: &str = "accepts address allow amount app ask_for_usage asset assets auth authorizer bazaar body body_schema \
+    body_type builder_code bytes_per_token cache_write cached_input cached_input_tokens cdp chain_id \
+    channels choices claim_above claim_every cluster confirm confirmations contract_wallets cors csp \
+    decimals defaults deny description discovery eip712 enabled enforce_min_deposit env exclusive \
+    exclusive_after extensions extra facilitator facilitators free free_for headers hosts html icon_url \
+    input input_tokens keep_headers key key_id key_secret lasts ledger log_range match max_body_bytes \
+    max_channels max_claims max_failures max_output_tokens max_redemptions max_response_bytes \
+    max_timeout_seconds metadata method methods mime_type min_deposit minimum missing_usage mode model \
+    models name namespace network networks offer_receipt offers origins output output_schema output_tokens \
+    page path path_params path_params_schema pay_to payers payment_identifier price principals query \
+    query_schema quote refund_idle routes rpc scheme schemes service_name services settle \
+    settlement_overrides sign_in_with_x split statement tags timeout to transaction transfer_method \
+    unmatched url usage usd_pegged verify version weight withdraw_delay";
 
 /// Keys that belong elsewhere than where people put them, and where that is.
-const PLACES: [(&str, &str); 10] = [
+const PLACES: [(&str, &str); 11] = [
     (
         "allow_on_headers_stop_iteration fail_open failure_policy root_id vm_config",
         "beside `configuration` in Envoy's plugin configuration",
     ),
-    ("hosts methods path", "in `match` of a route"),
+    ("host hosts method methods path", "in `match` of a route"),
     ("description extensions free match mime_type price", "in an entry of `routes`"),
-    ("accepts free_for max_timeout_seconds pay_to settle", "in `defaults` or an entry of `routes`"),
+    ("accepts free_for max_timeout_seconds payTo pay_to settle", "in `defaults` or an entry of `routes`"),
     (
         "asset confirm contract_wallets enforce_min_deposit min_deposit network scheme transfer_method withdraw_delay",
         "in an entry of `accepts`",
     ),
     (
-        "ask_for_usage bytes_per_token max_body_bytes max_output_tokens max_response_bytes minimum missing_usage models usage",
+        "amount ask_for_usage bytes_per_token max_body_bytes max_output_tokens max_response_bytes minimum missing_usage models usage",
         "in `price`",
     ),
-    ("cluster headers max_failures schemes timeout url verify", "in `facilitator`"),
+    ("auth cluster headers max_failures schemes timeout url verify", "in `facilitator`"),
     ("authorizer claim_above claim_every max_channels refund_idle", "in `channels`"),
+    ("key_id key_secret", "in `facilitator.auth.cdp`"),
     ("exclusive exclusive_after max_claims max_redemptions", "in `ledger`"),
     ("bazaar builder_code payment_identifier sign_in_with_x", "in `extensions`"),
 ];
@@ -129,21 +176,24 @@ impl fmt::Display for Shown<'_> {
 
 /// Returns whether a text is too short and too plain for a secret.
 fn is_harmless(text: &str) -> bool {
-    const LONGEST: usize = 48;
-    /// Letters and digits in a row, beyond which they may be a key.
-    const LONGEST_WORD: usize = 24;
-    const LONGEST_MIXED: usize = 11;
     const SIGNS: [&str; 9] = ["basic ", "bearer", "key", "passw", "secret", "sk-", "sk_", "token", "://"];
-    let is_key = |word: &str| {
-        let is_mixed =
-            word.bytes().any(|byte| byte.is_ascii_digit()) && word.bytes().any(|byte| byte.is_ascii_alphabetic());
-        word.len() > if is_mixed { LONGEST_MIXED } else { LONGEST_WORD }
-    };
     let lower = text.to_ascii_lowercase();
-    text.len() <= LONGEST
+    text.len() <= LONGEST_SHOWN
         && text.bytes().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'@' | b'=' | b'?' | b'%' | b'&'))
         && !SIGNS.iter().any(|sign| lower.contains(sign))
-        && !text.split(|letter: char| !letter.is_ascii_alphanumeric()).any(is_key)
+        && !text.split(|letter: char| !letter.is_ascii_alphanumeric()).any(is_long_word)
+}
+
+/// Bytes of the longest text that is shown.
+const LONGEST_SHOWN: usize = 48;
+
+/// Returns whether letters and digits in a row are so many that they may be a key.
+fn is_long_word(word: &str) -> bool {
+    const LONGEST_WORD: usize = 24;
+    const LONGEST_MIXED: usize = 11;
+    let is_mixed =
+        word.bytes().any(|byte| byte.is_ascii_digit()) && word.bytes().any(|byte| byte.is_ascii_alphabetic());
+    word.len() > if is_mixed { LONGEST_MIXED } else { LONGEST_WORD }
 }
 
 /// Returns whether a key is a known one, or was meant to be: at most one letter in three is wrong, and no more than two.
@@ -244,7 +294,7 @@ mod tests {
         ] {
             assert_eq!(Shown(text).to_string() == format!("{text:?}"), is_shown, "{text}");
         }
-        assert_eq!(format!("{:?}", Secret("x".to_owned())), "Secret(…)");
+        assert_eq!(format!("{:?}", Secret::Text("x".to_owned())), "Secret(…)");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::evm::keccak256;
+use crate::facilitator::cdp::CdpKey;
 use crate::x402::NetworkId;
 
 /// A facilitator, which verifies and settles payments.
@@ -85,6 +86,8 @@ pub struct Service {
     pub timeout: Duration,
     /// Headers added to each call; names in lower case.
     pub headers: Vec<(String, String)>,
+    /// The key by which each call is signed, at Coinbase's hosted facilitator.
+    pub cdp_key: Option<CdpKey>,
 }
 
 impl Service {
@@ -93,16 +96,41 @@ impl Service {
         self.timeout.as_secs().saturating_add(1)
     }
 
-    /// Returns a digest of the service and of the caller's credentials: cluster, URL and headers. An answer may be shared by
+    /// Returns a text that may hold what the service was told, without the parts of that which may be keys: values of headers,
+    /// and long segments of the URL's path.
+    pub fn conceal(&self, text: &str) -> String {
+        /// Bytes of a header's value that may be a key; a shorter one would be found in any answer.
+        const KEY_BYTES: usize = 8;
+        /// Bytes of a segment of a path that may be a key; shorter ones are words.
+        const SEGMENT_BYTES: usize = 16;
+        // Most keys stand behind a word, as in `Bearer …`.
+        let values = self.headers.iter().flat_map(|(_, value)| value.split_ascii_whitespace().chain([value.as_str()]));
+        let segments = self.base_path.split('/').filter(|segment| segment.len() >= SEGMENT_BYTES);
+        let mut text = text.to_owned();
+        for secret in values.filter(|value| value.len() >= KEY_BYTES).chain(segments) {
+            // Some write JSON with `\/` for `/`.
+            for written in [secret, &secret.replace('/', r"\/")] {
+                text = text.replace(written, "…");
+            }
+        }
+        match &self.cdp_key {
+            Some(key) => key.hide_tokens(&text),
+            None => text,
+        }
+    }
+
+    /// Returns a digest of the service and of the caller's credentials: cluster, URL, headers and key. An answer may be shared by
     /// all who ask the same service in the same name, and by nobody else of the same process.
     pub fn identity(&self) -> [u8; 32] {
-        let Self { cluster, scheme, authority, base_path, timeout: _, headers } = self;
+        let Self { cluster, scheme, authority, base_path, timeout: _, headers, cdp_key } = self;
         let headers = headers.iter().flat_map(|(name, value)| [name, value]);
+        let key = cdp_key.iter().flat_map(CdpKey::identity);
         let mut fields = Vec::new();
-        for field in [cluster, scheme, authority, base_path].into_iter().chain(headers) {
+        let texts = [cluster, scheme, authority, base_path].into_iter().chain(headers).map(String::as_bytes);
+        for field in texts.chain(key) {
             // Each behind its length, so that no two lists of fields are one text.
             fields.extend_from_slice(&u64::try_from(field.len()).unwrap_or(u64::MAX).to_be_bytes());
-            fields.extend_from_slice(field.as_bytes());
+            fields.extend_from_slice(field);
         }
         keccak256(&fields)
     }
@@ -111,7 +139,7 @@ impl Service {
 /// Shows the cluster and the host, and nothing that may be a key: those stand in headers, and in paths of URLs.
 impl fmt::Debug for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { cluster, scheme, authority, base_path: _, timeout, headers: _ } = self;
+        let Self { cluster, scheme, authority, base_path: _, timeout, headers: _, cdp_key: _ } = self;
         f.debug_struct("Service")
             .field("cluster", cluster)
             .field("url", &format_args!("{scheme}://{authority}"))

@@ -1478,6 +1478,204 @@ fn every_message_says_what_to_write_instead() {
     }
 }
 
+/// The warnings of the least that charges, with some things set.
+fn warnings_with(changes: &[(&str, Value)]) -> Vec<String> {
+    let mut json = least();
+    for (pointer, value) in changes {
+        set(&mut json, pointer, value.clone());
+    }
+    read(&json).warnings
+}
+
+#[test]
+fn prices_that_give_something_away_are_warned_about() {
+    let tokens = |model: Value, more: Value| {
+        let mut price = json!({"usage": "openai", "models": {"gpt-4o": model}});
+        price.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        price
+    };
+    let usual = json!({"input": "$2.50", "output": "$10"});
+    let pointers = json!({"model": "/model", "input_tokens": "/usage/in"});
+    for (price, warning) in [
+        (tokens(usual.clone(), json!({})), None),
+        (tokens(json!({"input": "$0", "output": "$10"}), json!({})), None),
+        (
+            tokens(json!({"input": "$0", "output": "$0"}), json!({})),
+            Some("price.models: has a model that costs nothing"),
+        ),
+        (tokens(json!({"input": "$0", "output": "$0"}), json!({"minimum": "$0.001"})), None),
+        (tokens(json!({"input": "$2.50"}), json!({})), Some("price.models: has a model whose output costs nothing")),
+        (json!({"usage": "openai", "models": {"text-embedding-3-small": {"input": "$0.02"}}}), None),
+        (tokens(usual.clone(), json!({"max_output_tokens": 0})), Some("price.max_output_tokens: is 0")),
+        (tokens(usual.clone(), json!({"usage": pointers})), Some("price.usage: names no output_tokens")),
+        (
+            tokens(json!({"input": "$0.0025", "output": "$0.01"}), json!({})),
+            Some("price.models: has an input below $0.01"),
+        ),
+        (json!({"usage": "openai", "models": {"gpt.*": usual}}), Some("price.models: has a name with a sign of")),
+        (json!({"usage": "openai", "models": {"^gpt-4": usual}}), Some("price.models: has a name with a sign of")),
+        (
+            json!({"usage": "openai", "models": {"gpt-4o,gpt-4": usual}}),
+            Some("price.models: has a name with a sign of"),
+        ),
+        (json!({"usage": "openai", "models": {"@cf/meta/llama-3.1:v2*": usual}}), None),
+    ] {
+        let warnings = warnings_with(&[("/routes/0/price", price.clone())]);
+        assert_eq!(warnings.len(), usize::from(warning.is_some()), "{price}: {warnings:?}");
+        if let Some(warning) = warning {
+            assert!(warnings[0].starts_with(&format!("routes[0].{warning}")), "{price}: {warnings:?}");
+        }
+    }
+    let embeddings = [
+        ("/routes/0/price", tokens(json!({"input": "$0.02"}), json!({}))),
+        ("/routes/0/match/path", json!("/v1/embeddings")),
+    ];
+    assert_eq!(warnings_with(&embeddings), [""; 0]);
+    assert_refused(
+        &refused(&with("/routes/1/price", json!({"usage": "openai", "models": {"": {"input": "$1"}}}))),
+        "routes[1].price.models",
+        "write \"*\" for any model",
+        "empty",
+    );
+}
+
+#[test]
+fn money_that_nobody_could_take_or_everybody_could_is_told_of() {
+    let known = |name: &str, decimals: u64| json!({"address": USDC, "decimals": decimals, "eip712": {"name": name, "version": "2"}, "usd_pegged": true});
+    for (pointer, value, warning) in [
+        ("/routes/0/accepts/0/network", json!("base"), Some("routes[0].pay_to: is an account of Anvil's")),
+        ("/routes/0/accepts/0/network", json!("eip155:1"), Some("routes[0].pay_to: is an account of Anvil's")),
+        ("/routes/0/accepts/0/network", json!("avalanche-fuji"), None),
+        ("/routes/0/accepts/0/asset", known("USDC", 6), None),
+        (
+            "/routes/0/accepts/0/asset",
+            known("USD Coin", 6),
+            Some("routes[0].accepts: has a token of the built-in table"),
+        ),
+        ("/routes/0/accepts/0/asset", known("USDC", 18), Some("routes[0].accepts: has a token of the built-in table")),
+    ] {
+        let warnings = warnings_with(&[(pointer, value.clone())]);
+        assert_eq!(warnings.len(), usize::from(warning.is_some()), "{value}: {warnings:?}");
+        assert!(warning.is_none_or(|warning| warnings[0].starts_with(warning)), "{value}: {warnings:?}");
+    }
+    let mut route = least()["routes"][0].clone();
+    route["accepts"][0]["network"] = "base".into();
+    let mut others = [route.clone(), route.clone(), route];
+    others.iter_mut().zip(["/a", "/b", "/c"]).for_each(|(route, path)| route["match"]["path"] = path.into());
+    let [warning] = &warnings_with(&[("/routes", json!(others))])[..] else { panic!("one for all") };
+    assert!(warning.starts_with("routes[0].pay_to: ") && warning.ends_with("(of 2 more routes, too)"), "{warning}");
+    for (pointer, value, path, message) in [
+        ("/routes/0/pay_to", json!(USDC), "routes[0].accepts[0]", "pays the token's own contract"),
+        (
+            "/routes/0/pay_to",
+            json!({"split": [{"to": OTHER}, {"to": USDC}]}),
+            "routes[0].accepts[0]",
+            "pays the token's own",
+        ),
+        (
+            "/routes/0/pay_to",
+            json!("0x000000000022D473030F116dDEE9F6B43aC78BA3"),
+            "routes[0].pay_to",
+            "is a contract that payments pass",
+        ),
+        (
+            "/routes/0/pay_to",
+            json!("0x402085c248EeA27D92E8b30b2C58ed07f9E20001"),
+            "routes[0].pay_to",
+            "is a contract that payments pass",
+        ),
+        (
+            "/routes/0/accepts/0/asset",
+            json!({"address": format!("0x{}", "0".repeat(40)), "decimals": 18, "eip712": {"name": "ETH", "version": "1"}}),
+            "routes[0].accepts[0].asset.address",
+            "only tokens can be charged",
+        ),
+    ] {
+        let mut json = least();
+        set(&mut json, pointer, value.clone());
+        assert_refused(&refused(&json), path, message, &value.to_string());
+    }
+}
+
+#[test]
+fn a_newcomer_is_told_what_to_write_instead() {
+    for (pointer, value, path, message) in [
+        ("/routes/0/price", json!("$1e-3"), "routes[0].price", "write digits with a point alone, such as \"$0.001\""),
+        ("/routes/0/price", json!("$2.50/1M"), "routes[0].price", "write digits with a point alone"),
+        ("/routes/0/price", json!("$.01"), "routes[0].price", "write digits with a point alone"),
+        ("/routes/0/price", json!({"amount": "0.5"}), "routes[0].price.amount", "atomic units are whole"),
+        ("/routes/0/price", json!({"amount": "0x10"}), "routes[0].price.amount", "written in digits alone: \"1000\""),
+        ("/mode", json!(false), "mode", "write \"enforce\" or \"shadow\""),
+        ("/unmatched", json!(403), "unmatched", "write \"free\" or \"deny\""),
+        ("/facilitator/verify", json!(false), "facilitator.verify", "write \"remote\" or \"local\""),
+        ("/facilitator", json!("https://x402.org/facilitator"), "facilitator", "write {cluster: "),
+        ("/routes/0/match", json!("/weather"), "routes[0].match", "write {path: \"/weather\"}"),
+        (
+            "/routes/0/extensions",
+            json!({"builder_code": "my_app"}),
+            "routes[0].extensions.builder_code",
+            "write {app: \"my_app\"}",
+        ),
+        ("/routes/0/method", json!("GET"), "routes[0].method", "(it belongs in `match` of a route)"),
+        ("/routes/0/amount", json!("1000"), "routes[0].amount", "(it belongs in `price`)"),
+        ("/payTo", json!(PAY_TO), "payTo", "(it belongs in `defaults` or an entry of `routes`)"),
+        ("/routes/0/icon_url", json!("javascript://x/"), "routes[0].icon_url", "is not a URL such as"),
+        ("/routes/0/accepts/0/network", json!("Base"), "routes[0].accepts[0].network", "did you mean base?"),
+        ("/routes/0/accepts/0/network", json!("base-mainnet"), "routes[0].accepts[0].network", "did you mean base?"),
+        (
+            "/routes/0/accepts/0/network",
+            json!("Base Sepolia"),
+            "routes[0].accepts[0].network",
+            "did you mean base-sepolia?",
+        ),
+        (
+            "/routes/0/accepts/0/network",
+            json!("basesepolia"),
+            "routes[0].accepts[0].network",
+            "did you mean base-sepolia?",
+        ),
+        ("/routes/0/accepts/0/network", json!("8453"), "routes[0].accepts[0].network", "did you mean eip155:8453?"),
+        (
+            "/routes/0/accepts/0/network",
+            json!("solana-mainnet"),
+            "routes[0].accepts[0].network",
+            "did you mean solana?",
+        ),
+        ("/routes/0/accepts/0/network", json!("mainnet"), "routes[0].accepts[0].network", "did you mean ethereum?"),
+    ] {
+        let mut json = least();
+        set(&mut json, pointer, value.clone());
+        assert_refused(&refused(&json), path, message, &value.to_string());
+    }
+}
+
+#[test]
+fn a_path_that_is_free_where_it_is_written_otherwise_is_warned_about() {
+    let route = |path: &str, is_free: bool| match is_free {
+        true => json!({"match": {"path": path}, "free": true}),
+        false => {
+            json!({"match": {"path": path}, "price": "$1", "pay_to": OTHER, "accepts": [{"scheme": "exact", "network": "base-sepolia", "asset": "USDC"}]})
+        }
+    };
+    for (free, priced, is_warned) in [
+        ("/weather", "/Weather", true),
+        ("/weather/{*rest}", "/weather", true),
+        ("/weather/", "/weather", true),
+        ("/Weather", "/weather", false),
+        ("/weather/{id}", "/weather", false),
+        ("/users/{id}/public", "/users/{*rest}", false),
+        ("/", "/{*rest}", false),
+    ] {
+        let warnings = warnings_with(&[("/routes", json!([route(free, true), route(priced, false)]))]);
+        let warned = warnings.iter().any(|warning| warning.starts_with("routes[1].match: an earlier, free route"));
+        assert_eq!(warned, is_warned, "{free} {priced}: {warnings:?}");
+    }
+    for path in ["/weather,/forecast", "/'weather'", "/api/\u{200b}x", "/`x`"] {
+        let warnings = warnings_with(&[("/routes/0/match/path", json!(path))]);
+        assert!(warnings.len() == 1 && warnings[0].contains("stands for itself"), "{path}: {warnings:?}");
+    }
+}
+
 #[test]
 fn what_catalogues_show_is_on_the_wire_as_the_official_packages_have_it() {
     let mut json = least();
@@ -1518,4 +1716,150 @@ fn what_catalogues_show_is_on_the_wire_as_the_official_packages_have_it() {
         json["routes"][0][key] = value.clone();
         assert_eq!(refused(&json).path, format!("routes[0].{path}"), "{key}: {value}");
     }
+}
+
+/// A configuration that takes what it can from the environment.
+fn from_environment() -> Value {
+    let service = |name: &str| json!({"cluster": "c", "url": {"env": format!("{name}_URL")}, "headers": {"X-Api-Key": {"env": format!("{name}_KEY")}}});
+    let mut json = whole();
+    json["facilitator"] = service("FACILITATOR");
+    json["rpc"] = json!({"base-sepolia": service("NODE")});
+    json["offer_receipt"] = json!({"key": {"env": "RECEIPT_KEY"}});
+    json["routes"][0]["price"] = json!({"quote": service("QUOTE")});
+    json
+}
+
+/// Reads a configuration in an environment of one line for each of these services.
+fn in_environment(json: &Value, change: (&str, Option<&str>)) -> Result<Config, ConfigError> {
+    let environment = |name: &str| match (name, name.split_once('_')) {
+        _ if name == change.0 => change.1.map(str::to_owned),
+        ("RECEIPT_KEY", _) => Some(format!("0x{}\n", "11".repeat(32))),
+        (_, Some((service, "URL"))) => Some(format!("https://{}.example/v2/s3cr3t\n", service.to_lowercase())),
+        (_, Some((service, "KEY"))) => Some(format!("Bearer {service}\r\n")),
+        _ => None,
+    };
+    Config::from_host(json.to_string().as_bytes(), &environment)
+}
+
+#[test]
+fn secrets_come_from_the_environment() {
+    let config = in_environment(&from_environment(), ("", None)).unwrap();
+    let facilitator = &config.facilitators[0].service;
+    let quote = config.routes[0].terms.as_ref().unwrap().price_service.clone().unwrap();
+    for (service, host, key) in
+        [(&**facilitator, "facilitator.example", "Bearer FACILITATOR"), (&*quote, "quote.example", "Bearer QUOTE")]
+    {
+        assert_eq!((service.authority.as_str(), service.base_path.as_str()), (host, "/v2/s3cr3t"));
+        assert_eq!(service.headers, [("x-api-key".to_owned(), key.to_owned())]);
+    }
+    assert!(config.issuer.is_some());
+    assert!(!format!("{config:?}").contains("s3cr3t"));
+}
+
+#[test]
+fn a_variable_that_is_missing_or_empty_is_named_with_its_path() {
+    for (name, path) in [
+        ("FACILITATOR_URL", "facilitator.url"),
+        ("FACILITATOR_KEY", "facilitator.headers.X-Api-Key"),
+        ("NODE_URL", "rpc.base-sepolia.url"),
+        ("NODE_KEY", "rpc.base-sepolia.headers.X-Api-Key"),
+        ("QUOTE_URL", "routes[0].price.quote.url"),
+        ("QUOTE_KEY", "routes[0].price.quote.headers.X-Api-Key"),
+        ("RECEIPT_KEY", "offer_receipt.key"),
+    ] {
+        for value in [None, Some(""), Some("\n")] {
+            let error = in_environment(&from_environment(), (name, value)).unwrap_err();
+            let message = format!("needs the environment variable {name}, which the filter does not see");
+            assert_refused(&error, path, &message, name);
+            assert!(
+                error.message.contains("vm_config.environment_variables") && error.message.contains("vmConfig.env")
+            );
+        }
+    }
+    let mut several = from_environment();
+    several.as_object_mut().unwrap().remove("facilitator");
+    several["facilitators"] = json!([whole()["facilitator"], from_environment()["facilitator"]]);
+    assert_eq!(in_environment(&several, ("", None)).unwrap().facilitators.len(), 2);
+    let error = in_environment(&several, ("FACILITATOR_KEY", None)).unwrap_err();
+    assert_refused(&error, "facilitators[1].headers.X-Api-Key", "FACILITATOR_KEY", "several");
+    // What stands there may be the secret itself.
+    for name in ["hunter2", "AKIAIOSFODNN7EXAMPLE", "Bearer x", "", "A\n"] {
+        let error = refused(&with("/facilitator/headers/X-Api-Key", json!({"env": name})));
+        assert_refused(&error, "facilitator.headers.X-Api-Key", "its name is not shown", name);
+        assert!(name.is_empty() || !error.message.contains(name), "{error}");
+    }
+}
+
+#[test]
+fn what_is_neither_a_text_nor_a_variable_is_no_secret() {
+    for wrong in
+        [json!({"env": 7}), json!({"env": "A", "else": "B"}), json!({"ENV": "A"}), json!({"env": {"env": "A"}})]
+    {
+        let error = refused(&with("/facilitator/headers/X-Api-Key", wrong));
+        assert_refused(&error, "facilitator.headers.X-Api-Key", "expected a string or {env: NAME}", "secret");
+    }
+    let twice = whole().to_string().replacen(r#""X-Api-Key":"#, r#""X-Api-Key":{"env":"A","env":"B"},"other":"#, 1);
+    let error = Config::from_json(twice.as_bytes()).unwrap_err();
+    assert_refused(&error, "facilitator.headers.X-Api-Key", "expected a string or {env: NAME}", "twice");
+}
+
+/// A throwaway key: base64 of the seed 07…07 and its public key.
+const CDP_KEY: &str = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwfqSmxj4pxSCr71UHsTLsX5lUd2rr6+e5JCHuppFEbSLA==";
+
+#[test]
+fn a_key_of_coinbases_platform_is_read_and_never_shown() {
+    let with_key =
+        |id: Value, secret: Value| with("/facilitator/auth", json!({"cdp": {"key_id": id, "key_secret": secret}}));
+    let config = read(&with_key(json!("key-1"), json!(CDP_KEY)));
+    assert!(config.facilitators[0].service.cdp_key.is_some());
+    assert!(!format!("{config:?}").contains("BwcHBwcH"));
+    let variables = with_key(json!({"env": "CDP_API_KEY_ID"}), json!({"env": "CDP_API_KEY_SECRET"}));
+    let environment =
+        |name: &str| Some(if name.ends_with("_ID") { "key-1".to_owned() } else { format!("{CDP_KEY}\n") });
+    let same = Config::from_host(variables.to_string().as_bytes(), &environment).unwrap();
+    assert_eq!(same.facilitators, config.facilitators);
+    let error = Config::from_host(variables.to_string().as_bytes(), &|name| {
+        environment(name).filter(|_| name.ends_with("_ID"))
+    });
+    assert_refused(&error.unwrap_err(), "facilitator.auth.cdp.key_secret", "CDP_API_KEY_SECRET", "missing");
+
+    let halves = CDP_KEY.replace("fqSmx", "frSmx");
+    for (secret, message) in [
+        ("", "is not a key as Coinbase's portal shows it"),
+        ("hunter2", "is not a key as Coinbase's portal shows it"),
+        (CDP_KEY.trim_end_matches("LA=="), "is not a key as Coinbase's portal shows it"),
+        (&halves, "its second half is not the public key of its first"),
+        (
+            "-----BEGIN EC PRIVATE KEY-----\nhunter2\n-----END EC PRIVATE KEY-----",
+            "is PEM, but no whole private key on P-256",
+        ),
+        ("-----BEGIN EC PRIVATE KEY-----\nMHcC", "is PEM, but no whole private key on P-256"),
+    ] {
+        let error = refused(&with_key(json!("key-1"), json!(secret)));
+        assert_refused(&error, "facilitator.auth.cdp.key_secret", message, message);
+        assert!(secret.is_empty() || !error.message.contains(secret) && !error.message.contains("hunter2"));
+    }
+    for id in ["", "a\nb", "a b"] {
+        let error = refused(&with_key(json!(id), json!(CDP_KEY)));
+        assert_refused(&error, "facilitator.auth.cdp.key_id", "copy the key's id", id);
+    }
+    let mut both = with_key(json!("key-1"), json!(CDP_KEY));
+    set(&mut both, "/facilitator/headers/Authorization", json!("Bearer x"));
+    assert_refused(&refused(&both), "facilitator.headers.authorization", "keep one", "both");
+    let mut several = whole();
+    several.as_object_mut().unwrap().remove("facilitator");
+    several["facilitators"] = json!([whole()["facilitator"], with_key(json!("key-1"), json!(CDP_KEY))["facilitator"]]);
+    let keys = read(&several).facilitators.iter().map(|one| one.service.cdp_key.is_some()).collect::<Vec<_>>();
+    assert_eq!(keys, [false, true], "each has its own");
+    several["facilitators"][1]["auth"]["cdp"]["key_secret"] = json!("hunter2");
+    let error = refused(&several);
+    assert_refused(
+        &error,
+        "facilitators[1].auth.cdp.key_secret",
+        "is not a key as Coinbase's portal shows it",
+        "several",
+    );
+    let identity = |config: &Config| config.facilitators[0].service.identity();
+    assert_ne!(identity(&config), identity(&read(&whole())));
+    assert_ne!(identity(&config), identity(&read(&with_key(json!("key-2"), json!(CDP_KEY)))));
 }

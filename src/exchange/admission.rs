@@ -322,6 +322,7 @@ impl Verifying {
         let (exchange, effects) = match verification {
             // A reason says it all; the rest of the answer may call somebody the payer of what nobody has proven.
             Verification::Invalid(reason) => {
+                let reason = context.shown(Some(place), reason);
                 return candidate.payment.refuse(context, release, Outcome::Refused, &reason);
             }
             Verification::Unknown(unknown) => candidate.payment.end_unknown(release, unknown),

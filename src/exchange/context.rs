@@ -3,6 +3,7 @@
 use super::CallKind;
 use crate::config::{Config, Facilitator};
 use crate::facilitator::{self, CalloutAnswer, Supported};
+use crate::json;
 use crate::time::UnixTime;
 
 /// Everything that a step may look at.
@@ -48,6 +49,15 @@ impl Context<'_> {
     /// Returns what a facilitator answered, for the operator.
     pub(super) fn said(&self, place: usize, kind: CallKind, answer: &CalloutAnswer) -> Option<String> {
         Some(facilitator::report(&self.facilitator(place)?.service, kind.path(), answer))
+    }
+
+    /// Returns a reason that a facilitator gave as the operator and the client may see it: without the operator's keys, and of
+    /// some length.
+    pub(super) fn shown(&self, place: Option<usize>, reason: String) -> String {
+        match place.and_then(|place| self.facilitator(place)) {
+            Some(facilitator) => json::shorten(facilitator.service.conceal(&reason)),
+            None => json::shorten(reason),
+        }
     }
 }
 

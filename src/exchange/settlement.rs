@@ -256,6 +256,16 @@ impl Settling {
         }
     }
 
+    /// Asks the facilitator once more that has sent the transaction: any other finds the nonce used.
+    fn ask_again(self, context: Context<'_>) -> Next {
+        match self.pursuit.place.and_then(|place| Some((place, context.facilitator(place)?))) {
+            Some((place, facilitator)) => {
+                self.with(|pursuit| Pursuit { asked: Asked::default(), ..pursuit }).settle_with(facilitator, place)
+            }
+            None => self.ask_to_settle(context),
+        }
+    }
+
     fn next_facilitator<'a>(&self, context: Context<'a>) -> Option<(usize, &'a Facilitator)> {
         context.next_facilitator(&self.payment.purchase.facilitators, self.pursuit.asked)
     }
@@ -304,7 +314,7 @@ impl Settling {
 
     fn on_tick(self, context: Context<'_>) -> Next {
         match self.pursuit.awaits {
-            Awaits::Facilitation(due) if context.now >= due => self.ask_to_settle(context),
+            Awaits::Facilitation(due) if context.now >= due => self.ask_again(context),
             Awaits::Confirmation(due) if context.now >= due => self.ask_chain(context),
             _ => self.stay(),
         }
@@ -319,7 +329,10 @@ impl Settling {
 
     fn on_settlement(mut self, context: Context<'_>, answer: &CalloutAnswer) -> Next {
         let had_settled = self.pursuit.may_have_settled;
-        let settlement = self.read_settlement(answer);
+        let settlement = match self.read_settlement(answer) {
+            Settlement::Refused(reason) => Settlement::Refused(context.shown(self.pursuit.place, reason)),
+            other => other,
+        };
         if !matches!(settlement, Settlement::Settled(_)) {
             let said = self.pursuit.place.and_then(|place| context.said(place, CallKind::Settle, answer));
             self.pursuit.said = said.map(Into::into).or(self.pursuit.said);
@@ -329,6 +342,7 @@ impl Settling {
         let has_failed = facilitator::has_failed(answer);
         let was_sent = *answer != CalloutAnswer::NotSent;
         if let Settlement::Unknown(unknown, None) = settlement
+            && unknown != Unknown::Pending
             && has_failed
         {
             self.pursuit.may_have_settled = had_settled || was_sent;
@@ -372,9 +386,13 @@ impl Settling {
             Settlement::Refused(reason) if had_settled => {
                 let unknown = Unknown::MaybeSettledBefore;
                 let settling = self.with(|pursuit| Pursuit { unknown, ..pursuit });
-                match settling.can_ask_chain() {
-                    true => settling.ask_chain(context),
-                    false => settling.leave_unknown(context, &reason),
+                if settling.can_ask_chain() {
+                    return settling.ask_chain(context);
+                }
+                // Another one may be the one that has settled it, and know.
+                match settling.next_facilitator(context) {
+                    Some((place, facilitator)) => settling.settle_with(facilitator, place),
+                    None => settling.leave_unknown(context, &reason),
                 }
             }
             // Something on the way may have asked twice, and let the second answer through. Where another ledger takes the same

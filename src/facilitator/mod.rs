@@ -4,13 +4,17 @@
 //! of 2xx, and with all that belongs to it, is a yes; and only a reason that is known to be given before anything is sent is
 //! a no ([`refusal`]). Everything else says nothing about the money.
 
+#[cfg(feature = "cdp")]
+pub mod cdp;
+mod fields;
 mod refusal;
 mod supported;
 
+#[cfg(not(feature = "cdp"))]
+pub use crate::absent::cdp;
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde::Serialize;
 
 use crate::channel::{self, ChannelId, OnChain};
 use crate::config::Service;
@@ -20,6 +24,7 @@ use crate::time::UnixTime;
 use crate::x402::payment::Payer;
 use crate::x402::requirement::Rail;
 use crate::x402::{Requirement, TransactionId, Version, reason};
+use fields::{Fields, Odd};
 pub use refusal::is_before_sending;
 pub use supported::{Directory, Kind, Supported};
 
@@ -115,7 +120,7 @@ impl fmt::Display for Field {
 pub enum Verification {
     /// The payment would settle.
     Valid,
-    /// It would not, for this reason (one of the official error strings, mostly).
+    /// It would not, for this reason (one of the official error strings, mostly). It may hold anything, and be long.
     Invalid(String),
     /// It did not say.
     Unknown(Unknown),
@@ -126,7 +131,7 @@ pub enum Verification {
 pub enum Settlement {
     /// The money has moved.
     Settled(TransactionId),
-    /// It has not and will not, for this reason.
+    /// It has not and will not, for this reason. It may hold anything, and be long.
     Refused(String),
     /// It did not say, though it may have named a transaction.
     Unknown(Unknown, Option<TransactionId>),
@@ -151,32 +156,36 @@ pub const fn has_failed(answer: &CalloutAnswer) -> bool {
     }
 }
 
+/// Returns whether an answer counts against the facilitator's health: it has failed, and gives no reason that has a meaning of
+/// its own. Some refuse with 500, and say with 500 that a transaction is pending.
+pub fn is_failing(answer: &CalloutAnswer) -> bool {
+    let has_meaning = |reason: &String| reason == reason::SETTLEMENT_PENDING || is_before_sending(reason);
+    let says_why = |fields: &Fields<'_>| {
+        ["errorReason", "invalidReason"].iter().any(|name| fields.texts(name).any(|reason| has_meaning(&reason)))
+    };
+    has_failed(answer) && !read(answer).is_ok_and(|(_, fields)| says_why(&fields))
+}
+
 /// Reads the answer to `/verify` for a payment by `payer`.
 pub fn read_verification(answer: &CalloutAnswer, payer: &Payer) -> Verification {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Wire {
-        is_valid: bool,
-        invalid_reason: Option<String>,
-        payer: Option<String>,
-    }
-    let (status, wire): (u16, Wire) = match read(answer) {
+    let (status, fields) = match read(answer) {
         Ok(read) => read,
         Err(unknown) => return Verification::Unknown(unknown),
     };
     let misfit = |field| Verification::Unknown(Unknown::Misfit(field));
     let by_status = || Verification::Unknown(misfit_of(status));
-    match (wire.is_valid, given(wire.invalid_reason)) {
-        (true, Some(_)) => misfit(Field::Reason),
-        (true, None) if !is_success(status) => by_status(),
-        (true, None) if !names(wire.payer, payer) => misfit(Field::Payer),
-        (true, None) => Verification::Valid,
+    match (fields.flag("isValid"), fields.text("invalidReason")) {
+        (None, _) => Verification::Unknown(unknown_of(status)),
+        (Some(true), Err(Odd) | Ok(Some(_))) => misfit(Field::Reason),
+        (Some(true), Ok(None)) if !is_success(status) => by_status(),
+        (Some(true), Ok(None)) if !names(&fields, payer) => misfit(Field::Payer),
+        (Some(true), Ok(None)) => Verification::Valid,
         // Nothing has moved, so a no without a reason is a no; but a server that failed may not have looked.
-        (false, Some(reason)) if is_failure(status) && !is_before_sending(&reason) => by_status(),
-        (false, None) if is_failure(status) => by_status(),
-        (false, reason) => {
-            Verification::Invalid(reason.map_or_else(|| "the facilitator gave no reason".to_owned(), json::shorten))
+        (Some(false), Ok(Some(reason))) if !is_failure(status) || is_before_sending(&reason) => {
+            Verification::Invalid(reason)
         }
+        (Some(false), _) if is_failure(status) => by_status(),
+        (Some(false), _) => Verification::Invalid("the facilitator gave no reason".to_owned()),
     }
 }
 
@@ -187,42 +196,38 @@ pub fn read_settlement(
     requirement: &Requirement,
     payer: &Payer,
 ) -> Settlement {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Wire {
-        success: bool,
-        error_reason: Option<String>,
-        transaction: Option<String>,
-        network: Option<String>,
-        payer: Option<String>,
-    }
-    let (status, wire): (u16, Wire) = match read(answer) {
+    let (status, fields) = match read(answer) {
         Ok(read) => read,
         Err(unknown) => return Settlement::Unknown(unknown, None),
     };
-    let transaction = given(wire.transaction);
-    let named = transaction.as_deref().and_then(|text| read_transaction(text, requirement));
+    // A name counts whatever is wrong with the rest: what it leads to is looked up.
+    let named = fields.texts("transaction").filter_map(|text| read_transaction(&text, requirement)).last();
+    let unknown = |unknown| Settlement::Unknown(unknown, named);
+    let Some(success) =
+        fields.flag("success").filter(|_| !fields.has_doubled(&["errorReason", "transaction", "network", "payer"]))
+    else {
+        return unknown(unknown_of(status));
+    };
+    let is_network = |network: Option<String>| network.is_none_or(|one| is_network_of(&one, version, requirement));
     let off = if !is_success(status) {
-        Some(Field::Status)
-    } else if given(wire.network).is_some_and(|network| !is_network_of(&network, version, requirement)) {
-        Some(Field::Network)
-    } else if !names(wire.payer, payer) {
-        Some(Field::Payer)
+        Some(misfit_of(status))
+    } else if !fields.text("network").is_ok_and(is_network) {
+        Some(Unknown::Misfit(Field::Network))
+    } else if !names(&fields, payer) {
+        Some(Unknown::Misfit(Field::Payer))
     } else {
         None
     };
-    let unknown = |unknown| Settlement::Unknown(unknown, named);
-    match (wire.success, given(wire.error_reason)) {
-        (true, Some(_)) => unknown(Unknown::Misfit(Field::Reason)),
-        (true, None) => match (off, named) {
-            (Some(Field::Status), _) => unknown(misfit_of(status)),
-            (Some(field), _) => unknown(Unknown::Misfit(field)),
+    match (success, fields.text("errorReason")) {
+        (true, Err(Odd) | Ok(Some(_))) => unknown(Unknown::Misfit(Field::Reason)),
+        (true, Ok(None)) => match (off, named) {
+            (Some(off), _) => unknown(off),
             (None, Some(transaction)) => Settlement::Settled(transaction),
             (None, None) => unknown(Unknown::Misfit(Field::Transaction)),
         },
-        (false, Some(reason)) if reason == reason::SETTLEMENT_PENDING => unknown(Unknown::Pending),
-        (false, Some(reason)) if transaction.is_none() && is_before_sending(&reason) => {
-            Settlement::Refused(json::shorten(reason))
+        (false, Ok(Some(reason))) if reason == reason::SETTLEMENT_PENDING => unknown(Unknown::Pending),
+        (false, Ok(Some(reason))) if fields.text("transaction") == Ok(None) && is_before_sending(&reason) => {
+            Settlement::Refused(reason)
         }
         (false, _) if status == 429 => unknown(Unknown::Busy),
         (false, _) => unknown(Unknown::Unsure),
@@ -247,26 +252,17 @@ fn is_network_of(network: &str, version: Version, requirement: &Requirement) -> 
 pub fn report(service: &Service, path: &str, answer: &CalloutAnswer) -> String {
     /// Characters of an answer that are shown.
     const MOST: usize = 200;
-    let Service { cluster, scheme, authority, headers, .. } = service;
+    let Service { cluster, scheme, authority, .. } = service;
     let target = format!("{scheme}://{authority}{path} (cluster {cluster})");
     let (status, body) = match answer {
         CalloutAnswer::NotSent => return format!("{target} could not be called"),
         CalloutAnswer::Lost => return format!("{target} did not answer"),
         CalloutAnswer::Answered { status, body } => (status, body),
     };
-    let mut text: String = String::from_utf8_lossy(body).chars().take(MAX_ANSWER_BYTES).collect();
-    for (_, secret) in headers {
-        // Most keys stand behind a word, as in `Bearer …`.
-        for part in secret.split_ascii_whitespace().chain([secret.as_str()]).filter(|part| part.len() >= SECRET_BYTES) {
-            text = text.replace(part, "…");
-        }
-    }
-    let shown: String = text.chars().take(MOST).collect();
+    let text: String = String::from_utf8_lossy(body).chars().take(MAX_ANSWER_BYTES).collect();
+    let shown: String = service.conceal(&text).chars().take(MOST).collect();
     format!("{target} answered {status}: {shown}")
 }
-
-/// Bytes of a text that may be a key; a shorter one would be found in any answer.
-const SECRET_BYTES: usize = 8;
 
 /// Returns whether an HTTP status is one of success.
 const fn is_success(status: u16) -> bool {
@@ -278,26 +274,18 @@ fn without_mark(body: &[u8]) -> &[u8] {
     body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body)
 }
 
-/// A text that says something. Facilitators differ on whether they leave a field out or empty.
-fn given(text: Option<String>) -> Option<String> {
-    text.filter(|text| !text.is_empty())
-}
-
 /// Returns whether an answer names this payer, or nobody.
-fn names(named: Option<String>, payer: &Payer) -> bool {
-    given(named).is_none_or(|named| payer.may_be(&named))
+fn names(fields: &Fields<'_>, payer: &Payer) -> bool {
+    fields.text("payer").is_ok_and(|named| named.is_none_or(|named| payer.may_be(&named)))
 }
 
 /// The payer that an answer names, where the filter does not know better.
 pub fn named_payer(answer: &CalloutAnswer) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Wire {
-        payer: Option<String>,
-    }
     const LONGEST: usize = 128;
-    let (_, wire): (u16, Wire) = read(answer).ok()?;
+    let (_, fields) = read(answer).ok()?;
     // It goes into headers.
-    given(wire.payer).filter(|payer| payer.len() <= LONGEST && payer.bytes().all(|byte| byte.is_ascii_graphic()))
+    let payer = fields.text("payer").ok()?;
+    payer.filter(|payer| payer.len() <= LONGEST && payer.bytes().all(|byte| byte.is_ascii_graphic()))
 }
 
 /// The meaning of an answer to `/settle` about a claim, a payout or a refund, which no payment of a client's stands behind.
@@ -322,23 +310,18 @@ pub fn read_deed(answer: &CalloutAnswer, requirement: &Requirement) -> Deed {
 
 /// Reads what an answer of `/verify` or `/settle` says of a channel; `None` where it says nothing of this one.
 pub fn read_channel(answer: &CalloutAnswer, id: ChannelId, now: UnixTime) -> Option<OnChain> {
-    #[derive(Deserialize)]
-    struct Wire<'a> {
-        #[serde(borrow)]
-        extra: Option<&'a RawValue>,
-    }
-    let (_, wire): (u16, Wire<'_>) = read(answer).ok()?;
-    channel::read_state(wire.extra?, id, now)
+    let (_, fields) = read(answer).ok()?;
+    channel::read_state(fields.json("extra")?, id, now)
 }
 
 /// Reads the body of an answer, and its status.
-fn read<'a, T: Deserialize<'a>>(answer: &'a CalloutAnswer) -> Result<(u16, T), Unknown> {
+fn read(answer: &CalloutAnswer) -> Result<(u16, Fields<'_>), Unknown> {
     match answer {
         CalloutAnswer::NotSent => Err(Unknown::NotSent),
         CalloutAnswer::Lost => Err(Unknown::Unreachable),
         CalloutAnswer::Answered { status, body } if body.len() <= MAX_ANSWER_BYTES => {
-            let json::Object(wire) = json::from_slice(without_mark(body)).map_err(|_| unknown_of(*status))?;
-            Ok((*status, wire))
+            let fields = json::from_slice(without_mark(body)).map_err(|_| unknown_of(*status))?;
+            Ok((*status, fields))
         }
         CalloutAnswer::Answered { status, .. } => Err(unknown_of(*status)),
     }

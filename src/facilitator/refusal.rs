@@ -85,6 +85,9 @@ const BEFORE_SENDING: [(&str, &str); 10] = [
 /// else: `invalid_exact_svm_payload_…`, `invalid_exact_svm_smart_wallet_…` and their like on other networks.
 const CHECKS_OF_PAYLOADS: [&str; 2] = ["_payload_", "_smart_wallet_"];
 
+/// Words in a name that tell of a transaction that was sent, unless it was only tried out.
+const SENT: [&str; 8] = ["broadcast", "confirm", "fail", "pending", "sent", "submi", "timed_out", "timeout"];
+
 /// Returns whether a refusal says that nothing was sent, and nothing will be. More words may stand behind a colon.
 pub fn is_before_sending(refusal: &str) -> bool {
     let name = refusal.split(':').next().unwrap_or_default().trim();
@@ -92,7 +95,12 @@ pub fn is_before_sending(refusal: &str) -> bool {
     // Where the words of a check stand right behind the network's family.
     let is_check = |rest: &str| {
         let (_, check) = rest.split_at(rest.find('_').unwrap_or(rest.len()));
-        CHECKS_OF_PAYLOADS.iter().any(|start| check.starts_with(start))
+        let name = CHECKS_OF_PAYLOADS.iter().find_map(|start| check.strip_prefix(start));
+        let is_tried_out =
+            |name: &str| ["simulation_failed", "resolution_failed"].iter().any(|end| name.ends_with(end));
+        name.is_some_and(|name| {
+            !name.is_empty() && (is_tried_out(name) || !SENT.iter().any(|word| name.contains(word)))
+        })
     };
     reason::stands_in(&BEFORE_SENDING, name) || foreign.is_some_and(is_check)
 }
@@ -115,7 +123,9 @@ mod tests {
             "insufficient_funds",
             "invalid_exact_evm_insufficient_balance: the payer has 0",
             "invalid_exact_svm_smart_wallet_simulation_failed: program error",
+            "invalid_exact_svm_smart_wallet_alt_resolution_failed",
             "invalid_exact_stellar_payload_wrong_amount",
+            "invalid_exact_tvm_payload_settlement_boc",
         ] {
             assert!(is_before_sending(reason), "{reason}");
         }
@@ -136,7 +146,12 @@ mod tests {
             "invalid_exact_evm_payload_something_new",
             "invalid_exact_svm_transaction_failed",
             "invalid_exact_svm_payload",
+            "invalid_exact_svm_payload_",
             "invalid_exact_svm",
+            "invalid_exact_aptos_payload_transaction_failed",
+            "invalid_exact_aptos_payload_transaction_failed_simulation",
+            "invalid_exact_sui_payload_transaction_submitted",
+            "invalid_exact_svm_smart_wallet_execution_timed_out",
             "invalid_transaction_state",
             "permit2_invalid_nonce",
             "erc20_approval_broadcast_failed",

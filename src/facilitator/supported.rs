@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use super::{CalloutAnswer, MAX_SUPPORTED_BYTES, without_mark};
 use crate::evm::Address;
 use crate::json;
+use crate::money::Decimal;
 use crate::x402::{Requirement, Version};
 
 /// A facilitator's own word on what it supports: the answer to `GET /supported`, as far as the filter needs it.
@@ -96,10 +97,13 @@ impl Kind {
         }
         let json::Object(wire): json::Object<Wire<'_>> = json::from_slice(entry.get().as_bytes())?;
         let Wire { x402_version, scheme, network, extra } = wire;
-        // Some write the number as a text.
-        let version = x402_version.map(|version| version.get().trim_matches('"').parse::<u64>());
+        let version = x402_version.map(|version| read_version(version).ok_or_else(|| version.get().to_owned()));
+        let version = version.transpose().map_err(|version| json::JsonError {
+            path: "x402Version".to_owned(),
+            message: json::shorten(format!("{version} is not a version of the protocol")),
+        })?;
         // What it says for version 1 alone is remembered for the networks that this version names in its own way.
-        let is_current = version.is_none_or(|version| version == Ok(Version::V2.number())) || !is_caip_2(&network);
+        let is_current = version.is_none_or(|version| version == Version::V2.number()) || !is_caip_2(&network);
         let extra = extra.and_then(|extra| json::canonical_fields(extra).ok()).unwrap_or_default();
         Ok(is_current.then_some(Self { scheme, network, extra }))
     }
@@ -126,30 +130,40 @@ impl Supported {
         struct Answer<'a> {
             #[serde(borrow)]
             kinds: Vec<&'a RawValue>,
-            #[serde(borrow, default)]
-            extensions: Option<Vec<&'a RawValue>>,
+            #[serde(borrow)]
+            extensions: Option<&'a RawValue>,
         }
         let CalloutAnswer::Answered { status: 200..300, body } = answer else { return None };
         let body = Some(without_mark(body)).filter(|body| body.len() <= MAX_SUPPORTED_BYTES)?;
         let Answer { kinds, extensions } = json::from_slice(body).ok()?;
         let mut supported = Self::default();
+        if kinds.len() > Self::MOST {
+            supported.note_unread(&format!("all kinds behind the first {} are left out", Self::MOST));
+        }
         for kind in kinds.into_iter().take(Self::MOST) {
             match Kind::read(kind) {
                 Ok(kind) => supported.kinds.extend(kind),
-                Err(error) => supported.note_unread("kinds", &error.to_string()),
+                Err(error) => supported.note_unread(&format!("an entry of kinds is left out: {error}")),
             }
+        }
+        let extensions = extensions.map_or(Ok(Vec::new()), |list| serde_json::from_str::<Vec<&RawValue>>(list.get()));
+        if extensions.is_err() {
+            supported.note_unread("extensions is left out: it is not a list");
         }
         for extension in extensions.into_iter().flatten().take(Self::MOST) {
             match read_extension(extension) {
                 Some(name) => supported.extensions.push(name),
-                None => supported.note_unread("extensions", "neither a name nor an object with a key"),
+                None => {
+                    supported
+                        .note_unread("an entry of extensions is left out: neither a name nor an object with a key");
+                }
             }
         }
         Some(supported)
     }
 
-    fn note_unread(&mut self, list: &str, error: &str) {
-        self.unread = self.unread.take().or_else(|| Some(format!("an entry of {list} is left out: {error}")));
+    fn note_unread(&mut self, what: &str) {
+        self.unread.get_or_insert_with(|| what.to_owned());
     }
 
     /// Returns what it says of a scheme on a network, the latest first; nothing where it has not said so yet.
@@ -221,6 +235,12 @@ impl Supported {
 /// Returns whether a network is named as version 2 of the protocol does.
 fn is_caip_2(network: &str) -> bool {
     network.contains(':')
+}
+
+/// Reads a version of the protocol: a whole number, which some write as a text or as a double.
+fn read_version(version: &RawValue) -> Option<u64> {
+    let number = Decimal::parse(version.get().trim_matches('"')).and_then(|number| number.to_units(0));
+    number.ok().and_then(|number| u64::try_from(number).ok())
 }
 
 /// Reads an entry of `extensions`: a name, or an object that says it as its `key` or `name`.

@@ -21,14 +21,18 @@ pub struct StreamEvent {
     pub raw: Vec<u8>,
     /// The text of its `data` lines; empty where it has none.
     pub data: String,
+    /// True if its name is `error`.
+    pub is_error: bool,
     /// True if it, or the rest of it, was too long to be read.
     pub is_overlong: bool,
 }
 
 impl StreamEvent {
     fn new(raw: Vec<u8>, is_overlong: bool) -> Self {
-        let data = if is_overlong { String::new() } else { data_of(&raw) };
-        Self { raw, data, is_overlong }
+        let text = if is_overlong { "".into() } else { String::from_utf8_lossy(&raw) };
+        let data = values_of(&text, "data").collect::<Vec<_>>().join("\n");
+        let is_error = values_of(&text, "event").last() == Some("error");
+        Self { raw, data, is_error, is_overlong }
     }
 }
 
@@ -100,14 +104,12 @@ impl Splitter {
     }
 }
 
-/// The text of the `data` lines of an event.
-fn data_of(raw: &[u8]) -> String {
-    let text = String::from_utf8_lossy(raw);
+/// The values of a field of an event, one for each of its lines.
+fn values_of<'a>(text: &'a str, field: &'a str) -> impl Iterator<Item = &'a str> {
     // A byte order mark may begin a stream, and means nothing wherever else it stands.
     let lines = text.split(['\n', '\r']).map(|line| line.trim_start_matches('\u{feff}'));
-    let lines = lines.filter_map(|line| line.strip_prefix("data:"));
-    let lines: Vec<&str> = lines.map(|line| line.strip_prefix(' ').unwrap_or(line)).collect();
-    lines.join("\n")
+    let values = lines.filter_map(move |line| line.strip_prefix(field)?.strip_prefix(':'));
+    values.map(|value| value.strip_prefix(' ').unwrap_or(value))
 }
 
 #[cfg(test)]

@@ -153,8 +153,9 @@ impl Counts {
 }
 
 /// Fields of a response in which something is looked for.
-const FIELDS: [&str; 15] = [
+const FIELDS: [&str; 16] = [
     "usage",
+    "meta",
     "choices",
     "response",
     "message",
@@ -186,6 +187,11 @@ impl Facts {
     /// Returns whether it tells of a failure, and has nothing that could be paid for.
     pub const fn is_failure(&self) -> bool {
         if self.failed != 0 { self.generated & !self.failed == 0 } else { self.is_error && !self.has_text }
+    }
+
+    /// Takes it for the word of a failure, whatever stands in it.
+    pub(super) const fn fail(&mut self) {
+        self.is_error = true;
     }
 
     /// Returns whether something generated comes with it, as far as can be told: what is of no known kind counts.
@@ -306,7 +312,10 @@ impl Facts {
 }
 
 /// Places of the object that holds the usage. In these patterns `*` stands for one step.
-const USAGE: [&str; 10] = [
+const USAGE: [&str; 13] = [
+    "/usage/billed_units",
+    "/delta/usage/billed_units",
+    "/meta/billed_units",
     "/usage",
     "/response/usage",
     "/message/usage",
@@ -320,7 +329,8 @@ const USAGE: [&str; 10] = [
 ];
 
 /// Places of errors.
-const ERRORS: [&str; 5] = ["/error", "/errors", "/response/error", "/message/error", "/choices/*/error"];
+const ERRORS: [&str; 6] =
+    ["/error", "/errors", "/response/error", "/message/error", "/x_groq/error", "/choices/*/error"];
 
 /// Places where it is said that an output is finished.
 const FINISHES: [&str; 2] = ["/choices/*/finish_reason", "/candidates/*/finishReason"];

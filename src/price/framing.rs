@@ -2,7 +2,7 @@
 //! bytes tell.
 
 use super::Shape;
-use super::events::Splitter;
+use super::events::{Splitter, StreamEvent};
 use super::facts::Facts;
 use super::reader::Reader;
 
@@ -87,11 +87,7 @@ impl Framing {
                 if is_last {
                     events.extend(splitter.finish());
                 }
-                units.extend(events.into_iter().map(|event| {
-                    let data = event.data.trim();
-                    let facts = (!data.is_empty() && data != "[DONE]").then(|| Facts::of(shape, data.as_bytes()));
-                    Unit { facts, raw: event.raw, is_overlong: event.is_overlong }
-                }));
+                events.into_iter().for_each(|event| units_of(shape, event, &mut units));
             }
             Self::Values(values) => values.push(shape, bytes, is_last, keeps, &mut units),
         }
@@ -142,6 +138,23 @@ fn decide(bytes: &[u8], is_labelled: bool, is_last: bool) -> Option<Framing> {
         _ if is_labelled => Some(Framing::Events(Splitter::default())),
         _ => Some(Framing::Other),
     }
+}
+
+/// Adds the units of an event.
+fn units_of(shape: &Shape, event: StreamEvent, units: &mut Vec<Unit>) {
+    let StreamEvent { raw, data, is_error, is_overlong } = event;
+    let data = data.trim();
+    let mut values = if data == "[DONE]" { Vec::new() } else { Facts::all_of(shape, data.as_bytes()) };
+    if is_error {
+        if values.is_empty() {
+            values.push(Facts::default());
+        }
+        values.iter_mut().for_each(Facts::fail);
+    }
+    // Of several, where an upstream forgets the empty lines between events, none is kept from the client.
+    let only = if values.len() == 1 { values.pop() } else { None };
+    units.extend(values.into_iter().map(|facts| Unit { raw: Vec::new(), facts: Some(facts), is_overlong: false }));
+    units.push(Unit { raw, facts: only, is_overlong });
 }
 
 /// Returns what stands before the first byte that tells, and the rest. Some upstreams send space to keep a connection alive,

@@ -236,6 +236,21 @@ impl Facts {
         let (_, facts) = reader.read(shape, text);
         facts.unwrap_or_else(|| reader.finish(shape))
     }
+
+    /// The findings in each of the values in a text, or in what is none; nothing where it is empty.
+    pub(super) fn all_of(shape: &Shape, text: &[u8]) -> Vec<Self> {
+        /// Values beyond which nothing is looked for.
+        const MOST: usize = 4096;
+        let (mut reader, mut all, mut rest) = (Reader::default(), Vec::new(), text);
+        while !rest.is_empty() && all.len() < MOST {
+            let (read, facts) = reader.read(shape, rest);
+            let behind = rest.get(read..).unwrap_or_default().trim_ascii_start();
+            // What is no object behind one is no value of its own.
+            rest = if behind.first() == Some(&b'{') { behind } else { &[] };
+            all.push(facts.unwrap_or_else(|| reader.finish(shape)));
+        }
+        all
+    }
 }
 
 #[cfg(test)]

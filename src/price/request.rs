@@ -420,7 +420,7 @@ fn plain_path(path: &[u8]) -> Option<&str> {
 
 /// Returns whether the interface at this path generates nothing: what it costs is its input.
 #[inline(never)]
-fn has_no_output(path: &[u8]) -> bool {
+pub(crate) fn has_no_output(path: &[u8]) -> bool {
     const INTERFACES: [&str; 9] =
         ["embeddings", "embed", "rerank", "moderations", "classify", "score", "pooling", "tokenize", "count_tokens"];
     let last = plain_path(path).and_then(|path| path.rsplit('/').next());

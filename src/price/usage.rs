@@ -16,6 +16,9 @@ pub struct Usage {
     pub output: u64,
 }
 
+/// Counters of the input in OpenAI's interfaces and those that resemble them.
+const INPUT: [&str; 3] = ["prompt_tokens", "input_tokens", "prompt_eval_count"];
+
 /// The usage that has been reported so far. Streams report it in pieces, and some of it again; the last word counts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Report {
@@ -25,12 +28,15 @@ pub struct Report {
     output: Option<u64>,
     /// Anthropic counts apart what came from a cache or was written to one.
     is_apart: bool,
+    /// True if the input was told, and in no number that could be meant.
+    has_odd_input: bool,
 }
 
 impl Report {
     /// Takes in what a response, or an event of a stream, says; `true` if it spoke of usage.
     pub fn take_in(&mut self, shape: &Shape, facts: &Facts) -> bool {
         let counts = &facts.counts;
+        self.has_odd_input |= counts.is_unreadable(&INPUT);
         match shape {
             Shape::OpenAi => self.openai(counts),
             Shape::Anthropic => self.anthropic(counts),
@@ -51,6 +57,14 @@ impl Report {
         Some(Usage { input: named.saturating_add(apart), cached_input, cache_write, output: self.output? })
     }
 
+    /// The usage, once the output is known: so many tokens of input, where nothing was ever said of them. Ollama says nothing of
+    /// a prompt that it has read before.
+    pub fn usage_with(&self, input: u64) -> Option<Usage> {
+        let is_untold = self.input.is_none() && !self.has_odd_input;
+        let told = if is_untold { Self { output: self.output, input: Some(input), ..Self::default() } } else { *self };
+        told.usage()
+    }
+
     /// The output, once it is known.
     pub const fn output(&self) -> Option<u64> {
         self.output
@@ -63,7 +77,7 @@ impl Report {
 
     fn openai(&mut self, counts: &Counts) -> bool {
         const OUTPUT: [&str; 3] = ["completion_tokens", "output_tokens", "eval_count"];
-        let input = counts.first(&["prompt_tokens", "input_tokens", "prompt_eval_count"]);
+        let input = counts.first(&INPUT);
         let named = counts.first(&OUTPUT);
         // Some count apart what the model said to itself, and have it in the total alone. Embeddings have no output, and
         // do not say so.

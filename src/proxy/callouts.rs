@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use super::answers::{Answers, Question};
 use super::host::{Buffer, Host, LogLevel, Map};
+use super::shared::Shared;
+use super::tokens::{Tokens, authorization};
 use super::{heads, stats};
 use crate::config::Service;
 use crate::exchange::{Call, CallKind};
@@ -35,14 +37,14 @@ pub(super) enum Sent {
 pub(super) struct NotSent;
 
 /// Sends a callout of an exchange, unless its answer is known.
-pub(super) fn send(host: &impl Host, answers: &RefCell<Answers>, Call { kind, service, body }: &Call) -> Sent {
+pub(super) fn send(host: &impl Host, shared: &Shared, Call { kind, service, body }: &Call) -> Sent {
     let question = kind.is_cacheable().then(|| Question::new(service, body));
     if let (Some(question), Ok(now)) = (&question, host.unix_time())
-        && let Some(answer) = answers.borrow().get(question, now)
+        && let Some(answer) = shared.answers.borrow().get(question, now)
     {
         return Sent::Answered(answer);
     }
-    match dispatch(host, service, "POST", kind.path(), body) {
+    match dispatch(host, &shared.tokens, service, "POST", kind.path(), body) {
         Ok(token) => {
             let sent_at = if stats::times(*kind) { host.read_clock().ok() } else { None };
             Sent::UnderWay(Callout { token, kind: *kind, service: Arc::clone(service), question, sent_at })
@@ -76,6 +78,7 @@ impl Callout {
 /// mostly because the proxy has no such cluster, is logged.
 pub(super) fn dispatch(
     host: &impl Host,
+    tokens: &RefCell<Tokens>,
     service: &Service,
     method: &str,
     path: &str,
@@ -96,6 +99,12 @@ pub(super) fn dispatch(
         headers.push(("content-type", "application/json"));
     }
     headers.extend(service.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+    let token = service.cdp_key.as_ref().map(|key| authorization(host, tokens, key, service, method, &path));
+    let token = token.transpose().map_err(|error| {
+        host.log(LogLevel::Critical, &format!("x402: the call of {} cannot be signed: {error}", service.authority));
+        NotSent
+    })?;
+    headers.extend(token.as_deref().map(|token| ("authorization", token)));
     host.dispatch(&service.cluster, &headers, body, service.timeout).map_err(|error| {
         let cluster = &service.cluster;
         host.log(

@@ -232,6 +232,9 @@ impl<H: Host> Contexts<H> {
     pub fn on_delete(&self, id: u32) {
         let is_root = self.with_table(|table| {
             let roots = table.roots.len();
+            if let Some(root) = table.root(id) {
+                root.retire();
+            }
             table.roots.retain(|(root_id, _)| *root_id != id);
             table.introductions.retain(|(_, (root_id, _))| *root_id != id);
             table.turned_away.retain(|other| *other != id);

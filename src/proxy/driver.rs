@@ -407,7 +407,7 @@ impl<H: Host> Driver<H> {
         if let Some(body) = rewrite {
             edits::rewrite_request(&self.host, &body)?;
         }
-        let known = call.and_then(|call| match callouts::send(&self.host, &self.shared.answers, &call) {
+        let known = call.and_then(|call| match callouts::send(&self.host, &self.shared, &call) {
             Sent::UnderWay(callout) => {
                 self.callout = Some(callout);
                 None

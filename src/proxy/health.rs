@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::host::{Host, LogLevel};
 use super::stats;
 use crate::config::{Config, Facilitator, Service};
-use crate::facilitator::{CalloutAnswer, has_failed};
+use crate::facilitator::{self, CalloutAnswer};
 
 /// The calls that failed in a row, for each facilitator by its place. A worker counts its own.
 #[derive(Default)]
@@ -39,7 +39,7 @@ impl Health {
         let Some(place) = place else { return };
         let was_failing = self.is_failing(config, place);
         if let Some(failures) = self.failures.get_mut(place) {
-            *failures = if has_failed(answer) { failures.saturating_add(1) } else { 0 };
+            *failures = if facilitator::is_failing(answer) { failures.saturating_add(1) } else { 0 };
         }
         let Some(facilitator) = config.facilitators.get(place) else { return };
         match (was_failing, self.is_failing(config, place)) {
@@ -47,6 +47,14 @@ impl Health {
             (true, false) => tell_answering(host, facilitator),
             _ => {}
         }
+    }
+
+    /// Takes back what the host was told of facilitators that fail, for their configuration is replaced. What is still heard of
+    /// them says nothing about those of the next one.
+    pub(super) fn retire(&mut self, host: &impl Host, config: &Config) {
+        let failing = i64::from(self.failing(config).count_ones());
+        self.failures.clear();
+        stats::change_failing(host, failing.saturating_neg());
     }
 }
 

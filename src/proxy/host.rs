@@ -31,6 +31,9 @@ pub trait Host: Clone {
     /// Returns bytes that nobody can guess.
     fn random(&self) -> Result<[u8; 32], HostError>;
 
+    /// Reads a variable of the environment that the host gives to the plugin; `None` where it has none of the name.
+    fn variable(&self, name: &str) -> Result<Option<String>, HostError>;
+
     /// Reads all headers of a map, in order; none where there is no such map. They are not kept: a client may send
     /// thousands.
     fn headers<T>(&self, map: Map, read: impl FnOnce(Vec<Pair<'_>>) -> T) -> Result<T, HostError>;

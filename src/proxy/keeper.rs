@@ -215,7 +215,7 @@ impl Keeping {
             let network = NetworkId::from_chain_id(group.chain_id);
             let payload = job.payload(group, signer.as_ref());
             let body = channel::question(&payload, network.as_str(), group.token, group.receiver);
-            callouts::dispatch(around.host, &facilitator.service, "POST", "/settle", &body).ok()
+            callouts::dispatch(around.host, &around.shared.tokens, &facilitator.service, "POST", "/settle", &body).ok()
         });
         let Some(token) = token else {
             let consequences = self.keeper.on_answer(group, job, Said::Nothing, now);

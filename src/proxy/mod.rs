@@ -22,6 +22,7 @@ mod root;
 mod shared;
 mod stats;
 mod store;
+mod tokens;
 #[cfg(target_arch = "wasm32")]
 mod wasm_host;
 

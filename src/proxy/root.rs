@@ -39,8 +39,10 @@ pub(super) struct RootContext<H> {
     shared: Shared,
     /// When each facilitator is asked again what it supports.
     asks_at: Vec<Option<UnixTime>>,
-    /// The facilitators of which the log has said whether they answer.
+    /// The facilitators of which the log has said what they support.
     introduced: BTreeSet<usize>,
+    /// Those of which it has said that they do not say so.
+    missed: BTreeSet<usize>,
     /// The nodes of the configuration, each once.
     nodes: Vec<Arc<Rpc>>,
     /// Whether the nodes were asked which chains they are of.
@@ -68,6 +70,7 @@ impl<H: Host> RootContext<H> {
             shared: Shared::default(),
             asks_at: Vec::new(),
             introduced: BTreeSet::new(),
+            missed: BTreeSet::new(),
             nodes: Vec::new(),
             has_asked_nodes: false,
             left_out: BTreeSet::new(),
@@ -80,6 +83,7 @@ impl<H: Host> RootContext<H> {
     pub(super) fn configure(&mut self, size: usize) -> bool {
         match configure(&self.host, size) {
             Ok((configured, memory)) => {
+                self.retire();
                 self.shared.memory = memory;
                 let facilitators = configured.config.facilitators.len();
                 self.shared.supported = Arc::new(vec![Supported::default(); facilitators]);
@@ -101,6 +105,13 @@ impl<H: Host> RootContext<H> {
                 self.host.log(LogLevel::Critical, &format!("x402: the configuration is refused: {error}"));
                 false
             }
+        }
+    }
+
+    /// Takes back what the host was told, for the configuration is replaced or the context is deleted.
+    pub(super) fn retire(&self) {
+        if let Some(Configured { config, .. }) = &self.configured {
+            self.shared.health.borrow_mut().retire(&self.host, config);
         }
     }
 
@@ -138,7 +149,8 @@ impl<H: Host> RootContext<H> {
             // One that does not answer is probed by this question.
             let is_urgent = config.needs_introduction || self.shared.health.borrow().is_failing(config, place);
             *asks_at = Some(now.plus(if is_urgent { RETRY_SECONDS } else { REFRESH_SECONDS }));
-            let token = callouts::dispatch(&self.host, &facilitator.service, "GET", Supported::PATH, "");
+            let token =
+                callouts::dispatch(&self.host, &self.shared.tokens, &facilitator.service, "GET", Supported::PATH, "");
             asked.extend(token.map(|token| (token, place)));
         }
         asked
@@ -192,7 +204,7 @@ impl<H: Host> RootContext<H> {
                 let _ = self.host.set_tick_period(TICK_PERIOD);
             }
             None => {
-                let report = facilitator::report(service, Supported::PATH, &answer);
+                let report = LogText::new(&facilitator::report(service, Supported::PATH, &answer));
                 let consequence = match config.needs_introduction {
                     true => {
                         "; until it does, entries are not offered that need its word: scheme upto, and what it alone judges"
@@ -200,7 +212,7 @@ impl<H: Host> RootContext<H> {
                     false => "",
                 };
                 // Once, and again whenever something depends on it.
-                if config.needs_introduction || self.introduced.insert(place) {
+                if config.needs_introduction || self.missed.insert(place) {
                     let line = format!("x402: the facilitator does not say what it supports: {report}{consequence}");
                     self.host.log(LogLevel::Warn, &line);
                 }
@@ -215,7 +227,14 @@ impl<H: Host> RootContext<H> {
         }
         let mut asked = Vec::new();
         for (place, node) in self.nodes.iter().enumerate() {
-            let token = callouts::dispatch(&self.host, &node.service, "POST", "", &chain::chain_id_question());
+            let token = callouts::dispatch(
+                &self.host,
+                &self.shared.tokens,
+                &node.service,
+                "POST",
+                "",
+                &chain::chain_id_question(),
+            );
             asked.extend(token.map(|token| (token, place)));
         }
         asked
@@ -235,7 +254,7 @@ impl<H: Host> RootContext<H> {
                 (LogLevel::Critical, warning.to_string())
             }
             Err(_) => {
-                let report = facilitator::report(service, "", &answer);
+                let report = LogText::new(&facilitator::report(service, "", &answer));
                 (LogLevel::Warn, format!("the node of chain {chain_id} does not say which chain it is of: {report}"))
             }
         };
@@ -324,7 +343,8 @@ fn log_introduction(host: &impl Host, service: &Service, answer: &CalloutAnswer,
 
 fn configure(host: &impl Host, size: usize) -> Result<(Configured, Memory), String> {
     let bytes = host.buffer(Buffer::PluginConfiguration, size).map_err(|error| error.to_string())?;
-    let config = Config::from_host(&bytes).map_err(|error| error.to_string())?;
+    let config =
+        Config::from_host(&bytes, &|name| host.variable(name).ok().flatten()).map_err(|error| error.to_string())?;
     let number = store::draw_number(host).ok_or("the host's shared data does not work")?;
     let period = if config.needs_introduction { FIRST_TICK_PERIOD } else { TICK_PERIOD };
     host.set_tick_period(period).map_err(|error| error.to_string())?;

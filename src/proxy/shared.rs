@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::answers::{Answers, RefusedWishes};
 use super::health::Health;
+use super::tokens::Tokens;
 use crate::facilitator::Supported;
 use crate::time::UnixTime;
 
@@ -20,6 +21,8 @@ pub(super) struct Shared {
     pub(super) answers: Rc<RefCell<Answers>>,
     /// Routes whose upstreams take no wish for usage.
     pub(super) refused_wishes: Rc<RefCell<RefusedWishes>>,
+    /// Tokens that callouts carry.
+    pub(super) tokens: Rc<RefCell<Tokens>>,
     /// Facts of the shared data itself.
     pub(super) memory: Memory,
 }

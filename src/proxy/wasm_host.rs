@@ -66,6 +66,8 @@ const ABSENT: u32 = u32::MAX;
 #[link(wasm_import_module = "wasi_snapshot_preview1")]
 unsafe extern "C" {
     fn random_get(bytes: *mut u8, length: usize) -> u32;
+    fn environ_sizes_get(count: *mut usize, length: *mut usize) -> u32;
+    fn environ_get(places: *mut *mut u8, bytes: *mut u8) -> u32;
 }
 
 #[link(wasm_import_module = "env")]
@@ -241,6 +243,19 @@ impl Host for WasmHost {
         // SAFETY: the host writes as many bytes to the place given as it is told.
         check("random_get", unsafe { random_get(bytes.as_mut_ptr(), bytes.len()) })?;
         Ok(bytes)
+    }
+
+    fn variable(&self, name: &str) -> Result<Option<String>, HostError> {
+        let (mut count, mut length) = (0, 0);
+        // SAFETY: the host writes four bytes to each of the places given.
+        check("environ_sizes_get", unsafe { environ_sizes_get(&raw mut count, &raw mut length) })?;
+        let (mut places, mut bytes) = (vec![null_mut(); count], vec![0; length]);
+        // SAFETY: the host writes as many pointers and bytes to the places given as it has just said.
+        check("environ_get", unsafe { environ_get(places.as_mut_ptr(), bytes.as_mut_ptr()) })?;
+        // Each variable ends with a zero, the last one too.
+        let mut variables = bytes.split(|byte| *byte == 0);
+        let value = variables.find_map(|text| text.strip_prefix(name.as_bytes())?.strip_prefix(b"="));
+        Ok(value.and_then(|value| String::from_utf8(value.to_vec()).ok()))
     }
 
     fn headers<T>(&self, map: Map, read: impl FnOnce(Vec<Pair<'_>>) -> T) -> Result<T, HostError> {

@@ -200,6 +200,24 @@ impl RouteTable {
         found.iter().filter_map(taken).min_by_key(|(earlier, takes_all)| (!takes_all, *earlier))
     }
 
+    /// Returns whether an earlier, free route takes the path of a route that is for sale where it is written in another letter
+    /// case, or with another final slash.
+    pub fn is_free_written_otherwise(&self, index: usize) -> bool {
+        let Some((matcher, _)) = self.routes.get(index).filter(|(_, access)| *access != Access::Free) else {
+            return false;
+        };
+        let method = matcher.methods.first().map_or("GET", String::as_str);
+        let authority = match matcher.hosts.first() {
+            Some(HostPattern::Below(suffix)) => format!("x{suffix}"),
+            host => host.map_or("", HostPattern::as_str).to_owned(),
+        };
+        let is_free = |path: &String| {
+            let decision = self.decide(Target { method, authority: &authority, path: path.as_bytes() });
+            matches!(decision, Decision::Free(earlier) if earlier < index)
+        };
+        matcher.path.writings().iter().any(is_free)
+    }
+
     /// Finds the route of a request.
     pub fn decide(&self, target: Target<'_>) -> Decision {
         let method = target.method.to_ascii_uppercase();

@@ -97,9 +97,28 @@ impl Pattern {
 
     /// Returns whether a segment has a sign that means something elsewhere, and here itself.
     pub fn has_odd_sign(&self) -> bool {
-        let is_odd =
-            |segment: &Segment| matches!(segment, Segment::Literal(text) if text.contains([':', '(', ')', '+', '$']));
-        self.segments.iter().any(is_odd)
+        let is_invisible = |letter: char| {
+            matches!(letter, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202f}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+                || (letter.is_whitespace() && !letter.is_ascii())
+        };
+        let is_odd = |letter: char| ":()+$!&=,'\"`".contains(letter) || is_invisible(letter);
+        self.segments.iter().any(|segment| matches!(segment, Segment::Literal(text) if text.contains(is_odd)))
+    }
+
+    /// Returns the ways to write the path that it takes: with another final slash and in lower case, and none where it takes
+    /// several paths.
+    pub(super) fn writings(&self) -> Vec<String> {
+        if self.has_rest || self.segments.contains(&Segment::Param) {
+            return Vec::new();
+        }
+        let path = self.text.strip_suffix('/').unwrap_or(&self.text);
+        let lower = path.to_lowercase();
+        let slashed = [path, &lower].map(|path| format!("{path}/"));
+        slashed
+            .into_iter()
+            .chain([path.to_owned(), lower])
+            .filter(|path| !path.is_empty() && *path != self.text)
+            .collect()
     }
 
     /// Returns whether it takes to the letter what `other`, which it takes leniently, takes as it is written.

@@ -82,7 +82,7 @@ pub fn chains<'a>(networks: impl Iterator<Item = &'a NetworkId>) -> Vec<&'a Netw
 fn signature_type(network: &NetworkId) -> Option<&'static str> {
     match network.as_str().split_once(':') {
         Some(("eip155", _)) => network.chain_id().map(|_| "eip191"),
-        Some(("solana", _)) => Some("ed25519"),
+        Some(("solana", _)) if cfg!(feature = "solana") => Some("ed25519"),
         _ => None,
     }
 }

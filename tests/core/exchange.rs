@@ -572,6 +572,57 @@ fn an_unknown_verification_releases_and_is_no_refusal() {
     }
 }
 
+#[test]
+fn a_transaction_that_is_named_is_not_lost_by_whatever_else_is_off() {
+    let transaction = format!(r#""transaction":"{TRANSACTION}""#);
+    let doubled = |fields: &str| {
+        let body = format!(r#"{{"success":true,{transaction},{fields}}}"#).into_bytes();
+        Event::Callout(CalloutAnswer::Answered { status: 200, body })
+    };
+    let unreadable = "the facilitator's answer is not understood";
+    let misfit = |field: &str| format!("the facilitator's answer does not fit the payment: {field}");
+    let odd = || [json!(84532), json!(["eip155:84532"]), json!({"id": "eip155:84532"}), json!(false)].into_iter();
+    let off = ["network", "payer", "errorReason"]
+        .into_iter()
+        .flat_map(|field| odd().map(move |value| (yes_but(field, Some(value)), misfit(field))));
+    let more = [
+        (yes_but("success", Some("true".into())), unreadable.to_owned()),
+        (yes_but("success", Some(json!([true]))), unreadable.to_owned()),
+        (yes_but("success", None), unreadable.to_owned()),
+        (doubled(r#""network":"eip155:84532","network":"eip155:84532""#), unreadable.to_owned()),
+        (doubled(r#""transaction":"""#), unreadable.to_owned()),
+        (doubled(r#""payer":"\ud800""#), misfit("payer")),
+        (
+            answers(&json!({"success": false, "errorReason": {"code": "pending"}, "transaction": TRANSACTION})),
+            "the settlement may have failed".to_owned(),
+        ),
+    ];
+    for (answer, reason) in off.chain(more) {
+        let (stage, request, _) = play(&before(), [answer.clone()]);
+        assert_eq!((request.status(), request.reason()), (502, reason.as_str()), "{answer:?}");
+        assert_eq!(stage.left(&request), "unknown", "{answer:?}");
+        let receipt = decode(request.reply_header("payment-response").unwrap_or_else(|| panic!("{answer:?}")));
+        assert_eq!((&receipt["success"], &receipt["transaction"]), (&json!(false), &json!(TRANSACTION)), "{answer:?}");
+    }
+}
+
+#[test]
+fn a_reason_that_is_no_text_is_none() {
+    for reason in [json!({"code": "insufficient_funds"}), json!(["insufficient_funds"]), json!(7)] {
+        let (_, request, _) =
+            play(&after(), [answers(&json!({"isValid": false, "invalidReason": reason, "payer": 7}))]);
+        assert_eq!((request.status(), request.reason()), (402, "the facilitator gave no reason"));
+        let (stage, request, _) = play(&before(), [answers(&json!({"success": false, "errorReason": reason}))]);
+        assert_eq!((request.status(), stage.left(&request)), (502, "unknown"), "{reason}");
+    }
+    // A refusal that names a transaction in whatever way is none.
+    for named in [json!(1), json!({"hash": TRANSACTION}), json!("None"), json!("0x"), json!(" "), json!([])] {
+        let no = json!({"success": false, "errorReason": "insufficient_funds", "transaction": named});
+        let (stage, request, _) = play(&before(), [answers(&no)]);
+        assert_eq!((request.status(), stage.left(&request)), (502, "unknown"), "{named}");
+    }
+}
+
 /// Of a settlement that is not certain, the client is told the transaction where one is named, and nothing else.
 fn assert_named_alone(request: &Request) {
     let Some(receipt) = request.reply_header("payment-response").map(decode) else { return };
@@ -593,7 +644,7 @@ fn an_unknown_settlement_is_remembered() {
         (yes_but("transaction", Some("0x".into())), misfit("transaction")),
         (yes_but("transaction", Some(format!("0x{}", "0".repeat(64)).into())), misfit("transaction")),
         (yes_but("transaction", Some(TRANSACTION[..65].into())), misfit("transaction")),
-        (yes_but("transaction", Some(7.into())), unreadable.to_owned()),
+        (yes_but("transaction", Some(7.into())), misfit("transaction")),
         (yes_but("transaction", Some(Value::Null)), misfit("transaction")),
         (yes_but("network", Some("eip155:8453".into())), misfit("network")),
         (yes_but("network", Some("base".into())), misfit("network")),
@@ -816,6 +867,40 @@ fn what_the_facilitator_said_stands_in_the_log_without_secrets() {
         "{reason}"
     );
     assert!(!reason.contains("0123456789") && reason.len() < 400, "{reason}");
+}
+
+#[test]
+fn a_facilitator_that_repeats_the_operators_keys_does_not_tell_them() {
+    let key = "sk-0123/456789abcdef==";
+    for (written, settles) in [(key.to_owned(), true), (key.to_owned(), false), (key.replace('/', r"\/"), false)] {
+        let mut config = if settles { before() } else { after() };
+        config["facilitator"]["headers"] = json!({"authorization": format!("Bearer {key}")});
+        config["facilitator"]["url"] = "http://facilitator/v1/0123456789abcdefABCDEF".into();
+        let said = format!("insufficient_funds: Bearer {written} at /v1/0123456789abcdefABCDEF {}", "x".repeat(400));
+        let body = match settles {
+            true => format!(r#"{{"success":false,"errorReason":"{said}","transaction":""}}"#),
+            false => format!(r#"{{"isValid":false,"invalidReason":"{said}"}}"#),
+        };
+        let answer = Event::Callout(CalloutAnswer::Answered { status: 200, body: body.into_bytes() });
+        let (_, request, _) = play(&config, [answer]);
+        assert_eq!(request.status(), 402);
+        let facts = format!("{:?}", request.record.as_ref().unwrap().facts());
+        let mut told = vec![facts, request.body().to_string()];
+        let headers = ["payment-required", "payment-response"];
+        told.extend(headers.iter().filter_map(|name| Some(decode(request.reply_header(name)?).to_string())));
+        for text in told {
+            assert!(!text.contains("456789abcdef"), "{text}");
+        }
+        assert!(request.reason().starts_with("insufficient_funds: Bearer … at /v1/… xxx"), "{}", request.reason());
+        assert!(request.reason().len() < 320, "it has an end");
+    }
+    // What cannot be read may hold them too, and in the way that some write JSON.
+    let mut config = before();
+    config["facilitator"]["headers"] = json!({"authorization": format!("Bearer {key}")});
+    let page = format!("<p>Bearer {} is none</p>", key.replace('/', r"\/")).into_bytes();
+    let (_, request, _) = play(&config, [Event::Callout(CalloutAnswer::Answered { status: 401, body: page })]);
+    let facts = format!("{:?}", request.record.as_ref().unwrap().facts());
+    assert!(facts.contains("answered 401: <p>Bearer … is none</p>") && !facts.contains("456789"), "{facts}");
 }
 
 #[test]
@@ -1875,6 +1960,7 @@ fn a_402_keeps_its_header_short() {
     let schema = json!({"type": "object", "properties": properties});
     let mut config = before();
     config["defaults"]["accepts"] = entries(&networks);
+    config["defaults"]["pay_to"] = "0x1111111111111111111111111111111111111111".into();
     let small = Stage::new(&config);
     assert_eq!(small.config.warnings, [""; 0]);
     let mut route = config["routes"][0].clone();

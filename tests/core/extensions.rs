@@ -355,3 +355,36 @@ fn a_path_that_would_go_on_in_the_host_is_not_vouched_for() {
         assert_eq!(url.is_vouched, is_vouched, "{path}");
     }
 }
+
+#[test]
+fn what_catalogues_show_stands_in_a_402_where_the_official_server_has_it() {
+    let mut config = config(&json!({"builder_code": {"app": "my_app", "services": ["other_1"]}}));
+    config["routes"][0]["service_name"] = "Weather".into();
+    config["routes"][0]["tags"] = json!(["weather", "data"]);
+    config["routes"][0]["icon_url"] = "https://a.example/icon.png".into();
+    let mut stage = Stage::new(&config);
+    let terms = terms(&mut stage);
+    let resource = &terms["resource"];
+    assert_eq!((&resource["serviceName"], &resource["tags"]), (&json!("Weather"), &json!(["weather", "data"])));
+    assert_eq!(resource["iconUrl"], "https://a.example/icon.png");
+    // `declareBuilderCodeExtension("my_app", ["other_1"])` of `@x402/extensions` 2.27.0, but for descriptions in its schema.
+    let code = json!({"type": "string", "pattern": "^[a-z0-9_]{1,32}$"});
+    assert_eq!(
+        terms["extensions"]["builder-code"],
+        json!({
+            "info": {"a": "my_app", "s": ["other_1"]},
+            "schema": {
+                "$schema": "https://json-schema.org/draft/2020-12/schema", "type": "object", "additionalProperties": false,
+                "properties": {"a": code, "w": code, "s": {"type": "array", "maxItems": 11, "items": code}},
+            },
+        })
+    );
+    // What a client adds to it reaches the facilitator, and so does the resource.
+    let mut payment = Wallet::new(1).pay(&terms["accepts"][0], 1);
+    payment["resource"] = resource.clone();
+    payment["extensions"] = json!({"builder-code": {"info": {"a": "my_app", "s": ["other_1", "client_1"]}}});
+    let request = stage.start(&paid("/weather", &payment));
+    let asked: Value = serde_json::from_str(&request.calls[0].body).unwrap();
+    assert_eq!(asked["paymentPayload"]["extensions"], payment["extensions"]);
+    assert_eq!(&asked["paymentPayload"]["resource"], resource);
+}

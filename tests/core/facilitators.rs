@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use wasm_bindgen_test::wasm_bindgen_test as test;
 use x402_proxy_wasm::config::Config;
 use x402_proxy_wasm::exchange::{Event, Outcome};
-use x402_proxy_wasm::facilitator::CalloutAnswer;
+use x402_proxy_wasm::facilitator::{CalloutAnswer, is_failing};
 
 use crate::common::node::{Authorized, Node};
 use crate::common::{
@@ -103,6 +103,156 @@ fn a_settlement_moves_on_and_never_ends_in_terms_once_one_was_asked() {
         }
         let (stage, request) = play(&config("before"), 0, [failure.clone(), not_sent()]);
         assert_eq!(stage.left(&request), if was_sent { "unknown" } else { "nothing" }, "{failure:?}");
+    }
+}
+
+#[test]
+fn who_has_sent_the_transaction_is_the_one_that_is_asked_again() {
+    let pending = |status, transaction| {
+        let body = json!({"success": false, "errorReason": "settlement_pending", "transaction": transaction});
+        answers_with(status, &body)
+    };
+    for failing in [0b00, 0b01, 0b10] {
+        let (first, other) = if failing == 0b01 { ("two", "one") } else { ("one", "two") };
+        for answer in [pending(200, TRANSACTION), pending(500, TRANSACTION), pending(500, ""), pending(503, "")] {
+            let events = [answer.clone(), Event::Tick, answer.clone(), Event::Tick, settled(), upstream(200)];
+            let (_, request) = play(&config("before"), failing, events);
+            assert_eq!(asked(&request), [first, first, first], "{answer:?}");
+            assert_eq!(request.record.as_ref().unwrap().outcome, Outcome::Served);
+            // Once it is gone the other one is asked, and never believed that nothing has moved.
+            let events = [answer.clone(), Event::Tick, lost(), refused("invalid_exact_evm_nonce_already_used")];
+            let (stage, request) = play(&config("before"), failing, events);
+            assert_eq!(asked(&request), [first, first, other], "{answer:?}");
+            assert_eq!((request.status(), stage.left(&request)), (502, "unknown"));
+        }
+        // Who failed before it has had its turn.
+        let events = [lost(), pending(200, TRANSACTION), Event::Tick, settled(), upstream(200)];
+        let (_, request) = play(&config("before"), failing, events);
+        assert_eq!(asked(&request), [first, other, other]);
+    }
+}
+
+#[test]
+fn who_may_have_settled_an_unknown_payment_is_asked_before_it_is_given_up() {
+    let mut stage = Stage::new(&config("before"));
+    let payment = payment(&mut stage, 1);
+    let used = || refused("invalid_exact_evm_nonce_already_used");
+    let request = stage.play(&paid("/weather", &payment), [lost(), lost()]);
+    assert_eq!((request.status(), stage.left(&request)), (502, "unknown"));
+    let request = stage.play(&paid("/weather", &payment), [used(), used()]);
+    assert_eq!((asked(&request), request.status(), stage.left(&request)), (vec!["one", "two"], 502, "unknown"));
+    let request = stage.play(&paid("/weather", &payment), [used(), settled(), upstream(200)]);
+    assert_eq!(asked(&request), ["one", "two"], "the second one knows what it has done");
+    assert_eq!(request.record.as_ref().unwrap().outcome, Outcome::Served);
+    // The background does not give up either.
+    let payment = self::payment(&mut stage, 2);
+    let request = stage.play(&paid("/weather", &payment), [lost(), lost()]);
+    let mut looking = stage.recover(request.recovery.clone().unwrap());
+    while stage.turn(&mut looking) {}
+    stage.step(&mut looking, used());
+    stage.step(&mut looking, settled());
+    assert_eq!((asked(&looking), looking.record.as_ref().unwrap().outcome), (vec!["one", "two"], Outcome::Abandoned));
+}
+
+#[test]
+fn an_answer_with_a_meaning_is_no_failure_whatever_its_status() {
+    let answer = |status, body: &Value| CalloutAnswer::Answered { status, body: body.to_string().into_bytes() };
+    for failure in [CalloutAnswer::Lost, CalloutAnswer::NotSent, answer(503, &json!({})), answer(429, &json!([]))] {
+        assert!(is_failing(&failure), "{failure:?}");
+    }
+    for (field, reason, is_failure) in [
+        ("errorReason", json!("settlement_pending"), false),
+        ("errorReason", json!("insufficient_funds"), false),
+        ("invalidReason", json!("invalid_exact_evm_nonce_already_used"), false),
+        ("errorReason", json!("unexpected_error"), true),
+        ("errorReason", json!({"code": "settlement_pending"}), true),
+        ("error", json!("insufficient_funds"), true),
+    ] {
+        let mut body = json!({"success": false, "isValid": false});
+        body[field] = reason;
+        assert_eq!(is_failing(&answer(500, &body)), is_failure, "{body}");
+        assert!(!is_failing(&answer(400, &body)), "{body}");
+    }
+}
+
+/// What a facilitator may say to `/settle`, and what follows for a payment of which nothing was heard before.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Said {
+    /// The money has moved.
+    Yes,
+    /// Nothing was asked, or nothing was or will be sent.
+    No,
+    /// Nobody knows.
+    Nothing,
+}
+
+fn sayings() -> Vec<(Event, Said)> {
+    let tells = |status, success: bool, reason: &str, transaction: &str| {
+        let network = "eip155:84532";
+        let body = json!({"success": success, "errorReason": reason, "transaction": transaction, "network": network});
+        answers_with(status, &body)
+    };
+    vec![
+        (settled(), Said::Yes),
+        (tells(202, true, "", &TRANSACTION[2..]), Said::Yes),
+        (not_sent(), Said::No),
+        (refused("insufficient_funds"), Said::No),
+        (tells(500, false, "invalid_exact_evm_nonce_already_used", ""), Said::No),
+        (lost(), Said::Nothing),
+        (answers_with(503, &json!({})), Said::Nothing),
+        (tells(500, true, "", TRANSACTION), Said::Nothing),
+        (tells(200, true, "", ""), Said::Nothing),
+        (tells(200, false, "settlement_pending", TRANSACTION), Said::Nothing),
+        (tells(500, false, "settlement_pending", ""), Said::Nothing),
+        (tells(500, false, "unexpected_error", ""), Said::Nothing),
+        (tells(200, false, "insufficient_funds", TRANSACTION), Said::Nothing),
+    ]
+}
+
+/// Tells a payment's story of so many answers, over as many requests as it takes: terms are given, and the claim is given
+/// up, only while no money may have moved; and a response only where somebody says that it has.
+fn check_story(config: &Value, failing: u32, story: &[(Event, Said)]) {
+    let mut stage = Stage::new(config);
+    stage.failing = failing;
+    let payment = payment(&mut stage, 1);
+    let (mut may_have_moved, mut says_yes) = (false, false);
+    let mut answers = story.iter();
+    let told: Vec<_> = story.iter().map(|(event, _)| event).collect();
+    while answers.len() > 0 {
+        let mut request = stage.start(&paid("/weather", &payment));
+        while !request.is_over() && !request.is_at_upstream() {
+            if request.is_pausing() {
+                stage.step(&mut request, Event::Tick);
+                continue;
+            }
+            let Some((event, said)) = answers.next() else { return };
+            may_have_moved |= *said != Said::No;
+            says_yes |= *said == Said::Yes;
+            stage.step(&mut request, event.clone());
+        }
+        if request.is_at_upstream() {
+            assert!(says_yes, "served unpaid: {told:?}");
+            return;
+        }
+        let has_terms = request.status() == 402 || request.reply_header("payment-required").is_some();
+        assert!(!has_terms || !may_have_moved, "terms after money may have moved: {told:?}, {}", request.story());
+        let expected = if may_have_moved { "unknown" } else { "nothing" };
+        assert_eq!(stage.left(&request), expected, "{told:?}, {}", request.story());
+        assert!(!may_have_moved || request.recovery.is_some(), "nobody looks into it: {told:?}");
+    }
+}
+
+#[test]
+fn no_order_of_answers_gives_terms_after_money_may_have_moved_or_a_response_for_nothing() {
+    let (config, sayings) = (config("before"), sayings());
+    // Of the third answer, some of each kind are enough.
+    let last: Vec<_> = sayings.iter().step_by(2).cloned().collect();
+    for first in &sayings {
+        for second in &sayings {
+            for third in &last {
+                check_story(&config, 0, &[first.clone(), second.clone(), third.clone()]);
+            }
+        }
     }
 }
 

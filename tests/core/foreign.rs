@@ -532,8 +532,40 @@ fn what_a_facilitator_supports_is_read_entry_by_entry() {
         let supported = read(json!({"kinds": [good], "extensions": extensions, "signers": {}})).unwrap();
         assert_eq!((supported.kinds.len(), supported.extensions.len(), supported.unread), (1, 0, None));
     }
+    // A list that is none does not hide the other.
+    for extensions in [json!({}), json!("bazaar"), json!(7), json!(false)] {
+        let supported = read(json!({"kinds": [good], "extensions": extensions})).unwrap();
+        assert_eq!((supported.kinds.len(), supported.extensions.len()), (1, 0), "{extensions}");
+        assert_eq!(supported.unread.as_deref(), Some("extensions is left out: it is not a list"));
+    }
+    for (version, is_read) in [
+        (json!(2), true),
+        (json!("2"), true),
+        (json!(2.0), true),
+        (json!("2.0"), true),
+        (Value::Null, true),
+        (json!("v2"), false),
+        (json!(2.5), false),
+        (json!(-2), false),
+        (json!([2]), false),
+        (json!(true), false),
+    ] {
+        let mut kind = good.clone();
+        kind["x402Version"] = version.clone();
+        let supported = read(json!({"kinds": [kind, good]})).unwrap();
+        assert_eq!(
+            (supported.kinds.len(), supported.unread.is_none()),
+            (1 + usize::from(is_read), is_read),
+            "{version}"
+        );
+    }
+    // What is for another version alone is not unread.
+    let supported = read(json!({"kinds": [{"x402Version": 1, "scheme": "exact", "network": "eip155:8453"}, good]}));
+    assert_eq!(supported.map(|supported| (supported.kinds.len(), supported.unread)), Some((1, None)));
     let many: Vec<Value> =
         (0..300).map(|id| json!({"x402Version": 2, "scheme": "exact", "network": format!("eip155:{id}"), "extra": {"a": "x".repeat(500)}})).collect();
     assert_eq!(read(json!({"kinds": many})).unwrap().kinds.len(), 300);
+    let too_many = read(json!({"kinds": vec![good.clone(); 1025]})).unwrap();
+    assert_eq!((too_many.kinds.len(), too_many.unread.is_some()), (1024, true));
     assert!(read(json!({"extensions": []})).is_none() && read(json!([])).is_none());
 }

@@ -311,7 +311,10 @@ fn the_catalogue_has_an_end() {
         let route = |number| json!({"match": {"hosts": hosts(number), "path": format!("/{number}")}, "price": "$1", "accepts": entries});
         (0..200).map(route).collect()
     };
-    let mut full = stage(|config| config["routes"] = routes(|_| json!([])));
+    let mut full = stage(|config| {
+        config["defaults"]["pay_to"] = "0x1111111111111111111111111111111111111111".into();
+        config["routes"] = routes(|_| json!([]));
+    });
     let request = full.start(&head("GET", "/.well-known/x402", &[]));
     let text = &request.reply.as_ref().unwrap().body;
     assert!((200_000..=256 * 1024 + 200).contains(&text.len()), "{}", text.len());
@@ -331,7 +334,10 @@ fn the_catalogue_has_an_end() {
         RequestHead::new(pseudo.map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec())));
     assert_eq!(full.start(&head_of_long).body()["resources"], json!([]));
     // Each host has its own.
-    let mut shared = stage(|config| config["routes"] = routes(|number| json!([format!("h{}.example", number % 4)])));
+    let mut shared = stage(|config| {
+        config["defaults"]["pay_to"] = "0x1111111111111111111111111111111111111111".into();
+        config["routes"] = routes(|number| json!([format!("h{}.example", number % 4)]));
+    });
     assert_eq!(shared.config.warnings, [""; 0]);
     let pseudo = [(":method", "GET"), (":authority", "h3.example"), (":path", "/.well-known/x402")];
     let head_of_one =

@@ -138,7 +138,7 @@ fn good_payment() -> Value {
 fn read_as_everything(bytes: &[u8]) {
     let _ = header::decode(bytes);
     let _ = Config::from_json(bytes);
-    let _ = Config::from_host(bytes);
+    let _ = Config::from_host(bytes, &|_| None);
     let target = Target { method: "GET", authority: "api.example.com", path: bytes };
     let _ = RouteTable::new(Vec::new()).decide(target);
     let _ = Signature::from_bytes(bytes).map(|signature| signature.recover(&[7; 32]));

@@ -99,7 +99,7 @@ fn mistakes(secret: &str, text: &str) -> Vec<String> {
 
 /// The error of a configuration, if it is wrong.
 fn refusal(text: &str) -> Option<String> {
-    Config::from_host(text.as_bytes()).err().map(|error| error.to_string())
+    Config::from_host(text.as_bytes(), &|_| None).err().map(|error| error.to_string())
 }
 
 #[track_caller]

@@ -1412,6 +1412,118 @@ fn a_counter_never_sinks_and_what_was_seen_since_counts_on_top() {
     }
 }
 
+/// Responses as vendors and gateways document them or send them, each with its charge: 9 and 3 tokens (53), 90 with 64 from a
+/// cache and 30 (381), or nothing.
+#[test]
+fn each_dialect_is_counted_however_it_is_cut() {
+    let cases: Vec<Value> = serde_json::from_str(include_str!("../vectors/dialects.json")).unwrap();
+    assert!(cases.len() >= 50);
+    for case in cases {
+        let mut asked = json!({"max_tokens": 500});
+        if case["streams"] == true {
+            asked["stream"] = true.into();
+        }
+        if case["streams"] == true && case["asks_for_usage"] == true {
+            asked["stream_options"] = json!({"include_usage": true});
+        }
+        let [usage, label, response] = ["usage", "label", "response"].map(|key| case[key].as_str().unwrap());
+        for size in [1, 5, 61, usize::MAX] {
+            let (charge, request) = charged(usage, &chat(asked.clone()), label, response.as_bytes(), size);
+            assert_eq!(Some(charge), case["charge"].as_u64(), "{} by {size}: {}", case["name"], request.story());
+            if let (Some(shown), true) = (case["shown"].as_str(), size < 100) {
+                assert_eq!(String::from_utf8_lossy(&request.passed), shown, "{} by {size}", case["name"]);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_stream_that_fails_before_anything_is_generated_costs_nothing() {
+    let text = chat(json!({"max_tokens": 500, "stream": true, "stream_options": {"include_usage": true}}));
+    let role = r#"data: {"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}"#;
+    let error = r#"data: {"error":{"message":"overloaded"}}"#;
+    let created = r#"data: {"type":"response.created","response":{"id":"r","status":"in_progress","error":null}}"#;
+    let start =
+        r#"data: {"type":"message_start","message":{"content":[],"usage":{"input_tokens":9,"output_tokens":1}}}"#;
+    for (usage, events) in [
+        ("openai", vec![role, error, "data: [DONE]"]),
+        ("openai", vec![": ping", "event: error\ndata: upstream overloaded"]),
+        ("openai", vec!["event: error\r\ndata: {\"message\":\"overloaded\",\"code\":503}"]),
+        ("openai", vec![role, "event:error\ndata: {\"detail\":\"overloaded\"}"]),
+        ("openai", vec![role, "event: error"]),
+        ("openai", vec![role, r#"data: {"x_groq":{"id":"r","error":"over capacity"}}"#]),
+        (
+            "openai",
+            vec![created, r#"data: {"type":"response.failed","response":{"status":"failed","error":{"code":"x"}}}"#],
+        ),
+        ("openai", vec![created, r#"data: {"type":"error","code":"server_error","message":"x"}"#]),
+        (
+            "anthropic",
+            vec![start, r#"data: {"type":"ping"}"#, r#"data: {"type":"error","error":{"type":"overloaded_error"}}"#],
+        ),
+    ] {
+        let stream: String = events.iter().map(|event| format!("{event}\n\n")).collect();
+        for size in [3, 1000] {
+            let (charge, request) = charged(usage, &text, SSE, stream.as_bytes(), size);
+            assert_eq!(charge, 0, "{stream}: {}", request.story());
+        }
+    }
+    // What was generated before it is paid for, and what it tells of it is the last word.
+    let piece = r#"data: {"type":"response.output_text.delta","delta":"a"}"#;
+    let failed = r#"data: {"type":"response.failed","response":{"error":{"code":"x"},"usage":{"input_tokens":9,"output_tokens":3}}}"#;
+    let stream = [created, piece, failed, ""].join("\n\n");
+    assert_eq!(charged("openai", &text, SSE, stream.as_bytes(), 9).0, 53);
+    let stream = [role, r#"data: {"choices":[{"index":0,"delta":{"content":"a"}}]}"#, "event: error\ndata: gone", ""]
+        .join("\n\n");
+    assert_ne!(charged("openai", &text, SSE, stream.as_bytes(), 9).0, 0);
+}
+
+#[test]
+fn an_input_that_nobody_tells_is_that_of_the_quote() {
+    // Ollama tells nothing of a prompt that it has read before.
+    let last = r#"{"model":"m","message":{"content":""},"done":true,"eval_count":30}"#;
+    let word = r#"{"model":"m","message":{"content":"hi"},"done":false}"#;
+    let text = chat(json!({"max_tokens": 500}));
+    let expected = u64::try_from((text.len() * 25 + 30 * 100).div_ceil(10)).unwrap();
+    for response in
+        [last.to_owned(), format!("{word}\n{last}\n"), last.replace("\"done\"", "\"prompt_eval_count\":null,\"x\"")]
+    {
+        assert_eq!(charged("openai", &text, JSON, response.as_bytes(), 7).0, expected, "{response}");
+    }
+}
+
+#[test]
+fn cohere_is_counted_by_what_it_bills() {
+    let text = chat(json!({"max_tokens": 500}));
+    let used =
+        r#"{"billed_units":{"input_tokens":9,"output_tokens":3},"tokens":{"input_tokens":500,"output_tokens":3}}"#;
+    for (kind, response) in [
+        (JSON, format!(r#"{{"message":{{"content":[{{"type":"text","text":"hi"}}]}},"usage":{used}}}"#)),
+        (JSON, format!(r#"{{"text":"hi","meta":{used}}}"#)),
+        (
+            SSE,
+            format!(
+                "event: content-delta\ndata: {{\"type\":\"content-delta\",\"delta\":{{\"message\":{{\"content\":{{\"text\":\"hi\"}}}}}}}}\n\n\
+                 event: message-end\ndata: {{\"type\":\"message-end\",\"delta\":{{\"finish_reason\":\"COMPLETE\",\"usage\":{used}}}}}\n\n"
+            ),
+        ),
+    ] {
+        assert_eq!(charged("openai", &text, kind, response.as_bytes(), 9).0, 53, "{response}");
+    }
+}
+
+#[test]
+fn events_without_an_empty_line_between_them_are_counted_each() {
+    let text = chat(json!({"max_tokens": 500, "stream": true, "stream_options": {"include_usage": true}}));
+    let input = u64::try_from((text.len() * 25 + 10 * 100).div_ceil(10)).unwrap();
+    let mut events = words(10);
+    let stream = |events: &[String]| events.iter().map(|event| format!("data: {event}\n")).collect::<String>();
+    assert_eq!(charged("openai", &text, SSE, stream(&events).as_bytes(), 50).0, input);
+    events.push(r#"{"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":3}}"#.to_owned());
+    events.push("[DONE]".to_owned());
+    assert_eq!(charged("openai", &text, SSE, stream(&events).as_bytes(), 50).0, 53);
+}
+
 #[test]
 fn what_the_wish_calls_forth_never_reaches_the_client() {
     let text = chat(json!({"max_tokens": 500, "stream": true}));

@@ -13,6 +13,7 @@ use x402_proxy_wasm::evm::erc6492::{Wrapper, is_wrapped};
 use x402_proxy_wasm::evm::signature::{Signature, SignatureError};
 use x402_proxy_wasm::evm::{Address, HexError, keccak256};
 use x402_proxy_wasm::exchange::{CallKind, Event, RequestHead, UpstreamHead};
+use x402_proxy_wasm::facilitator::cdp::CdpKey;
 use x402_proxy_wasm::facilitator::{CalloutAnswer, Settlement, Verification, read_settlement, read_verification};
 use x402_proxy_wasm::money::Amount;
 use x402_proxy_wasm::networks::{NETWORKS, V1_NAMES};
@@ -34,6 +35,7 @@ fn vectors(file: &str) -> Value {
     }
     let text = files![
         "address",
+        "cdp",
         "eip712",
         "erc6492",
         "wycheproof-secp256k1",
@@ -665,5 +667,32 @@ fn recorded_payments_by_permit2_are_ours_from_terms_to_settlement() {
             Some(receipt) => assert_eq!(decode(receipt), *theirs, "{name}"),
             None => assert_eq!(u64::from(request.status()), paid["response"]["status"].as_u64().unwrap(), "{name}"),
         }
+    }
+}
+
+#[test]
+fn tokens_for_coinbases_facilitator_are_those_of_its_own_packages() {
+    let file = vectors("cdp");
+    let now = UnixTime::from_secs(file["now"].as_u64().unwrap());
+    let mut nonce = [0; 16];
+    hex::decode_to_slice(file["nonce"].as_str().unwrap(), &mut nonce).unwrap();
+    let mut count = 0;
+    for key in list(&file["keys"]) {
+        for secret in list(&key["secrets"]) {
+            let text = |value: &Value| value.as_str().unwrap().to_owned();
+            let read = CdpKey::new(&text(&key["keyId"]), secret.as_str().unwrap()).unwrap();
+            for call in list(&key["tokens"]) {
+                let [method, authority, path] = ["method", "authority", "path"].map(|name| text(&call[name]));
+                let scope = format!("{method} {authority}{path}");
+                assert_eq!(read.token(&scope, now, nonce), text(&call["token"]), "{}: {path}", key["name"]);
+                count += 1;
+            }
+        }
+    }
+    assert_eq!(count, 18);
+    for wrong in list(&file["wrong"]) {
+        let (name, secret) = (&wrong["name"], wrong["secret"].as_str().unwrap());
+        let error = CdpKey::new("key", secret).expect_err(name.as_str().unwrap()).to_string();
+        assert!(!secret.lines().any(|line| error.contains(line) && !line.contains("-----")), "{name}: {error}");
     }
 }

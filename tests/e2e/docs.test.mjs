@@ -13,7 +13,7 @@ import { ENVOY } from "../../stage/envoy.mjs";
 import { checkout, startProcess, until } from "../../stage/processes.mjs";
 import { startStage } from "../../stage/stage.mjs";
 import { startFakeFacilitator } from "./fake-facilitator.mjs";
-import { eventually, openBackends, payTo } from "./support.mjs";
+import { eventually, handing, openBackends, payTo } from "./support.mjs";
 
 const read = (page) => readFileSync(join(checkout, page), "utf8");
 const chapters = readdirSync(join(checkout, "docs"), { recursive: true }).filter((file) => file.endsWith(".md")).sort();
@@ -41,9 +41,17 @@ test("README and chapters have examples, and each is a whole configuration", () 
   assert.ok(examples.length >= 7, `${examples.length} examples`);
 });
 
+/** The variables that an example takes from the environment. */
+const variables = (plugin) => [...JSON.stringify(plugin).matchAll(/\{"env":"(\w+)"\}/g)].map(([, name]) => name);
+/** A throwaway key: base64 of the seed 07…07 and its public key. */
+process.env.CDP_API_KEY_SECRET = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwfqSmxj4pxSCr71UHsTLsX5lUd2rr6+e5JCHuppFEbSLA==";
+process.env.CDP_API_KEY_ID = "docs";
+process.env.NODE_URL = backends.chain.rpcUrl;
+
 for (const [page, number, plugin] of examples) {
   test(`${page}: example ${number} goes live, and its first route asks for payment`, async () => {
-    const stage = await startStage({ backends, plugin, facilitator: fake.url, allowOnHeadersStopIteration: true });
+    const edit = handing(...variables(plugin));
+    const stage = await startStage({ backends, plugin, facilitator: fake.url, allowOnHeadersStopIteration: true, edit });
     try {
       const [{ match }] = plugin.routes;
       const path = match.path.replace(/\{.*\}/, "x");

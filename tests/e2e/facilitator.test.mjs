@@ -5,6 +5,7 @@
  */
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { gzipSync } from "node:zlib";
 import { claimPorts } from "../../stage/ports.mjs";
 import {
   ask,
@@ -78,6 +79,8 @@ const VERIFY_NONSENSE = [
   ["yes and no", { body: '{"isValid":true,"invalidReason":"x","isValid":false}' }, 502],
   ["the fields of a yes in a row", { json: [true, null, payerAccount.address] }, 502],
   ["a yes to another's payment", { json: { ...valid, payer: STRANGER } }, 502],
+  ["a yes to a payer that is no text", { json: { ...valid, payer: 7 } }, 502],
+  ["a yes with status 402", { status: 402, json: valid }, 502],
   ["a settlement", { json: settled }, 502],
 ];
 
@@ -98,6 +101,24 @@ const SETTLE_NONSENSE = [
   ["a success with a reason against it", { json: { ...settled, errorReason: "invalid_transaction_state" } }, 502],
   ["a success with status 400", { status: 400, json: settled }, 502],
   ["a failure with status 500", { status: 500, json: { success: false, errorReason: "unexpected_settle_error" } }, 502],
+  ["a success on a network that is no text", { json: { ...settled, network: 84532 } }, 502],
+  ["a success for a payer that is no text", { json: { ...settled, payer: [payerAccount.address] } }, 502],
+  ["a success that names its network twice", { body: JSON.stringify(settled).replace("{", `{"network":"${NETWORK}",`) }, 502],
+  ["a success with 63 digits", { json: { ...settled, transaction: HASH.slice(0, -1) } }, 502],
+  ["a success with zeros", { json: { ...settled, transaction: `0x${"0".repeat(64)}` } }, 502],
+  ["a success with a transaction in an object", { json: { ...settled, transaction: { hash: HASH } } }, 502],
+  ["a success with status 402", { status: 402, json: settled }, 502],
+  ["a success that is compressed", { body: gzipSync(JSON.stringify(settled)), headers: { "content-encoding": "gzip" } }, 502],
+  ["a success in UTF-16", { body: Buffer.from(`\ufeff${JSON.stringify(settled)}`, "utf16le") }, 502],
+  ["a success of 10 MB", { json: { ...settled, padding: "x".repeat(10_000_000) } }, 502],
+  ["a success in chunks that break off", { json: settled, headers: { "transfer-encoding": "chunked", "content-length": undefined }, instead: "break" }, 502],
+  ["429 with Retry-After", { status: 429, headers: { "retry-after": "3600" }, json: { error: "slow down" } }, 502],
+  ["terms with status 402", { status: 402, json: { x402Version: 2, error: "pay me", accepts: [] } }, 502],
+  ["a refusal in an object", { json: { success: false, errorReason: { code: "insufficient_funds" } } }, 502],
+  ["a refusal that looks like a known one", { json: { success: false, errorReason: "insufficient_funds_" } }, 502],
+  ["a refusal in capitals", { json: { success: false, errorReason: "INSUFFICIENT_FUNDS" } }, 502],
+  ["a refusal behind other words", { json: { success: false, errorReason: "note: insufficient_funds" } }, 502],
+  ["a known refusal that names a transaction", { json: { success: false, errorReason: "insufficient_funds", transaction: HASH } }, 502],
   ["a pending settlement, twice", { json: pending, times: 2 }, 502],
 ];
 
@@ -224,6 +245,31 @@ test("A payment that /verify refuses is answered with terms and the facilitator'
     // Refused is not spent: balances can be topped up.
     assertServed(await pay(gateway, "/any/x", payment));
   }
+});
+
+test("A facilitator that repeats the operator's keys tells them neither the client nor the log", async () => {
+  const key = "sk-0123/456789abcdef==";
+  const keyed = await openGateway(backends, {
+    plugin: pluginOf({ facilitator: { timeout: "2s", headers: { authorization: `Bearer ${key}` } } }),
+    facilitator: "fake",
+  });
+  const said = `insufficient_funds: no account for Bearer ${key}`;
+  const inPhp = (json) => JSON.stringify(json).replaceAll("/", "\\/");
+  for (const [target, path, answer, status] of [
+    ["/any/x", "/verify", { json: { isValid: false, invalidReason: said } }, 402],
+    ["/any/x", "/verify", { body: inPhp({ isValid: false, invalidReason: said }) }, 402],
+    ["/upfront/x", "/settle", { json: { success: false, errorReason: said } }, 402],
+    ["/upfront/x", "/settle", { status: 401, body: inPhp({ error: said }) }, 502],
+  ]) {
+    const payment = await paymentFor(keyed, target);
+    keyed.fake.script(path, answer);
+    const refused = await pay(keyed, target, payment);
+    assert.equal(refused.status, status);
+    const told = [refused.text, JSON.stringify(refused.terms), JSON.stringify(refused.receipt)].join("\n");
+    assert.ok(!told.includes("456789abcdef"), told);
+    if (status === 402) assert.match(told, /no account for Bearer …/);
+  }
+  assert.ok(!keyed.envoy.logs().includes("456789abcdef"), "a key stands in the log");
 });
 
 test("Where the payer has yet to approve Permit2, the status is 412", async () => {

@@ -80,11 +80,9 @@ export async function startFakeFacilitator() {
     if (script.instead === "never") return;
     if (script.instead === "close") return request.socket.destroy();
     const body = script.body ?? ("json" in script ? JSON.stringify(script.json) : "");
-    response.writeHead(script.status ?? 200, {
-      "content-type": "application/json",
-      "content-length": Buffer.byteLength(body),
-      ...script.headers,
-    });
+    const headers = { "content-type": "application/json", "content-length": Buffer.byteLength(body), ...script.headers };
+    // A header that is given as undefined is not sent.
+    response.writeHead(script.status ?? 200, Object.fromEntries(Object.entries(headers).filter(([, value]) => value !== undefined)));
     if (script.instead === "break") {
       return response.write(body.slice(0, body.length / 2), () => request.socket.destroy());
     }

@@ -51,6 +51,15 @@ export const pluginOf = (more = {}) => ({ defaults: DEFAULTS, routes: [WEATHER, 
 export const recorded = (name) =>
   JSON.parse(readFileSync(new URL(`../vectors/wire/${name}.json`, import.meta.url), "utf8"));
 
+/** Returns an `edit` by which Envoy hands these variables of its own environment to the filter. */
+export const handing =
+  (...names) =>
+  (bootstrap) => {
+    const { http_filters } = bootstrap.static_resources.listeners[0].filter_chains[0].filters[0].typed_config;
+    const { config } = http_filters.find(({ name }) => name === "x402").typed_config;
+    config.vm_config.environment_variables = { host_env_keys: names };
+  };
+
 // ---- The stage ----------------------------------------------------------------------------------------------------
 
 /**

@@ -51,6 +51,7 @@ pub enum Piece {
 #[derive(Debug, Clone)]
 pub struct SentCallout {
     pub token: u32,
+    pub headers: Headers,
     pub path: String,
     pub body: Value,
     root: u32,
@@ -133,6 +134,7 @@ struct State {
     known_time: Option<u64>,
     log: Vec<(LogLevel, String)>,
     configuration: Vec<u8>,
+    environment: BTreeMap<String, String>,
     shared: BTreeMap<String, (Vec<u8>, u32)>,
     effective: u32,
     roots: BTreeSet<u32>,
@@ -223,6 +225,10 @@ impl Host for FakeHost {
 
     fn random(&self) -> Result<[u8; 32], HostError> {
         self.with("random_get", |_| Ok([9; 32]))
+    }
+
+    fn variable(&self, name: &str) -> Result<Option<String>, HostError> {
+        self.with("environ_get", |state| Ok(state.environment.get(name).cloned()))
     }
 
     fn headers<T>(&self, map: Map, read: impl FnOnce(Vec<Pair<'_>>) -> T) -> Result<T, HostError> {
@@ -380,6 +386,7 @@ impl Host for FakeHost {
             let path = headers.iter().find(|(name, _)| *name == ":path").map(|(_, path)| (*path).to_owned());
             state.callouts.push(SentCallout {
                 token: state.tokens,
+                headers: owned(headers),
                 path: path.expect("a callout has a path"),
                 body: serde_json::from_str(body).unwrap_or_default(),
                 root,
@@ -432,6 +439,11 @@ impl FakeEnvoy {
         let mut envoy = Self { contexts: Contexts::new(host.clone()), host, over: BTreeMap::new(), ids: 0 };
         assert_eq!(envoy.add_root(configuration), Some(ROOT));
         envoy
+    }
+
+    /// Puts a variable into the environment.
+    pub fn set_variable(&self, name: &str, value: &str) {
+        self.state(|state| state.environment.insert(name.to_owned(), value.to_owned()));
     }
 
     /// Makes and configures a root context; its id, or `None` where the configuration is refused.

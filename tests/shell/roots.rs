@@ -1,8 +1,8 @@
 //! Root contexts: several of one worker, those that are deleted, and their ticks.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::fake_envoy::ROOT;
+use super::fake_envoy::{FakeEnvoy, Faults, ROOT};
 use super::purchase::{Delivery, Scene, purchases, weather};
 
 #[test]
@@ -109,7 +109,7 @@ fn a_configuration_that_is_refused_serves_nothing() {
 #[test]
 fn ticks_ask_the_facilitator_again_until_it_answers_and_then_seldom() {
     let purchase = super::purchase::json_by_use();
-    let mut envoy = super::fake_envoy::FakeEnvoy::new(&purchase.config, crate::common::NOW);
+    let mut envoy = FakeEnvoy::new(&purchase.config, crate::common::NOW);
     let mut asked = 0;
     for _ in 0..10 {
         envoy.tick(ROOT);
@@ -130,4 +130,130 @@ fn ticks_ask_the_facilitator_again_until_it_answers_and_then_seldom() {
     }
     assert_eq!(asked, 3, "every ten minutes");
     assert_eq!(envoy.contexts.callouts(), 0);
+}
+
+/// A configuration whose facilitator is taken for failing after two calls, and whose nodes are asked for their chain.
+fn watched() -> Value {
+    let mut config = weather("after", "after", "remote").config;
+    config["facilitator"]["max_failures"] = 2.into();
+    config["facilitator"]["url"] = "http://facilitator/v3/0123456789abcdefABCDEF".into();
+    config["rpc"] = json!({"base-sepolia": {"cluster": "node", "url": "http://node/v3/0123456789abcdefABCDEF"}});
+    config
+}
+
+/// Ticks for so many seconds; every callout is answered so.
+fn tick(envoy: &mut FakeEnvoy, root: u32, seconds: u32, status: u16, body: &[u8]) {
+    for _ in 0..seconds {
+        envoy.tick(root);
+        for callout in envoy.callouts() {
+            envoy.answer_with(callout.token, vec![(":status".to_owned(), status.to_string())], body.to_vec());
+        }
+    }
+}
+
+#[test]
+fn a_facilitator_that_fails_is_counted_for_as_long_as_its_configuration_lives() {
+    let gauge = |envoy: &FakeEnvoy| envoy.metric("x402.facilitators_failing");
+    let mut envoy = FakeEnvoy::new(&watched(), crate::common::NOW);
+    tick(&mut envoy, ROOT, 1300, 503, b"{}");
+    assert_eq!(gauge(&envoy), 1);
+    let other = envoy.add_root(&watched()).expect("the configuration is good");
+    envoy.delete_root(ROOT);
+    assert_eq!(gauge(&envoy), 0, "nobody speaks of it any more");
+    tick(&mut envoy, other, 1300, 503, b"{}");
+    assert_eq!(gauge(&envoy), 1);
+    tick(&mut envoy, other, 3, 200, br#"{"kinds": []}"#);
+    assert_eq!(gauge(&envoy), 0, "it answers again");
+    envoy.delete_root(other);
+    assert_eq!(gauge(&envoy), 0);
+}
+
+#[test]
+fn what_facilitators_and_nodes_say_forges_no_line_of_the_log_and_shows_no_key() {
+    let mut envoy = FakeEnvoy::new(&watched(), crate::common::NOW);
+    let said = b"no\r\n[critical] x402: outcome=served\x1b[2J POST /v3/0123456789abcdefABCDEF";
+    tick(&mut envoy, ROOT, 3, 404, said);
+    assert!(envoy.has_logged("/supported (cluster facilitator) answered 404: no\\u{d}\\u{a}[critical] x402"));
+    assert!(
+        envoy.has_logged("which chain it is of: http://node (cluster node) answered 404: no\\u{d}\\u{a}[critical]")
+    );
+    for forged in ["\n", "\r", "\x1b", "0123456789abcdef"] {
+        assert!(!envoy.has_logged(forged), "{forged:?}");
+    }
+}
+
+#[test]
+fn a_facilitator_that_is_late_is_introduced_once_it_answers() {
+    let mut envoy = FakeEnvoy::new(&watched(), crate::common::NOW);
+    tick(&mut envoy, ROOT, 1300, 503, b"{}");
+    assert!(envoy.has_logged("does not say what it supports"));
+    let kinds = br#"{"kinds": [{"x402Version": 2, "scheme": "exact", "network": "eip155:84532"}, 7]}"#;
+    tick(&mut envoy, ROOT, 3, 200, kinds);
+    assert!(envoy.has_logged("answers (200), and supports exact on eip155:84532"));
+    assert!(envoy.has_logged("an entry of kinds is left out"), "and what it does not understand of that");
+}
+
+/// A throwaway key of Coinbase's platform.
+const CDP_KEY: &str = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwfqSmxj4pxSCr71UHsTLsX5lUd2rr6+e5JCHuppFEbSLA==";
+
+/// A configuration whose facilitator wants a header and a token.
+fn with_secrets() -> Value {
+    let mut config = weather("secrets", "after", "remote").config;
+    config["facilitator"]["headers"] = json!({"x-api-key": {"env": "FACILITATOR_KEY"}});
+    config["facilitator"]["auth"] = json!({"cdp": {"key_id": "key-1", "key_secret": {"env": "CDP_API_KEY_SECRET"}}});
+    config
+}
+
+/// What the facilitator is asked at the next tick, by the header `name`.
+fn asked_with(envoy: &mut FakeEnvoy, root: u32, name: &str) -> Option<String> {
+    envoy.tick(root);
+    let callout = envoy.callouts().pop()?;
+    let value = callout.headers.iter().find(|(other, _)| other == name).map(|(_, value)| value.clone());
+    envoy.answer(callout.token, 200, &json!({"kinds": []}));
+    value
+}
+
+#[test]
+fn a_variable_is_read_when_the_root_is_configured() {
+    let purchase = weather("plain", "after", "remote");
+    let mut envoy = Scene::new(&purchase).envoy;
+    assert_eq!(envoy.add_root(&with_secrets()), None);
+    assert!(envoy.has_logged("facilitator.headers.x-api-key: needs the environment variable FACILITATOR_KEY"));
+    envoy.set_variable("FACILITATOR_KEY", "s3cr3t");
+    assert_eq!(envoy.add_root(&with_secrets()), None);
+    assert!(envoy.has_logged("facilitator.auth.cdp.key_secret: needs the environment variable CDP_API_KEY_SECRET"));
+    envoy.set_variable("CDP_API_KEY_SECRET", CDP_KEY);
+    envoy.fail(Faults::Named("environ_get"));
+    assert_eq!(envoy.add_root(&with_secrets()), None, "a host without an environment has no variable");
+    envoy.fail(Faults::None);
+    let root = envoy.add_root(&with_secrets()).unwrap();
+    assert_eq!(asked_with(&mut envoy, root, "x-api-key").as_deref(), Some("s3cr3t"));
+    for secret in ["s3cr3t", &CDP_KEY[..8], "eyJ"] {
+        assert!(!envoy.has_logged(secret));
+    }
+}
+
+#[test]
+fn a_token_is_signed_once_a_minute_for_each_call() {
+    let purchase = weather("plain", "after", "remote");
+    let mut envoy = Scene::new(&purchase).envoy;
+    envoy.set_variable("FACILITATOR_KEY", "s3cr3t");
+    envoy.set_variable("CDP_API_KEY_SECRET", CDP_KEY);
+    let root = envoy.add_root(&with_secrets()).unwrap();
+    let draws = |envoy: &FakeEnvoy| envoy.calls().iter().filter(|call| **call == "random_get").count();
+    let before = draws(&envoy);
+    let first = asked_with(&mut envoy, root, "authorization").unwrap();
+    assert!(first.starts_with("Bearer eyJ") && first.split('.').count() == 3, "{first}");
+    assert_eq!(draws(&envoy), before + 1);
+    // It is asked again after ten minutes.
+    envoy.wait(600);
+    let later = asked_with(&mut envoy, root, "authorization").unwrap();
+    assert_ne!(later, first);
+    assert_eq!(draws(&envoy), before + 2);
+    // Where nothing can be signed, nothing is asked.
+    envoy.wait(600);
+    envoy.fail(Faults::Named("random_get"));
+    envoy.tick(root);
+    assert!(envoy.callouts().is_empty());
+    assert!(envoy.has_logged("cannot be signed"));
 }

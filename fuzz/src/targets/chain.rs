@@ -69,6 +69,7 @@ pub(super) fn run(input: &[u8]) {
         base_path: String::new(),
         timeout: Duration::from_secs(1),
         headers: Vec::new(),
+        cdp_key: None,
     };
     let rpc = Rpc {
         chain_id: 84532,

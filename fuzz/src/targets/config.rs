@@ -11,7 +11,7 @@ use crate::json::Json;
 
 pub(super) fn run(input: &[u8]) {
     check_discretion(input);
-    let config = match Config::from_host(input) {
+    let config = match Config::from_host(input, &|_| None) {
         Ok(config) => config,
         Err(error) => {
             assert!(!error.path.is_empty() && !error.message.is_empty(), "an error says where and what: {error:?}");
@@ -41,7 +41,7 @@ pub(super) fn run(input: &[u8]) {
 }
 
 fn read(bytes: &[u8]) -> Result<String, String> {
-    Config::from_host(bytes).map(|config| told(&config)).map_err(|error| error.to_string())
+    Config::from_host(bytes, &|_| None).map(|config| told(&config)).map_err(|error| error.to_string())
 }
 
 /// All that a configuration says, what it shows to nobody included.
@@ -68,7 +68,7 @@ fn check_discretion(input: &[u8]) {
         format!("{before}{KEY}\": \"{KEY}\", \"{behind}"),
         format!("{before}{KEY}"),
     ] {
-        if let Err(error) = Config::from_host(wrong.as_bytes()) {
+        if let Err(error) = Config::from_host(wrong.as_bytes(), &|_| None) {
             let said = error.to_string().to_ascii_lowercase();
             assert!(!said.contains("s3cr3tmarker"), "a key is repeated: {error}");
         }

@@ -38,8 +38,8 @@ pub(super) fn run(input: &[u8]) {
 /// Who settles is whom the answer names, and it survives being written down.
 fn check_supported(answer: &CalloutAnswer, status: u16, body: &[u8]) {
     let Some(supported) = Supported::read(answer) else { return };
-    assert_eq!(status, 200, "only an answer that is one counts");
-    let json = Json::parse(body).expect("what is understood is JSON");
+    assert!((200..300).contains(&status), "only an answer that is one counts");
+    let json = Json::parse(without_mark(body)).expect("what is understood is JSON");
     let is_named = |(network, address): &(String, Address)| {
         json.get("kinds").map(Json::list).unwrap_or_default().iter().any(|kind| {
             let settler = kind.get("extra").and_then(|extra| extra.text("facilitatorAddress"));
@@ -139,7 +139,7 @@ fn check_verification(answer: &CalloutAnswer, status: u16, body: &[u8]) {
         Verification::Valid => assert_eq!(said, Said::Yes(None), "a yes that was not said"),
         Verification::Invalid(reason) => {
             assert_eq!(said, Said::No, "a no that was not said");
-            assert!(!reason.is_empty() && reason.len() < 2000, "a no has a reason");
+            assert!(!reason.is_empty(), "a no has a reason");
         }
         Verification::Unknown(_) => assert!(!is_plain(&said, body), "a plain answer is not understood"),
     }
@@ -151,7 +151,7 @@ fn check_settlement(answer: &CalloutAnswer, status: u16, body: &[u8]) {
         Settlement::Settled(hash) => assert_eq!(said, Said::Yes(Some(hash.to_string())), "a yes that was not said"),
         Settlement::Refused(reason) => {
             assert_eq!(said, Said::No, "a no that was not said");
-            assert!(!reason.is_empty() && reason.len() < 2000, "a no has a reason");
+            assert!(!reason.is_empty(), "a no has a reason");
         }
         Settlement::Unknown(_, named) => {
             assert!(!is_plain(&said, body), "a plain answer is not understood");

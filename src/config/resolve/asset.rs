@@ -69,7 +69,7 @@ impl Asset {
         let cure = match text {
             text if text.contains(',') => "; the decimal sign is a point, and nothing parts thousands: \"$1000.5\"",
             text if !text.starts_with('$') => "; write dollars as \"$0.001\"",
-            _ => "",
+            _ => "; write digits with a point alone, such as \"$0.001\"",
         };
         let dollars = Dollars::parse(text).map_err(|error| at(path, text)(format_args!("{error}{cure}")))?;
         let digits = u32::from(self.decimals).saturating_add(finer);
@@ -99,11 +99,18 @@ impl Asset {
             TextOr::Object(units) => &units.amount,
         };
         let path = format!("{path}.amount");
-        let amount = Amount::parse(units).map_err(at(&path, units))?.to_integer();
+        let amount = atomic_units(&path, units)?.to_integer();
         let scale = U256::from(10).checked_pow(U256::from(RATE_SCALE_DIGITS));
         let scaled = scale.and_then(|scale| amount.checked_mul(scale));
         scaled.ok_or_else(|| ConfigError { path, message: format!("{} is too large", Shown(units)) })
     }
+}
+
+/// Reads an amount in atomic units.
+pub(super) fn atomic_units(path: &str, text: &str) -> Result<Amount> {
+    Amount::parse(text).map_err(|error| {
+        at(path, text)(format_args!("{error}; atomic units are whole, and written in digits alone: \"1000\""))
+    })
 }
 
 impl Token {
@@ -129,9 +136,16 @@ impl Token {
                 "has an empty name or version; take both from the token's contract",
             );
         }
+        let address: Address = raw.address.parse().map_err(at(format!("{path}.address"), &raw.address))?;
+        if address == Address::from_bytes([0; 20]) {
+            return refuse(
+                format!("{path}.address"),
+                "is the zero address: only tokens can be charged, by their contract",
+            );
+        }
         Ok(Self {
             asset: Asset::new(path, raw, label)?,
-            address: raw.address.parse().map_err(at(format!("{path}.address"), &raw.address))?,
+            address,
             eip712_name: eip712.name.clone(),
             eip712_version: eip712.version.clone(),
             transfer_method: raw.transfer_method,

@@ -6,7 +6,7 @@ use super::{Result, refuse};
 use crate::channel;
 use crate::config::Channels;
 use crate::config::raw::{self, TextOr};
-use crate::config::secret::Shown;
+use crate::config::secret::{Environment, Shown};
 use crate::evm::Address;
 use crate::ledger::Channels as Records;
 use crate::money::{Amount, Dollars};
@@ -22,12 +22,12 @@ const MOST: u32 = 1_048_576;
 const WITHDRAW_DELAYS: std::ops::RangeInclusive<u64> = 900..=2_592_000;
 
 /// Resolves the rules for channels.
-pub(super) fn channels(raw: &raw::Channels) -> Result<Channels> {
+pub(super) fn channels(raw: &raw::Channels, environment: Environment<'_>) -> Result<Channels> {
     let authorizer = match &raw.authorizer {
         None => None,
         Some(TextOr::Text(text)) if text == "facilitator" => None,
         Some(TextOr::Text(_)) => return refuse("channels.authorizer", "is neither \"facilitator\" nor {key: …}"),
-        Some(TextOr::Object(raw::Authorizer { key })) => Some(secret_key("channels.authorizer.key", key)?),
+        Some(TextOr::Object(raw::Authorizer { key })) => Some(secret_key("channels.authorizer.key", key, environment)?),
     };
     let claim_above = raw.claim_above.as_deref().unwrap_or(DEFAULT_CLAIM_ABOVE);
     let claim_above = match Dollars::parse(claim_above) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::route::is_known_method;
-use super::{Result, refuse};
+use super::{Result, odd, refuse};
 use crate::config::raw;
 use crate::config::secret::Shown;
 use crate::config::{Facilitator, Mode, Offer, Payers, Route, RouteTerms, ShownAt};
@@ -109,6 +109,7 @@ pub(super) fn warnings(
 ) -> Vec<String> {
     let mut warnings = Warnings(Vec::new());
     about.warn(&mut warnings, routes);
+    odd::warn_of_published(&mut warnings, routes);
     if issuer.is_some() {
         warnings.0.extend(warn_of_unsigned(routes));
     }
@@ -126,13 +127,18 @@ pub(super) fn warnings(
         if let Some(terms) = &route.terms {
             warn_of_terms(&mut warnings, &path, terms, is_hosted);
             warn_of_length(&mut warnings, &path, terms, issuer);
+            odd::warn(&mut warnings, &path, &matcher.path.to_string(), terms);
+            if table.taken_by(index).is_none() && table.is_free_written_otherwise(index) {
+                let text = "an earlier, free route takes the same path in another letter case, or with another final slash; put that behind, if it is not meant";
+                warnings.add(&path, "match", text);
+            }
         }
     }
     warnings.0
 }
 
 /// Warnings for the operator.
-struct Warnings(Vec<String>);
+pub(super) struct Warnings(Vec<String>);
 
 impl Warnings {
     /// Whoever has more than these has read enough.
@@ -141,7 +147,7 @@ impl Warnings {
     /// Adds what is odd about the value of `key` below `path`.
     #[cold]
     #[inline(never)]
-    fn add(&mut self, path: &str, key: &str, text: &str) {
+    pub(super) fn add(&mut self, path: &str, key: &str, text: &str) {
         if self.0.len() < Self::MOST {
             self.0.push([path, key, ": ", text].concat());
         }
@@ -195,7 +201,7 @@ fn warn_of_matcher(warnings: &mut Warnings, path: &str, matcher: &Matcher, is_pr
         warnings.add(path, "match.path", text);
     }
     if matcher.path.has_odd_sign() {
-        let text = "has one of : ( ) + $, which stands for itself; write {name} for one segment, {*rest} at the end for all below";
+        let text = "has one of : ( ) + $ ! & = , a quotation mark or a letter that nobody sees, which stands for itself; write {name} for one segment, {*rest} at the end for all below";
         warnings.add(path, "match.path", text);
     }
     if !matcher.methods.iter().all(|method| is_known_method(method)) {

@@ -6,6 +6,7 @@ use super::asset::Token;
 use super::channels;
 use super::network::{Network, Networks};
 use super::offer::Inherited;
+use super::recipient::are_accounts;
 use super::{Result, refuse};
 use crate::config::raw::{self, TextOr};
 use crate::config::{Offer, Settle};
@@ -31,6 +32,7 @@ impl Inherited<'_> {
         let token = token(path, entry, &network)?;
         let transfer_method = transfer_method(path, entry, &scheme, &token)?;
         let recipients = self.recipients(path, entry)?;
+        are_accounts(path, &recipients, token.address)?;
         let rates = self.price.rates(&token.asset)?;
         let channel = channels::terms(path, entry, &scheme, &token.asset, network.chain_id, self.authorizer)?;
         let pay_to = recipients.first().map_or(token.address, |recipient| recipient.to);

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use super::network::Networks;
 use super::service::{read_timeout, service};
-use super::{Result, refuse};
+use super::{Result, refuse, require};
 use crate::config::Facilitator;
 use crate::config::raw;
+use crate::config::secret::Environment;
+use crate::facilitator::cdp::CdpKey;
 use crate::json::Object;
 
 /// Long enough for a facilitator to wait for a block.
@@ -21,31 +23,48 @@ pub(super) fn facilitators(
     one: Option<raw::Facilitator>,
     several: Option<Vec<Object<raw::Facilitator>>>,
     networks: &Networks,
+    environment: Environment<'_>,
 ) -> Result<Vec<Facilitator>> {
+    let facilitator = |path: &str, raw| facilitator(path, raw, networks, environment);
     match (one, several) {
-        (Some(raw), None) => Ok(vec![facilitator("facilitator", raw, networks)?]),
+        (Some(raw), None) => Ok(vec![facilitator("facilitator", raw)?]),
         (None, Some(several)) if several.is_empty() => refuse("facilitators", "is empty; name at least one"),
         (None, Some(several)) if several.len() > MAX_FACILITATORS => {
             refuse("facilitators", format_args!("are more than {MAX_FACILITATORS}"))
         }
         (None, Some(several)) => {
             let several = several.into_iter().enumerate();
-            several.map(|(index, Object(raw))| facilitator(&format!("facilitators[{index}]"), raw, networks)).collect()
+            several.map(|(index, Object(raw))| facilitator(&format!("facilitators[{index}]"), raw)).collect()
         }
         (Some(_), Some(_)) => refuse("facilitators", "stands beside facilitator; keep one of the two"),
         (None, None) => refuse(".", "missing field `facilitator` (or facilitators: a list of them)"),
     }
 }
 
-fn facilitator(path: &str, raw: raw::Facilitator, networks: &Networks) -> Result<Facilitator> {
+fn facilitator(
+    path: &str,
+    raw: raw::Facilitator,
+    networks: &Networks,
+    environment: Environment<'_>,
+) -> Result<Facilitator> {
     let timeout = read_timeout(path, raw.timeout.as_deref(), DEFAULT_FACILITATOR_TIMEOUT)?;
-    let service = service(path, raw.cluster, &raw.url, timeout, raw.headers.0)?;
+    let mut service = service(path, raw.cluster, &raw.url, timeout, &raw.headers, environment)?;
     let called = ["/verify", "/settle", "/supported"];
     if called.iter().any(|call| service.base_path.ends_with(call)) {
         return refuse(
             format!("{path}.url"),
             "is for one call alone: leave out /verify, /settle or /supported at its end",
         );
+    }
+    if let Some(raw::Auth { cdp }) = &raw.auth {
+        require(format!("{path}.auth"), "cdp", cfg!(feature = "cdp"))?;
+        if service.headers.iter().any(|(name, _)| name == "authorization") {
+            return refuse(
+                format!("{path}.headers.authorization"),
+                "stands beside auth, which makes this header; keep one",
+            );
+        }
+        service.cdp_key = Some(cdp_key(&format!("{path}.auth.cdp"), cdp, environment)?);
     }
     let mut ids = Vec::with_capacity(raw.networks.len());
     for (index, text) in raw.networks.iter().enumerate() {
@@ -65,4 +84,19 @@ fn facilitator(path: &str, raw: raw::Facilitator, networks: &Networks) -> Result
         max_failures,
         verify: raw.verify,
     })
+}
+
+/// Resolves a key of Coinbase's platform.
+fn cdp_key(path: &str, raw: &raw::Cdp, environment: Environment<'_>) -> Result<CdpKey> {
+    const LONGEST_ID: usize = 256;
+    let path_of = |key: &str| format!("{path}.{key}");
+    let id = raw.key_id.reveal(&path_of("key_id"), environment)?;
+    if !(1..=LONGEST_ID).contains(&id.len()) || !id.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return refuse(
+            path_of("key_id"),
+            format_args!("is not of 1 to {LONGEST_ID} printable characters; copy the key's id from Coinbase's portal"),
+        );
+    }
+    let secret = raw.key_secret.reveal(&path_of("key_secret"), environment)?;
+    CdpKey::new(&id, &secret).or_else(|error| refuse(path_of("key_secret"), error))
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::asset::Asset;
 use super::offer::Inherited;
-use super::{Result, at, refuse};
+use super::{Result, at, refuse, require};
 use crate::config::raw::{self, TextOr};
 use crate::config::secret::{Shown, named};
 use crate::config::{ConfigError, Offer, Settle};
@@ -34,6 +34,7 @@ impl Inherited<'_> {
         }
         let mut foreign = Foreign { asset: address, pay_to, extra, supplied: BTreeMap::new(), svm: None };
         if entry.scheme == "exact" && network.as_str().starts_with("solana:") {
+            require(format!("{path}.network"), "solana", cfg!(feature = "solana"))?;
             foreign.svm = Some(svm(path, &foreign, asset.decimals)?);
         }
         let rates = self.price.rates(&asset)?;

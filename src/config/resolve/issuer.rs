@@ -2,19 +2,20 @@
 
 use super::{Result, refuse};
 use crate::config::raw;
-use crate::config::secret::Secret;
+use crate::config::secret::{Environment, Secret};
 use crate::evm::signature::SecretKey;
 use crate::x402::offer_receipt::Issuer;
 
 /// Resolves the signer of offers and receipts.
-pub(super) fn issuer(raw: &raw::OfferReceipt) -> Result<Issuer> {
-    let key = secret_key("offer_receipt.key", &raw.key)?;
+pub(super) fn issuer(raw: &raw::OfferReceipt, environment: Environment<'_>) -> Result<Issuer> {
+    let key = secret_key("offer_receipt.key", &raw.key, environment)?;
     Ok(Issuer::new(key, raw.offers.unwrap_or(true), raw.transaction))
 }
 
 /// Resolves the key of an account that stands at `path`.
-pub(super) fn secret_key(path: &str, Secret(text): &Secret) -> Result<SecretKey> {
+pub(super) fn secret_key(path: &str, key: &Secret, environment: Environment<'_>) -> Result<SecretKey> {
     let mut secret = [0; 32];
+    let text = key.reveal(path, environment)?;
     let digits = text.strip_prefix("0x").unwrap_or_default();
     let key = hex::decode_to_slice(digits, &mut secret).ok().and_then(|()| SecretKey::from_bytes(&secret));
     // The message does not show what may be a key but for a digit.

@@ -14,6 +14,7 @@ mod foreign;
 mod issuer;
 mod ledger;
 mod network;
+mod odd;
 mod offer;
 mod origin;
 mod page;
@@ -28,7 +29,7 @@ mod text;
 use std::fmt::Display;
 
 use super::raw;
-use super::secret::Shown;
+use super::secret::{Environment, Shown};
 use super::{Catalogue, Config, ConfigError, Mode, Route};
 use crate::evm::signature::SecretKey;
 use crate::route::{Access, Matcher, RouteTable};
@@ -37,13 +38,13 @@ use network::Networks;
 type Result<T> = std::result::Result<T, ConfigError>;
 
 /// Resolves a whole configuration.
-pub(super) fn config(raw: raw::Config) -> Result<Config> {
+pub(super) fn config(raw: raw::Config, environment: Environment<'_>) -> Result<Config> {
     let mut networks = Networks::new(raw.networks)?;
-    let nodes = networks.add_rpc(raw.rpc.0)?;
-    let facilitators = facilitator::facilitators(raw.facilitator, raw.facilitators, &networks)?;
+    let nodes = networks.add_rpc(raw.rpc.0, environment)?;
+    let facilitators = facilitator::facilitators(raw.facilitator, raw.facilitators, &networks, environment)?;
     let origins = origin::origins(&raw.origins)?;
     let mode = raw.mode.unwrap_or_default();
-    let channels = channels::channels(&raw.channels)?;
+    let channels = channels::channels(&raw.channels, environment)?;
     let context = route::Context {
         defaults: &raw.defaults,
         networks: &networks,
@@ -51,13 +52,16 @@ pub(super) fn config(raw: raw::Config) -> Result<Config> {
         facilitators: &facilitators,
         authorizer: channels.authorizer.as_ref().map(SecretKey::address),
         mode,
+        environment,
     };
     let (routes, matchers) = context.routes(raw.routes)?;
     let payers = payers::payers(&raw.payers)?;
     checks::payers_are_known(&payers, &routes)?;
-    #[cfg_attr(not(feature = "page"), allow(unused_variables, reason = "a page is checked all the same"))]
+    #[cfg(feature = "page")]
     let page = page::page(raw.page)?;
-    let issuer = raw.offer_receipt.as_ref().map(issuer::issuer).transpose()?;
+    #[cfg(not(feature = "page"))]
+    page::page(&raw.page)?;
+    let issuer = raw.offer_receipt.as_ref().map(|raw| issuer::issuer(raw, environment)).transpose()?;
     let is_discoverable = raw.discovery.unwrap_or(true) && mode == Mode::Enforce;
     let catalogue = match is_discoverable {
         true => Catalogue::new(routes.iter().zip(&matchers)),
@@ -113,6 +117,19 @@ fn table(routes: &[Route], matchers: Vec<Matcher>) -> RouteTable {
 /// Returns the error of what stands at `path`.
 fn refuse<T>(path: impl Into<String>, message: impl Display) -> Result<T> {
     Err(ConfigError { path: path.into(), message: message.to_string() })
+}
+
+/// Checks that the part of the filter is built in that the value at `path` wants.
+fn require(path: impl Into<String>, feature: &str, is_there: bool) -> Result<()> {
+    if is_there {
+        return Ok(());
+    }
+    refuse(
+        path,
+        format_args!(
+            "needs the feature {feature}, which this build of the filter lacks; take the whole module, or build one with `--features core,{feature}`"
+        ),
+    )
 }
 
 /// Puts a path to an error that speaks of `value`.

@@ -7,7 +7,7 @@ use super::text::list;
 use super::{Result, refuse, service};
 use crate::config::Rpc;
 use crate::config::raw;
-use crate::config::secret::{Shown, named};
+use crate::config::secret::{Environment, Shown, named};
 use crate::json::{Named, Object};
 use crate::networks::{NETWORKS, SOLANA, SolanaNetwork, V1_NAMES};
 use crate::x402::NetworkId;
@@ -55,12 +55,16 @@ impl Networks {
     }
 
     /// Adds the nodes of the configuration; gives the path of each, and its chain.
-    pub(super) fn add_rpc(&mut self, raw: Vec<(String, Object<raw::Rpc>)>) -> Result<Vec<(String, u64)>> {
+    pub(super) fn add_rpc(
+        &mut self,
+        raw: Vec<(String, Object<raw::Rpc>)>,
+        environment: Environment<'_>,
+    ) -> Result<Vec<(String, u64)>> {
         let mut nodes = Vec::with_capacity(raw.len());
         for (name, Object(raw)) in raw {
             let path = format!("rpc.{}", named(&name));
             let chain_id = self.find(&path, &name)?.chain_id;
-            let rpc = Arc::new(service::rpc(&path, chain_id, raw)?);
+            let rpc = Arc::new(service::rpc(&path, chain_id, raw, environment)?);
             if !self.0.iter().any(|network| network.chain_id == chain_id) {
                 self.0.push(Network { name: None, chain_id, assets: Vec::new(), rpc: None });
             }
@@ -99,15 +103,35 @@ impl Networks {
             return Ok(network.clone());
         }
         let Some(chain_id) = text.parse::<NetworkId>().ok().and_then(|id| id.chain_id()) else {
-            let names = self.0.iter().filter_map(|network| network.name.as_deref());
-            let known = list(names.chain(SOLANA.iter().map(|known| known.name)));
+            let names = || {
+                let names = self.0.iter().filter_map(|network| network.name.as_deref());
+                names.chain(SOLANA.iter().map(|known| known.name))
+            };
+            let (known, meant) = (list(names()), meant(text, names()));
             return refuse(
                 path,
-                format_args!("{} is neither a CAIP-2 id (eip155:<chain id>, …) nor one of {known}", Shown(text)),
+                format_args!("{} is neither a CAIP-2 id (eip155:<chain id>, …) nor one of {known}{meant}", Shown(text)),
             );
         };
         let known = self.0.iter().find(|network| network.chain_id == chain_id).cloned();
         Ok(known.unwrap_or(Network { name: None, chain_id, assets: Vec::new(), rpc: None }))
+    }
+}
+
+/// Returns a question about what may be meant by a name that no network has; nothing where nobody knows.
+fn meant<'a>(text: &str, names: impl Iterator<Item = &'a str>) -> String {
+    let plain = text.to_ascii_lowercase().replace([' ', '_'], "-");
+    let plain = plain.strip_suffix("-mainnet").unwrap_or(&plain);
+    let mut names = names;
+    match plain {
+        "mainnet" | "eth" => "; did you mean ethereum?".to_owned(),
+        id if !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit()) => {
+            format!("; did you mean eip155:{}?", named(id))
+        }
+        name => match names.find(|known| *known == name || known.replace('-', "") == name) {
+            Some(known) => format!("; did you mean {known}?"),
+            None => String::new(),
+        },
     }
 }
 

@@ -1,8 +1,12 @@
 //! The page that browsers get.
 
+use super::Result;
+#[cfg(feature = "page")]
+use super::refuse;
+#[cfg(not(feature = "page"))]
+use super::require;
 #[cfg(feature = "page")]
 use super::text::is_field_value;
-use super::{Result, refuse};
 use crate::config::raw;
 #[cfg(feature = "page")]
 use crate::config::{OwnPage, PageConfig};
@@ -28,10 +32,7 @@ pub(super) fn page(raw: raw::Page) -> Result<Option<PageConfig>> {
 
 /// Checks that no page is asked for.
 #[cfg(not(feature = "page"))]
-#[allow(clippy::needless_pass_by_value, reason = "the other build takes it apart")]
-pub(super) fn page(raw: raw::Page) -> Result<()> {
-    match (&raw.html, &raw.csp, raw.enabled) {
-        (None, None, None | Some(false)) => Ok(()),
-        _ => refuse("page", "is not part of this build of the filter"),
-    }
+pub(super) fn page(raw: &raw::Page) -> Result<()> {
+    let is_wanted = raw.html.is_some() || raw.csp.is_some() || raw.enabled == Some(true);
+    require("page", "page", !is_wanted)
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Result, at, refuse};
+use super::{Result, at, refuse, require};
 use crate::config::raw;
 use crate::config::secret::Shown;
 use crate::config::{Payers, Principal};
@@ -22,7 +22,12 @@ fn accounts(list: &str, texts: &[String]) -> Result<BTreeSet<String>> {
         let path = format!("payers.{list}[{index}]");
         accounts.insert(match text.parse::<Pubkey>() {
             Ok(account) => account.to_string(),
-            Err(_) => text.parse::<Address>().map_err(at(path, text))?.to_string(),
+            Err(_) => {
+                // Nothing else is as long as an account of Solana without 0x.
+                let is_solana = text.len() > 40 && !text.starts_with("0x");
+                require(&path, "solana", cfg!(feature = "solana") || !is_solana)?;
+                text.parse::<Address>().map_err(at(path, text))?.to_string()
+            }
         });
     }
     Ok(accounts)

@@ -2,11 +2,11 @@
 
 use ruint::aliases::U256;
 
-use super::asset::Asset;
-use super::{Result, at, refuse, service};
+use super::asset::{Asset, atomic_units};
+use super::{Result, refuse, service};
 use crate::config::Service;
 use crate::config::raw::{self, TextOr};
-use crate::config::secret::{Shown, named};
+use crate::config::secret::{Environment, Shown, named};
 use crate::json::{Named, Object};
 use crate::money::Amount;
 use crate::price::{Pointers, Rate, Rates, Shape, Tariff};
@@ -43,9 +43,7 @@ impl<'a> Price<'a> {
             }
             // Until the service has said.
             TextOr::Object(raw::Price { quote: Some(_), .. }) => return Ok(Amount::from(1)),
-            TextOr::Object(raw::Price { amount: Some(amount), .. }) => {
-                Amount::parse(amount).map_err(at(format!("{path}.amount"), amount))?
-            }
+            TextOr::Object(raw::Price { amount: Some(amount), .. }) => atomic_units(&format!("{path}.amount"), amount)?,
             TextOr::Object(_) => return refuse(path, "has neither an amount nor usage and models"),
             TextOr::Text(text) => asset.units(path, text, 0)?,
         };
@@ -56,9 +54,9 @@ impl<'a> Price<'a> {
     }
 
     /// Resolves the operator's own service that names the price, if there is one.
-    pub(super) fn service(&self) -> Result<Option<Service>> {
+    pub(super) fn service(&self, environment: Environment<'_>) -> Result<Option<Service>> {
         let TextOr::Object(raw::Price { quote: Some(quote), .. }) = self.raw else { return Ok(None) };
-        service::quote(&format!("{}.quote", self.path), quote).map(Some)
+        service::quote(&format!("{}.quote", self.path), quote, environment).map(Some)
     }
 
     /// Resolves the price by tokens, if the route has one.
@@ -87,6 +85,9 @@ impl<'a> Price<'a> {
         let bytes_per_token = price.bytes_per_token.unwrap_or(1);
         if bytes_per_token == 0 {
             return self.refuse("bytes_per_token", "is 0");
+        }
+        if models.iter().any(String::is_empty) {
+            return self.refuse("models", "has an empty name; write \"*\" for any model");
         }
         Ok(Some(Tariff {
             shape,
@@ -153,9 +154,7 @@ impl<'a> Price<'a> {
         let path = format!("{}.minimum", self.path);
         match &price.minimum {
             None => Ok(Amount::ZERO),
-            Some(TextOr::Object(units)) => {
-                Amount::parse(&units.amount).map_err(at(format!("{path}.amount"), &units.amount))
-            }
+            Some(TextOr::Object(units)) => atomic_units(&format!("{path}.amount"), &units.amount),
             Some(TextOr::Text(text)) => asset.units(&path, text, 0),
         }
     }

@@ -5,6 +5,7 @@ use super::{Result, at, refuse};
 use crate::config::Recipient;
 use crate::config::raw::{self, TextOr};
 use crate::evm::Address;
+use crate::evm::permit2::{EXACT_PROXY, PERMIT2, UPTO_PROXY};
 use crate::json::Object;
 use crate::metadata::MetadataKey;
 
@@ -51,6 +52,17 @@ impl Inherited<'_> {
     }
 }
 
+/// Checks that nobody is paid who is the token itself: what it is sent is lost, or the transfer fails.
+pub(super) fn are_accounts(path: &str, recipients: &[Recipient], asset: Address) -> Result<()> {
+    match recipients.iter().any(|one| one.to == asset) {
+        true => refuse(
+            path,
+            "pays the token's own contract, from which nobody can take the money; put your account into pay_to",
+        ),
+        false => Ok(()),
+    }
+}
+
 fn split(path: &str, parts: &[Object<raw::Part>]) -> Result<Vec<Recipient>> {
     if parts.is_empty() {
         return refuse(path, "is empty: say who is paid");
@@ -75,6 +87,9 @@ fn address(path: &str, text: &str) -> Result<Address> {
     let address: Address = text.parse().map_err(at(path, text))?;
     if address == Address::from_bytes([0; 20]) {
         return refuse(path, "is the zero address, from which nobody can take the money");
+    }
+    if [PERMIT2, EXACT_PROXY, UPTO_PROXY].contains(&address) {
+        return refuse(path, "is a contract that payments pass through, not an account; name your own");
     }
     Ok(address)
 }

@@ -7,7 +7,7 @@ use super::network::Networks;
 use super::origin::shown_at;
 use super::{Result, at, refuse};
 use crate::config::raw;
-use crate::config::secret::{Shown, is_near};
+use crate::config::secret::{Environment, Shown, is_near};
 use crate::config::{Facilitator, Mode, Origin, Route};
 use crate::evm::Address;
 use crate::json::Object;
@@ -24,6 +24,7 @@ pub(super) struct Context<'a> {
     pub(super) authorizer: Option<Address>,
     /// The mode of routes that do not name their own.
     pub(super) mode: Mode,
+    pub(super) environment: Environment<'a>,
 }
 
 impl Context<'_> {

@@ -8,8 +8,9 @@ use http::uri::Uri;
 use super::text::{is_field_value, is_token};
 use super::{Result, refuse};
 use crate::config::raw;
-use crate::config::secret::{Secret, Shown, header_path};
+use crate::config::secret::{Environment, Secret, Shown, header_path};
 use crate::config::{Rpc, Service};
+use crate::json::Named;
 use crate::time::parse_duration;
 
 /// Short, for a node only looks things up.
@@ -21,9 +22,9 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(600);
 const DEFAULT_LOG_RANGE: u64 = 1800;
 
 /// Resolves a node of a chain.
-pub(super) fn rpc(path: &str, chain_id: u64, raw: raw::Rpc) -> Result<Rpc> {
+pub(super) fn rpc(path: &str, chain_id: u64, raw: raw::Rpc, environment: Environment<'_>) -> Result<Rpc> {
     let timeout = read_timeout(path, raw.timeout.as_deref(), DEFAULT_RPC_TIMEOUT)?;
-    let service = service(path, raw.cluster, &raw.url, timeout, raw.headers.0)?;
+    let service = service(path, raw.cluster, &raw.url, timeout, &raw.headers, environment)?;
     let confirmations = raw.confirmations.unwrap_or(1);
     if confirmations == 0 {
         return refuse(format!("{path}.confirmations"), "is 0; the block of the transfer itself is the first");
@@ -37,19 +38,21 @@ pub(super) fn rpc(path: &str, chain_id: u64, raw: raw::Rpc) -> Result<Rpc> {
 }
 
 /// Resolves the operator's own service that names prices.
-pub(super) fn quote(path: &str, raw: &raw::Quote) -> Result<Service> {
+pub(super) fn quote(path: &str, raw: &raw::Quote, environment: Environment<'_>) -> Result<Service> {
     let timeout = read_timeout(path, raw.timeout.as_deref(), DEFAULT_QUOTE_TIMEOUT)?;
-    service(path, raw.cluster.clone(), &raw.url, timeout, raw.headers.0.clone())
+    service(path, raw.cluster.clone(), &raw.url, timeout, &raw.headers, environment)
 }
 
 /// Resolves the service that stands at `path` of the configuration.
 pub(super) fn service(
     path: &str,
     cluster: String,
-    Secret(url): &Secret,
+    url: &Secret,
     timeout: Duration,
-    headers: Vec<(String, Secret)>,
+    headers: &Named<Secret>,
+    environment: Environment<'_>,
 ) -> Result<Service> {
+    let url = url.reveal(&format!("{path}.url"), environment)?;
     if cluster.is_empty() {
         return refuse(format!("{path}.cluster"), "is empty; name the cluster that the calls go to");
     }
@@ -69,7 +72,8 @@ pub(super) fn service(
             ),
         );
     };
-    Ok(Service { cluster, scheme, authority, base_path, timeout, headers: callout_headers(path, headers)? })
+    let headers = callout_headers(path, headers, environment)?;
+    Ok(Service { cluster, scheme, authority, base_path, timeout, headers, cdp_key: None })
 }
 
 pub(super) fn read_timeout(path: &str, text: Option<&str>, default: Duration) -> Result<Duration> {
@@ -91,11 +95,15 @@ fn parts_of(uri: &Uri) -> Option<(String, String, String)> {
     uri.query().is_none().then(|| (scheme.to_owned(), authority, path))
 }
 
-fn callout_headers(service: &str, raw: Vec<(String, Secret)>) -> Result<Vec<(String, String)>> {
+fn callout_headers(
+    service: &str,
+    Named(raw): &Named<Secret>,
+    environment: Environment<'_>,
+) -> Result<Vec<(String, String)>> {
     let mut headers: Vec<(String, String)> = Vec::with_capacity(raw.len());
     for (name, value) in raw {
-        let path = header_path(service, &name);
-        let header = callout_header(&path, &name, value)?;
+        let path = header_path(service, name);
+        let header = callout_header(&path, name, value.reveal(&path, environment)?)?;
         if headers.iter().any(|(name, _)| *name == header.0) {
             return refuse(path, "holds the same name twice");
         }
@@ -105,7 +113,7 @@ fn callout_headers(service: &str, raw: Vec<(String, Secret)>) -> Result<Vec<(Str
 }
 
 /// Reads a header. Neither its value nor its name is shown: somebody may have swapped the two.
-fn callout_header(path: &str, name: &str, Secret(value): Secret) -> Result<(String, String)> {
+fn callout_header(path: &str, name: &str, value: String) -> Result<(String, String)> {
     const RESERVED: [&str; 7] =
         ["host", "content-type", "content-length", "transfer-encoding", "connection", "te", "upgrade"];
     if !is_token(name) {

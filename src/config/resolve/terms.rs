@@ -56,7 +56,7 @@ impl Context<'_> {
             mode: raw.mode.unwrap_or(mode),
             settle,
             tariff: price.tariff()?.map(Arc::new),
-            price_service: price.service()?.map(Arc::new),
+            price_service: price.service(self.environment)?.map(Arc::new),
             settlement_overrides: raw.settlement_overrides,
             free_for: free_for(path, raw, defaults)?,
             extensions: extensions(&format!("{path}.extensions"), raw, &offers)?,
@@ -162,7 +162,9 @@ fn listing(path: &str, raw: &raw::Route) -> Result<Listing> {
     }
     let is_url = |url: &String| {
         url.len() <= LONGEST_URL
-            && url.parse().is_ok_and(|url: Uri| url.authority().is_some() && url.scheme_str().is_some())
+            && url
+                .parse()
+                .is_ok_and(|url: Uri| url.authority().is_some() && matches!(url.scheme_str(), Some("https" | "http")))
     };
     if !raw.icon_url.iter().all(is_url) {
         return refuse(format!("{path}.icon_url"), "is not a URL such as \"https://example.com/icon.png\"");

@@ -34,6 +34,7 @@ pub struct Payload {
 
 /// The wish of a client that sends a voucher.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "there is one for a request, and it is not moved about")]
 pub enum Kind {
     /// To pay for a request.
     Voucher,

@@ -330,7 +330,7 @@ fn reserve(known: Option<&Record>, owner: u64, wanted: &Reserve, now: UnixTime) 
         return (Some(record), Answer::Repeat { charged: last.amount, standing });
     }
     // A higher count than this one: another proxy has served the client since.
-    let base = max.checked_sub(amount).unwrap_or_default().max(base);
+    let base = max.saturating_sub(amount).max(base);
     if base.checked_add(amount) != Some(max) {
         let standing = record.standing();
         return refuse(record, Answer::Stale(standing));

@@ -216,7 +216,7 @@ mod tests {
                 let mut flipped = bytes;
                 flipped[64] = 55 - flipped[64];
                 let mut wrong = bytes;
-                wrong[number as usize] ^= 1;
+                wrong[usize::from(number)] ^= 1;
                 for (bytes, digest, signer) in [
                     (bytes, digest, one.address()),
                     (bytes, digest, other.address()),

@@ -22,6 +22,8 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "signature" => signatures(),
         "sign_in" => sign_ins(),
         "texts" => texts(),
+        "channel_payload" => channel_payloads(),
+        "channel_life" => noise("channel_life", 24, 900),
         "ledger" => noise("ledger", 24, 300),
         "exchange" => noise("exchange", 48, 300),
         "pairs" => vec![b"\x02\0\0\0\x05\0\0\0\x03\0\0\0\x01\0\0\0\0\0\0\0:path\0/ab\0a\0\0".to_vec()],
@@ -96,7 +98,11 @@ fn routes() -> Vec<Vec<u8>> {
 
 /// The recordings of exchanges between official packages.
 fn recordings() -> Vec<Value> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/vectors/wire");
+    recordings_in("wire")
+}
+
+fn recordings_in(directory: &str) -> Vec<Value> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/vectors").join(directory);
     let mut files: Vec<_> =
         std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
     files.sort();
@@ -121,6 +127,17 @@ fn payments() -> Vec<Vec<u8>> {
     let recorded = asked.map(|asked| asked["request"]["body"]["paymentPayload"].clone()).filter(Value::is_object);
     let recorded = recorded.chain([good_payment()]);
     let mut inputs: Vec<Vec<u8>> = recorded.map(|payment| payment.to_string().into_bytes()).collect();
+    inputs.sort();
+    inputs.dedup();
+    inputs
+}
+
+fn channel_payloads() -> Vec<Vec<u8>> {
+    let recordings = recordings_in("wire/batch");
+    let sent = recordings.iter().flat_map(|recording| list(&recording["client_to_server"]));
+    let payload = |sent: &Value| sent["request"]["decoded"]["PAYMENT-SIGNATURE"]["payload"].clone();
+    let payloads = sent.map(payload).filter(Value::is_object);
+    let mut inputs: Vec<Vec<u8>> = payloads.map(|payload| payload.to_string().into_bytes()).collect();
     inputs.sort();
     inputs.dedup();
     inputs

@@ -4,6 +4,7 @@
 //! two differ, one of them is wrong.
 
 mod chain;
+mod channel;
 pub(crate) mod config;
 mod exchange;
 mod facilitator;
@@ -50,6 +51,20 @@ pub const ALL: &[Target] = &[
         mutations: 50_000,
     },
     Target { name: "chain", what: "answers of nodes", run: chain::run, max_length: 4096, mutations: 20_000 },
+    Target {
+        name: "channel_payload",
+        what: "what clients of channels send",
+        run: channel::payload,
+        max_length: 2048,
+        mutations: 20_000,
+    },
+    Target {
+        name: "channel_life",
+        what: "lives of a channel's record",
+        run: channel::life,
+        max_length: 1024,
+        mutations: 10_000,
+    },
     Target {
         name: "inference",
         what: "bodies that are priced by the token, and streams",

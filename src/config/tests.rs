@@ -992,15 +992,12 @@ fn an_entry_that_the_facilitator_judges_stands_as_it_is_given() {
 
     // Any scheme, on chains that are known, too.
     let other = json!({
-        "scheme": "batch-settlement", "network": "base-sepolia", "pay_to": "0xabc", "extra": {},
+        "scheme": "streaming", "network": "base-sepolia", "pay_to": "0xabc", "extra": {},
         "asset": {"address": "0xdef", "decimals": 6, "usd_pegged": true},
     });
     let config = read(&with_entry(&other));
     let offer = &terms(&config, 1).offers[0];
-    assert_eq!(
-        (offer.requirement.scheme.as_str(), offer.requirement.network.as_str()),
-        ("batch-settlement", "eip155:84532")
-    );
+    assert_eq!((offer.requirement.scheme.as_str(), offer.requirement.network.as_str()), ("streaming", "eip155:84532"));
 }
 
 #[test]

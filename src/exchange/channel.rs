@@ -21,6 +21,7 @@ use super::{
 use crate::channel::claims::refund_payload;
 use crate::channel::{Answer, ChannelId, Kind, OnChain, Operation, Payload, Purpose, Reserve, Row, Signer, Standing};
 use crate::evm::eip712::Word;
+use crate::evm::signature;
 use crate::facilitator::{self, CalloutAnswer, Settlement, Unknown};
 use crate::json;
 use crate::ledger;
@@ -165,6 +166,13 @@ impl Payment {
         self.channel_operation(Operation::Release { chain: self.deposited().filter(|_| is_settled) })
     }
 
+    /// Keeps the key in mind that has signed the voucher: it will sign the next one.
+    fn remember_signer(&self) {
+        if let Some(channel) = &self.purchase.channel {
+            signature::remember_signer(channel.payload.config.payer_authorizer);
+        }
+    }
+
     /// Returns what renews the hold on the channel, where it is about to end.
     pub(super) fn renew_channel(&mut self, context: Context<'_>) -> Option<(ChannelId, Operation)> {
         let until = self.holding.until.filter(|until| context.now.plus(RENEWAL_SECONDS) >= *until)?;
@@ -239,6 +247,7 @@ impl Reserving {
         };
         match answer {
             Answer::Reserved { .. } => {
+                payment.remember_signer();
                 payment.holding.until = Some(payment.purchase.surely_served(context));
                 begin_reserved(payment, context)
             }
@@ -320,7 +329,9 @@ fn begin_reserved(payment: Payment, context: Context<'_>) -> Next {
 fn correct(payment: Payment, context: Context<'_>, standing: &Standing) -> Next {
     let offer = &payment.purchase.offer;
     let Some(evm) = offer.requirement.evm().cloned() else { return payment.out_of_order() };
-    let told = Some([state_json(standing, true).into(), voucher_json(standing).into()]);
+    // A voucher for less than was charged proves nothing to the client, who then goes by the chain.
+    let voucher = (standing.charged <= standing.max_claimable).then(|| voucher_json(standing));
+    let told = Some([state_json(standing, true).into(), voucher.unwrap_or_default().into()]);
     let channel = evm.channel.clone().map(|terms| ChannelTerms { standing: told, ..terms });
     let rail = Rail::Evm(crate::x402::requirement::Evm { channel, ..evm });
     let corrected = offer.with(Requirement { rail, ..offer.requirement.clone() });
@@ -477,7 +488,8 @@ fn begin_refund(payment: Payment, context: Context<'_>, wanted: Option<u128>) ->
     };
     let own = context.config.channels.authorizer.as_ref();
     let signer = own.map(|key| Signer { key, domain: &channel.domain });
-    let payload = refund_payload(&row, chain.total_claimed, amount, chain.refund_nonce, signer.as_ref());
+    // The row stands in a client's refund in any case, as in the official server's.
+    let payload = refund_payload(&row, 0, amount, chain.refund_nonce, signer.as_ref());
     let body = facilitator::question(payment.purchase.version, &channel.json(&payload), payment.purchase.requirement());
     let call = Some(Call { kind: CallKind::Settle, service: Arc::clone(&facilitator.service), body });
     (Refunding { payment, place, amount }.into(), Effects { call, ..Effects::default() })

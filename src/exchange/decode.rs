@@ -270,8 +270,13 @@ fn read_channel(
     let (Some(evm), Some(authorizer)) = (requirement.evm(), terms.receiver_authorizer) else {
         return Err(Rejection::NoMatch);
     };
-    let payload =
-        channel::Payload::from_payload(received.payload).map_err(|error| Rejection::Payment(Version::V2, error))?;
+    let payload = channel::Payload::from_payload(received.payload).map_err(|error| match error {
+        PaymentError::VoucherSignature => {
+            let record = PaymentRecord::unproven(Payer::Unknown, requirement);
+            Rejection::Refused(Box::new(record), error.to_string())
+        }
+        error => Rejection::Payment(Version::V2, error),
+    })?;
     let min_deposit = terms.enforces_min_deposit.then(|| terms.min_deposit_for(requirement.amount));
     let checked = channel::check(
         &payload,

@@ -21,6 +21,7 @@ use x402_proxy_wasm::evm::permit2::{PERMIT2, Permitted};
 use x402_proxy_wasm::evm::signature::{SecretKey, Signature, SignatureError};
 use x402_proxy_wasm::money::Amount;
 use x402_proxy_wasm::time::UnixTime;
+use x402_proxy_wasm::x402::reason;
 use x402_proxy_wasm::x402::requirement::TransferMethod;
 
 use crate::common::lives::channel;
@@ -304,6 +305,7 @@ fn each_deviation_from_the_terms_is_refused() {
         (Terms { domain: &[1; 32], ..terms }, Refusal::ChannelId),
     ] {
         assert_eq!(judge(&json, &terms), Err(refusal));
+        assert_eq!(reason::label(&refusal.to_string()), refusal.to_string(), "a stat counts it by name");
     }
     let changed = |json: &Value, path: &str, value: Value| {
         let mut json = json.clone();

@@ -139,7 +139,7 @@ fn check_payload(payment: &Signed, payload: &Json) {
 
 /// What was read is what is written, field by field: texts, whatever the letter case of addresses, and numbers of digits
 /// alone, whatever zeros stand before them.
-fn check_written(read: &Json, written: &Json) {
+pub(super) fn check_written(read: &Json, written: &Json) {
     let Json::Object(fields) = read else { panic!("what is signed is an object") };
     let names: Vec<&str> = fields.iter().map(|(name, _)| name.as_str()).collect();
     // A witness may say that it names nobody.
@@ -157,6 +157,9 @@ fn check_written(read: &Json, written: &Json) {
                 let digits = found.trim_start_matches('0');
                 let is_same = found.eq_ignore_ascii_case(text) || (is_number && digits == text.trim_start_matches('0'));
                 assert!(is_same, "{name} is this one");
+            }
+            Json::Number(number) => {
+                assert!(matches!(written.get(name), Some(Json::Number(found)) if is_whole(found, number)), "{name}");
             }
             value => check_written(value, written.get(name).expect("an object")),
         }

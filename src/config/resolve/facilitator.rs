@@ -47,6 +47,12 @@ fn facilitator(
     networks: &Networks,
     environment: Environment<'_>,
 ) -> Result<Facilitator> {
+    let is_name = |name: &String| {
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
+    };
+    if !raw.name.iter().all(is_name) {
+        return refuse(format!("{path}.name"), "is not of letters, digits, _ and -");
+    }
     let timeout = read_timeout(path, raw.timeout.as_deref(), DEFAULT_FACILITATOR_TIMEOUT)?;
     let mut service = service(path, raw.cluster, &raw.url, timeout, &raw.headers, environment)?;
     let called = ["/verify", "/settle", "/supported"];
@@ -78,6 +84,7 @@ fn facilitator(
         );
     }
     Ok(Facilitator {
+        name: raw.name.unwrap_or_else(|| service.cluster.clone()),
         service: Arc::new(service),
         networks: ids,
         schemes: raw.schemes,

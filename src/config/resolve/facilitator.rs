@@ -33,12 +33,32 @@ pub(super) fn facilitators(
             refuse("facilitators", format_args!("are more than {MAX_FACILITATORS}"))
         }
         (None, Some(several)) => {
+            let is_named: Vec<_> = several.iter().map(|Object(raw)| raw.name.is_some()).collect();
             let several = several.into_iter().enumerate();
-            several.map(|(index, Object(raw))| facilitator(&format!("facilitators[{index}]"), raw)).collect()
+            let resolve = |(index, Object(raw))| facilitator(&format!("facilitators[{index}]"), raw);
+            let all = several.map(resolve).collect::<Result<Vec<_>>>()?;
+            refuse_shared_names(&all, &is_named)?;
+            Ok(all)
         }
         (Some(_), Some(_)) => refuse("facilitators", "stands beside facilitator; keep one of the two"),
         (None, None) => refuse(".", "missing field `facilitator` (or facilitators: a list of them)"),
     }
+}
+
+/// Refuses a name that somebody gave and that is another facilitator's too: logs and stats would not tell the two apart.
+fn refuse_shared_names(all: &[Facilitator], is_named: &[bool]) -> Result<()> {
+    for (index, (one, is_named)) in all.iter().zip(is_named).enumerate() {
+        let earlier = all.iter().zip(0..index);
+        if let Some((_, other)) = earlier.filter(|_| *is_named).find(|(earlier, _)| earlier.name == one.name) {
+            return refuse(
+                format!("facilitators[{index}].name"),
+                format_args!(
+                    "is that of facilitators[{other}] too (by default, the name is the cluster's); give each its own"
+                ),
+            );
+        }
+    }
+    Ok(())
 }
 
 fn facilitator(

@@ -91,8 +91,8 @@ test("The log says of each facilitator and node whether it was reached, and what
     ],
   }, { chain: clusterAt(backends.chain.rpcUrl) });
   const log = (text) => until(text, () => gateway.envoy.logs().includes(text));
-  await log("(cluster second) answers (200), and supports ");
-  await log("the facilitator does not say what it supports: http://127.0.0.1:9/supported (cluster nowhere) ");
+  await log(`the facilitator "second" at ${new URL(second.url).host} (cluster second) answers (200), and supports `);
+  await log('the facilitator "nowhere" does not say what it supports: http://127.0.0.1:9/supported (cluster nowhere) ');
   await log("(cluster chain) is one of chain 84532");
   await log('the cluster "no-such-cluster" cannot be called');
 });

@@ -1816,7 +1816,7 @@ fn facilitators_do_not_share_a_name_that_somebody_gave() {
         json["facilitators"] = json!(named);
         json
     };
-    for names in [[Some("a"), Some("a")], [None, Some("facilitator")]] {
+    for names in [[Some("a"), Some("a")], [None, Some("facilitator")], [Some("facilitator"), None]] {
         assert_refused(&refused(&several(names)), "facilitators[1].name", "is that of facilitators[0] too", "two");
     }
     for names in [[Some("a"), Some("b")], [Some("a"), None], [None, None]] {

@@ -47,9 +47,12 @@ pub(super) fn facilitators(
 
 /// Refuses a name that somebody gave and that is another facilitator's too: logs and stats would not tell the two apart.
 fn refuse_shared_names(all: &[Facilitator], is_named: &[bool]) -> Result<()> {
-    for (index, (one, is_named)) in all.iter().zip(is_named).enumerate() {
-        let earlier = all.iter().zip(0..index);
-        if let Some((_, other)) = earlier.filter(|_| *is_named).find(|(earlier, _)| earlier.name == one.name) {
+    let all = || all.iter().map(|one| &one.name).zip(is_named).enumerate();
+    for (index, (name, is_given)) in all() {
+        let is_shared = |(_, (other, is_other_given)): &(usize, (&String, &bool))| {
+            *other == name && (*is_given || **is_other_given)
+        };
+        if let Some((other, _)) = all().take(index).find(is_shared) {
             return refuse(
                 format!("facilitators[{index}].name"),
                 format_args!(

@@ -37,7 +37,7 @@ impl Config {
 }
 
 /// What to write instead, by the key (any, where that is empty) and by two things that the error says. The first that fits counts.
-const CURES: [(&str, [&str; 2], &str); 22] = [
+const CURES: [(&str, [&str; 2], &str); 24] = [
     // A flag in the place of a word, as YAML reads `off` and `no`.
     ("mode", ["expected value", ""], "; write \"enforce\" or \"shadow\""),
     ("unmatched", ["expected value", ""], "; write \"free\" or \"deny\""),
@@ -48,6 +48,8 @@ const CURES: [(&str, [&str; 2], &str); 22] = [
     ("match", ["string", "an object"], "; write {path: \"/weather\"}"),
     ("builder_code", ["string", "an object"], "; write {app: \"my_app\"}"),
     ("quote", ["string", "an object"], "; write {cluster: \"prices\", url: \"http://…\"}"),
+    ("headers", ["sequence", "an object"], "; write {x-api-key: {env: NAME}}"),
+    ("rpc", ["sequence", "an object"], "; write {base: {cluster: \"chain\", url: \"https://…\"}}"),
     ("models", ["", "an object"], "; write {gpt-4o: {input: \"$2.50\", output: \"$10\"}}"),
     ("timeout", ["type: ", "a string"], "; write it with its unit, in quotes: \"10s\""),
     ("lasts", ["type: ", "a string"], "; write it with its unit, in quotes: \"3600s\""),

@@ -150,6 +150,8 @@ pub(super) struct FreeFor {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Facilitator {
+    /// Shown in logs and stats; letters, digits, _ and -. Without one, the cluster is shown.
+    pub name: Option<String>,
     /// The proxy's cluster that the calls go to.
     pub cluster: String,
     /// Scheme, authority and base path of the calls. Redirects are never followed.

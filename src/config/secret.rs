@@ -30,10 +30,12 @@ impl Secret {
     /// files and with `echo`.
     ///
     /// # Errors
-    /// A variable that is not there, or empty; and what is neither a text nor the name of a variable.
+    /// A variable that is not there, or empty; a text that names one in the syntax of another tool; and what is neither a
+    /// text nor the name of a variable.
     pub fn reveal(&self, path: &str, environment: Environment<'_>) -> Result<String, ConfigError> {
         let refuse = |message: String| Err(ConfigError { path: path.to_owned(), message });
         let name = match self {
+            Self::Text(text) if is_placeholder(text) => return refuse(PLACEHOLDER.to_owned()),
             Self::Text(text) => return Ok(text.clone()),
             Self::Variable(name) => name,
             Self::Neither => return refuse("expected a string or {env: NAME}".to_owned()),
@@ -46,12 +48,31 @@ impl Secret {
     }
 }
 
+const PLACEHOLDER: &str = "names a variable in the syntax of another tool, and nothing fills it in here; write {env: NAME} in place of the whole value, and let the variable hold all of it";
+
+/// Returns whether a text is a variable of a shell, of a manifest or of Envoy's formatter, alone or behind the word that
+/// names a kind of credentials: it would be sent as it stands, and refused by a service that does not say why.
+fn is_placeholder(text: &str) -> bool {
+    const BRACKETS: [(&str, &str); 4] = [("${", "}"), ("$(", ")"), ("%ENVIRONMENT(", ")%"), ("{{", "}}")];
+    let is_name = |name: &str| {
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-. ".contains(&byte))
+    };
+    let is_variable = |text: &str| {
+        let mut names = BRACKETS.iter().filter_map(|(open, close)| text.strip_prefix(open)?.strip_suffix(close));
+        names.any(is_name) || text.strip_prefix('$').is_some_and(|name| name.bytes().all(is_upper) && is_name(name))
+    };
+    is_variable(text) || text.split_once(' ').is_some_and(|(_, behind)| is_variable(behind))
+}
+
+fn is_upper(byte: u8) -> bool {
+    matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'_')
+}
+
 /// Returns the message about a variable that is not there. It names the variable, unless that may be the secret itself.
 #[cold]
 fn missing(name: &str) -> String {
-    let is_variable = name.bytes().all(|byte| matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'_'))
-        && !name.split('_').any(is_long_word)
-        && (1..=LONGEST_SHOWN).contains(&name.len());
+    let is_variable =
+        name.bytes().all(is_upper) && !name.split('_').any(is_long_word) && (1..=LONGEST_SHOWN).contains(&name.len());
     if is_variable {
         format!(
             "needs the environment variable {name}, which the filter does not see, or which is empty: add {name} to vm_config.environment_variables.host_env_keys (Istio: vmConfig.env, with valueFrom: HOST; Envoy Gateway: env.hostKeys), and set it where the proxy starts"
@@ -105,6 +126,7 @@ const PLACES: [(&str, &str); 11] = [
         "beside `configuration` in Envoy's plugin configuration",
     ),
     ("host hosts method methods path", "in `match` of a route"),
+    ("path_separated_prefix prefix", "in `path`, as /prefix/{*rest}"),
     ("description extensions free match mime_type price", "in an entry of `routes`"),
     ("accepts free_for max_timeout_seconds payTo pay_to settle", "in `defaults` or an entry of `routes`"),
     (

@@ -13,6 +13,8 @@ use crate::x402::NetworkId;
 /// A facilitator, which verifies and settles payments.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Facilitator {
+    /// Its name in logs and stats: the operator's, or that of its cluster.
+    pub name: String,
     /// The service at which it is called.
     pub service: Arc<Service>,
     /// The networks it is for (CAIP-2 ids); empty where it is for all.

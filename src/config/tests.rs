@@ -1606,6 +1606,8 @@ fn a_newcomer_is_told_what_to_write_instead() {
         ("/unmatched", json!(403), "unmatched", "write \"free\" or \"deny\""),
         ("/facilitator/verify", json!(false), "facilitator.verify", "write \"remote\" or \"local\""),
         ("/facilitator", json!("https://x402.org/facilitator"), "facilitator", "write {cluster: "),
+        ("/facilitator/headers", json!([{"name": "x"}]), "facilitator.headers", "write {x-api-key: {env: NAME}}"),
+        ("/rpc", json!([{"network": "base"}]), "rpc", "write {base: {cluster: "),
         ("/routes/0/match", json!("/weather"), "routes[0].match", "write {path: \"/weather\"}"),
         (
             "/routes/0/extensions",
@@ -1614,6 +1616,7 @@ fn a_newcomer_is_told_what_to_write_instead() {
             "write {app: \"my_app\"}",
         ),
         ("/routes/0/method", json!("GET"), "routes[0].method", "(it belongs in `match` of a route)"),
+        ("/routes/0/match/prefix", json!("/a"), "routes[0].match.prefix", "(it belongs in `path`, as /prefix/{*rest})"),
         ("/routes/0/amount", json!("1000"), "routes[0].amount", "(it belongs in `price`)"),
         ("/payTo", json!(PAY_TO), "payTo", "(it belongs in `defaults` or an entry of `routes`)"),
         ("/routes/0/icon_url", json!("javascript://x/"), "routes[0].icon_url", "is not a URL such as"),
@@ -1779,11 +1782,43 @@ fn a_variable_that_is_missing_or_empty_is_named_with_its_path() {
     assert_eq!(in_environment(&several, ("", None)).unwrap().facilitators.len(), 2);
     let error = in_environment(&several, ("FACILITATOR_KEY", None)).unwrap_err();
     assert_refused(&error, "facilitators[1].headers.X-Api-Key", "FACILITATOR_KEY", "several");
+    // Nothing fills in the variables of a shell, a chart or Envoy's own formatter.
+    for text in
+        ["${FACILITATOR_KEY}", "$FACILITATOR_KEY", "Bearer ${key}", "$(KEY)", "{{ .Values.key }}", "%ENVIRONMENT(KEY)%"]
+    {
+        let error = refused(&with("/facilitator/headers/X-Api-Key", json!(text)));
+        assert_refused(&error, "facilitator.headers.X-Api-Key", "write {env: NAME}", text);
+    }
+    for text in ["$2b$10$abc", "$ecret", "Bearer $x", "${", "a${B}c", "$", "{{}}"] {
+        let json = with("/facilitator/headers/X-Api-Key", json!(text)).to_string();
+        Config::from_json(json.as_bytes()).expect(text);
+    }
     // What stands there may be the secret itself.
     for name in ["hunter2", "AKIAIOSFODNN7EXAMPLE", "Bearer x", "", "A\n"] {
         let error = refused(&with("/facilitator/headers/X-Api-Key", json!({"env": name})));
         assert_refused(&error, "facilitator.headers.X-Api-Key", "its name is not shown", name);
         assert!(name.is_empty() || !error.message.contains(name), "{error}");
+    }
+}
+
+#[test]
+fn facilitators_do_not_share_a_name_that_somebody_gave() {
+    let several = |names: [Option<&str>; 2]| {
+        let mut json = whole();
+        let mut facilitator = json.as_object_mut().unwrap().remove("facilitator").unwrap();
+        let named = names.map(|name| {
+            facilitator["name"] = json!(name);
+            facilitator.clone()
+        });
+        json["facilitators"] = json!(named);
+        json
+    };
+    for names in [[Some("a"), Some("a")], [None, Some("facilitator")], [Some("facilitator"), None]] {
+        assert_refused(&refused(&several(names)), "facilitators[1].name", "is that of facilitators[0] too", "two");
+    }
+    for names in [[Some("a"), Some("b")], [Some("a"), None], [None, None]] {
+        let config = Config::from_json(several(names).to_string().as_bytes()).unwrap();
+        assert_eq!(config.facilitators[0].name, names[0].unwrap_or("facilitator"));
     }
 }
 

@@ -52,25 +52,26 @@ impl Health {
     /// Takes back what the host was told of facilitators that fail, for their configuration is replaced. What is still heard of
     /// them says nothing about those of the next one.
     pub(super) fn retire(&mut self, host: &impl Host, config: &Config) {
-        let failing = i64::from(self.failing(config).count_ones());
+        for (place, facilitator) in config.facilitators.iter().enumerate() {
+            if self.is_failing(config, place) {
+                stats::change_failing(host, &facilitator.name, -1);
+            }
+        }
         self.failures.clear();
-        stats::change_failing(host, failing.saturating_neg());
     }
 }
 
-fn tell_failing(host: &impl Host, Facilitator { service, max_failures, .. }: &Facilitator) {
-    let cluster = &service.cluster;
-    stats::change_failing(host, 1);
+fn tell_failing(host: &impl Host, Facilitator { name, max_failures, .. }: &Facilitator) {
+    stats::change_failing(host, name, 1);
     host.log(
         LogLevel::Error,
         &format!(
-            "x402: {max_failures} calls in a row of the facilitator {cluster:?} have failed; another one that is configured is asked first until it answers again"
+            "x402: {max_failures} calls in a row of the facilitator {name:?} have failed; another one that is configured is asked first until it answers again"
         ),
     );
 }
 
-fn tell_answering(host: &impl Host, Facilitator { service, .. }: &Facilitator) {
-    let cluster = &service.cluster;
-    stats::change_failing(host, -1);
-    host.log(LogLevel::Warn, &format!("x402: the facilitator {cluster:?} answers again"));
+fn tell_answering(host: &impl Host, Facilitator { name, .. }: &Facilitator) {
+    stats::change_failing(host, name, -1);
+    host.log(LogLevel::Warn, &format!("x402: the facilitator {name:?} answers again"));
 }

@@ -186,7 +186,8 @@ impl<H: Host> RootContext<H> {
     pub(super) fn on_supported(&mut self, place: usize, headers: usize, body_size: usize) {
         let answer = callouts::read_answer(&self.host, headers, body_size, MAX_SUPPORTED_BYTES);
         let Some(Configured { config, .. }) = &self.configured else { return };
-        let Some(Facilitator { service, .. }) = config.facilitators.get(place) else { return };
+        let Some(facilitator) = config.facilitators.get(place) else { return };
+        let Facilitator { name, service, .. } = facilitator;
         self.shared.health.borrow_mut().note(&self.host, config, service, &answer);
         match Supported::read(&answer) {
             Some(supported) => {
@@ -194,7 +195,7 @@ impl<H: Host> RootContext<H> {
                 let merge = |earlier: &Supported| supported.clone().or_earlier(earlier);
                 let merged = store::share_supported(&self.host, service, merge);
                 if self.introduced.insert(place) {
-                    log_introduction(&self.host, service, &answer, &supported);
+                    log_introduction(&self.host, facilitator, &answer, &supported);
                 }
                 set_supported(&mut self.shared.supported, place, merged.unwrap_or(supported));
                 if let Some(asks_at) = self.asks_at.get_mut(place) {
@@ -213,7 +214,8 @@ impl<H: Host> RootContext<H> {
                 };
                 // Once, and again whenever something depends on it.
                 if config.needs_introduction || self.missed.insert(place) {
-                    let line = format!("x402: the facilitator does not say what it supports: {report}{consequence}");
+                    let line =
+                        format!("x402: the facilitator {name:?} does not say what it supports: {report}{consequence}");
                     self.host.log(LogLevel::Warn, &line);
                 }
             }
@@ -317,10 +319,11 @@ fn set_supported(all: &mut Arc<Vec<Supported>>, place: usize, supported: Support
 }
 
 /// Logs that a facilitator answers, and what it supports.
-fn log_introduction(host: &impl Host, service: &Service, answer: &CalloutAnswer, supported: &Supported) {
+fn log_introduction(host: &impl Host, facilitator: &Facilitator, answer: &CalloutAnswer, supported: &Supported) {
     /// Kinds that are named in the line.
     const MOST: usize = 8;
-    let Service { authority, cluster, .. } = service;
+    let Facilitator { name, service, .. } = facilitator;
+    let Service { authority, cluster, .. } = &**service;
     let status = if let CalloutAnswer::Answered { status, .. } = answer { *status } else { 0 };
     let kinds =
         supported.kinds.iter().take(MOST).map(|kind| LogText::new(&format!("{} on {}", kind.scheme, kind.network)));
@@ -330,14 +333,11 @@ fn log_introduction(host: &impl Host, service: &Service, answer: &CalloutAnswer,
     host.log(
         LogLevel::Info,
         &format!(
-            "x402: the facilitator {authority} (cluster {cluster}) answers ({status}), and supports {named}{more}"
+            "x402: the facilitator {name:?} at {authority} (cluster {cluster}) answers ({status}), and supports {named}{more}"
         ),
     );
     if let Some(unread) = &supported.unread {
-        host.log(
-            LogLevel::Warn,
-            &format!("x402: of what the facilitator {authority} supports, {}", LogText::new(unread)),
-        );
+        host.log(LogLevel::Warn, &format!("x402: of what the facilitator {name:?} supports, {}", LogText::new(unread)));
     }
 }
 

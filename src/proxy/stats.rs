@@ -77,8 +77,8 @@ pub(super) fn time_claim(host: &impl Host, seconds: u64) {
 }
 
 /// Tells that one worker takes one facilitator more, or one fewer, for failing.
-pub(super) fn change_failing(host: &impl Host, by: i64) {
-    add(host, MetricKind::Gauge, "x402.facilitators_failing", by);
+pub(super) fn change_failing(host: &impl Host, facilitator: &str, by: i64) {
+    add(host, MetricKind::Gauge, &format!("x402.facilitators_failing.facilitator.{}", label(facilitator)), by);
 }
 
 /// Tells that more or fewer claims stand in the ledger.

@@ -153,7 +153,7 @@ fn tick(envoy: &mut FakeEnvoy, root: u32, seconds: u32, status: u16, body: &[u8]
 
 #[test]
 fn a_facilitator_that_fails_is_counted_for_as_long_as_its_configuration_lives() {
-    let gauge = |envoy: &FakeEnvoy| envoy.metric("x402.facilitators_failing");
+    let gauge = |envoy: &FakeEnvoy| envoy.metric("x402.facilitators_failing.facilitator.facilitator");
     let mut envoy = FakeEnvoy::new(&watched(), crate::common::NOW);
     tick(&mut envoy, ROOT, 1300, 503, b"{}");
     assert_eq!(gauge(&envoy), 1);

@@ -33,12 +33,35 @@ pub(super) fn facilitators(
             refuse("facilitators", format_args!("are more than {MAX_FACILITATORS}"))
         }
         (None, Some(several)) => {
+            let is_named: Vec<_> = several.iter().map(|Object(raw)| raw.name.is_some()).collect();
             let several = several.into_iter().enumerate();
-            several.map(|(index, Object(raw))| facilitator(&format!("facilitators[{index}]"), raw)).collect()
+            let resolve = |(index, Object(raw))| facilitator(&format!("facilitators[{index}]"), raw);
+            let all = several.map(resolve).collect::<Result<Vec<_>>>()?;
+            refuse_shared_names(&all, &is_named)?;
+            Ok(all)
         }
         (Some(_), Some(_)) => refuse("facilitators", "stands beside facilitator; keep one of the two"),
         (None, None) => refuse(".", "missing field `facilitator` (or facilitators: a list of them)"),
     }
+}
+
+/// Refuses a name that somebody gave and that is another facilitator's too: logs and stats would not tell the two apart.
+fn refuse_shared_names(all: &[Facilitator], is_named: &[bool]) -> Result<()> {
+    let all = || all.iter().map(|one| &one.name).zip(is_named).enumerate();
+    for (index, (name, is_given)) in all() {
+        let is_shared = |(_, (other, is_other_given)): &(usize, (&String, &bool))| {
+            *other == name && (*is_given || **is_other_given)
+        };
+        if let Some((other, _)) = all().take(index).find(is_shared) {
+            return refuse(
+                format!("facilitators[{index}].name"),
+                format_args!(
+                    "is that of facilitators[{other}] too (by default, the name is the cluster's); give each its own"
+                ),
+            );
+        }
+    }
+    Ok(())
 }
 
 fn facilitator(
@@ -47,6 +70,12 @@ fn facilitator(
     networks: &Networks,
     environment: Environment<'_>,
 ) -> Result<Facilitator> {
+    let is_name = |name: &String| {
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
+    };
+    if !raw.name.iter().all(is_name) {
+        return refuse(format!("{path}.name"), "is not of letters, digits, _ and -");
+    }
     let timeout = read_timeout(path, raw.timeout.as_deref(), DEFAULT_FACILITATOR_TIMEOUT)?;
     let mut service = service(path, raw.cluster, &raw.url, timeout, &raw.headers, environment)?;
     let called = ["/verify", "/settle", "/supported"];
@@ -78,6 +107,7 @@ fn facilitator(
         );
     }
     Ok(Facilitator {
+        name: raw.name.unwrap_or_else(|| service.cluster.clone()),
         service: Arc::new(service),
         networks: ids,
         schemes: raw.schemes,

@@ -60,8 +60,12 @@ pub struct Holding {
     until: Option<UnixTime>,
     /// What the facilitator has said of the channel for this request.
     pub(super) chain: Option<OnChain>,
-    /// True if the request was charged for before, and its response was lost.
-    is_repeat: bool,
+    /// True if the facilitator was asked about the channel for this request, whatever it has said.
+    pub(super) was_asked: bool,
+    /// Atomic units that the request was charged when it came before, and its response was lost; `None` where it is new.
+    repeats: Option<u128>,
+    /// True if the channel was asked for once more, to charge what is delivered.
+    is_owing: bool,
 }
 
 /// State: the channel is asked for.
@@ -85,6 +89,14 @@ pub struct Charging {
     payment: Payment,
     waiter: Waiter,
     /// The deposit's transaction, where there was one.
+    transaction: Option<TransactionId>,
+}
+
+/// State: the hold has lapsed, and the channel is asked for once more, to charge what is delivered already.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Owing {
+    payment: Payment,
+    waiter: Waiter,
     transaction: Option<TransactionId>,
 }
 
@@ -173,12 +185,48 @@ impl Payment {
         }
     }
 
+    /// Returns the time from which on a response that streams renews its hold on the channel.
+    pub(super) fn renews_at(&self) -> Option<UnixTime> {
+        self.holding.until.map(|until| UnixTime::from_secs(until.as_secs().saturating_sub(RENEWAL_SECONDS)))
+    }
+
     /// Returns what renews the hold on the channel, where it is about to end.
-    pub(super) fn renew_channel(&mut self, context: Context<'_>) -> Option<(ChannelId, Operation)> {
-        let until = self.holding.until.filter(|until| context.now.plus(RENEWAL_SECONDS) >= *until)?;
-        let renewed = self.purchase.surely_served(context).max(until.plus(1));
-        self.holding.until = Some(renewed);
-        self.channel_operation(Operation::Extend { until: renewed })
+    pub(super) fn renew_channel(&self, context: Context<'_>) -> Option<(ChannelId, Operation)> {
+        self.renews_at().filter(|due| context.now >= *due)?;
+        self.extend_channel(context)
+    }
+
+    /// Returns what makes the hold on the channel last as long as one that is taken now.
+    pub(super) fn extend_channel(&self, context: Context<'_>) -> Option<(ChannelId, Operation)> {
+        self.channel_operation(Operation::Extend { until: self.held_until(context) })
+    }
+
+    /// Takes in that the hold on the channel lasts longer.
+    pub(super) fn on_extended(&mut self, context: Context<'_>) {
+        self.holding.until = Some(self.held_until(context));
+    }
+
+    fn held_until(&self, context: Context<'_>) -> UnixTime {
+        let until = self.holding.until.map_or(context.now, |until| until.plus(1));
+        self.purchase.surely_served(context).max(until)
+    }
+
+    /// Ends the request: another one has taken the channel since, and nothing is given for it.
+    pub(super) fn end_taken(self, operation: Option<ledger::Operation>, transaction: Option<TransactionId>) -> Next {
+        let reply = Reply::overloaded("the channel went to another request meanwhile; send the request again");
+        self.finish(operation, Outcome::Unknown, UNRECORDED, transaction, Stream::Reply(reply))
+    }
+
+    /// Returns what charges a response that is out, as far as the channel holds enough without the deposit, which has not come
+    /// about.
+    pub(super) fn charge_without_deposit(&self) -> Option<(ChannelId, Operation)> {
+        self.holding.until?;
+        let channel = self.purchase.channel.as_ref().filter(|channel| channel.deposit().is_some())?;
+        let most = u128::try_from(self.purchase.requirement().amount.to_integer()).ok()?;
+        let base = channel.payload.max_claimable.saturating_sub(most);
+        let charge = u128::try_from(self.amount().to_integer()).ok()?;
+        let covered = self.holding.chain?.balance.saturating_sub(base).min(charge);
+        self.channel_operation(Operation::Charge { amount: covered, chain: None }).filter(|_| covered > 0)
     }
 
     /// What is known of the channel once the deposit is settled.
@@ -188,6 +236,9 @@ impl Payment {
         Some(OnChain { balance: chain.balance.saturating_add(deposit), ..chain })
     }
 }
+
+/// The reason in the log where a response is not charged.
+const UNRECORDED: &str = "the charge could not be recorded";
 
 /// Asks for the channel that a voucher is for.
 pub(super) fn begin(candidate: Candidate, context: Context<'_>) -> Next {
@@ -219,24 +270,37 @@ impl State for Deposited {
 
 /// Asks for the channel.
 pub(super) fn reserve(payment: Payment, context: Context<'_>, gives_up: Option<UnixTime>) -> Next {
-    let Some(channel) = &payment.purchase.channel else { return payment.out_of_order() };
-    let Payload { config, id, max_claimable, signature, .. } = &channel.payload;
-    let Ok(amount) = u128::try_from(payment.purchase.requirement().amount.to_integer()) else {
-        return payment.refuse(context, None, Outcome::Refused, reason::CUMULATIVE_EXCEEDS_BALANCE);
+    let chain = payment.holding.chain;
+    let Some(operation) = payment.reservation(context, ChannelUse::purpose, chain) else {
+        let release = Some(ledger::Operation::Release);
+        return payment.refuse(context, release, Outcome::Refused, reason::CUMULATIVE_EXCEEDS_BALANCE);
     };
-    let operation = Operation::Reserve(Box::new(Reserve {
-        config: *config,
-        id: *id,
-        chain_id: channel.chain_id,
-        max_claimable: *max_claimable,
-        signature: *signature,
-        amount,
-        purpose: channel.purpose(),
-        until: payment.purchase.surely_served(context),
-        request: channel.request,
-        chain: payment.holding.chain,
-    }));
     payment.ask_channel(operation, |payment| Reserving { payment, gives_up })
+}
+
+impl Payment {
+    /// Returns what takes the channel; `None` where more is asked for than a channel can hold.
+    fn reservation(
+        &self,
+        context: Context<'_>,
+        purpose: impl FnOnce(&ChannelUse) -> Purpose,
+        chain: Option<OnChain>,
+    ) -> Option<Operation> {
+        let channel = self.purchase.channel.as_ref()?;
+        let Payload { config, id, max_claimable, signature, .. } = &channel.payload;
+        Some(Operation::Reserve(Box::new(Reserve {
+            config: *config,
+            id: *id,
+            chain_id: channel.chain_id,
+            max_claimable: *max_claimable,
+            signature: *signature,
+            amount: u128::try_from(self.purchase.requirement().amount.to_integer()).ok()?,
+            purpose: purpose(channel),
+            until: self.purchase.surely_served(context),
+            request: channel.request,
+            chain,
+        })))
+    }
 }
 
 impl Reserving {
@@ -251,16 +315,16 @@ impl Reserving {
                 payment.holding.until = Some(payment.purchase.surely_served(context));
                 begin_reserved(payment, context)
             }
-            Answer::Repeat { standing, .. } => {
+            Answer::Repeat { standing, charged } => {
                 payment.holding.until = Some(payment.purchase.surely_served(context));
                 // Whoever asks twice at once has not lost a response.
                 if gives_up.is_some() {
                     return correct(payment, context, &standing);
                 }
-                payment.holding.is_repeat = true;
+                payment.holding.repeats = Some(charged);
                 Serving::begin(payment)
             }
-            Answer::AskFirst | Answer::OverBalance if payment.holding.chain.is_none() => {
+            Answer::AskFirst | Answer::OverBalance if !payment.holding.was_asked => {
                 let standing = Admission::Good(Judgement::Valid);
                 Candidate { payment, standing, unbound: None }.verify(context)
             }
@@ -283,7 +347,11 @@ impl Reserving {
                 let release = Some(ledger::Operation::Release);
                 payment.end(release, Outcome::Overloaded, "the ledger has no room for another channel", reply)
             }
-            _ => payment.out_of_order(),
+            _ => {
+                let reply = Reply::overloaded("payments cannot be taken at the moment");
+                let release = Some(ledger::Operation::Release);
+                payment.end(release, Outcome::Overloaded, "the ledger is out of order", reply)
+            }
         }
     }
 }
@@ -400,9 +468,9 @@ impl Payment {
 /// Tells the ledger what the response costs.
 pub(super) fn begin_charge(payment: Payment, waiter: Waiter, transaction: Option<TransactionId>) -> Next {
     let charge = payment.charge.unwrap_or(payment.purchase.requirement().amount);
-    let amount = match payment.holding.is_repeat {
-        true => 0,
-        false => u128::try_from(charge.to_integer()).unwrap_or(u128::MAX),
+    let amount = match payment.holding.repeats {
+        Some(_) => 0,
+        None => u128::try_from(charge.to_integer()).unwrap_or(u128::MAX),
     };
     let chain = payment.deposited().filter(|_| transaction.is_some());
     let payment = Payment { charge: Some(Amount::from_u128(amount)), ..payment };
@@ -413,14 +481,15 @@ impl State for Charging {
     fn handle(self, context: Context<'_>, event: Event) -> Next {
         let Event::Channel(answer) = event else { return self.ignore(event) };
         let Self { mut payment, waiter, transaction } = self;
-        payment.holding.until = None;
         let Answer::Granted(standing) = answer else {
-            let reply = Reply::overloaded("the channel went to another request meanwhile; send the request again");
-            let (exchange, effects) = payment.end(None, Outcome::Unknown, "the charge could not be recorded", reply);
-            let stream = waiter.fit(effects.stream);
-            return (exchange, Effects { stream, ..effects });
+            if answer == Answer::NotHeld && waiter.has_response() && !payment.holding.is_owing {
+                return Owing::begin(payment, context, waiter, transaction);
+            }
+            return end_unrecorded(payment, waiter, transaction);
         };
-        let charged = payment.charge.unwrap_or(Amount::ZERO);
+        payment.holding.until = None;
+        // A client whose response was lost counts on from before it.
+        let charged = payment.holding.repeats.map(Amount::from_u128).or(payment.charge).unwrap_or(Amount::ZERO);
         let receipt = payment.receipt_of_channel(context, &standing, charged, transaction);
         let ledger = payment.end_of_deposit(transaction);
         match waiter {
@@ -443,6 +512,49 @@ impl State for Charging {
 
     fn could_be_sold(&self) -> bool {
         matches!(self.waiter, Waiter::Response(_))
+    }
+}
+
+/// Ends a request whose charge the ledger does not take. What is not out yet is not given.
+fn end_unrecorded(payment: Payment, waiter: Waiter, transaction: Option<TransactionId>) -> Next {
+    let operation = payment.end_of_deposit(transaction);
+    let (exchange, effects) = payment.end_taken(operation, transaction);
+    let stream = waiter.fit(effects.stream);
+    (exchange, Effects { stream, ..effects })
+}
+
+impl Owing {
+    fn begin(mut payment: Payment, context: Context<'_>, waiter: Waiter, transaction: Option<TransactionId>) -> Next {
+        payment.holding = Holding { until: None, is_owing: true, ..payment.holding };
+        let chain = match transaction {
+            Some(_) => payment.deposited(),
+            None => payment.holding.chain,
+        };
+        // A deposit that has come about is no part of the voucher's use any more.
+        let operation = payment.reservation(context, |_| Purpose::Serve, chain);
+        match operation.filter(|_| transaction.is_some() || !payment.has_deposit()) {
+            Some(operation) => payment.ask_channel(operation, |payment| Self { payment, waiter, transaction }),
+            None => end_unrecorded(payment, waiter, transaction),
+        }
+    }
+}
+
+impl State for Owing {
+    fn handle(self, context: Context<'_>, event: Event) -> Next {
+        let Event::Channel(answer) = event else { return self.ignore(event) };
+        let Self { mut payment, waiter, transaction } = self;
+        if matches!(answer, Answer::Reserved { .. } | Answer::Repeat { .. }) {
+            payment.holding.until = Some(payment.purchase.surely_served(context));
+        }
+        match answer {
+            Answer::Reserved { .. } => begin_charge(payment, waiter, transaction),
+            _ => end_unrecorded(payment, waiter, transaction),
+        }
+    }
+
+    fn end(self) -> Next {
+        let waiter = Waiter::NobodyOfStream;
+        Self { waiter, ..self }.stay()
     }
 }
 
@@ -505,6 +617,11 @@ impl ChannelUse {
 }
 
 impl Refunding {
+    /// Does without the refund.
+    pub(super) fn forgo(self) -> Next {
+        self.payment.end_left()
+    }
+
     fn on_answer(self, context: Context<'_>, answer: &CalloutAnswer) -> Next {
         let Self { payment, place, amount } = self;
         let purchase = &payment.purchase;
@@ -527,7 +644,8 @@ impl Refunding {
                 let (exchange, effects) = payment.end(None, Outcome::Refused, &reason, reply);
                 (exchange, effects.with_said(said.as_deref()))
             }
-            // Nothing is lost by asking again: a nonce refunds once.
+            // Nothing is lost by asking again: a nonce refunds once. Until it is known what became of it, nothing is sold for what
+            // may be gone: the channel stays held to the end of the hold, and then the facilitator is asked first.
             Settlement::Unknown(unknown, _) => {
                 let doubt = payment.channel_operation(Operation::Renew);
                 let (exchange, effects) = payment.end_unknown(None, unknown);
@@ -570,10 +688,10 @@ impl State for RecordingRefund {
         let Event::Channel(answer) = event else { return self.ignore(event) };
         let Self { mut payment, transaction, amount } = self;
         payment.holding.until = None;
-        let state = match answer {
-            Answer::Granted(standing) => format!(r#"{{"channelState":{}}}"#, state_json(&standing, true)),
-            // The money is back with its payer, whatever the ledger says.
-            _ => "{}".to_owned(),
+        let (state, doubt) = match answer {
+            Answer::Granted(standing) => (format!(r#"{{"channelState":{}}}"#, state_json(&standing, true)), None),
+            // The money is back with its payer, whatever the ledger says, and whoever has the channel next must hear of it.
+            _ => ("{}".to_owned(), payment.channel_operation(Operation::Renew)),
         };
         let id = payment.purchase.channel.as_ref().map(|channel| channel.payload.id.to_string()).unwrap_or_default();
         let channel = Some(OfChannel { amount: Some(Amount::from_u128(amount)), extra: state });
@@ -581,7 +699,7 @@ impl State for RecordingRefund {
         let reply = Reply::refunded(&id).with_receipt(payment.purchase.version, &receipt);
         let settlement = payment.settlement(SettlementResult::Refunded, Some(transaction));
         let (exchange, effects) = payment.finish(None, Outcome::Refunded, "", Some(transaction), Stream::Reply(reply));
-        (exchange, Effects { settlement, ..effects })
+        (exchange, Effects { settlement, channel: doubt, ..effects })
     }
 
     fn end(self) -> Next {

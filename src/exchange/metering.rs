@@ -9,6 +9,7 @@ use super::event::SETTLEMENT_OVERRIDES;
 use super::settlement::{Settling, Waiter, begin_settlement};
 use super::state::State;
 use super::{Body, Context, Effects, Event, Next, Outcome, Payment, Reply, ResponseEdits, Stream, Tail, UpstreamHead};
+use crate::channel::Answer as ChannelAnswer;
 use crate::ledger::{Answer, Operation};
 use crate::money::Amount;
 use crate::price::Tariff;
@@ -29,7 +30,7 @@ pub struct Weighing {
     passing: Option<Vec<u8>>,
 }
 
-/// State: the ledger is told that the payment buys a stream.
+/// State: the ledger is told that the payment buys a stream; of one out of a channel, first that it holds the channel on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Opening {
     payment: Payment,
@@ -79,9 +80,10 @@ fn open(
     if context.now >= meter.closes_at() {
         return payment.refuse(context, Some(Operation::Release), Outcome::Refused, reason::PERMIT2_DEADLINE);
     }
-    if payment.purchase.channel.is_some() && !payment.has_deposit() {
-        // The voucher is in the ledger already.
-        return Opening { payment, delivery, meter, passing }.begin_stream();
+    // The voucher is in the ledger already; but where the upstream took longer than the hold, another request may have the channel.
+    if let Some(extension) = payment.extend_channel(context) {
+        let channel = Some(extension);
+        return (Opening { payment, delivery, meter, passing }.into(), Effects { channel, ..Effects::default() });
     }
     payment.ask_ledger(Operation::Open, |payment| Opening { payment, delivery, meter, passing })
 }
@@ -167,13 +169,28 @@ impl Opening {
 }
 
 impl State for Opening {
-    fn handle(self, _: Context<'_>, event: Event) -> Next {
-        let Event::Ledger(answer) = event else { return self.ignore(event) };
-        match answer {
-            Answer::Granted => self.begin_stream(),
-            Answer::NotHeld => self.payment.end_in_flight(),
-            _ => self.payment.out_of_order(),
+    fn handle(mut self, context: Context<'_>, event: Event) -> Next {
+        match event {
+            Event::Channel(ChannelAnswer::Granted(_)) => {
+                self.payment.on_extended(context);
+                if !self.payment.has_deposit() {
+                    return self.begin_stream();
+                }
+                let Self { payment, delivery, meter, passing } = self;
+                payment.ask_ledger(Operation::Open, |payment| Self { payment, delivery, meter, passing })
+            }
+            Event::Channel(_) => self.payment.end_taken(Some(Operation::Release), None),
+            Event::Ledger(Answer::Granted) => self.begin_stream(),
+            Event::Ledger(Answer::NotHeld) => self.payment.end_in_flight(),
+            Event::Ledger(_) => self.payment.out_of_order(),
+            _ => self.ignore(event),
         }
+    }
+
+    fn end(self) -> Next {
+        // A channel is not kept from its payer.
+        let channel = self.payment.release_of_channel(false);
+        Effects { channel, ..Effects::default() }.and_over()
     }
 
     fn could_be_sold(&self) -> bool {
@@ -183,8 +200,13 @@ impl State for Opening {
 
 impl Metering {
     /// Returns when the stream has to end, so that it can still be paid for.
-    pub(super) const fn closes_at(&self) -> UnixTime {
+    const fn closes_at(&self) -> UnixTime {
         self.meter.closes_at()
+    }
+
+    /// Returns when time alone makes something due: the end of the stream, or a longer hold on its channel.
+    pub(super) fn wakes_at(&self) -> UnixTime {
+        self.payment.renews_at().map_or(self.closes_at(), |due| due.min(self.closes_at()))
     }
 
     fn tariff(&self) -> Option<Arc<Tariff>> {
@@ -239,11 +261,21 @@ impl Metering {
 }
 
 impl State for Metering {
-    fn handle(self, context: Context<'_>, event: Event) -> Next {
+    fn handle(mut self, context: Context<'_>, event: Event) -> Next {
         match event {
             Event::ResponseChunk { bytes, is_last } => self.on_chunk(context, &bytes, is_last),
             Event::Ended | Event::Redirected => self.on_left(context),
             Event::Tick if context.now >= self.closes_at() => self.cut(context),
+            Event::Tick => {
+                let channel = self.payment.renew_channel(context);
+                (self.into(), Effects { channel, ..Effects::default() })
+            }
+            Event::Channel(ChannelAnswer::Granted(_)) => {
+                self.payment.on_extended(context);
+                self.stay()
+            }
+            // Another request has the channel: nothing more is given out of it.
+            Event::Channel(ChannelAnswer::NotHeld) => self.cut(context),
             _ => self.ignore(event),
         }
     }

@@ -42,7 +42,7 @@ use crate::config::{Config, Mode, Unmatched};
 use crate::route::Decision;
 use crate::time::UnixTime;
 use admission::{Claiming, Naming, Resuming, Verifying};
-use channel::{AwaitingTurn, Charging, Deposited, RecordingRefund, Refunding, Reserving};
+use channel::{AwaitingTurn, Charging, Deposited, Owing, RecordingRefund, Refunding, Reserving};
 pub use context::Context;
 pub use cost::Meter;
 use delivery::{Granting, Spending};
@@ -155,6 +155,8 @@ states! {
     AwaitingTurn,
     /// The ledger is told what the response costs that is paid out of a channel.
     Charging,
+    /// The hold on a channel has lapsed, and what is delivered is yet to be charged.
+    Owing,
     /// The ledger is told that a deposit stands in its channel.
     Deposited,
     /// The facilitator is asked to give back what a channel holds.
@@ -212,10 +214,10 @@ impl Exchange {
     }
 
     /// Returns when the exchange wants an [`Event::Tick`], if it does.
-    pub const fn wakes_at(&self) -> Option<UnixTime> {
+    pub fn wakes_at(&self) -> Option<UnixTime> {
         match self {
             Self::Settling(settling) => settling.pause(),
-            Self::Metering(metering) => Some(metering.closes_at()),
+            Self::Metering(metering) => Some(metering.wakes_at()),
             // As soon as there is a tick: nobody tells it of the other's end.
             Self::AwaitingTurn(_) => Some(UnixTime::from_secs(0)),
             _ => None,

@@ -67,6 +67,7 @@ impl Payment {
     pub(super) fn learn_channel(&mut self, context: Context<'_>, answer: &CalloutAnswer) {
         if let Some(channel) = &self.purchase.channel {
             self.holding.chain = facilitator::read_channel(answer, channel.payload.id, context.now);
+            self.holding.was_asked = true;
         }
     }
 
@@ -154,7 +155,8 @@ impl Payment {
         // A voucher has no claim, but what it holds of its channel.
         let ledger = operation.filter(|_| !self.has_voucher_alone()).map(|operation| (self.purchase.key, operation));
         let alias_key = self.alias_key.filter(|_| ledger.is_some());
-        let channel = self.release_of_channel(transaction.is_some());
+        // What is named need not have come about.
+        let channel = self.release_of_channel(transaction.is_some() && outcome != Outcome::Unknown);
         Effects { ledger, alias_key, channel, record, stream, ..Effects::default() }.and_over()
     }
 }

@@ -49,7 +49,7 @@ pub enum Waiter {
 
 impl Waiter {
     /// Returns whether the response is out already.
-    const fn has_response(self) -> bool {
+    pub(super) const fn has_response(self) -> bool {
         matches!(self, Self::StreamEnd | Self::NobodyOfStream)
     }
 
@@ -426,8 +426,11 @@ impl Settling {
         let reply = Reply::settlement_refused(payment.purchase.version, &payment.receipt(Err(reason)), reason);
         let operation = (!waiter.has_response()).then_some(Operation::Release);
         let settlement = payment.settlement(SettlementResult::Refused, None);
+        let charge = payment.charge_without_deposit().filter(|_| waiter.has_response());
         let (exchange, effects) = payment.end(operation, Outcome::Refused, reason, reply);
-        (exchange, Effects { settlement, ..effects.with_said(pursuit.said.as_deref()) })
+        let effects = effects.with_said(pursuit.said.as_deref());
+        let channel = charge.or(effects.channel);
+        (exchange, Effects { settlement, channel, ..effects })
     }
 
     fn on_chain_answer(mut self, context: Context<'_>, inquiry: Inquiry, answer: &CalloutAnswer) -> Next {
@@ -456,8 +459,10 @@ impl Settling {
                 let Self { payment, waiter, .. } = self;
                 let operation = (!waiter.has_response()).then_some(Operation::Release);
                 let settlement = payment.settlement(SettlementResult::Refused, None);
+                let charge = payment.charge_without_deposit().filter(|_| waiter.has_response());
                 let (exchange, effects) = payment.refuse(context, operation, Outcome::Refused, &void.to_string());
-                (exchange, Effects { settlement, ..effects })
+                let channel = charge.or(effects.channel);
+                (exchange, Effects { settlement, channel, ..effects })
             }
             // An earlier request asked for the settlement, and it may be asked for again.
             Fate::Open | Fate::Unclear(_) if self.pursuit.place.is_none() => self.ask_to_settle(context),

@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use super::state::State;
 use super::{
-    CallKind, Context, Effects, Event, Exchange, Next, Outcome, PricedRequest, Record, RequestEdits, RequestHead,
+    Call, CallKind, Context, Effects, Event, Exchange, Next, Outcome, PricedRequest, Record, RequestEdits, RequestHead,
     Stream,
 };
+use crate::channel::record::apply;
 use crate::config::Config;
 use crate::ledger::{Answer, Operation};
 
@@ -45,7 +46,7 @@ pub(super) fn pass(config: &Config, head: &RequestHead, record: Record) -> Next 
 
 /// Follows the decision as far as it comes without anybody's answer.
 fn watch(context: Context<'_>, remove: Vec<String>, (mut decides, mut effects): Next) -> Next {
-    let (mut has_checked, mut is_good) = (false, false);
+    let (mut has_checked, mut is_good, mut outcome) = (false, false, Outcome::Served);
     loop {
         has_checked |= effects.has_checked;
         let event = match &effects {
@@ -57,11 +58,24 @@ fn watch(context: Context<'_>, remove: Vec<String>, (mut decides, mut effects): 
                 is_good = true;
                 Event::Ended
             }
+            // Nor is any channel known.
+            Effects { channel: Some((_, operation)), .. } => {
+                let (_, answer) = apply(None, 0, operation, context.now);
+                Event::Channel(answer)
+            }
+            // A refund is all that is settled without the ledger.
+            Effects { call: Some(Call { kind: CallKind::Settle, .. }), .. } => {
+                (is_good, outcome) = (true, Outcome::Refunded);
+                Event::Ended
+            }
             // Of what is not remembered nothing is found.
             Effects { ledger: Some(_), .. } => Event::Ledger(Answer::NotHeld),
             Effects { ledger: None, .. } => break,
         };
-        (decides, effects) = decides.step(context, event);
+        (decides, effects) = match decides {
+            Exchange::Refunding(refunding) => refunding.forgo(),
+            decides => decides.step(context, event),
+        };
         if is_good {
             break;
         }
@@ -69,7 +83,7 @@ fn watch(context: Context<'_>, remove: Vec<String>, (mut decides, mut effects): 
     let Effects { record, call, stream, .. } = effects;
     if record.is_some() || decides.is_over() {
         let record = record.map(|record| match is_good {
-            true => Record { outcome: Outcome::Served, ..record },
+            true => Record { outcome, ..record },
             false => record,
         });
         return finish(remove, Effects { record, has_checked, stream, ..Effects::default() });

@@ -46,7 +46,7 @@ impl<H: Host> HttpContext<H> {
     }
 
     /// Returns whether the context waits for time to pass.
-    pub(super) const fn wants_ticks(&self) -> bool {
+    pub(super) fn wants_ticks(&self) -> bool {
         self.driver.exchange().wakes_at().is_some() || self.driver.is_reading()
     }
 

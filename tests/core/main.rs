@@ -14,6 +14,7 @@
 #![allow(dead_code, reason = "of what the tests share, wasm uses a part")]
 
 mod chain;
+mod channel_stories;
 mod channels;
 mod common;
 mod exchange;

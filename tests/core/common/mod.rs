@@ -1,5 +1,6 @@
 //! What the tests share: a client that pays, a store in memory, and a stage on which exchanges are played.
 
+pub mod channel_payer;
 pub mod lives;
 pub mod node;
 
@@ -8,6 +9,7 @@ use std::sync::Arc;
 
 use k256::ecdsa::SigningKey;
 use serde_json::{Value, json};
+use x402_proxy_wasm::channel::{self, ChannelId};
 use x402_proxy_wasm::config::Config;
 use x402_proxy_wasm::evm::eip712::{Domain, Word};
 use x402_proxy_wasm::evm::eip3009::Authorization;
@@ -290,6 +292,8 @@ pub struct Stage {
     pub seen: Seen,
     /// What the ledger says to the operation of this name, in place of what it would say.
     pub forced: Option<(&'static str, Answer)>,
+    /// What becomes of the operations of this name on channels in place of what would: they are answered so, and do nothing.
+    pub forced_channel: Option<(&'static str, channel::Answer)>,
     owners: u64,
 }
 
@@ -347,6 +351,7 @@ impl Stage {
             ledger_since: 0,
             seen: Seen::Never,
             forced: None,
+            forced_channel: None,
             owners: 0,
         }
     }
@@ -450,10 +455,8 @@ impl Stage {
             alias_key.map(|name| self.perform_unseen(request, name, operation));
             answer
         });
-        let answer = answer.map(Event::Ledger).or(channel.map(|(id, operation)| {
-            let (channels, now) = (&self.config.channels.records, UnixTime::from_secs(self.now));
-            Event::Channel(channels.perform(&mut self.store, &self.secret, id, request.owner, &operation, now))
-        }));
+        let standing = channel.map(|(id, operation)| self.perform_on_channel(request, id, &operation));
+        let answer = answer.map(Event::Ledger).or(standing.map(Event::Channel));
         request.note(record, call, stream);
         if let Some(answer) = answer {
             let exchange = request.exchange.take().expect("a request has an exchange");
@@ -464,10 +467,12 @@ impl Stage {
 
     /// Does what the last step asked of the ledger, and ends the request before it hears the answer.
     pub fn end_unheard(&mut self, request: &mut Request) {
-        if let Some(Effects { ledger: Some((key, operation)), alias_key, .. }) = request.pending.take() {
+        let Effects { ledger, alias_key, channel, .. } = request.pending.take().unwrap_or_default();
+        if let Some((key, operation)) = ledger {
             self.perform(request, key, operation);
             alias_key.map(|name| self.perform_unseen(request, name, operation));
         }
+        channel.map(|(id, operation)| self.perform_on_channel(request, id, &operation));
         self.step(request, Event::Ended);
     }
 
@@ -506,6 +511,36 @@ impl Stage {
         };
         request.say(&format!("{name} {said}"));
         answer
+    }
+
+    fn perform_on_channel(
+        &mut self,
+        request: &mut Request,
+        id: ChannelId,
+        operation: &channel::Operation,
+    ) -> channel::Answer {
+        let name = name_of_channels(operation);
+        let (channels, now) = (&self.config.channels.records, UnixTime::from_secs(self.now));
+        let answer = match &self.forced_channel {
+            Some((forced, answer)) if *forced == name => answer.clone(),
+            _ => channels.perform(&mut self.store, &self.secret, id, request.owner, operation, now),
+        };
+        let answer_text = format!("{answer:?}");
+        let said = answer_text.split(['(', ' ', '{']).next().unwrap_or_default();
+        request.say(&format!("{name} {said}"));
+        answer
+    }
+
+    /// Somebody else does something to a channel.
+    pub fn meddle(&mut self, id: ChannelId, owner: u64, operation: &channel::Operation) -> channel::Answer {
+        let (channels, now) = (&self.config.channels.records, UnixTime::from_secs(self.now));
+        channels.perform(&mut self.store, &self.secret, id, Owner(owner), operation, now)
+    }
+
+    /// What the ledger holds of a channel.
+    pub fn channel(&self, id: ChannelId) -> Option<channel::Record> {
+        let records = self.store.0.values().flat_map(|(bytes, _)| bytes.as_chunks().0);
+        records.filter_map(channel::Record::decode).find(|record| record.id == id)
     }
 
     /// What the ledger holds for the payment of a request, as another request would find it now.
@@ -612,6 +647,16 @@ impl Request {
         self.exchange.as_ref().is_some_and(|exchange| exchange.wakes_at().is_some())
     }
 
+    /// When it wants to be woken.
+    pub fn wakes_at(&self) -> Option<u64> {
+        self.exchange.as_ref().and_then(|exchange| exchange.wakes_at()).map(UnixTime::as_secs)
+    }
+
+    /// The number by which the ledger knows it.
+    pub const fn owner(&self) -> u64 {
+        self.owner.0
+    }
+
     /// Whether the filter is done with it.
     pub fn is_over(&self) -> bool {
         self.pending.is_none() && self.exchange.as_ref().is_some_and(Exchange::is_over)
@@ -624,7 +669,7 @@ impl Request {
 
     /// Whether the ledger is to be asked next.
     pub fn wants_ledger(&self) -> bool {
-        self.pending.as_ref().is_some_and(|effects| effects.ledger.is_some())
+        self.pending.as_ref().is_some_and(|effects| effects.ledger.is_some() || effects.channel.is_some())
     }
 
     /// Whether the upstream has the request and has not answered.
@@ -669,6 +714,22 @@ fn header_in<'a, N: AsRef<str>>(headers: &'a [(N, String)], name: &str) -> Optio
     let value = found.next();
     assert_eq!(found.next(), None, "{name} stands once");
     value
+}
+
+const fn name_of_channels(operation: &channel::Operation) -> &'static str {
+    match operation {
+        channel::Operation::Reserve(_) => "reserve",
+        channel::Operation::Extend { .. } => "extend",
+        channel::Operation::Charge { .. } => "charge",
+        channel::Operation::Release { .. } => "let go",
+        channel::Operation::Refresh { .. } => "refresh",
+        channel::Operation::Renew => "renew",
+        channel::Operation::Refunded { .. } => "refunded",
+        channel::Operation::BeginClaim { .. } => "begin claim",
+        channel::Operation::EndClaim { .. } => "end claim",
+        channel::Operation::FailClaim => "fail claim",
+        channel::Operation::BeginRefund { .. } => "begin refund",
+    }
 }
 
 const fn name_of(operation: Operation) -> &'static str {

@@ -60,8 +60,8 @@ pub struct Holding {
     until: Option<UnixTime>,
     /// What the facilitator has said of the channel for this request.
     pub(super) chain: Option<OnChain>,
-    /// True if the request was charged for before, and its response was lost.
-    is_repeat: bool,
+    /// Atomic units that the request was charged before, where its response was lost: it costs nothing more.
+    repeats: Option<u128>,
 }
 
 /// State: the channel is asked for.
@@ -251,13 +251,13 @@ impl Reserving {
                 payment.holding.until = Some(payment.purchase.surely_served(context));
                 begin_reserved(payment, context)
             }
-            Answer::Repeat { standing, .. } => {
+            Answer::Repeat { standing, charged } => {
                 payment.holding.until = Some(payment.purchase.surely_served(context));
                 // Whoever asks twice at once has not lost a response.
                 if gives_up.is_some() {
                     return correct(payment, context, &standing);
                 }
-                payment.holding.is_repeat = true;
+                payment.holding.repeats = Some(charged);
                 Serving::begin(payment)
             }
             Answer::AskFirst | Answer::OverBalance if payment.holding.chain.is_none() => {
@@ -270,6 +270,7 @@ impl Reserving {
                 gives_up => AwaitingTurn { payment, gives_up }.stay(),
             },
             Answer::Stale(standing) => correct(payment, context, &standing),
+            Answer::TooLate(standing) if gives_up.is_some() => correct(payment, context, &standing),
             Answer::TooLate(_) => {
                 let error = "this voucher has bought its response, which cannot be fetched again: sign the next total";
                 let reply = Reply::error(409, error);
@@ -400,9 +401,9 @@ impl Payment {
 /// Tells the ledger what the response costs.
 pub(super) fn begin_charge(payment: Payment, waiter: Waiter, transaction: Option<TransactionId>) -> Next {
     let charge = payment.charge.unwrap_or(payment.purchase.requirement().amount);
-    let amount = match payment.holding.is_repeat {
-        true => 0,
-        false => u128::try_from(charge.to_integer()).unwrap_or(u128::MAX),
+    let amount = match payment.holding.repeats {
+        Some(_) => 0,
+        None => u128::try_from(charge.to_integer()).unwrap_or(u128::MAX),
     };
     let chain = payment.deposited().filter(|_| transaction.is_some());
     let payment = Payment { charge: Some(Amount::from_u128(amount)), ..payment };
@@ -420,7 +421,8 @@ impl State for Charging {
             let stream = waiter.fit(effects.stream);
             return (exchange, Effects { stream, ..effects });
         };
-        let charged = payment.charge.unwrap_or(Amount::ZERO);
+        // Who has lost a receipt gets the same once more, and counts as if it had come the first time.
+        let charged = payment.holding.repeats.map(Amount::from_u128).or(payment.charge).unwrap_or(Amount::ZERO);
         let receipt = payment.receipt_of_channel(context, &standing, charged, transaction);
         let ledger = payment.end_of_deposit(transaction);
         match waiter {

@@ -417,7 +417,8 @@ fn go_on(mut record: Record, owner: u64, operation: &Operation, now: UnixTime) -
         }
         (Operation::BeginRefund { until }, _) => {
             let purpose = Purpose::Refund;
-            record.hold = Some(Hold { owner, until: *until, amount: 0, purpose, request: UNKNOWN_REQUEST, is_repeat: false });
+            record.hold =
+                Some(Hold { owner, until: *until, amount: 0, purpose, request: UNKNOWN_REQUEST, is_repeat: false });
             return (Some(record), Answer::Row(record.row()));
         }
         (Operation::FailClaim, _) if is_claiming => {

@@ -62,6 +62,8 @@ pub struct Holding {
     pub(super) chain: Option<OnChain>,
     /// Atomic units that the request was charged before, where its response was lost: it costs nothing more.
     repeats: Option<u128>,
+    /// True if the voucher came with a deposit of which nobody knows what has become.
+    pub(super) is_in_doubt: bool,
 }
 
 /// State: the channel is asked for.
@@ -88,9 +90,13 @@ pub struct Charging {
     transaction: Option<TransactionId>,
 }
 
-/// State: the ledger is told that the deposit of an earlier request buys nothing more by itself: it stands in the channel.
+/// State: the ledger is told what is known of the deposit of an earlier request, which buys nothing more by itself: it stands
+/// in the channel, or may.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Deposited(Payment);
+pub struct Deposited {
+    payment: Payment,
+    is_in_doubt: bool,
+}
 
 /// State: the facilitator is asked to give back what the channel holds.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -181,6 +187,21 @@ impl Payment {
         self.channel_operation(Operation::Extend { until: renewed })
     }
 
+    /// Returns what charges for a stream that is delivered while nobody knows what becomes of the deposit, or that it is
+    /// refused: the voucher is good for what the channel holds, and for what it may yet get.
+    pub(super) fn charge_without_deposit(&mut self, may_come: bool) -> Option<(ChannelId, Operation)> {
+        self.holding.until?;
+        let Payload { max_claimable, .. } = self.purchase.channel.as_ref()?.payload;
+        let is_covered = self.holding.chain.is_some_and(|chain| chain.balance >= max_claimable);
+        if !may_come && !is_covered {
+            return None;
+        }
+        let charge = self.charge.unwrap_or(self.purchase.requirement().amount);
+        let amount = u128::try_from(charge.to_integer()).ok()?;
+        self.holding.until = None;
+        self.channel_operation(Operation::Charge { amount, chain: None })
+    }
+
     /// What is known of the channel once the deposit is settled.
     fn deposited(&self) -> Option<OnChain> {
         let deposit = self.purchase.channel.as_ref()?.deposit()?;
@@ -207,13 +228,22 @@ pub(super) fn begin_by_voucher(payment: Payment, context: Context<'_>) -> Next {
 
 /// Spends the claim of a deposit that an earlier request has settled, and goes on by the voucher.
 pub(super) fn take_over_deposit(payment: Payment, transaction: TransactionId) -> Next {
-    payment.ask_ledger(ledger::Operation::Spend { transaction }, Deposited)
+    let spend = ledger::Operation::Spend { transaction };
+    payment.ask_ledger(spend, |payment| Deposited { payment, is_in_doubt: false })
+}
+
+/// Leaves the claim of a deposit of which nobody knows what has become, and goes on by the voucher: it buys its response if
+/// the channel holds enough, for whatever reason.
+pub(super) fn go_on_in_doubt(payment: Payment, named: Option<TransactionId>) -> Next {
+    payment.ask_ledger(ledger::Operation::Forget { named }, |payment| Deposited { payment, is_in_doubt: true })
 }
 
 impl State for Deposited {
     fn handle(self, context: Context<'_>, event: Event) -> Next {
         let Event::Ledger(_) = event else { return self.ignore(event) };
-        begin_by_voucher(self.0, context)
+        let purchase = Arc::new(self.payment.purchase.by_voucher());
+        let holding = Holding { is_in_doubt: self.is_in_doubt, ..Holding::default() };
+        reserve(Payment { purchase, holding, charge: None, alias_key: None, ..self.payment }, context, None)
     }
 }
 
@@ -277,6 +307,9 @@ impl Reserving {
                 payment.end(Some(ledger::Operation::Release), Outcome::Spent, "voucher_already_charged", reply)
             }
             Answer::Withdrawing => refuse(payment, reason::CHANNEL_WITHDRAWING),
+            Answer::OverBalance if payment.holding.is_in_doubt => {
+                payment.end_unknown(None, Unknown::MaybeSettledBefore)
+            }
             Answer::OverBalance => refuse(payment, reason::CUMULATIVE_EXCEEDS_BALANCE),
             Answer::BelowClaimed => refuse(payment, reason::CUMULATIVE_BELOW_CLAIMED),
             Answer::Full => {
@@ -396,6 +429,16 @@ impl Payment {
     pub(super) fn has_deposit(&self) -> bool {
         self.purchase.channel.as_ref().is_some_and(|channel| channel.deposit().is_some())
     }
+}
+
+/// Charges a stream at whose end the deposit is settled. It may have been charged before that was known.
+pub(super) fn charge_stream(payment: Payment, waiter: Waiter, transaction: TransactionId) -> Next {
+    if payment.holding.until.is_some() {
+        return begin_charge(payment, waiter, Some(transaction));
+    }
+    let news = payment.channel_operation(Operation::Renew);
+    let (exchange, effects) = payment.finish(None, Outcome::Billed, "", Some(transaction), Stream::Hold);
+    (exchange, Effects { channel: news, ..effects })
 }
 
 /// Tells the ledger what the response costs.

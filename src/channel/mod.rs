@@ -16,7 +16,7 @@ pub use claims::{Due, Policy, Signer, due, question, read_state};
 pub use keeper::{Claimable, Consequences, Group, Job, Keeper, Refundable, Said, Totals};
 pub use message::{ChannelConfig, ChannelId, domain_separator, voucher_digest};
 pub use payload::{Deposit, Kind, Payload};
-pub use record::{Answer, OnChain, Operation, Purpose, Record, Reserve, Row, Standing};
+pub use record::{Answer, OnChain, Operation, Purpose, Record, Reserve, Row, Standing, UNKNOWN_REQUEST};
 
 use crate::evm::Address;
 

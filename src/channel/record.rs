@@ -23,6 +23,9 @@ pub struct OnChain {
     pub at: UnixTime,
 }
 
+/// The hash of a request that cannot be known again.
+pub const UNKNOWN_REQUEST: [u8; 32] = [0; 32];
+
 /// The last request that was charged for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Last {
@@ -130,7 +133,7 @@ pub struct Reserve {
     pub purpose: Purpose,
     /// The time at which the request is surely over.
     pub until: UnixTime,
-    /// The hash of what was asked for.
+    /// The hash of what was asked for; [`UNKNOWN_REQUEST`] where that is not known.
     pub request: [u8; 32],
     /// The state on the chain, where it was just asked for.
     pub chain: Option<OnChain>,
@@ -210,7 +213,8 @@ pub enum Answer {
         /// The channel's standing.
         standing: Standing,
     },
-    /// It is the last voucher once more, with another request, or too late, or for the third time.
+    /// It is the last request once more, but too late, or for the third time. A client is told so once; from then on it is
+    /// told the count, or it would sign the same total for ever.
     TooLate(Standing),
     /// The payer is about to withdraw.
     Withdrawing,
@@ -323,10 +327,12 @@ fn reserve(known: Option<&Record>, owner: u64, wanted: &Reserve, now: UnixTime) 
     .max(record.chain.total_claimed);
     let is_next = base.checked_add(amount) == Some(max);
     let last = record.last;
-    let is_last = last.max_claimable == max && last.amount > 0;
+    let is_same = last.request == wanted.request && last.request != UNKNOWN_REQUEST;
+    let is_last = last.max_claimable == max && last.amount > 0 && is_same;
     if is_last && !is_next && wanted.purpose == Purpose::Serve {
         let standing = record.standing();
-        if last.is_repeated || last.request != wanted.request || last.until <= now {
+        if last.is_repeated || last.until <= now {
+            record.last = Last::default();
             return refuse(record, Answer::TooLate(standing));
         }
         record.last.is_repeated = true;
@@ -367,9 +373,11 @@ fn go_on(mut record: Record, owner: u64, operation: &Operation, now: UnixTime) -
             record = record.refreshed(*chain);
             return record.charge(hold, *amount, now);
         }
-        (Operation::Release { chain }, Some(_)) => {
+        (Operation::Release { chain }, Some(hold)) => {
             record = record.refreshed(*chain);
             record.hold = None;
+            // What was not answered once more may still be.
+            record.last.is_repeated &= !hold.is_repeat;
         }
         (Operation::Refresh { chain }, _) => record = record.refreshed(Some(*chain)),
         (Operation::Renew, _) => {
@@ -409,7 +417,8 @@ fn go_on(mut record: Record, owner: u64, operation: &Operation, now: UnixTime) -
         }
         (Operation::BeginRefund { until }, _) => {
             let purpose = Purpose::Refund;
-            record.hold = Some(Hold { owner, until: *until, amount: 0, purpose, request: [0; 32], is_repeat: false });
+            record.hold =
+                Some(Hold { owner, until: *until, amount: 0, purpose, request: UNKNOWN_REQUEST, is_repeat: false });
             return (Some(record), Answer::Row(record.row()));
         }
         (Operation::FailClaim, _) if is_claiming => {
@@ -677,7 +686,7 @@ const NO_HOLD: Hold = Hold {
     until: UnixTime::from_secs(0),
     amount: 0,
     purpose: Purpose::Serve,
-    request: [0; 32],
+    request: UNKNOWN_REQUEST,
     is_repeat: false,
 };
 

@@ -120,7 +120,7 @@ const KEYS: &str = "accepts address allow amount app ask_for_usage asset assets 
     unmatched url usage usd_pegged verify version weight withdraw_delay";
 
 /// Keys that belong elsewhere than where people put them, and where that is.
-const PLACES: [(&str, &str); 11] = [
+const PLACES: [(&str, &str); 12] = [
     (
         "allow_on_headers_stop_iteration fail_open failure_policy root_id vm_config",
         "beside `configuration` in Envoy's plugin configuration",

@@ -12,7 +12,7 @@ use super::state::State;
 use super::{CallKind, Context, Effects, Event, Exchange, Next, Outcome, Reply};
 use crate::config::{Facilitator, Settle, Verify};
 use crate::evm::keccak256;
-use crate::facilitator::{self, CalloutAnswer, Verification};
+use crate::facilitator::{self, CalloutAnswer, Unknown, Verification};
 use crate::ledger::{Answer, Operation, PaymentKey};
 use crate::scheme::{Judgement, RequirementError};
 use crate::time::UnixTime;
@@ -320,6 +320,9 @@ impl Verifying {
         }
         let release = Some(Operation::Release);
         let (exchange, effects) = match verification {
+            Verification::Invalid(_) if candidate.payment.holding.is_in_doubt => {
+                candidate.payment.end_unknown(None, Unknown::MaybeSettledBefore)
+            }
             // A reason says it all; the rest of the answer may call somebody the payer of what nobody has proven.
             Verification::Invalid(reason) => {
                 let reason = context.shown(Some(place), reason);

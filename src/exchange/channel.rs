@@ -66,6 +66,8 @@ pub struct Holding {
     repeats: Option<u128>,
     /// True if the channel was asked for once more, to charge what is delivered.
     is_owing: bool,
+    /// True if the voucher came with a deposit of which nobody knows what has become.
+    pub(super) is_in_doubt: bool,
 }
 
 /// State: the channel is asked for.
@@ -100,9 +102,13 @@ pub struct Owing {
     transaction: Option<TransactionId>,
 }
 
-/// State: the ledger is told that the deposit of an earlier request buys nothing more by itself: it stands in the channel.
+/// State: the ledger is told what is known of the deposit of an earlier request, which buys nothing more by itself: it stands
+/// in the channel, or may.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Deposited(Payment);
+pub struct Deposited {
+    payment: Payment,
+    is_in_doubt: bool,
+}
 
 /// State: the facilitator is asked to give back what the channel holds.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -217,16 +223,21 @@ impl Payment {
         self.finish(operation, Outcome::Unknown, UNRECORDED, transaction, Stream::Reply(reply))
     }
 
-    /// Returns what charges a response that is out, as far as the channel holds enough without the deposit, which has not come
-    /// about.
-    pub(super) fn charge_without_deposit(&self) -> Option<(ChannelId, Operation)> {
+    /// Returns what charges for a stream that is out while nobody knows what becomes of the deposit, or though it does not come:
+    /// the voucher is good for what the channel holds, and for what it may yet get.
+    pub(super) fn charge_without_deposit(&mut self, may_come: bool) -> Option<(ChannelId, Operation)> {
         self.holding.until?;
         let channel = self.purchase.channel.as_ref().filter(|channel| channel.deposit().is_some())?;
         let most = u128::try_from(self.purchase.requirement().amount.to_integer()).ok()?;
         let base = channel.payload.max_claimable.saturating_sub(most);
         let charge = u128::try_from(self.amount().to_integer()).ok()?;
-        let covered = self.holding.chain?.balance.saturating_sub(base).min(charge);
-        self.channel_operation(Operation::Charge { amount: covered, chain: None }).filter(|_| covered > 0)
+        let amount = match may_come {
+            true => charge,
+            false => self.holding.chain?.balance.saturating_sub(base).min(charge),
+        };
+        let operation = self.channel_operation(Operation::Charge { amount, chain: None }).filter(|_| amount > 0)?;
+        self.holding.until = None;
+        Some(operation)
     }
 
     /// What is known of the channel once the deposit is settled.
@@ -258,13 +269,22 @@ pub(super) fn begin_by_voucher(payment: Payment, context: Context<'_>) -> Next {
 
 /// Spends the claim of a deposit that an earlier request has settled, and goes on by the voucher.
 pub(super) fn take_over_deposit(payment: Payment, transaction: TransactionId) -> Next {
-    payment.ask_ledger(ledger::Operation::Spend { transaction }, Deposited)
+    let spend = ledger::Operation::Spend { transaction };
+    payment.ask_ledger(spend, |payment| Deposited { payment, is_in_doubt: false })
+}
+
+/// Leaves the claim of a deposit of which nobody knows what has become, and goes on by the voucher: it buys its response if
+/// the channel holds enough, for whatever reason.
+pub(super) fn go_on_in_doubt(payment: Payment, named: Option<TransactionId>) -> Next {
+    payment.ask_ledger(ledger::Operation::Forget { named }, |payment| Deposited { payment, is_in_doubt: true })
 }
 
 impl State for Deposited {
     fn handle(self, context: Context<'_>, event: Event) -> Next {
         let Event::Ledger(_) = event else { return self.ignore(event) };
-        begin_by_voucher(self.0, context)
+        let purchase = Arc::new(self.payment.purchase.by_voucher());
+        let holding = Holding { is_in_doubt: self.is_in_doubt, ..Holding::default() };
+        reserve(Payment { purchase, holding, charge: None, alias_key: None, ..self.payment }, context, None)
     }
 }
 
@@ -334,12 +354,16 @@ impl Reserving {
                 gives_up => AwaitingTurn { payment, gives_up }.stay(),
             },
             Answer::Stale(standing) => correct(payment, context, &standing),
+            Answer::TooLate(standing) if gives_up.is_some() => correct(payment, context, &standing),
             Answer::TooLate(_) => {
                 let error = "this voucher has bought its response, which cannot be fetched again: sign the next total";
                 let reply = Reply::error(409, error);
                 payment.end(Some(ledger::Operation::Release), Outcome::Spent, "voucher_already_charged", reply)
             }
             Answer::Withdrawing => refuse(payment, reason::CHANNEL_WITHDRAWING),
+            Answer::OverBalance if payment.holding.is_in_doubt => {
+                payment.end_unknown(None, Unknown::MaybeSettledBefore)
+            }
             Answer::OverBalance => refuse(payment, reason::CUMULATIVE_EXCEEDS_BALANCE),
             Answer::BelowClaimed => refuse(payment, reason::CUMULATIVE_BELOW_CLAIMED),
             Answer::Full => {
@@ -465,6 +489,16 @@ impl Payment {
     }
 }
 
+/// Charges a stream at whose end the deposit is settled. It may have been charged before that was known.
+pub(super) fn charge_stream(payment: Payment, waiter: Waiter, transaction: TransactionId) -> Next {
+    if payment.holding.until.is_some() {
+        return begin_charge(payment, waiter, Some(transaction));
+    }
+    let news = payment.channel_operation(Operation::Renew);
+    let (exchange, effects) = payment.finish(None, Outcome::Billed, "", Some(transaction), Stream::Hold);
+    (exchange, Effects { channel: news, ..effects })
+}
+
 /// Tells the ledger what the response costs.
 pub(super) fn begin_charge(payment: Payment, waiter: Waiter, transaction: Option<TransactionId>) -> Next {
     let charge = payment.charge.unwrap_or(payment.purchase.requirement().amount);
@@ -488,7 +522,7 @@ impl State for Charging {
             return end_unrecorded(payment, waiter, transaction);
         };
         payment.holding.until = None;
-        // A client whose response was lost counts on from before it.
+        // Who has lost a receipt gets the same once more, and counts as if it had come the first time.
         let charged = payment.holding.repeats.map(Amount::from_u128).or(payment.charge).unwrap_or(Amount::ZERO);
         let receipt = payment.receipt_of_channel(context, &standing, charged, transaction);
         let ledger = payment.end_of_deposit(transaction);

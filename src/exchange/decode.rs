@@ -8,7 +8,7 @@ use super::purchase::{Payment, Proof, Purchase};
 use super::quote::Quote;
 use super::{Context, Effects, Next, Outcome, PaymentRecord, PricedRequest, Record, Reply, RequestHead, ShownUrl};
 use crate::chain::Transfer;
-use crate::channel;
+use crate::channel::{self, UNKNOWN_REQUEST};
 use crate::config::{Mode, Offer};
 use crate::json;
 use crate::ledger::{Binding, PaymentKey};
@@ -154,8 +154,12 @@ struct Read {
     channel: Option<ChannelUse>,
 }
 
-/// The hash by which a request is known again that is paid out of a channel.
+/// The hash by which a request is known again that is paid out of a channel. One whose body is not read is not known again:
+/// it could be another one.
 fn request_hash(head: &RequestHead, body: Option<&[u8]>) -> [u8; 32] {
+    if head.has_body() && body.is_none() {
+        return UNKNOWN_REQUEST;
+    }
     let (method, url) = (head.text(":method"), head.url());
     Binding::hash(&[method.as_bytes(), url.as_bytes(), body.unwrap_or_default()])
 }
@@ -308,7 +312,7 @@ fn read_channel(
     let (before, behind) = whole.split_once(&gap).ok_or(Rejection::NoMatch)?;
     let around = [before.to_owned(), behind.to_owned()];
     let (chain_id, domain) = (evm.chain_id, terms.domain);
-    let channel = ChannelUse { payload, chain_id, domain, request: [0; 32], around };
+    let channel = ChannelUse { payload, chain_id, domain, request: UNKNOWN_REQUEST, around };
     let json = channel.json(&json::to_text(&channel.payload));
     let (version, offer) = (Version::V2, Arc::clone(offer));
     Ok(Read { version, offer, standing, json, known, identifier: None, channel: Some(channel) })

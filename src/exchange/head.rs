@@ -232,6 +232,11 @@ impl RequestHead {
         Self { has_body, ..self }
     }
 
+    /// Returns whether a body follows, or may follow.
+    pub(super) const fn has_body(&self) -> bool {
+        self.has_body
+    }
+
     /// The same head, with the routes whose upstreams have refused the wish for usage of late.
     #[must_use]
     pub fn with_refused_wishes(self, refused_wishes: Vec<Arc<str>>) -> Self {

@@ -16,6 +16,7 @@ use super::{
     UpstreamHead, Warning,
 };
 use crate::chain::{Fate, Inquiry, Progress, Transfer, Unclear};
+use crate::channel::{ChannelId, Operation as OfChannel};
 use crate::config::Facilitator;
 use crate::facilitator::{self, CalloutAnswer, Settlement, Unknown};
 use crate::ledger::{Answer, Operation, PaymentKey, Unheard};
@@ -421,16 +422,15 @@ impl Settling {
     }
 
     /// The facilitator refuses to settle, and nothing has moved.
-    fn end_refused(self, reason: &str) -> Next {
+    fn end_refused(mut self, reason: &str) -> Next {
+        let charge = self.charge_stream_of_channel(false);
         let Self { payment, waiter, pursuit } = self;
         let reply = Reply::settlement_refused(payment.purchase.version, &payment.receipt(Err(reason)), reason);
         let operation = (!waiter.has_response()).then_some(Operation::Release);
         let settlement = payment.settlement(SettlementResult::Refused, None);
-        let charge = payment.charge_without_deposit().filter(|_| waiter.has_response());
         let (exchange, effects) = payment.end(operation, Outcome::Refused, reason, reply);
-        let effects = effects.with_said(pursuit.said.as_deref());
-        let channel = charge.or(effects.channel);
-        (exchange, Effects { settlement, channel, ..effects })
+        let channel = charge.or(effects.channel.clone());
+        (exchange, Effects { channel, settlement, ..effects.with_said(pursuit.said.as_deref()) })
     }
 
     fn on_chain_answer(mut self, context: Context<'_>, inquiry: Inquiry, answer: &CalloutAnswer) -> Next {
@@ -452,17 +452,17 @@ impl Settling {
     }
 
     /// The chain has said what became of the transfer, or that it cannot say.
-    fn on_fate(self, context: Context<'_>, fate: Fate) -> Next {
+    fn on_fate(mut self, context: Context<'_>, fate: Fate) -> Next {
         match fate {
             Fate::Settled(transaction) => self.on_settled(context, transaction.into()),
             Fate::Void(void) => {
+                let charge = self.charge_stream_of_channel(false);
                 let Self { payment, waiter, .. } = self;
                 let operation = (!waiter.has_response()).then_some(Operation::Release);
                 let settlement = payment.settlement(SettlementResult::Refused, None);
-                let charge = payment.charge_without_deposit().filter(|_| waiter.has_response());
                 let (exchange, effects) = payment.refuse(context, operation, Outcome::Refused, &void.to_string());
-                let channel = charge.or(effects.channel);
-                (exchange, Effects { settlement, channel, ..effects })
+                let channel = charge.or(effects.channel.clone());
+                (exchange, Effects { channel, settlement, ..effects })
             }
             // An earlier request asked for the settlement, and it may be asked for again.
             Fate::Open | Fate::Unclear(_) if self.pursuit.place.is_none() => self.ask_to_settle(context),
@@ -494,7 +494,12 @@ impl Settling {
     }
 
     /// Ends the request with the outcome unknown. The payment stays in the ledger, and is looked into again.
-    fn leave_unknown(self, context: Context<'_>, reason: &str) -> Next {
+    fn leave_unknown(mut self, context: Context<'_>, reason: &str) -> Next {
+        // Who sends a deposit again that nobody can tell of asks for no more than its voucher buys.
+        if self.waiter == Waiter::Request && self.payment.has_deposit() {
+            return channel::go_on_in_doubt(self.payment, self.pursuit.named);
+        }
+        let charge = self.charge_stream_of_channel(true);
         let recovery = self.recovery(context.now);
         let Self { payment, waiter, pursuit } = self;
         // A stream that was delivered is to be settled, whoever waits; a response that was not is still owed for it.
@@ -508,7 +513,14 @@ impl Settling {
         let settlement = payment.settlement(SettlementResult::Unknown, None);
         let (exchange, effects) =
             payment.finish(operation, Outcome::Unknown, reason, pursuit.named, Stream::Reply(reply));
-        (exchange, Effects { recovery, settlement, ..effects.with_said(pursuit.said.as_deref()) })
+        let channel = charge.or(effects.channel.clone());
+        (exchange, Effects { channel, recovery, settlement, ..effects.with_said(pursuit.said.as_deref()) })
+    }
+
+    /// Returns what charges for a stream that was delivered, though its deposit is not known to be settled.
+    fn charge_stream_of_channel(&mut self, may_come: bool) -> Option<(ChannelId, OfChannel)> {
+        let is_delivered = self.waiter.has_response() && self.payment.has_deposit();
+        if is_delivered { self.payment.charge_without_deposit(may_come) } else { None }
     }
 
     /// Returns when and how to look into the payment again, if that can still bring anything to light: later and later, until
@@ -638,7 +650,7 @@ fn record_settlement(payment: Payment, context: Context<'_>, waiter: Waiter, tra
     match waiter {
         Waiter::Request | Waiter::Upstream if payment.has_deposit() => channel::take_over_deposit(payment, transaction),
         Waiter::StreamEnd | Waiter::NobodyOfStream if payment.has_deposit() => {
-            channel::begin_charge(payment, waiter, named)
+            channel::charge_stream(payment, waiter, transaction)
         }
         Waiter::Request | Waiter::Upstream if !payment.purchase.is_bound() => {
             let reply =

@@ -1,17 +1,20 @@
-//! The keeper of channels: one worker of the process claims for all, and gives idle channels back.
+//! The keeper of channels: one worker of the process claims for all, gives idle channels back, and asks the chain of those that
+//! are in use, where there is a node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::callouts;
 use super::host::{Host, LogLevel};
 use super::store::{self, SharedData};
 use super::{shared::Shared, stats};
+use crate::chain::{self, MAX_ANSWER_BYTES, Unclear};
 use crate::channel::{
-    self, Answer, Claimable, Consequences, Due, Group, Job, Keeper, Operation, Policy, Record, Refundable, Said,
-    Signer, Totals,
+    self, Answer, ChannelId, Claimable, Consequences, Due, Group, Job, Keeper, OnChain, Operation, Policy, Record,
+    Refundable, Said, Signer, Totals,
 };
-use crate::config::{Config, Facilitator, Offer};
+use crate::config::{Config, Facilitator, Offer, Rpc};
+use crate::exchange::{LogText, Warning};
 use crate::facilitator::{self, CalloutAnswer, Deed};
 use crate::ledger::{Channels, Owner};
 use crate::money::Amount;
@@ -36,12 +39,53 @@ pub(super) struct Keeping {
     page: u32,
     /// What was seen since the first page, by chain and token.
     totals: BTreeMap<Purse, Totals>,
-    /// Jobs whose answers are awaited, by number.
-    jobs: BTreeMap<u32, (Group, Job)>,
-    last_job: u32,
+    /// Questions whose answers are awaited, by number.
+    asked: BTreeMap<u32, Asked>,
+    last_number: u32,
+    /// Channels of which a chain is to be asked.
+    watched: BTreeMap<u64, BTreeSet<ChannelId>>,
+    /// How many seconds old the word of each chain was when it came last.
+    lags: BTreeMap<u64, u64>,
+    /// Chains whose nodes do not tell of channels, as the log knows.
+    mute: BTreeSet<u64>,
     /// True if the log was told of channels that no route takes.
     has_told: bool,
 }
+
+/// Something that was asked of somebody.
+enum Asked {
+    /// A facilitator was asked to do a job.
+    Deed(Group, Job),
+    /// A node was asked for the last block.
+    Head(Arc<Rpc>, Purpose),
+    /// A node was asked for the states of channels as of a block.
+    States(Arc<Rpc>, u64, Purpose),
+}
+
+/// The reason why a chain is asked of channels.
+enum Purpose {
+    /// To know of them before what is known has worn out.
+    Watch(Vec<ChannelId>),
+    /// To know what became of a job, or what is to be known before it.
+    Job(Group, Job),
+}
+
+impl Purpose {
+    fn ids(&self) -> Vec<ChannelId> {
+        match self {
+            Self::Watch(ids) => ids.clone(),
+            Self::Job(_, Job::Claim { rows, .. }) => rows.iter().map(|one| one.row.id).collect(),
+            Self::Job(_, Job::Refund(refundable)) => vec![refundable.row.id],
+            Self::Job(_, Job::Payout { .. }) => Vec::new(),
+        }
+    }
+}
+
+/// Tokens of callouts, each with the number of its question.
+pub(super) type Tokens = Vec<(u32, u32)>;
+
+/// Channels of which a chain is asked at once, at most.
+const MOST_WATCHED: usize = 8 * chain::channels::MOST;
 
 /// A token on a chain.
 type Purse = (u64, crate::evm::Address);
@@ -56,7 +100,7 @@ pub(super) struct Around<'a, H> {
 }
 
 impl<H: Host> Around<'_, H> {
-    fn perform(&self, id: channel::ChannelId, operation: &Operation, now: UnixTime) -> Answer {
+    fn perform(&self, id: ChannelId, operation: &Operation, now: UnixTime) -> Answer {
         let owner = Owner(u64::from(self.number) << u32::BITS);
         let (channels, secret) = (&self.config.channels.records, &self.shared.memory.secret);
         channels.perform(&mut SharedData::new(self.host), secret, id, owner, operation, now)
@@ -105,6 +149,16 @@ impl<H: Host> Around<'_, H> {
         })
     }
 
+    /// Returns the node of a chain, where there is one.
+    fn node(&self, chain_id: u64) -> Option<&Arc<Rpc>> {
+        self.offers().filter_map(|offer| offer.rpc.as_ref()).find(|rpc| rpc.chain_id == chain_id)
+    }
+
+    /// Asks a node.
+    fn ask_node(&self, rpc: &Rpc, question: &str) -> Option<u32> {
+        callouts::dispatch(self.host, &self.shared.tokens, &rpc.service, "POST", "", question).ok()
+    }
+
     /// Returns the facilitator that a group's work is asked of.
     fn facilitator(&self, group: &Group) -> Option<&Facilitator> {
         let network = NetworkId::from_chain_id(group.chain_id);
@@ -128,8 +182,8 @@ impl<H: Host> Around<'_, H> {
 }
 
 impl Keeping {
-    /// Does what is due: the tokens of the callouts, each with the number of its job.
-    pub(super) fn keep(&mut self, around: &Around<'_, impl Host>, now: UnixTime) -> Vec<(u32, u32)> {
+    /// Does what is due.
+    pub(super) fn keep(&mut self, around: &Around<'_, impl Host>, now: UnixTime) -> Tokens {
         let lease = format!("keeper.{}", around.config.facilitators_identity());
         let until = now.plus(LEASE_SECONDS);
         if !around.config.has_channels || !store::keep_lease(around.host, &lease, around.number, now, until) {
@@ -138,8 +192,65 @@ impl Keeping {
         for _ in 0..PAGES_AT_ONCE {
             self.look_through(around, now);
         }
-        let due = self.keeper.take_due(now);
-        due.into_iter().filter_map(|(group, job)| self.ask(around, group, job, now)).collect()
+        let mut tokens = self.watch(around);
+        for (group, job) in self.keeper.take_due(now) {
+            tokens.extend(self.begin(around, group, job, now));
+        }
+        tokens
+    }
+
+    /// Asks nodes for the last block where channels are to be asked about, and nothing is asked yet.
+    fn watch(&mut self, around: &Around<'_, impl Host>) -> Tokens {
+        let is_busy = |chain_id: u64, asked: &BTreeMap<u32, Asked>| {
+            asked.values().any(|one| match one {
+                Asked::Head(rpc, Purpose::Watch(_)) | Asked::States(rpc, _, Purpose::Watch(_)) => {
+                    rpc.chain_id == chain_id
+                }
+                _ => false,
+            })
+        };
+        let mut tokens = Tokens::new();
+        for (chain_id, mut ids) in std::mem::take(&mut self.watched) {
+            let Some(rpc) = around.node(chain_id) else { continue };
+            if !is_busy(chain_id, &self.asked) {
+                let behind = ids.iter().nth(MOST_WATCHED).copied();
+                let later = behind.map(|first| ids.split_off(&first)).unwrap_or_default();
+                let purpose = Purpose::Watch(std::mem::replace(&mut ids, later).into_iter().collect());
+                tokens.extend(self.ask_head(around, rpc, purpose));
+            }
+            if !ids.is_empty() {
+                self.watched.insert(chain_id, ids);
+            }
+        }
+        tokens
+    }
+
+    /// Begins a job: what the chain can say of it is asked first.
+    fn begin(&mut self, around: &Around<'_, impl Host>, group: Group, job: Job, now: UnixTime) -> Option<(u32, u32)> {
+        let is_in_doubt = match &job {
+            Job::Claim { attempts, .. } => *attempts > 0,
+            Job::Refund(_) => true,
+            Job::Payout { .. } => false,
+        };
+        match around.node(group.chain_id).filter(|_| is_in_doubt) {
+            Some(rpc) => match around.ask_node(rpc, &chain::channels::head_question()) {
+                Some(token) => Some((token, self.expect(Asked::Head(Arc::clone(rpc), Purpose::Job(group, job))))),
+                None => self.ask(around, group, job, now),
+            },
+            None => self.ask(around, group, job, now),
+        }
+    }
+
+    fn ask_head(&mut self, around: &Around<'_, impl Host>, rpc: &Arc<Rpc>, purpose: Purpose) -> Option<(u32, u32)> {
+        let token = around.ask_node(rpc, &chain::channels::head_question())?;
+        Some((token, self.expect(Asked::Head(Arc::clone(rpc), purpose))))
+    }
+
+    /// Notes that an answer is awaited; its number.
+    fn expect(&mut self, asked: Asked) -> u32 {
+        self.last_number = self.last_number.wrapping_add(1);
+        self.asked.insert(self.last_number, asked);
+        self.last_number
     }
 
     /// Looks through the next page.
@@ -160,6 +271,10 @@ impl Keeping {
         let purse = (record.chain_id, record.config.token);
         let is_wanted = around.is_wanted(record);
         self.totals.entry(purse).or_default().add(record, is_wanted);
+        let lag = self.lags.get(&record.chain_id).copied().unwrap_or_default();
+        if record.wants_news(lag, now) && around.node(record.chain_id).is_some() {
+            self.watched.entry(record.chain_id).or_default().insert(record.id);
+        }
         match channel::due(record, &around.policy(purse), now) {
             Due::Nothing => {}
             Due::Claim { is_urgent } => {
@@ -222,20 +337,155 @@ impl Keeping {
             carry_out(around, &consequences, now);
             return None;
         };
-        self.last_job = self.last_job.wrapping_add(1);
-        self.jobs.insert(self.last_job, (group, job));
-        Some((token, self.last_job))
+        Some((token, self.expect(Asked::Deed(group, job))))
     }
 
-    /// Takes in the facilitator's answer about a job.
+    /// Returns how many bytes of the answer to a question are read.
+    pub(super) fn max_answer_bytes(&self, number: u32) -> usize {
+        match self.asked.get(&number) {
+            Some(Asked::Head(..) | Asked::States(..)) => MAX_ANSWER_BYTES,
+            _ => facilitator::MAX_ANSWER_BYTES,
+        }
+    }
+
+    /// Takes in an answer; what is asked next.
     pub(super) fn on_answer(
         &mut self,
         around: &Around<'_, impl Host>,
         number: u32,
         answer: &CalloutAnswer,
         now: UnixTime,
+    ) -> Tokens {
+        match self.asked.remove(&number) {
+            None => Tokens::new(),
+            Some(Asked::Deed(group, job)) => {
+                self.on_deed(around, group, job, answer, now);
+                Tokens::new()
+            }
+            Some(Asked::Head(rpc, purpose)) => match chain::channels::read_head(&rpc, answer) {
+                Ok(head) => self.ask_states(around, &rpc, head, purpose, now),
+                Err(unclear) => self.on_silence(around, &rpc, purpose, unclear, answer, now),
+            },
+            Some(Asked::States(rpc, block, purpose)) => {
+                match chain::channels::read(&rpc, &purpose.ids(), block, answer, now) {
+                    Ok(states) => self.on_states(around, &rpc, purpose, &states, now),
+                    Err(unclear) => self.on_silence(around, &rpc, purpose, unclear, answer, now),
+                }
+            }
+        }
+    }
+
+    /// The last block is known: asks for the states of channels as of one that counts as confirmed. Whether a claim was carried
+    /// out, the last one tells.
+    fn ask_states(
+        &mut self,
+        around: &Around<'_, impl Host>,
+        rpc: &Arc<Rpc>,
+        head: u64,
+        purpose: Purpose,
+        now: UnixTime,
+    ) -> Tokens {
+        let (block, purposes) = match purpose {
+            Purpose::Watch(ids) => {
+                let parts = ids.chunks(chain::channels::MOST).map(|ids| Purpose::Watch(ids.to_vec())).collect();
+                (rpc.newest_confirmed(head), parts)
+            }
+            Purpose::Job(group, job @ Job::Refund(_)) => (rpc.newest_confirmed(head), vec![Purpose::Job(group, job)]),
+            job @ Purpose::Job(..) => (head, vec![job]),
+        };
+        let mut tokens = Tokens::new();
+        for purpose in purposes {
+            let question = chain::channels::question(&purpose.ids(), block);
+            match (around.ask_node(rpc, &question), purpose) {
+                (Some(token), purpose) => {
+                    tokens.push((token, self.expect(Asked::States(Arc::clone(rpc), block, purpose))));
+                }
+                (None, Purpose::Job(group, job)) => tokens.extend(self.ask(around, group, job, now)),
+                (None, Purpose::Watch(_)) => {}
+            }
+        }
+        tokens
+    }
+
+    /// A node has told of channels.
+    fn on_states(
+        &mut self,
+        around: &Around<'_, impl Host>,
+        rpc: &Rpc,
+        purpose: Purpose,
+        states: &[(ChannelId, OnChain)],
+        now: UnixTime,
+    ) -> Tokens {
+        self.mute.remove(&rpc.chain_id);
+        match purpose {
+            Purpose::Watch(_) => {
+                for (id, chain) in states {
+                    self.lags.insert(rpc.chain_id, now.as_secs().saturating_sub(chain.at.as_secs()));
+                    around.perform(*id, &Operation::Confirm { chain: *chain }, now);
+                }
+                Tokens::new()
+            }
+            Purpose::Job(group, Job::Claim { rows, attempts }) => {
+                let (consequences, left) = self.keeper.on_chain(group, rows, attempts, states, now);
+                carry_out(around, &consequences, now);
+                left.and_then(|job| self.ask(around, group, job, now)).into_iter().collect()
+            }
+            Purpose::Job(group, Job::Refund(refundable)) => {
+                let news = states.first().map_or(refundable.chain, |(_, chain)| *chain);
+                match refundable.renewed(news) {
+                    Ok(one) => self.ask(around, group, Job::Refund(Box::new(one)), now).into_iter().collect(),
+                    Err(consequences) => {
+                        self.keeper.on_no_refund();
+                        carry_out(around, &consequences, now);
+                        Tokens::new()
+                    }
+                }
+            }
+            Purpose::Job(group, job) => self.ask(around, group, job, now).into_iter().collect(),
+        }
+    }
+
+    /// A node has not told of channels.
+    fn on_silence(
+        &mut self,
+        around: &Around<'_, impl Host>,
+        rpc: &Rpc,
+        purpose: Purpose,
+        unclear: Unclear,
+        answer: &CalloutAnswer,
+        now: UnixTime,
+    ) -> Tokens {
+        if self.mute.insert(rpc.chain_id) {
+            let (level, line) = if unclear == Unclear::OtherChain {
+                let (cluster, chain_id) = (rpc.service.cluster.clone(), rpc.chain_id);
+                (LogLevel::Critical, Warning::OtherChain { cluster, chain_id }.to_string())
+            } else {
+                let report = LogText::new(&facilitator::report(&rpc.service, "", answer));
+                let chain_id = rpc.chain_id;
+                (
+                    LogLevel::Warn,
+                    format!(
+                        "the node of chain {chain_id} does not tell of channels ({unclear}), so the facilitator is asked: {report}"
+                    ),
+                )
+            };
+            around.host.log(level, &format!("x402: {line}"));
+        }
+        match purpose {
+            Purpose::Watch(_) => Tokens::new(),
+            Purpose::Job(group, job) => self.ask(around, group, job, now).into_iter().collect(),
+        }
+    }
+
+    /// Takes in the facilitator's answer about a job.
+    fn on_deed(
+        &mut self,
+        around: &Around<'_, impl Host>,
+        group: Group,
+        job: Job,
+        answer: &CalloutAnswer,
+        now: UnixTime,
     ) {
-        let Some((group, job)) = self.jobs.remove(&number) else { return };
         let deed = facilitator::read_deed(answer, &requirement(&group));
         let said = match &deed {
             Deed::Done(_) => Said::Done,
@@ -256,7 +506,7 @@ impl Keeping {
 
 /// Tells the ledger, the log and the stats what came of a job.
 fn carry_out(around: &Around<'_, impl Host>, consequences: &Consequences, now: UnixTime) {
-    let Consequences { operations, claimed, failed, refunded } = consequences;
+    let Consequences { operations, claimed, failed, refunded, unrefunded } = consequences;
     for (id, operation) in operations {
         around.perform(*id, operation, now);
     }
@@ -269,6 +519,20 @@ fn carry_out(around: &Around<'_, impl Host>, consequences: &Consequences, now: U
         around.host.log(
             LogLevel::Error,
             &format!("x402: channel {id} could not be claimed up to {charged}; it is tried again later"),
+        );
+    }
+    if let Some((row, amount)) = refunded {
+        let (id, payer) = (row.id, row.config.payer);
+        around.host.log(
+            LogLevel::Info,
+            &format!("x402: channel {id} was idle, and its payer {payer} has got {amount} atomic units back"),
+        );
+    }
+    if let Some(row) = unrefunded {
+        let id = row.id;
+        around.host.log(
+            LogLevel::Warn,
+            &format!("x402: channel {id} is idle and could not be given back; it is tried again later"),
         );
     }
     stats::count_channel(around.host, "claim_failed", i64::try_from(failed.len()).unwrap_or_default());

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::callouts;
 use super::host::{Host, LogLevel};
-use super::store::{self, SharedData};
+use super::store::{self, FlushMark, SharedData};
 use super::{shared::Shared, stats};
 use crate::chain::{self, MAX_ANSWER_BYTES, Unclear};
 use crate::channel::{
@@ -50,6 +50,30 @@ pub(super) struct Keeping {
     mute: BTreeSet<u64>,
     /// True if the log was told of channels that no route takes.
     has_told: bool,
+    /// The wish that is being carried out that everything is claimed now.
+    flush: Option<Flushing>,
+    /// True once all pages were looked through, and there is not one channel, nor a route for any.
+    is_needless: bool,
+}
+
+/// The wish that everything is claimed now.
+struct Flushing {
+    number: u64,
+    /// What was charged by then is to be claimed.
+    since: UnixTime,
+    /// Atomic units that were unclaimed at first.
+    total: Option<u128>,
+    /// Atomic units that are unclaimed by the pages that were looked through.
+    left: u128,
+    /// True if a page could not be read: nobody knows what stands there.
+    is_blind: bool,
+}
+
+impl Flushing {
+    /// Returns whether something of a channel is to be claimed.
+    fn concerns(&self, record: &Record) -> bool {
+        record.unclaimed() > 0 && record.unclaimed_since <= self.since
+    }
 }
 
 /// Something that was asked of somebody.
@@ -184,19 +208,68 @@ impl<H: Host> Around<'_, H> {
 impl Keeping {
     /// Does what is due.
     pub(super) fn keep(&mut self, around: &Around<'_, impl Host>, now: UnixTime) -> Tokens {
-        let lease = format!("keeper.{}", around.config.facilitators_identity());
+        let name = around.config.facilitators_identity();
         let until = now.plus(LEASE_SECONDS);
-        if !around.config.has_channels || !store::keep_lease(around.host, &lease, around.number, now, until) {
-            return Vec::new();
+        let mut lease = format!("keeper.{name}");
+        if !around.config.has_channels {
+            // Channels of an earlier configuration are claimed by whoever has none, unless somebody has some.
+            if self.is_needless || store::is_leased(around.host, &lease, now) {
+                return Tokens::new();
+            }
+            lease = format!("keeper.rest.{name}");
         }
-        for _ in 0..PAGES_AT_ONCE {
+        if !store::keep_lease(around.host, &lease, around.number, now, until) {
+            return Tokens::new();
+        }
+        self.heed_flush(around, &name, now);
+        let pages = if self.flush.is_some() { Channels::PAGES } else { PAGES_AT_ONCE };
+        for _ in 0..pages {
             self.look_through(around, now);
         }
+        self.tell_flush(around, &name);
         let mut tokens = self.watch(around);
         for (group, job) in self.keeper.take_due(now) {
             tokens.extend(self.begin(around, group, job, now));
         }
         tokens
+    }
+
+    /// Begins with the wish that everything is claimed now, where there is one: all pages are looked through at once.
+    fn heed_flush(&mut self, around: &Around<'_, impl Host>, name: &str, now: UnixTime) {
+        let Some(mark) = store::flush_mark(around.host, name).filter(|mark| mark.wanted > mark.done) else {
+            self.flush = None;
+            return;
+        };
+        if self.flush.is_none() {
+            self.flush = Some(Flushing { number: mark.wanted, since: now, total: None, left: 0, is_blind: false });
+            around.host.log(LogLevel::Info, "x402: all channels are claimed now, as an operator has asked");
+        }
+        self.start_over();
+    }
+
+    /// Looks through all pages from the first.
+    fn start_over(&mut self) {
+        self.page = 0;
+        self.totals.values_mut().for_each(|totals| *totals = Totals::default());
+        if let Some(flush) = &mut self.flush {
+            (flush.left, flush.is_blind) = (0, false);
+        }
+    }
+
+    /// Tells whoever waits how far the wish is: all pages were looked through just now.
+    fn tell_flush(&mut self, around: &Around<'_, impl Host>, name: &str) {
+        let Some(flush) = &mut self.flush else { return };
+        let (number, left) = (flush.number, flush.left);
+        let claimed = flush.total.get_or_insert(left).saturating_sub(left);
+        let is_done = left == 0 && !flush.is_blind && self.keeper.is_idle();
+        store::change_flush_mark(around.host, name, |mark| match is_done {
+            true => FlushMark { begun: number, done: number, claimed_by_done: claimed, ..mark },
+            false => FlushMark { begun: number, unclaimed: left, claimed, ..mark },
+        });
+        if is_done {
+            around.host.log(LogLevel::Info, &format!("x402: all channels are claimed: {claimed} atomic units"));
+            self.flush = None;
+        }
     }
 
     /// Asks nodes for the last block where channels are to be asked about, and nothing is asked yet.
@@ -256,13 +329,17 @@ impl Keeping {
     /// Looks through the next page.
     fn look_through(&mut self, around: &Around<'_, impl Host>, now: UnixTime) {
         let mut store = SharedData::new(around.host);
-        let records = around.config.channels.records.on_page(&mut store, self.page).unwrap_or_default();
-        for record in &records {
+        let page = around.config.channels.records.on_page(&mut store, self.page);
+        if let (Some(flush), Err(_)) = (&mut self.flush, &page) {
+            flush.is_blind = true;
+        }
+        for record in &page.unwrap_or_default() {
             self.consider(around, record, now);
         }
         self.page = self.page.saturating_add(1);
         if self.page >= Channels::PAGES {
             self.page = 0;
+            self.is_needless = !around.config.has_channels && self.totals.is_empty();
             self.tell_totals(around);
         }
     }
@@ -275,7 +352,14 @@ impl Keeping {
         if record.wants_news(lag, now) && around.node(record.chain_id).is_some() {
             self.watched.entry(record.chain_id).or_default().insert(record.id);
         }
-        match channel::due(record, &around.policy(purse), now) {
+        let mut due = channel::due(record, &around.policy(purse), now);
+        if let Some(flush) = self.flush.as_mut().filter(|flush| flush.concerns(record)) {
+            flush.left = flush.left.saturating_add(record.unclaimed());
+            if !matches!(due, Due::Claim { .. }) && !record.is_claimed_at(now) {
+                due = Due::Claim { is_urgent: false };
+            }
+        }
+        match due {
             Due::Nothing => {}
             Due::Claim { is_urgent } => {
                 let until = now.plus(CLAIM_SECONDS);

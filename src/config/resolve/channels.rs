@@ -2,11 +2,12 @@
 
 use super::asset::Asset;
 use super::issuer::secret_key;
+use super::payers::principals;
 use super::{Result, refuse};
 use crate::channel;
-use crate::config::Channels;
 use crate::config::raw::{self, TextOr};
 use crate::config::secret::{Environment, Shown};
+use crate::config::{Channels, Flush};
 use crate::evm::Address;
 use crate::ledger::Channels as Records;
 use crate::money::{Amount, Dollars};
@@ -44,6 +45,32 @@ pub(super) fn channels(raw: &raw::Channels, environment: Environment<'_>) -> Res
         claim_every: seconds("channels.claim_every", raw.claim_every.as_deref().unwrap_or(DEFAULT_CLAIM_EVERY))?,
         refund_idle: raw.refund_idle.as_deref().map(|text| seconds("channels.refund_idle", text)).transpose()?,
         records,
+        flush: raw.flush.as_ref().map(|raw| flush(raw, environment)).transpose()?,
+    })
+}
+
+fn flush(raw: &raw::Flush, environment: Environment<'_>) -> Result<Flush> {
+    const SHORTEST_SECRET: usize = 16;
+    let raw::Flush { path, principals: names, secret } = raw;
+    let is_path = path.len() > 1 && path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic());
+    if !is_path || path.contains(['?', '#', '{', '*']) {
+        return refuse(
+            "channels.flush.path",
+            format_args!("{} is not a path such as \"/internal/flush\"", Shown(path)),
+        );
+    }
+    if names.is_empty() && secret.is_none() {
+        return refuse("channels.flush", "says nobody who may: give it principals or a secret");
+    }
+    let at = "channels.flush.secret";
+    let secret = secret.as_ref().map(|secret| secret.reveal(at, environment)).transpose()?;
+    if secret.as_ref().is_some_and(|secret| secret.trim() != secret || secret.len() < SHORTEST_SECRET) {
+        return refuse(at, "is shorter than 16 bytes, or begins or ends with a space");
+    }
+    Ok(Flush {
+        path: path.clone(),
+        principals: principals("channels.flush", names)?,
+        secret_hash: secret.map(|secret| Flush::hash(secret.as_bytes())),
     })
 }
 

@@ -428,7 +428,8 @@ impl Stage {
             | Event::ResponseBody(_)
             | Event::ResponseChunk { .. }
             | Event::Ledger(_)
-            | Event::Channel(_) => {}
+            | Event::Channel(_)
+            | Event::Flushed(_) => {}
         }
         request.trace.push(String::new());
         let exchange = request.exchange.take().expect("a request has an exchange");

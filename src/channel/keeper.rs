@@ -348,11 +348,22 @@ pub struct Totals {
     pub unwanted: u64,
     /// Atomic units that those hold.
     pub unwanted_deposited: u128,
+    /// Channels whose claim has failed three times or more.
+    pub stuck: u64,
+    /// Channels whose payers have begun to withdraw, and have not got it yet, or have and something is not claimed.
+    pub withdrawing: u64,
 }
 
 impl Totals {
     /// Adds a channel.
-    pub const fn add(&mut self, record: &Record, is_wanted: bool) {
+    pub fn add(&mut self, record: &Record, is_wanted: bool, now: UnixTime) {
+        /// Claims that may fail before somebody should look.
+        const MOST_FAILED: u8 = 2;
+        let begun = record.chain.withdraw_requested_at;
+        let is_under_way = UnixTime::from_secs(begun).plus(record.config.withdraw_delay) > now;
+        let is_withdrawing = begun != 0 && (is_under_way || record.unclaimed() > 0);
+        self.stuck = self.stuck.saturating_add(u64::from(record.failed_claims > MOST_FAILED));
+        self.withdrawing = self.withdrawing.saturating_add(u64::from(is_withdrawing));
         let held = record.chain.balance.saturating_sub(record.chain.total_claimed);
         self.channels = self.channels.saturating_add(1);
         self.deposited = self.deposited.saturating_add(held);

@@ -347,7 +347,7 @@ impl Keeping {
     fn consider(&mut self, around: &Around<'_, impl Host>, record: &Record, now: UnixTime) {
         let purse = (record.chain_id, record.config.token);
         let is_wanted = around.is_wanted(record);
-        self.totals.entry(purse).or_default().add(record, is_wanted);
+        self.totals.entry(purse).or_default().add(record, is_wanted, now);
         let lag = self.lags.get(&record.chain_id).copied().unwrap_or_default();
         if record.wants_news(lag, now) && around.node(record.chain_id).is_some() {
             self.watched.entry(record.chain_id).or_default().insert(record.id);
@@ -594,7 +594,9 @@ fn carry_out(around: &Around<'_, impl Host>, consequences: &Consequences, now: U
     for (id, operation) in operations {
         around.perform(*id, operation, now);
     }
-    for Claimable { since, .. } in claimed {
+    for Claimable { row, since } in claimed {
+        let (id, charged) = (row.id, row.charged);
+        around.host.log(LogLevel::Info, &format!("x402: channel {id} is claimed up to {charged} atomic units"));
         stats::time_claim(around.host, now.as_secs().saturating_sub(since.as_secs()));
     }
     stats::count_channel(around.host, "claimed", i64::try_from(claimed.len()).unwrap_or_default());

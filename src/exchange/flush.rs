@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::state::State;
 use super::{Context, Effects, Event, Next, Reply, RequestHead};
+use crate::channel::IS_BUILT_IN;
 use crate::config::Config;
 use crate::json;
 use crate::time::UnixTime;
@@ -44,7 +45,7 @@ pub struct Flushing {
 
 /// Returns whether the path and the method are those of the wish.
 pub(super) fn is_asked(config: &Config, head: &RequestHead) -> bool {
-    let flush = config.channels.flush.as_ref();
+    let flush = config.channels.flush.as_ref().filter(|_| IS_BUILT_IN);
     flush.is_some_and(|flush| head.path() == flush.path.as_bytes() && head.text(":method") == "POST")
 }
 
@@ -64,6 +65,9 @@ pub(super) fn begin(context: Context<'_>, head: &RequestHead) -> Next {
 
 impl State for Flushing {
     fn handle(self, context: Context<'_>, event: Event) -> Next {
+        if !IS_BUILT_IN {
+            return self.ignore(event);
+        }
         match (event, self.number) {
             (Event::Flushed(None), _) => {
                 Effects::reply(Reply::error(503, "the host's shared data does not work")).and_over()

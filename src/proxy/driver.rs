@@ -382,8 +382,8 @@ impl<H: Host> Driver<H> {
             None => None,
         };
         let standing = match channel {
-            Some((id, operation)) => Some(self.ask_channel(id, &operation)?),
-            None => None,
+            Some((id, operation)) if channel::IS_BUILT_IN => Some(self.ask_channel(id, &operation)?),
+            _ => None,
         };
         if let Some(record) = record {
             if record.is_refused_wish() {
@@ -408,7 +408,7 @@ impl<H: Host> Driver<H> {
         if let Some(body) = rewrite {
             edits::rewrite_request(&self.host, &body)?;
         }
-        let flushed = flush.map(|flush| {
+        let flushed = flush.filter(|_| channel::IS_BUILT_IN).map(|flush| {
             let name = self.config.facilitators_identity();
             Event::Flushed(store::flush(&self.host, &name, flush))
         });

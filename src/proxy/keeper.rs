@@ -50,6 +50,10 @@ pub(super) struct Keeping {
     mute: BTreeSet<u64>,
     /// True if the log was told of channels that no route takes.
     has_told: bool,
+    /// Accounts that authorize claims of channels and whose keys nobody here has: how many channels, and what is unclaimed of them.
+    strangers: BTreeMap<crate::evm::Address, (u64, u128)>,
+    /// Those of which the log knows.
+    told_strangers: BTreeSet<crate::evm::Address>,
     /// The wish that is being carried out that everything is claimed now.
     flush: Option<Flushing>,
     /// True once all pages were looked through, and there is not one channel, nor a route for any.
@@ -173,6 +177,18 @@ impl<H: Host> Around<'_, H> {
         })
     }
 
+    /// Returns whether neither the gate nor a facilitator can authorize claims of a channel, for certain.
+    fn is_lost(&self, record: &Record) -> bool {
+        let network = NetworkId::from_chain_id(record.chain_id);
+        let authorizer = record.config.receiver_authorizer;
+        let is_own = self.config.channels.authorizer.as_ref().is_some_and(|key| key.address() == authorizer);
+        let has_said = |one: &facilitator::Supported| !one.kinds.is_empty();
+        let is_theirs =
+            |one: &facilitator::Supported| one.authorizers(network.as_str()).any(|known| known == authorizer);
+        let supported = &self.shared.supported;
+        !is_own && supported.iter().all(has_said) && !supported.iter().any(is_theirs)
+    }
+
     /// Returns the node of a chain, where there is one.
     fn node(&self, chain_id: u64) -> Option<&Arc<Rpc>> {
         self.offers().filter_map(|offer| offer.rpc.as_ref()).find(|rpc| rpc.chain_id == chain_id)
@@ -250,6 +266,7 @@ impl Keeping {
     /// Looks through all pages from the first.
     fn start_over(&mut self) {
         self.page = 0;
+        self.strangers.clear();
         self.totals.values_mut().for_each(|totals| *totals = Totals::default());
         if let Some(flush) = &mut self.flush {
             (flush.left, flush.is_blind) = (0, false);
@@ -348,6 +365,11 @@ impl Keeping {
         let purse = (record.chain_id, record.config.token);
         let is_wanted = around.is_wanted(record);
         self.totals.entry(purse).or_default().add(record, is_wanted, now);
+        if !is_wanted && record.unclaimed() > 0 && around.is_lost(record) {
+            let (channels, unclaimed) = self.strangers.entry(record.config.receiver_authorizer).or_default();
+            *channels = channels.saturating_add(1);
+            *unclaimed = unclaimed.saturating_add(record.unclaimed());
+        }
         let lag = self.lags.get(&record.chain_id).copied().unwrap_or_default();
         if record.wants_news(lag, now) && around.node(record.chain_id).is_some() {
             self.watched.entry(record.chain_id).or_default().insert(record.id);
@@ -403,6 +425,16 @@ impl Keeping {
             );
         }
         self.has_told = channels > 0;
+        let strangers = std::mem::take(&mut self.strangers);
+        for (authorizer, (channels, unclaimed)) in &strangers {
+            if self.told_strangers.insert(*authorizer) {
+                around.host.log(
+                    LogLevel::Critical,
+                    &format!("x402: {channels} channels, of which {unclaimed} atomic units are charged and not claimed, are of the authorizer {authorizer}, whose key neither channels.authorizer nor a facilitator has: they cannot be claimed without it; configure it again until they are"),
+                );
+            }
+        }
+        self.told_strangers.retain(|authorizer| strangers.contains_key(authorizer));
     }
 
     /// Asks the facilitator for a job; the token of the callout, and the job's number.

@@ -15,6 +15,7 @@ use super::properties;
 use super::shared::{Memory, Shared};
 use super::store;
 use crate::chain::{self, MAX_ANSWER_BYTES};
+use crate::channel::IS_BUILT_IN;
 use crate::config::{Config, Facilitator, Offer, Rpc, Service};
 use crate::exchange::{LogText, Warning};
 use crate::facilitator::{self, CalloutAnswer, Directory, MAX_SUPPORTED_BYTES, Supported};
@@ -263,6 +264,9 @@ impl<H: Host> RootContext<H> {
 
     /// Claims channels, gives idle ones back, and asks the chain of them.
     pub(super) fn keep_channels(&mut self) -> Tokens {
+        if !IS_BUILT_IN {
+            return Tokens::new();
+        }
         let Ok(now) = self.host.unix_time() else { return Tokens::new() };
         let Some(Configured { config, number }) = &self.configured else { return Tokens::new() };
         let around = Around { host: &self.host, config, shared: &self.shared, number: *number };
@@ -271,6 +275,9 @@ impl<H: Host> RootContext<H> {
 
     /// A question of the keeper's is answered; what it asks next.
     pub(super) fn on_job(&mut self, job: u32, headers: usize, body_size: usize) -> Tokens {
+        if !IS_BUILT_IN {
+            return Tokens::new();
+        }
         let answer = callouts::read_answer(&self.host, headers, body_size, self.keeping.max_answer_bytes(job));
         let Ok(now) = self.host.unix_time() else { return Tokens::new() };
         let Some(Configured { config, number }) = &self.configured else { return Tokens::new() };

@@ -3,8 +3,8 @@
 use super::asset::Asset;
 use super::issuer::secret_key;
 use super::payers::principals;
-use super::{Result, refuse};
-use crate::channel;
+use super::{Result, refuse, require};
+use crate::channel::{self, IS_BUILT_IN};
 use crate::config::raw::{self, TextOr};
 use crate::config::secret::{Environment, Shown};
 use crate::config::{Channels, Flush};
@@ -24,6 +24,14 @@ const WITHDRAW_DELAYS: std::ops::RangeInclusive<u64> = 900..=2_592_000;
 
 /// Resolves the rules for channels.
 pub(super) fn channels(raw: &raw::Channels, environment: Environment<'_>) -> Result<Channels> {
+    let raw::Channels { authorizer, claim_above, claim_every, refund_idle, max_channels, flush } = raw;
+    let is_wanted = authorizer.is_some()
+        || claim_above.is_some()
+        || claim_every.is_some()
+        || refund_idle.is_some()
+        || max_channels.is_some()
+        || flush.is_some();
+    require("channels", "channels", IS_BUILT_IN || !is_wanted)?;
     let authorizer = match &raw.authorizer {
         None => None,
         Some(TextOr::Text(text)) if text == "facilitator" => None,
@@ -45,11 +53,11 @@ pub(super) fn channels(raw: &raw::Channels, environment: Environment<'_>) -> Res
         claim_every: seconds("channels.claim_every", raw.claim_every.as_deref().unwrap_or(DEFAULT_CLAIM_EVERY))?,
         refund_idle: raw.refund_idle.as_deref().map(|text| seconds("channels.refund_idle", text)).transpose()?,
         records,
-        flush: raw.flush.as_ref().map(|raw| flush(raw, environment)).transpose()?,
+        flush: raw.flush.as_ref().map(|raw| resolve_flush(raw, environment)).transpose()?,
     })
 }
 
-fn flush(raw: &raw::Flush, environment: Environment<'_>) -> Result<Flush> {
+fn resolve_flush(raw: &raw::Flush, environment: Environment<'_>) -> Result<Flush> {
     const SHORTEST_SECRET: usize = 16;
     let raw::Flush { path, principals: names, secret } = raw;
     let is_path = path.len() > 1 && path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic());
@@ -95,6 +103,7 @@ pub(super) fn terms(
             None => Ok(None),
         };
     }
+    require(format!("{path}.scheme"), "channels", IS_BUILT_IN)?;
     let delay_path = format!("{path}.withdraw_delay");
     let withdraw_delay = entry.withdraw_delay.as_deref().map(|text| seconds(&delay_path, text)).transpose()?;
     let withdraw_delay = withdraw_delay.unwrap_or(*WITHDRAW_DELAYS.start());

@@ -77,7 +77,7 @@ endef
 build: rust-target node_modules/.stamp ## Build the filter: target/wasm32-unknown-unknown/release/x402_proxy_wasm.wasm
 	$(call build_filter,target,)
 
-build-core: rust-target node_modules/.stamp ## Build the filter without page, Solana and Coinbase's tokens: target/core/wasm32-unknown-unknown/release/x402_proxy_wasm.wasm
+build-core: rust-target node_modules/.stamp ## Build the filter without page, Solana, Coinbase's tokens and channels: target/core/wasm32-unknown-unknown/release/x402_proxy_wasm.wasm
 	$(call build_filter,target/core,--no-default-features --features core)
 
 build-provoke-panic: rust-target # A filter that panics where a request asks for it, for tests

@@ -4,6 +4,7 @@
 //! chain can say of a payment that it settled, that it may still settle, or that it never will; and each of the three is
 //! said only where the answers prove it.
 
+pub mod channels;
 pub mod search;
 
 use ruint::aliases::U256;

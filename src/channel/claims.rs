@@ -39,6 +39,9 @@ pub struct Policy {
     pub refund_idle: Option<u64>,
 }
 
+/// Seconds after which a refund that did not come about is tried again.
+const REFUND_AGAIN_SECONDS: u64 = 3600;
+
 /// Returns what is to be done for a channel.
 pub fn due(record: &Record, policy: &Policy, now: UnixTime) -> Due {
     let unclaimed = record.unclaimed();
@@ -51,8 +54,14 @@ pub fn due(record: &Record, policy: &Policy, now: UnixTime) -> Due {
         return Due::Claim { is_urgent };
     }
     let is_idle = policy.refund_idle.is_some_and(|idle| record.last_used.plus(idle) <= now);
+    // What became of the last attempt is not known: perhaps later.
+    let is_in_doubt = record.is_outdated && record.chain.at.plus(REFUND_AGAIN_SECONDS) > now;
     let has_rest = record.chain.balance > record.standing().charged;
-    if is_idle && has_rest && !is_urgent && !record.is_held_at(now) { Due::Refund } else { Due::Nothing }
+    if is_idle && has_rest && !is_urgent && !is_in_doubt && !record.is_held_at(now) {
+        Due::Refund
+    } else {
+        Due::Nothing
+    }
 }
 
 /// The gate's own key, where it authorizes claims and refunds itself.

@@ -1,7 +1,8 @@
 //! What is done about channels while nobody asks: claims, the settlement of what is claimed, refunds of idle channels.
 //!
-//! A claim of many rows fails as a whole. Then it is cut in halves until the row stands alone that fails, which is set aside. A
-//! claim whose answer was lost is asked for again: to claim twice changes nothing.
+//! A claim of many rows fails as a whole. Then it is cut in halves until the row stands alone that fails, which is set aside. Of a
+//! claim whose answer was lost the chain is asked first, where it can be, and what it does not show is asked for again: to
+//! claim twice changes nothing.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -124,8 +125,10 @@ pub struct Consequences {
     pub claimed: Vec<Claimable>,
     /// Rows that were set aside.
     pub failed: Vec<Row>,
-    /// A channel that was given back.
-    pub refunded: Option<Row>,
+    /// A channel that was given back, and how much of it.
+    pub refunded: Option<(Row, u128)>,
+    /// A channel that was to be given back, and was not.
+    pub unrefunded: Option<Row>,
 }
 
 /// The work that waits, and the work that is under way: of each group at most one claim or payout at a time.
@@ -216,6 +219,36 @@ impl Keeper {
         }
     }
 
+    /// Takes in what the chain says of a claim whose answer was lost: of the rows that it shows as claimed, what comes of that, and
+    /// the job that is left, which is to be asked for now.
+    pub fn on_chain(
+        &mut self,
+        group: Group,
+        rows: Vec<Claimable>,
+        attempts: u32,
+        states: &[(ChannelId, OnChain)],
+        now: UnixTime,
+    ) -> (Consequences, Option<Job>) {
+        let is_claimed = |one: &Claimable| {
+            states.iter().any(|(id, chain)| *id == one.row.id && chain.total_claimed >= one.row.charged)
+        };
+        let (claimed, rows): (Vec<_>, Vec<_>) = rows.into_iter().partition(is_claimed);
+        let is_over = rows.is_empty();
+        let consequences = match claimed.is_empty() {
+            true => Consequences::default(),
+            false => self.on_claim(group, claimed, attempts, Said::Done, now),
+        };
+        if is_over {
+            self.busy.retain(|busy| *busy != group);
+        }
+        (consequences, (!is_over).then_some(Job::Claim { rows, attempts }))
+    }
+
+    /// Takes in that a refund that was to be asked for is not wanted any more.
+    pub const fn on_no_refund(&mut self) {
+        self.refunding = self.refunding.saturating_sub(1);
+    }
+
     fn on_claim(
         &mut self,
         group: Group,
@@ -262,24 +295,44 @@ fn pause(attempts: u32) -> u64 {
     1_u64.checked_shl(attempts).unwrap_or(LONGEST_SECONDS).min(LONGEST_SECONDS)
 }
 
+impl Refundable {
+    /// The same with what the chain says now.
+    ///
+    /// # Errors
+    /// Where nothing is to be given back, or the payer takes it: what comes of that.
+    pub fn renewed(self, chain: OnChain) -> Result<Self, Consequences> {
+        if chain.at < self.chain.at {
+            return Ok(self);
+        }
+        let is_over = chain.withdraw_requested_at != 0 || chain.balance <= self.row.charged;
+        let refundable = Self { chain, ..self };
+        if !is_over {
+            return Ok(refundable);
+        }
+        let operations = vec![(refundable.row.id, Operation::Release { chain: Some(chain) })];
+        Err(Consequences { operations, ..Consequences::default() })
+    }
+}
+
 fn on_refund(Refundable { row, chain }: Refundable, said: Said) -> Consequences {
     let id = row.id;
-    let operation = match said {
-        Said::Done => Operation::Refunded {
+    // What became of one that is not done, the chain says, or the next request finds out. Until then it is not tried again.
+    let operations = match said {
+        Said::Done => vec![Operation::Refunded {
             chain: OnChain {
                 balance: row.charged,
                 total_claimed: row.charged,
                 refund_nonce: chain.refund_nonce.saturating_add(1),
                 ..chain
             },
-        },
-        Said::Refused => Operation::Release { chain: None },
-        // What became of it, the next request finds out.
-        Said::Nothing => Operation::Renew,
+        }],
+        Said::Refused => vec![Operation::Release { chain: None }, Operation::Renew],
+        Said::Nothing => vec![Operation::Renew],
     };
-    let refunded = (said == Said::Done).then_some(row);
-    let failed = if said == Said::Refused { vec![row] } else { Vec::new() };
-    Consequences { operations: vec![(id, operation)], refunded, failed, ..Consequences::default() }
+    let refunded = (said == Said::Done).then_some((row, chain.balance.saturating_sub(row.charged)));
+    let unrefunded = (said == Said::Refused).then_some(row);
+    let operations = operations.into_iter().map(|operation| (id, operation)).collect();
+    Consequences { operations, refunded, unrefunded, ..Consequences::default() }
 }
 
 /// What channels in one token hold, for stats.
@@ -295,11 +348,22 @@ pub struct Totals {
     pub unwanted: u64,
     /// Atomic units that those hold.
     pub unwanted_deposited: u128,
+    /// Channels whose claim has failed three times or more.
+    pub stuck: u64,
+    /// Channels whose payers have begun to withdraw, and have not got it yet, or have and something is not claimed.
+    pub withdrawing: u64,
 }
 
 impl Totals {
     /// Adds a channel.
-    pub const fn add(&mut self, record: &Record, is_wanted: bool) {
+    pub fn add(&mut self, record: &Record, is_wanted: bool, now: UnixTime) {
+        /// Claims that may fail before somebody should look.
+        const MOST_FAILED: u8 = 2;
+        let begun = record.chain.withdraw_requested_at;
+        let is_under_way = UnixTime::from_secs(begun).plus(record.config.withdraw_delay) > now;
+        let is_withdrawing = begun != 0 && (is_under_way || record.unclaimed() > 0);
+        self.stuck = self.stuck.saturating_add(u64::from(record.failed_claims > MOST_FAILED));
+        self.withdrawing = self.withdrawing.saturating_add(u64::from(is_withdrawing));
         let held = record.chain.balance.saturating_sub(record.chain.total_claimed);
         self.channels = self.channels.saturating_add(1);
         self.deposited = self.deposited.saturating_add(held);
@@ -437,6 +501,38 @@ mod tests {
     }
 
     #[test]
+    fn the_chain_answers_for_a_facilitator_that_did_not() {
+        let mut keeper = with_rows(0..3);
+        let Some((group, Job::Claim { rows, attempts: 0 })) = keeper.take_due(at(1)).pop() else { panic!("one claim") };
+        keeper.on_answer(group, Job::Claim { rows, attempts: 0 }, Said::Nothing, at(1));
+        let Some((group, Job::Claim { rows, attempts: 1 })) = keeper.take_due(at(9)).pop() else { panic!("again") };
+        let state = |total_claimed| OnChain { balance: 100, total_claimed, ..OnChain::default() };
+        let states = [(row(0).id, state(10)), (row(1).id, state(9)), (row(2).id, state(11))];
+        let (consequences, job) = keeper.on_chain(group, rows, 1, &states, at(9));
+        assert_eq!(consequences.claimed.iter().map(|one| one.row.id).collect::<Vec<_>>(), [row(0).id, row(2).id]);
+        assert_eq!(consequences.operations.len(), 2);
+        let Some(Job::Claim { rows, attempts: 1 }) = job else { panic!("one is left") };
+        assert_eq!(rows.iter().map(|one| one.row.id).collect::<Vec<_>>(), [row(1).id]);
+        assert!(keeper.take_due(at(20)).is_empty(), "the group is still at work");
+        let (consequences, job) = keeper.on_chain(group, rows, 1, &[(row(1).id, state(10))], at(20));
+        assert_eq!((consequences.claimed.len(), job), (1, None));
+        assert!(matches!(keeper.take_due(at(30)).as_slice(), [(_, Job::Payout { .. })]));
+    }
+
+    #[test]
+    fn a_refund_is_of_what_the_chain_says_now() {
+        let known = OnChain { balance: 100, total_claimed: 4, refund_nonce: 7, at: at(5), ..OnChain::default() };
+        let refundable = || Refundable { row: row(1), chain: known };
+        let news = OnChain { balance: 50, refund_nonce: 8, at: at(6), ..known };
+        assert_eq!(refundable().renewed(news).map(|one| one.chain), Ok(news));
+        assert_eq!(refundable().renewed(OnChain { at: at(4), ..news }).map(|one| one.chain), Ok(known));
+        for over in [OnChain { balance: 10, ..news }, OnChain { withdraw_requested_at: 3, ..news }] {
+            let consequences = refundable().renewed(over).unwrap_err();
+            assert_eq!(consequences.operations, [(row(1).id, Operation::Release { chain: Some(over) })]);
+        }
+    }
+
+    #[test]
     fn a_refund_tells_the_ledger_what_became_of_it() {
         let chain = OnChain { balance: 100, total_claimed: 4, refund_nonce: 7, ..OnChain::default() };
         for said in [Said::Done, Said::Refused, Said::Nothing] {
@@ -449,7 +545,8 @@ mod tests {
                 (Operation::Refunded { chain }, Said::Done) => {
                     assert_eq!((chain.balance, chain.total_claimed, chain.refund_nonce), (10, 10, 8));
                 }
-                (Operation::Release { chain: None }, Said::Refused) | (Operation::Renew, Said::Nothing) => {}
+                (Operation::Release { chain: None }, Said::Refused) => assert_eq!(operations[1].1, Operation::Renew),
+                (Operation::Renew, Said::Nothing) => {}
                 other => panic!("{other:?}"),
             }
         }

@@ -20,6 +20,10 @@ pub use record::{Answer, OnChain, Operation, Purpose, Record, Reserve, Row, Stan
 
 use crate::evm::Address;
 
+/// True if this build has channels. Where it has not, a configuration that wants them is refused, and nothing of this is reached:
+/// each way into it asks this constant first, so that the compiler leaves out what is behind.
+pub const IS_BUILT_IN: bool = cfg!(feature = "channels");
+
 /// The scheme's name on the wire.
 pub const BATCH_SETTLEMENT_SCHEME: &str = "batch-settlement";
 

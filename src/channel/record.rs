@@ -112,6 +112,8 @@ pub struct Record {
     pub unclaimed_since: UnixTime,
     /// Claims that have failed since the last one that did not.
     pub failed_claims: u8,
+    /// The time of the last deposit, claim or refund that was heard of. A block before it does not show it.
+    pub moved_at: UnixTime,
 }
 
 /// A request that wants a channel for itself.
@@ -164,6 +166,12 @@ pub enum Operation {
     /// News from the chain.
     Refresh {
         /// The state there.
+        chain: OnChain,
+    },
+    /// The state in a block that enough others confirm, by a node of the operator's own: what somebody else has said to be claimed
+    /// and is not, may be claimed again.
+    Confirm {
+        /// The state there. Its time is one at which the block had surely been made.
         chain: OnChain,
     },
     /// Something may have happened on the chain: the next request asks first.
@@ -371,21 +379,25 @@ fn go_on(mut record: Record, owner: u64, operation: &Operation, now: UnixTime) -
         }
         (Operation::Charge { amount, chain }, Some(hold)) => {
             record = record.refreshed(*chain);
+            record.moved_at = if chain.is_some() { now } else { record.moved_at };
             return record.charge(hold, *amount, now);
         }
         (Operation::Release { chain }, Some(hold)) => {
             record = record.refreshed(*chain);
+            record.moved_at = if chain.is_some() { now } else { record.moved_at };
             record.hold = None;
             // What was not answered once more may still be.
             record.last.is_repeated &= !hold.is_repeat;
         }
         (Operation::Refresh { chain }, _) => record = record.refreshed(Some(*chain)),
+        (Operation::Confirm { chain }, _) => record = record.confirmed(*chain, now),
         (Operation::Renew, _) => {
             record.is_outdated = true;
             record.chain.at = record.chain.at.max(now);
         }
         (Operation::Refunded { chain }, Some(hold)) if hold.purpose == Purpose::Refund => {
             record = record.refreshed(Some(*chain));
+            record.moved_at = now;
             record.hold = None;
             let is_empty = record.chain.balance <= record.charged && record.unclaimed() == 0;
             if is_empty {
@@ -408,6 +420,7 @@ fn go_on(mut record: Record, owner: u64, operation: &Operation, now: UnixTime) -
             }
             record.claim = None;
             record.failed_claims = 0;
+            record.moved_at = now;
             if record.chain.total_claimed > before && record.unclaimed() > 0 {
                 record.unclaimed_since = now;
             }
@@ -451,6 +464,7 @@ impl Record {
             last_used: UnixTime::default(),
             unclaimed_since: UnixTime::default(),
             failed_claims: 0,
+            moved_at: UnixTime::default(),
         }
     }
 
@@ -459,6 +473,9 @@ impl Record {
     fn refreshed(mut self, news: Option<OnChain>) -> Self {
         if let Some(news) = news.filter(|news| news.at >= self.chain.at) {
             let total_claimed = news.total_claimed.max(self.chain.total_claimed);
+            if total_claimed > self.chain.total_claimed {
+                self.moved_at = self.moved_at.max(news.at);
+            }
             self.chain = OnChain { total_claimed, ..news };
             self.is_outdated = false;
             if self.unclaimed() == 0 {
@@ -466,6 +483,32 @@ impl Record {
             }
         }
         self
+    }
+
+    /// The record with what a confirmed block says, unless that is older than what is known, or than what has happened since.
+    #[must_use]
+    fn confirmed(mut self, news: OnChain, now: UnixTime) -> Self {
+        if news.at < self.chain.at || news.at <= self.moved_at {
+            return self;
+        }
+        self.chain = news;
+        self.is_outdated = false;
+        if self.unclaimed() == 0 {
+            self.unclaimed_since = UnixTime::default();
+        } else if self.unclaimed_since == UnixTime::default() {
+            self.unclaimed_since = now;
+        }
+        self
+    }
+
+    /// Returns whether the chain should be asked of it, that no request has to ask first and that a withdrawal is seen: it is in
+    /// use, or something is unclaimed, and what is known is about to wear out. `lag` is how many seconds old the chain's word is when it comes.
+    pub fn wants_news(&self, lag: u64, now: UnixTime) -> bool {
+        let lifetime = self.lifetime();
+        let is_in_use = self.last_used.plus(lifetime) > now || self.is_held_at(now) || self.unclaimed() > 0;
+        let age = now.as_secs().saturating_sub(self.chain.at.as_secs());
+        let due = lifetime.checked_div(2).unwrap_or(0).max(lag.saturating_mul(2));
+        is_in_use && (self.is_outdated || age >= due)
     }
 
     /// Seconds that what is known of the chain is good for: the official server's figure.
@@ -542,7 +585,7 @@ const VERSION: u8 = 1;
 impl Record {
     /// Bytes of a record in a store. Every record has all of them; times have 5 bytes, numbers of the token 16.
     /// Version and name, chain, configuration, amounts, signature, times, hashes, owners, and three bytes of flags and counts.
-    pub const BYTES: usize = 33 + 8 + (5 * 20 + 5 + 32) + 9 * 16 + Signature::LENGTH + 7 * 5 + 2 * 32 + 2 * 8 + 3;
+    pub const BYTES: usize = 33 + 8 + (5 * 20 + 5 + 32) + 9 * 16 + Signature::LENGTH + 8 * 5 + 2 * 32 + 2 * 8 + 3;
 
     /// The bytes that a record of this name begins with.
     pub fn start(id: ChannelId) -> [u8; 33] {
@@ -591,7 +634,8 @@ impl Record {
             writer.put(&amount.to_be_bytes());
         }
         writer.put(&self.signature);
-        for time in [chain.at, last.until, hold.until, claim.until, self.last_used, self.unclaimed_since] {
+        for time in [chain.at, last.until, hold.until, claim.until, self.last_used, self.unclaimed_since, self.moved_at]
+        {
             writer.put_time(time.as_secs());
         }
         writer.put_time(chain.withdraw_requested_at);
@@ -625,7 +669,7 @@ impl Record {
         let signature = reader.take()?;
         let mut time = || reader.take_time().map(UnixTime::from_secs);
         let (at, last_until, hold_until, claim_until) = (time()?, time()?, time()?, time()?);
-        let (last_used, unclaimed_since) = (time()?, time()?);
+        let (last_used, unclaimed_since, moved_at) = (time()?, time()?, time()?);
         let withdraw_requested_at = reader.take_time()?;
         let (last_request, hold_request) = (reader.take()?, reader.take()?);
         let (hold_owner, claim_owner) = (u64::from_be_bytes(reader.take()?), u64::from_be_bytes(reader.take()?));
@@ -677,6 +721,7 @@ impl Record {
             last_used,
             unclaimed_since,
             failed_claims,
+            moved_at,
         })
     }
 }

@@ -28,7 +28,7 @@ use crate::metadata::MetadataKey;
 use crate::route::RouteTable;
 use crate::x402::offer_receipt::Issuer;
 pub use catalogue::Catalogue;
-pub use channels::Channels;
+pub use channels::{Channels, Flush};
 pub use error::ConfigError;
 pub use origin::{CorsOrigin, Origin, ShownAt};
 pub use payers::{Payers, Principal};

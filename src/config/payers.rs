@@ -39,3 +39,13 @@ pub enum Principal {
     /// Every name that begins with this, which ends with a slash.
     Below(String),
 }
+
+impl Principal {
+    /// Returns whether a name is among these.
+    pub fn covers(&self, name: &str) -> bool {
+        match self {
+            Self::Exact(exact) => exact == name,
+            Self::Below(prefix) => name.starts_with(prefix),
+        }
+    }
+}

@@ -97,6 +97,22 @@ pub(super) struct Channels {
     /// About how many channels can be remembered at a time (default 65536).
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub max_channels: Option<u64>,
+    /// The request by which an operator has everything claimed at once, as before a stop; without it there is none.
+    #[serde(default, deserialize_with = "optional_object")]
+    pub flush: Option<Flush>,
+}
+
+#[derive(Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub(super) struct Flush {
+    /// The path of the request, a POST, such as /internal/flush.
+    pub path: String,
+    /// Names in the certificates of callers who may send it, a SPIFFE URI or a DNS name each; /* at the end covers everything below.
+    #[serde(default)]
+    pub principals: Vec<String>,
+    /// The secret by which others may send it, as Authorization: Bearer; 16 bytes or more. Never logged.
+    pub secret: Option<Secret>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -109,13 +109,13 @@ const KEYS: &str = "accepts address allow amount app ask_for_usage asset assets 
     body_type builder_code bytes_per_token cache_write cached_input cached_input_tokens cdp chain_id \
     channels choices claim_above claim_every cluster confirm confirmations contract_wallets cors csp \
     decimals defaults deny description discovery eip712 enabled enforce_min_deposit env exclusive \
-    exclusive_after extensions extra facilitator facilitators free free_for headers hosts html icon_url \
+    exclusive_after extensions extra facilitator facilitators flush free free_for headers hosts html icon_url \
     input input_tokens keep_headers key key_id key_secret lasts ledger log_range match max_body_bytes \
     max_channels max_claims max_failures max_output_tokens max_redemptions max_response_bytes \
     max_timeout_seconds metadata method methods mime_type min_deposit minimum missing_usage mode model \
     models name namespace network networks offer_receipt offers origins output output_schema output_tokens \
     page path path_params path_params_schema pay_to payers payment_identifier price principals query \
-    query_schema quote refund_idle routes rpc scheme schemes service_name services settle \
+    query_schema quote refund_idle routes rpc scheme schemes secret service_name services settle \
     settlement_overrides sign_in_with_x split statement tags timeout to transaction transfer_method \
     unmatched url usage usd_pegged verify version weight withdraw_delay";
 
@@ -138,7 +138,7 @@ const PLACES: [(&str, &str); 12] = [
         "in `price`",
     ),
     ("auth cluster headers max_failures schemes timeout url verify", "in `facilitator`"),
-    ("authorizer claim_above claim_every max_channels refund_idle", "in `channels`"),
+    ("authorizer claim_above claim_every flush max_channels refund_idle", "in `channels`"),
     ("key_id key_secret", "in `facilitator.auth.cdp`"),
     ("exclusive exclusive_after max_claims max_redemptions", "in `ledger`"),
     ("bazaar builder_code payment_identifier sign_in_with_x", "in `extensions`"),

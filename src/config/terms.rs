@@ -177,10 +177,7 @@ impl RouteTerms {
 
     /// Returns whether a caller whose certificate is for `name` need not pay.
     pub fn is_free_for(&self, name: &str) -> bool {
-        self.free_for.iter().any(|principal| match principal {
-            Principal::Exact(exact) => exact == name,
-            Principal::Below(prefix) => name.starts_with(prefix),
-        })
+        self.free_for.iter().any(|principal| principal.covers(name))
     }
 }
 

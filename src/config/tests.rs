@@ -1001,6 +1001,43 @@ fn an_entry_that_the_facilitator_judges_stands_as_it_is_given() {
 }
 
 #[test]
+fn everything_is_claimed_for_named_callers_and_by_a_secret() {
+    let with = |flush: Value| {
+        let mut config = least();
+        config["channels"] = json!({"flush": flush});
+        config
+    };
+    let flush = json!({"path": "/flush", "principals": ["spiffe://mesh/ops/*"], "secret": "0123456789abcdef"});
+    let config = Config::from_json(with(flush).to_string().as_bytes()).unwrap();
+    let flush = config.channels.flush.as_ref().unwrap();
+    assert!(config.needs_principals);
+    let admits = |name: Option<&str>, header: Option<&str>| flush.admits(name.into_iter(), header.map(str::as_bytes));
+    assert!(admits(Some("spiffe://mesh/ops/anna"), None));
+    assert!(admits(None, Some("Bearer 0123456789abcdef")));
+    assert!(admits(None, Some("bearer  0123456789abcdef ")));
+    for (name, header) in [
+        (None, None),
+        (Some("spiffe://mesh/dev/anna"), Some("Bearer 0123456789abcdee")),
+        (None, Some("Basic 0123456789abcdef")),
+        (None, Some("Bearer ")),
+        (None, Some("0123456789abcdef")),
+    ] {
+        assert!(!admits(name, header), "{name:?} {header:?}");
+    }
+    for (wrong, path) in [
+        (json!({"path": "flush", "secret": "0123456789abcdef"}), "channels.flush.path"),
+        (json!({"path": "/flush?a", "secret": "0123456789abcdef"}), "channels.flush.path"),
+        (json!({"path": "/{x}", "secret": "0123456789abcdef"}), "channels.flush.path"),
+        (json!({"path": "/flush"}), "channels.flush"),
+        (json!({"path": "/flush", "secret": "short"}), "channels.flush.secret"),
+        (json!({"path": "/flush", "secret": {"env": "NOT_THERE"}}), "channels.flush.secret"),
+        (json!({"path": "/flush", "principals": ["a*"]}), "channels.flush.principals[0]"),
+    ] {
+        assert_eq!(refused(&with(wrong)).path, path);
+    }
+}
+
+#[test]
 fn solana_is_known_by_name() {
     let entry = json!({"scheme": "exact", "network": "solana-devnet", "asset": "USDC", "pay_to": SOLANA_PAY_TO});
     let config = read(&with_entry(&entry));

@@ -188,7 +188,7 @@ impl Candidate {
     }
 
     fn on_granted(self, context: Context<'_>) -> Next {
-        if self.payment.purchase.channel.is_some() {
+        if self.payment.has_channel() {
             return match self.payment.proof {
                 Proof::Facilitator => channel::reserve(self.payment, context, None),
                 _ => self.verify(context),

@@ -19,7 +19,9 @@ use super::{
     Call, CallKind, Context, Effects, Event, Next, Outcome, Payment, Purchase, Reply, SettlementResult, Stream, Tail,
 };
 use crate::channel::claims::refund_payload;
-use crate::channel::{Answer, ChannelId, Kind, OnChain, Operation, Payload, Purpose, Reserve, Row, Signer, Standing};
+use crate::channel::{
+    Answer, ChannelId, IS_BUILT_IN, Kind, OnChain, Operation, Payload, Purpose, Reserve, Row, Signer, Standing,
+};
 use crate::evm::eip712::Word;
 use crate::evm::signature;
 use crate::facilitator::{self, CalloutAnswer, Settlement, Unknown};
@@ -180,7 +182,7 @@ impl Payment {
     /// Returns what gives the channel back that the request holds; `None` where it holds none. `is_settled` says that the deposit
     /// has come about.
     pub(super) fn release_of_channel(&self, is_settled: bool) -> Option<(ChannelId, Operation)> {
-        self.holding.until?;
+        self.holding.until.filter(|_| IS_BUILT_IN)?;
         self.channel_operation(Operation::Release { chain: self.deposited().filter(|_| is_settled) })
     }
 
@@ -253,6 +255,9 @@ const UNRECORDED: &str = "the charge could not be recorded";
 
 /// Asks for the channel that a voucher is for.
 pub(super) fn begin(candidate: Candidate, context: Context<'_>) -> Next {
+    if !IS_BUILT_IN {
+        return candidate.payment.out_of_order();
+    }
     let is_refund = candidate.payment.purchase.channel.as_ref().is_some_and(ChannelUse::is_refund);
     match candidate.standing {
         Admission::Unwelcome if !is_refund => candidate.payment.end_unwelcome(),
@@ -262,6 +267,9 @@ pub(super) fn begin(candidate: Candidate, context: Context<'_>) -> Next {
 
 /// Goes on by the voucher alone: the deposit beside it is settled.
 pub(super) fn begin_by_voucher(payment: Payment, context: Context<'_>) -> Next {
+    if !IS_BUILT_IN {
+        return payment.out_of_order();
+    }
     let purchase = Arc::new(payment.purchase.by_voucher());
     let holding = Holding::default();
     reserve(Payment { purchase, holding, charge: None, alias_key: None, ..payment }, context, None)
@@ -269,6 +277,9 @@ pub(super) fn begin_by_voucher(payment: Payment, context: Context<'_>) -> Next {
 
 /// Spends the claim of a deposit that an earlier request has settled, and goes on by the voucher.
 pub(super) fn take_over_deposit(payment: Payment, transaction: TransactionId) -> Next {
+    if !IS_BUILT_IN {
+        return payment.out_of_order();
+    }
     let spend = ledger::Operation::Spend { transaction };
     payment.ask_ledger(spend, |payment| Deposited { payment, is_in_doubt: false })
 }
@@ -290,6 +301,9 @@ impl State for Deposited {
 
 /// Asks for the channel.
 pub(super) fn reserve(payment: Payment, context: Context<'_>, gives_up: Option<UnixTime>) -> Next {
+    if !IS_BUILT_IN {
+        return payment.out_of_order();
+    }
     let chain = payment.holding.chain;
     let Some(operation) = payment.reservation(context, ChannelUse::purpose, chain) else {
         let release = Some(ledger::Operation::Release);
@@ -383,7 +397,7 @@ impl Reserving {
 impl State for Reserving {
     fn handle(self, context: Context<'_>, event: Event) -> Next {
         match event {
-            Event::Channel(answer) => self.on_answer(context, answer),
+            Event::Channel(answer) if IS_BUILT_IN => self.on_answer(context, answer),
             _ => self.ignore(event),
         }
     }
@@ -396,7 +410,7 @@ impl State for Reserving {
 impl State for AwaitingTurn {
     fn handle(self, context: Context<'_>, event: Event) -> Next {
         match event {
-            Event::Tick => reserve(self.payment, context, Some(self.gives_up)),
+            Event::Tick if IS_BUILT_IN => reserve(self.payment, context, Some(self.gives_up)),
             _ => self.ignore(event),
         }
     }
@@ -470,6 +484,9 @@ fn voucher_json(standing: &Standing) -> String {
 
 /// Charges a response that waits, and settles the deposit before that, where there is one.
 pub(super) fn deliver(payment: Payment, context: Context<'_>, delivery: Delivery, charge: Amount) -> Next {
+    if !IS_BUILT_IN {
+        return payment.out_of_order();
+    }
     let payment = Payment { charge: Some(charge), ..payment };
     match payment.has_deposit() {
         true if charge != Amount::ZERO => begin_settlement(payment, context, Waiter::Response(delivery)),
@@ -480,12 +497,17 @@ pub(super) fn deliver(payment: Payment, context: Context<'_>, delivery: Delivery
 impl Payment {
     /// Returns whether it is a voucher, or a wish for a refund: nothing that is settled by itself, or that has a claim.
     pub(super) fn has_voucher_alone(&self) -> bool {
-        self.purchase.channel.as_ref().is_some_and(|channel| channel.deposit().is_none())
+        IS_BUILT_IN && self.purchase.channel.as_ref().is_some_and(|channel| channel.deposit().is_none())
+    }
+
+    /// Returns whether it is out of a channel, with a deposit or without.
+    pub(super) fn has_channel(&self) -> bool {
+        IS_BUILT_IN && self.purchase.channel.is_some()
     }
 
     /// Returns whether a deposit is to be settled.
     pub(super) fn has_deposit(&self) -> bool {
-        self.purchase.channel.as_ref().is_some_and(|channel| channel.deposit().is_some())
+        IS_BUILT_IN && self.purchase.channel.as_ref().is_some_and(|channel| channel.deposit().is_some())
     }
 }
 
@@ -501,6 +523,9 @@ pub(super) fn charge_stream(payment: Payment, waiter: Waiter, transaction: Trans
 
 /// Tells the ledger what the response costs.
 pub(super) fn begin_charge(payment: Payment, waiter: Waiter, transaction: Option<TransactionId>) -> Next {
+    if !IS_BUILT_IN {
+        return payment.out_of_order();
+    }
     let charge = payment.charge.unwrap_or(payment.purchase.requirement().amount);
     let amount = match payment.holding.repeats {
         Some(_) => 0,
@@ -513,7 +538,10 @@ pub(super) fn begin_charge(payment: Payment, waiter: Waiter, transaction: Option
 
 impl State for Charging {
     fn handle(self, context: Context<'_>, event: Event) -> Next {
-        let Event::Channel(answer) = event else { return self.ignore(event) };
+        let answer = match event {
+            Event::Channel(answer) if IS_BUILT_IN => answer,
+            event => return self.ignore(event),
+        };
         let Self { mut payment, waiter, transaction } = self;
         let Answer::Granted(standing) = answer else {
             if answer == Answer::NotHeld && waiter.has_response() && !payment.holding.is_owing {
@@ -706,7 +734,7 @@ impl Payment {
 impl State for Refunding {
     fn handle(self, context: Context<'_>, event: Event) -> Next {
         match event {
-            Event::Callout(answer) => self.on_answer(context, &answer),
+            Event::Callout(answer) if IS_BUILT_IN => self.on_answer(context, &answer),
             _ => self.ignore(event),
         }
     }
@@ -719,7 +747,10 @@ impl State for Refunding {
 
 impl State for RecordingRefund {
     fn handle(self, context: Context<'_>, event: Event) -> Next {
-        let Event::Channel(answer) = event else { return self.ignore(event) };
+        let answer = match event {
+            Event::Channel(answer) if IS_BUILT_IN => answer,
+            event => return self.ignore(event),
+        };
         let Self { mut payment, transaction, amount } = self;
         payment.holding.until = None;
         let (state, doubt) = match answer {

@@ -270,6 +270,9 @@ fn read_channel(
 ) -> Result<Read, Rejection> {
     /// A payload for which there is a gap.
     const GAP: &str = "\0";
+    if !channel::IS_BUILT_IN {
+        return Err(Rejection::NoMatch);
+    }
     let requirement = &offer.requirement;
     let (Some(evm), Some(authorizer)) = (requirement.evm(), terms.receiver_authorizer) else {
         return Err(Rejection::NoMatch);

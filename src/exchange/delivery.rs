@@ -89,7 +89,7 @@ impl State for Spending {
         if answer != Answer::Granted {
             return end_unrecorded(payment, transaction);
         }
-        if payment.purchase.channel.is_some() {
+        if payment.has_channel() {
             return channel::begin_charge(payment, Waiter::Response(delivery), Some(transaction));
         }
         let edits = delivery.with_receipt(&payment, &payment.receipt_of_service(context, Some(transaction)));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::record::{Outcome, Record, SettlementRecord};
-use super::{Context, Exchange, LogText, Next, Payment, Recovery, Reply};
+use super::{Context, Exchange, Flush, LogText, Next, Payment, Recovery, Reply};
 use crate::channel::{self, ChannelId};
 use crate::config::Service;
 use crate::ledger::{Operation, PaymentKey};
@@ -19,6 +19,8 @@ pub struct Effects {
     pub alias_key: Option<PaymentKey>,
     /// An operation on this channel; its answer is the next event ([`super::Event::Channel`]).
     pub channel: Option<(ChannelId, channel::Operation)>,
+    /// Something that is wanted of the keeper of channels; its answer is the next event ([`super::Event::Flushed`]).
+    pub flush: Option<Flush>,
     /// The end of the request, for logs and stats.
     pub record: Option<Record>,
     /// The end of a settlement, for stats.

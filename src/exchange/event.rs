@@ -1,6 +1,6 @@
 //! What the shell tells the exchange.
 
-use super::Headers;
+use super::{Flushed, Headers};
 use crate::channel;
 use crate::facilitator::CalloutAnswer;
 use crate::ledger::Answer;
@@ -12,6 +12,8 @@ pub enum Event {
     Ledger(Answer),
     /// The ledger has carried out [`super::Effects::channel`].
     Channel(channel::Answer),
+    /// The answer to [`super::Effects::flush`]; `None` where nobody can be told.
+    Flushed(Option<Flushed>),
     /// The callout of [`super::Effects::call`] is over.
     Callout(CalloutAnswer),
     /// The head of the upstream's response, or of the proxy's own where the upstream failed.

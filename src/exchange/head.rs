@@ -22,7 +22,7 @@ const ORIGINAL_URL: &str = "x-envoy-original-url";
 
 /// Headers whose values the filter reads. Of all others it keeps nothing: a client may send many kilobytes of them, and
 /// hold its request open for long.
-const READ: [&str; 18] = [
+const READ: [&str; 19] = [
     ":method",
     ":authority",
     ":path",
@@ -35,6 +35,7 @@ const READ: [&str; 18] = [
     "origin",
     "access-control-request-method",
     "access-control-request-headers",
+    "authorization",
     "accept",
     "sec-fetch-dest",
     ORIGINAL_URL,

@@ -90,7 +90,7 @@ fn open(
 
 /// Settles the charge of a response that waits, or, where it is nothing, delivers it.
 fn deliver(mut payment: Payment, context: Context<'_>, delivery: Delivery, charge: Amount) -> Next {
-    if payment.purchase.channel.is_some() {
+    if payment.has_channel() {
         return channel::deliver(payment, context, delivery, charge);
     }
     payment.charge = Some(charge);
@@ -249,7 +249,7 @@ impl Metering {
         let charge = payment.purchase.cost_of_response(tariff, &meter, has_client);
         payment.charge = Some(charge);
         let waiter = if has_client { Waiter::StreamEnd } else { Waiter::NobodyOfStream };
-        if payment.purchase.channel.is_some() && (charge == Amount::ZERO || !payment.has_deposit()) {
+        if payment.has_channel() && (charge == Amount::ZERO || !payment.has_deposit()) {
             return channel::begin_charge(payment, waiter, None);
         }
         if charge != Amount::ZERO {

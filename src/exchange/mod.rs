@@ -13,6 +13,7 @@ mod decode;
 mod delivery;
 mod effect;
 mod event;
+mod flush;
 mod grant;
 mod head;
 mod log_text;
@@ -48,6 +49,8 @@ pub use cost::Meter;
 use delivery::{Granting, Spending};
 pub use effect::{Call, CallKind, Effects, RequestEdits, ResponseEdits, Stream, Tail, Warning};
 pub use event::{Body, Event, Seen, UpstreamHead};
+use flush::Flushing;
+pub use flush::{Flush, Flushed};
 pub use head::{Headers, RequestHead};
 pub use log_text::LogText;
 use metering::{Metering, Opening, Weighing};
@@ -163,6 +166,8 @@ states! {
     Refunding,
     /// The money is given back, and the ledger is told.
     RecordingRefund,
+    /// Everything is being claimed, for an operator.
+    Flushing,
     /// The claim is asked for, to look into a settlement that nobody waits for.
     Recovering,
 }
@@ -191,6 +196,9 @@ impl Exchange {
             return Effects::reply(Reply::error(431, TOO_MANY_HEADERS)).and_over();
         }
         let config = context.config;
+        if flush::is_asked(config, head) {
+            return flush::begin(context, head);
+        }
         match head.with_target(|target| config.table.decide(target)) {
             Decision::Ambiguous => Effects::reply(Reply::error(400, AMBIGUOUS_PATH)).and_over(),
             Decision::Unmatched if config.is_discoverable && catalogue::is_asked(head) => {
@@ -219,7 +227,7 @@ impl Exchange {
             Self::Settling(settling) => settling.pause(),
             Self::Metering(metering) => Some(metering.wakes_at()),
             // As soon as there is a tick: nobody tells it of the other's end.
-            Self::AwaitingTurn(_) => Some(UnixTime::from_secs(0)),
+            Self::AwaitingTurn(_) | Self::Flushing(_) => Some(UnixTime::from_secs(0)),
             _ => None,
         }
     }

@@ -7,6 +7,7 @@ use super::{
     Call, CallKind, Context, Effects, Exchange, Next, Outcome, Payment, Purchase, Record, Reply, RequestEdits,
     SettlementRecord, SettlementResult, Stream,
 };
+use crate::channel::IS_BUILT_IN;
 use crate::config::{Facilitator, Service};
 use crate::facilitator::{self, CalloutAnswer, Unknown};
 use crate::ledger::Operation;
@@ -65,7 +66,7 @@ impl Payment {
 
     /// Takes the facilitator's word for what the payment's channel holds.
     pub(super) fn learn_channel(&mut self, context: Context<'_>, answer: &CalloutAnswer) {
-        if let Some(channel) = &self.purchase.channel {
+        if let Some(channel) = self.purchase.channel.as_ref().filter(|_| IS_BUILT_IN) {
             self.holding.chain = facilitator::read_channel(answer, channel.payload.id, context.now);
             self.holding.was_asked = true;
         }

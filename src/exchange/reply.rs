@@ -40,6 +40,11 @@ impl Reply {
         Self { status, headers: headers.map(|(name, value)| (name.into(), value.to_owned())).to_vec(), body }
     }
 
+    /// A JSON body with a status of the caller's.
+    pub(super) fn of_json(status: u16, body: String) -> Self {
+        Self::json(status, body)
+    }
+
     /// `{"error": …}` with a status of the caller's.
     pub(super) fn error(status: u16, error: &str) -> Self {
         #[derive(serde::Serialize)]

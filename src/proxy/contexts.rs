@@ -24,7 +24,7 @@ pub struct Contexts<H> {
 enum Asked {
     Facilitator(usize),
     Node(usize),
-    /// About channels, by the number of the keeper's job.
+    /// About channels, by the number of the keeper's question.
     Job(u32),
 }
 
@@ -179,7 +179,10 @@ impl<H: Host> Contexts<H> {
             match asked {
                 Asked::Facilitator(place) => root.on_supported(place, headers, body_size),
                 Asked::Node(place) => root.on_chain_id(place, headers, body_size),
-                Asked::Job(number) => root.on_job(number, headers, body_size),
+                Asked::Job(number) => {
+                    let next = root.on_job(number, headers, body_size).into_iter();
+                    table.introductions.extend(next.map(|(token, job)| (token, (root_id, Asked::Job(job)))));
+                }
             }
             Some(())
         });

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::callouts::{self, Callout, Sent};
 use super::host::{DataVerdict, Half, Host, HostError, LogLevel, Verdict, to_unix_time};
 use super::shared::{Memory, Shared};
-use super::store::SharedData;
+use super::store::{self, SharedData};
 use super::{edits, properties, reports, stats};
 use crate::channel::{self, ChannelId};
 use crate::config::{Config, Service};
@@ -363,6 +363,7 @@ impl<H: Host> Driver<H> {
             ledger,
             alias_key,
             channel,
+            flush,
             record,
             settlement,
             recovery,
@@ -381,8 +382,8 @@ impl<H: Host> Driver<H> {
             None => None,
         };
         let standing = match channel {
-            Some((id, operation)) => Some(self.ask_channel(id, &operation)?),
-            None => None,
+            Some((id, operation)) if channel::IS_BUILT_IN => Some(self.ask_channel(id, &operation)?),
+            _ => None,
         };
         if let Some(record) = record {
             if record.is_refused_wish() {
@@ -407,6 +408,10 @@ impl<H: Host> Driver<H> {
         if let Some(body) = rewrite {
             edits::rewrite_request(&self.host, &body)?;
         }
+        let flushed = flush.filter(|_| channel::IS_BUILT_IN).map(|flush| {
+            let name = self.config.facilitators_identity();
+            Event::Flushed(store::flush(&self.host, &name, flush))
+        });
         let known = call.and_then(|call| match callouts::send(&self.host, &self.shared, &call) {
             Sent::UnderWay(callout) => {
                 self.callout = Some(callout);
@@ -422,7 +427,7 @@ impl<H: Host> Driver<H> {
             let _ = self.host.replace_body(Half::Response, &bytes);
         }
         let may_go_on = self.act(stream, caller)?;
-        Ok((may_go_on, answer.or(standing).or(known)))
+        Ok((may_go_on, answer.or(standing).or(flushed).or(known)))
     }
 
     fn ask_channel(&self, id: ChannelId, operation: &channel::Operation) -> Result<Event, HostError> {

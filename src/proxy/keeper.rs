@@ -1,17 +1,20 @@
-//! The keeper of channels: one worker of the process claims for all, and gives idle channels back.
+//! The keeper of channels: one worker of the process claims for all, gives idle channels back, and asks the chain of those that
+//! are in use, where there is a node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::callouts;
 use super::host::{Host, LogLevel};
-use super::store::{self, SharedData};
+use super::store::{self, FlushMark, SharedData};
 use super::{shared::Shared, stats};
+use crate::chain::{self, MAX_ANSWER_BYTES, Unclear};
 use crate::channel::{
-    self, Answer, Claimable, Consequences, Due, Group, Job, Keeper, Operation, Policy, Record, Refundable, Said,
-    Signer, Totals,
+    self, Answer, ChannelId, Claimable, Consequences, Due, Group, Job, Keeper, OnChain, Operation, Policy, Record,
+    Refundable, Said, Signer, Totals,
 };
-use crate::config::{Config, Facilitator, Offer};
+use crate::config::{Config, Facilitator, Offer, Rpc};
+use crate::exchange::{LogText, Warning};
 use crate::facilitator::{self, CalloutAnswer, Deed};
 use crate::ledger::{Channels, Owner};
 use crate::money::Amount;
@@ -36,12 +39,81 @@ pub(super) struct Keeping {
     page: u32,
     /// What was seen since the first page, by chain and token.
     totals: BTreeMap<Purse, Totals>,
-    /// Jobs whose answers are awaited, by number.
-    jobs: BTreeMap<u32, (Group, Job)>,
-    last_job: u32,
+    /// Questions whose answers are awaited, by number.
+    asked: BTreeMap<u32, Asked>,
+    last_number: u32,
+    /// Channels of which a chain is to be asked.
+    watched: BTreeMap<u64, BTreeSet<ChannelId>>,
+    /// How many seconds old the word of each chain was when it came last.
+    lags: BTreeMap<u64, u64>,
+    /// Chains whose nodes do not tell of channels, as the log knows.
+    mute: BTreeSet<u64>,
     /// True if the log was told of channels that no route takes.
     has_told: bool,
+    /// Accounts that authorize claims of channels and whose keys nobody here has: how many channels, and what is unclaimed of them.
+    strangers: BTreeMap<crate::evm::Address, (u64, u128)>,
+    /// Those of which the log knows.
+    told_strangers: BTreeSet<crate::evm::Address>,
+    /// The wish that is being carried out that everything is claimed now.
+    flush: Option<Flushing>,
+    /// True once all pages were looked through, and there is not one channel, nor a route for any.
+    is_needless: bool,
 }
+
+/// The wish that everything is claimed now.
+struct Flushing {
+    number: u64,
+    /// What was charged by then is to be claimed.
+    since: UnixTime,
+    /// Atomic units that were unclaimed at first.
+    total: Option<u128>,
+    /// Atomic units that are unclaimed by the pages that were looked through.
+    left: u128,
+    /// True if a page could not be read: nobody knows what stands there.
+    is_blind: bool,
+}
+
+impl Flushing {
+    /// Returns whether something of a channel is to be claimed.
+    fn concerns(&self, record: &Record) -> bool {
+        record.unclaimed() > 0 && record.unclaimed_since <= self.since
+    }
+}
+
+/// Something that was asked of somebody.
+enum Asked {
+    /// A facilitator was asked to do a job.
+    Deed(Group, Job),
+    /// A node was asked for the last block.
+    Head(Arc<Rpc>, Purpose),
+    /// A node was asked for the states of channels as of a block.
+    States(Arc<Rpc>, u64, Purpose),
+}
+
+/// The reason why a chain is asked of channels.
+enum Purpose {
+    /// To know of them before what is known has worn out.
+    Watch(Vec<ChannelId>),
+    /// To know what became of a job, or what is to be known before it.
+    Job(Group, Job),
+}
+
+impl Purpose {
+    fn ids(&self) -> Vec<ChannelId> {
+        match self {
+            Self::Watch(ids) => ids.clone(),
+            Self::Job(_, Job::Claim { rows, .. }) => rows.iter().map(|one| one.row.id).collect(),
+            Self::Job(_, Job::Refund(refundable)) => vec![refundable.row.id],
+            Self::Job(_, Job::Payout { .. }) => Vec::new(),
+        }
+    }
+}
+
+/// Tokens of callouts, each with the number of its question.
+pub(super) type Tokens = Vec<(u32, u32)>;
+
+/// Channels of which a chain is asked at once, at most.
+const MOST_WATCHED: usize = 8 * chain::channels::MOST;
 
 /// A token on a chain.
 type Purse = (u64, crate::evm::Address);
@@ -56,7 +128,7 @@ pub(super) struct Around<'a, H> {
 }
 
 impl<H: Host> Around<'_, H> {
-    fn perform(&self, id: channel::ChannelId, operation: &Operation, now: UnixTime) -> Answer {
+    fn perform(&self, id: ChannelId, operation: &Operation, now: UnixTime) -> Answer {
         let owner = Owner(u64::from(self.number) << u32::BITS);
         let (channels, secret) = (&self.config.channels.records, &self.shared.memory.secret);
         channels.perform(&mut SharedData::new(self.host), secret, id, owner, operation, now)
@@ -105,6 +177,28 @@ impl<H: Host> Around<'_, H> {
         })
     }
 
+    /// Returns whether neither the gate nor a facilitator can authorize claims of a channel, for certain.
+    fn is_lost(&self, record: &Record) -> bool {
+        let network = NetworkId::from_chain_id(record.chain_id);
+        let authorizer = record.config.receiver_authorizer;
+        let is_own = self.config.channels.authorizer.as_ref().is_some_and(|key| key.address() == authorizer);
+        let has_said = |one: &facilitator::Supported| !one.kinds.is_empty();
+        let is_theirs =
+            |one: &facilitator::Supported| one.authorizers(network.as_str()).any(|known| known == authorizer);
+        let supported = &self.shared.supported;
+        !is_own && supported.iter().all(has_said) && !supported.iter().any(is_theirs)
+    }
+
+    /// Returns the node of a chain, where there is one.
+    fn node(&self, chain_id: u64) -> Option<&Arc<Rpc>> {
+        self.offers().filter_map(|offer| offer.rpc.as_ref()).find(|rpc| rpc.chain_id == chain_id)
+    }
+
+    /// Asks a node.
+    fn ask_node(&self, rpc: &Rpc, question: &str) -> Option<u32> {
+        callouts::dispatch(self.host, &self.shared.tokens, &rpc.service, "POST", "", question).ok()
+    }
+
     /// Returns the facilitator that a group's work is asked of.
     fn facilitator(&self, group: &Group) -> Option<&Facilitator> {
         let network = NetworkId::from_chain_id(group.chain_id);
@@ -128,30 +222,141 @@ impl<H: Host> Around<'_, H> {
 }
 
 impl Keeping {
-    /// Does what is due: the tokens of the callouts, each with the number of its job.
-    pub(super) fn keep(&mut self, around: &Around<'_, impl Host>, now: UnixTime) -> Vec<(u32, u32)> {
-        let lease = format!("keeper.{}", around.config.facilitators_identity());
+    /// Does what is due.
+    pub(super) fn keep(&mut self, around: &Around<'_, impl Host>, now: UnixTime) -> Tokens {
+        let name = around.config.facilitators_identity();
         let until = now.plus(LEASE_SECONDS);
-        if !around.config.has_channels || !store::keep_lease(around.host, &lease, around.number, now, until) {
-            return Vec::new();
+        let mut lease = format!("keeper.{name}");
+        if !around.config.has_channels {
+            // Channels of an earlier configuration are claimed by whoever has none, unless somebody has some.
+            if self.is_needless || store::is_leased(around.host, &lease, now) {
+                return Tokens::new();
+            }
+            lease = format!("keeper.rest.{name}");
         }
-        for _ in 0..PAGES_AT_ONCE {
+        if !store::keep_lease(around.host, &lease, around.number, now, until) {
+            return Tokens::new();
+        }
+        self.heed_flush(around, &name, now);
+        let pages = if self.flush.is_some() { Channels::PAGES } else { PAGES_AT_ONCE };
+        for _ in 0..pages {
             self.look_through(around, now);
         }
-        let due = self.keeper.take_due(now);
-        due.into_iter().filter_map(|(group, job)| self.ask(around, group, job, now)).collect()
+        self.tell_flush(around, &name);
+        let mut tokens = self.watch(around);
+        for (group, job) in self.keeper.take_due(now) {
+            tokens.extend(self.begin(around, group, job, now));
+        }
+        tokens
+    }
+
+    /// Begins with the wish that everything is claimed now, where there is one: all pages are looked through at once.
+    fn heed_flush(&mut self, around: &Around<'_, impl Host>, name: &str, now: UnixTime) {
+        let Some(mark) = store::flush_mark(around.host, name).filter(|mark| mark.wanted > mark.done) else {
+            self.flush = None;
+            return;
+        };
+        if self.flush.is_none() {
+            self.flush = Some(Flushing { number: mark.wanted, since: now, total: None, left: 0, is_blind: false });
+            around.host.log(LogLevel::Info, "x402: all channels are claimed now, as an operator has asked");
+        }
+        self.start_over();
+    }
+
+    /// Looks through all pages from the first.
+    fn start_over(&mut self) {
+        self.page = 0;
+        self.strangers.clear();
+        self.totals.values_mut().for_each(|totals| *totals = Totals::default());
+        if let Some(flush) = &mut self.flush {
+            (flush.left, flush.is_blind) = (0, false);
+        }
+    }
+
+    /// Tells whoever waits how far the wish is: all pages were looked through just now.
+    fn tell_flush(&mut self, around: &Around<'_, impl Host>, name: &str) {
+        let Some(flush) = &mut self.flush else { return };
+        let (number, left) = (flush.number, flush.left);
+        let claimed = flush.total.get_or_insert(left).saturating_sub(left);
+        let is_done = left == 0 && !flush.is_blind && self.keeper.is_idle();
+        store::change_flush_mark(around.host, name, |mark| match is_done {
+            true => FlushMark { begun: number, done: number, claimed_by_done: claimed, ..mark },
+            false => FlushMark { begun: number, unclaimed: left, claimed, ..mark },
+        });
+        if is_done {
+            around.host.log(LogLevel::Info, &format!("x402: all channels are claimed: {claimed} atomic units"));
+            self.flush = None;
+        }
+    }
+
+    /// Asks nodes for the last block where channels are to be asked about, and nothing is asked yet.
+    fn watch(&mut self, around: &Around<'_, impl Host>) -> Tokens {
+        let is_busy = |chain_id: u64, asked: &BTreeMap<u32, Asked>| {
+            asked.values().any(|one| match one {
+                Asked::Head(rpc, Purpose::Watch(_)) | Asked::States(rpc, _, Purpose::Watch(_)) => {
+                    rpc.chain_id == chain_id
+                }
+                _ => false,
+            })
+        };
+        let mut tokens = Tokens::new();
+        for (chain_id, mut ids) in std::mem::take(&mut self.watched) {
+            let Some(rpc) = around.node(chain_id) else { continue };
+            if !is_busy(chain_id, &self.asked) {
+                let behind = ids.iter().nth(MOST_WATCHED).copied();
+                let later = behind.map(|first| ids.split_off(&first)).unwrap_or_default();
+                let purpose = Purpose::Watch(std::mem::replace(&mut ids, later).into_iter().collect());
+                tokens.extend(self.ask_head(around, rpc, purpose));
+            }
+            if !ids.is_empty() {
+                self.watched.insert(chain_id, ids);
+            }
+        }
+        tokens
+    }
+
+    /// Begins a job: what the chain can say of it is asked first.
+    fn begin(&mut self, around: &Around<'_, impl Host>, group: Group, job: Job, now: UnixTime) -> Option<(u32, u32)> {
+        let is_in_doubt = match &job {
+            Job::Claim { attempts, .. } => *attempts > 0,
+            Job::Refund(_) => true,
+            Job::Payout { .. } => false,
+        };
+        match around.node(group.chain_id).filter(|_| is_in_doubt) {
+            Some(rpc) => match around.ask_node(rpc, &chain::channels::head_question()) {
+                Some(token) => Some((token, self.expect(Asked::Head(Arc::clone(rpc), Purpose::Job(group, job))))),
+                None => self.ask(around, group, job, now),
+            },
+            None => self.ask(around, group, job, now),
+        }
+    }
+
+    fn ask_head(&mut self, around: &Around<'_, impl Host>, rpc: &Arc<Rpc>, purpose: Purpose) -> Option<(u32, u32)> {
+        let token = around.ask_node(rpc, &chain::channels::head_question())?;
+        Some((token, self.expect(Asked::Head(Arc::clone(rpc), purpose))))
+    }
+
+    /// Notes that an answer is awaited; its number.
+    fn expect(&mut self, asked: Asked) -> u32 {
+        self.last_number = self.last_number.wrapping_add(1);
+        self.asked.insert(self.last_number, asked);
+        self.last_number
     }
 
     /// Looks through the next page.
     fn look_through(&mut self, around: &Around<'_, impl Host>, now: UnixTime) {
         let mut store = SharedData::new(around.host);
-        let records = around.config.channels.records.on_page(&mut store, self.page).unwrap_or_default();
-        for record in &records {
+        let page = around.config.channels.records.on_page(&mut store, self.page);
+        if let (Some(flush), Err(_)) = (&mut self.flush, &page) {
+            flush.is_blind = true;
+        }
+        for record in &page.unwrap_or_default() {
             self.consider(around, record, now);
         }
         self.page = self.page.saturating_add(1);
         if self.page >= Channels::PAGES {
             self.page = 0;
+            self.is_needless = !around.config.has_channels && self.totals.is_empty();
             self.tell_totals(around);
         }
     }
@@ -159,8 +364,24 @@ impl Keeping {
     fn consider(&mut self, around: &Around<'_, impl Host>, record: &Record, now: UnixTime) {
         let purse = (record.chain_id, record.config.token);
         let is_wanted = around.is_wanted(record);
-        self.totals.entry(purse).or_default().add(record, is_wanted);
-        match channel::due(record, &around.policy(purse), now) {
+        self.totals.entry(purse).or_default().add(record, is_wanted, now);
+        if !is_wanted && record.unclaimed() > 0 && around.is_lost(record) {
+            let (channels, unclaimed) = self.strangers.entry(record.config.receiver_authorizer).or_default();
+            *channels = channels.saturating_add(1);
+            *unclaimed = unclaimed.saturating_add(record.unclaimed());
+        }
+        let lag = self.lags.get(&record.chain_id).copied().unwrap_or_default();
+        if record.wants_news(lag, now) && around.node(record.chain_id).is_some() {
+            self.watched.entry(record.chain_id).or_default().insert(record.id);
+        }
+        let mut due = channel::due(record, &around.policy(purse), now);
+        if let Some(flush) = self.flush.as_mut().filter(|flush| flush.concerns(record)) {
+            flush.left = flush.left.saturating_add(record.unclaimed());
+            if !matches!(due, Due::Claim { .. }) && !record.is_claimed_at(now) {
+                due = Due::Claim { is_urgent: false };
+            }
+        }
+        match due {
             Due::Nothing => {}
             Due::Claim { is_urgent } => {
                 let until = now.plus(CLAIM_SECONDS);
@@ -204,6 +425,16 @@ impl Keeping {
             );
         }
         self.has_told = channels > 0;
+        let strangers = std::mem::take(&mut self.strangers);
+        for (authorizer, (channels, unclaimed)) in &strangers {
+            if self.told_strangers.insert(*authorizer) {
+                around.host.log(
+                    LogLevel::Critical,
+                    &format!("x402: {channels} channels, of which {unclaimed} atomic units are charged and not claimed, are of the authorizer {authorizer}, whose key neither channels.authorizer nor a facilitator has: they cannot be claimed without it; configure it again until they are"),
+                );
+            }
+        }
+        self.told_strangers.retain(|authorizer| strangers.contains_key(authorizer));
     }
 
     /// Asks the facilitator for a job; the token of the callout, and the job's number.
@@ -222,20 +453,155 @@ impl Keeping {
             carry_out(around, &consequences, now);
             return None;
         };
-        self.last_job = self.last_job.wrapping_add(1);
-        self.jobs.insert(self.last_job, (group, job));
-        Some((token, self.last_job))
+        Some((token, self.expect(Asked::Deed(group, job))))
     }
 
-    /// Takes in the facilitator's answer about a job.
+    /// Returns how many bytes of the answer to a question are read.
+    pub(super) fn max_answer_bytes(&self, number: u32) -> usize {
+        match self.asked.get(&number) {
+            Some(Asked::Head(..) | Asked::States(..)) => MAX_ANSWER_BYTES,
+            _ => facilitator::MAX_ANSWER_BYTES,
+        }
+    }
+
+    /// Takes in an answer; what is asked next.
     pub(super) fn on_answer(
         &mut self,
         around: &Around<'_, impl Host>,
         number: u32,
         answer: &CalloutAnswer,
         now: UnixTime,
+    ) -> Tokens {
+        match self.asked.remove(&number) {
+            None => Tokens::new(),
+            Some(Asked::Deed(group, job)) => {
+                self.on_deed(around, group, job, answer, now);
+                Tokens::new()
+            }
+            Some(Asked::Head(rpc, purpose)) => match chain::channels::read_head(&rpc, answer) {
+                Ok(head) => self.ask_states(around, &rpc, head, purpose, now),
+                Err(unclear) => self.on_silence(around, &rpc, purpose, unclear, answer, now),
+            },
+            Some(Asked::States(rpc, block, purpose)) => {
+                match chain::channels::read(&rpc, &purpose.ids(), block, answer, now) {
+                    Ok(states) => self.on_states(around, &rpc, purpose, &states, now),
+                    Err(unclear) => self.on_silence(around, &rpc, purpose, unclear, answer, now),
+                }
+            }
+        }
+    }
+
+    /// The last block is known: asks for the states of channels as of one that counts as confirmed. Whether a claim was carried
+    /// out, the last one tells.
+    fn ask_states(
+        &mut self,
+        around: &Around<'_, impl Host>,
+        rpc: &Arc<Rpc>,
+        head: u64,
+        purpose: Purpose,
+        now: UnixTime,
+    ) -> Tokens {
+        let (block, purposes) = match purpose {
+            Purpose::Watch(ids) => {
+                let parts = ids.chunks(chain::channels::MOST).map(|ids| Purpose::Watch(ids.to_vec())).collect();
+                (rpc.newest_confirmed(head), parts)
+            }
+            Purpose::Job(group, job @ Job::Refund(_)) => (rpc.newest_confirmed(head), vec![Purpose::Job(group, job)]),
+            job @ Purpose::Job(..) => (head, vec![job]),
+        };
+        let mut tokens = Tokens::new();
+        for purpose in purposes {
+            let question = chain::channels::question(&purpose.ids(), block);
+            match (around.ask_node(rpc, &question), purpose) {
+                (Some(token), purpose) => {
+                    tokens.push((token, self.expect(Asked::States(Arc::clone(rpc), block, purpose))));
+                }
+                (None, Purpose::Job(group, job)) => tokens.extend(self.ask(around, group, job, now)),
+                (None, Purpose::Watch(_)) => {}
+            }
+        }
+        tokens
+    }
+
+    /// A node has told of channels.
+    fn on_states(
+        &mut self,
+        around: &Around<'_, impl Host>,
+        rpc: &Rpc,
+        purpose: Purpose,
+        states: &[(ChannelId, OnChain)],
+        now: UnixTime,
+    ) -> Tokens {
+        self.mute.remove(&rpc.chain_id);
+        match purpose {
+            Purpose::Watch(_) => {
+                for (id, chain) in states {
+                    self.lags.insert(rpc.chain_id, now.as_secs().saturating_sub(chain.at.as_secs()));
+                    around.perform(*id, &Operation::Confirm { chain: *chain }, now);
+                }
+                Tokens::new()
+            }
+            Purpose::Job(group, Job::Claim { rows, attempts }) => {
+                let (consequences, left) = self.keeper.on_chain(group, rows, attempts, states, now);
+                carry_out(around, &consequences, now);
+                left.and_then(|job| self.ask(around, group, job, now)).into_iter().collect()
+            }
+            Purpose::Job(group, Job::Refund(refundable)) => {
+                let news = states.first().map_or(refundable.chain, |(_, chain)| *chain);
+                match refundable.renewed(news) {
+                    Ok(one) => self.ask(around, group, Job::Refund(Box::new(one)), now).into_iter().collect(),
+                    Err(consequences) => {
+                        self.keeper.on_no_refund();
+                        carry_out(around, &consequences, now);
+                        Tokens::new()
+                    }
+                }
+            }
+            Purpose::Job(group, job) => self.ask(around, group, job, now).into_iter().collect(),
+        }
+    }
+
+    /// A node has not told of channels.
+    fn on_silence(
+        &mut self,
+        around: &Around<'_, impl Host>,
+        rpc: &Rpc,
+        purpose: Purpose,
+        unclear: Unclear,
+        answer: &CalloutAnswer,
+        now: UnixTime,
+    ) -> Tokens {
+        if self.mute.insert(rpc.chain_id) {
+            let (level, line) = if unclear == Unclear::OtherChain {
+                let (cluster, chain_id) = (rpc.service.cluster.clone(), rpc.chain_id);
+                (LogLevel::Critical, Warning::OtherChain { cluster, chain_id }.to_string())
+            } else {
+                let report = LogText::new(&facilitator::report(&rpc.service, "", answer));
+                let chain_id = rpc.chain_id;
+                (
+                    LogLevel::Warn,
+                    format!(
+                        "the node of chain {chain_id} does not tell of channels ({unclear}), so the facilitator is asked: {report}"
+                    ),
+                )
+            };
+            around.host.log(level, &format!("x402: {line}"));
+        }
+        match purpose {
+            Purpose::Watch(_) => Tokens::new(),
+            Purpose::Job(group, job) => self.ask(around, group, job, now).into_iter().collect(),
+        }
+    }
+
+    /// Takes in the facilitator's answer about a job.
+    fn on_deed(
+        &mut self,
+        around: &Around<'_, impl Host>,
+        group: Group,
+        job: Job,
+        answer: &CalloutAnswer,
+        now: UnixTime,
     ) {
-        let Some((group, job)) = self.jobs.remove(&number) else { return };
         let deed = facilitator::read_deed(answer, &requirement(&group));
         let said = match &deed {
             Deed::Done(_) => Said::Done,
@@ -256,11 +622,13 @@ impl Keeping {
 
 /// Tells the ledger, the log and the stats what came of a job.
 fn carry_out(around: &Around<'_, impl Host>, consequences: &Consequences, now: UnixTime) {
-    let Consequences { operations, claimed, failed, refunded } = consequences;
+    let Consequences { operations, claimed, failed, refunded, unrefunded } = consequences;
     for (id, operation) in operations {
         around.perform(*id, operation, now);
     }
-    for Claimable { since, .. } in claimed {
+    for Claimable { row, since } in claimed {
+        let (id, charged) = (row.id, row.charged);
+        around.host.log(LogLevel::Info, &format!("x402: channel {id} is claimed up to {charged} atomic units"));
         stats::time_claim(around.host, now.as_secs().saturating_sub(since.as_secs()));
     }
     stats::count_channel(around.host, "claimed", i64::try_from(claimed.len()).unwrap_or_default());
@@ -269,6 +637,20 @@ fn carry_out(around: &Around<'_, impl Host>, consequences: &Consequences, now: U
         around.host.log(
             LogLevel::Error,
             &format!("x402: channel {id} could not be claimed up to {charged}; it is tried again later"),
+        );
+    }
+    if let Some((row, amount)) = refunded {
+        let (id, payer) = (row.id, row.config.payer);
+        around.host.log(
+            LogLevel::Info,
+            &format!("x402: channel {id} was idle, and its payer {payer} has got {amount} atomic units back"),
+        );
+    }
+    if let Some(row) = unrefunded {
+        let id = row.id;
+        around.host.log(
+            LogLevel::Warn,
+            &format!("x402: channel {id} is idle and could not be given back; it is tried again later"),
         );
     }
     stats::count_channel(around.host, "claim_failed", i64::try_from(failed.len()).unwrap_or_default());

@@ -10,11 +10,12 @@ use super::callouts;
 use super::health::Health;
 use super::host::{Buffer, Host, LogLevel};
 use super::http::HttpContext;
-use super::keeper::{Around, Keeping};
+use super::keeper::{Around, Keeping, Tokens};
 use super::properties;
 use super::shared::{Memory, Shared};
 use super::store;
 use crate::chain::{self, MAX_ANSWER_BYTES};
+use crate::channel::IS_BUILT_IN;
 use crate::config::{Config, Facilitator, Offer, Rpc, Service};
 use crate::exchange::{LogText, Warning};
 use crate::facilitator::{self, CalloutAnswer, Directory, MAX_SUPPORTED_BYTES, Supported};
@@ -263,21 +264,27 @@ impl<H: Host> RootContext<H> {
         self.host.log(level, &format!("x402: {line}"));
     }
 
-    /// Claims channels, and gives idle ones back; the tokens of the callouts, each with the number of its job.
-    pub(super) fn keep_channels(&mut self) -> Vec<(u32, u32)> {
-        let Ok(now) = self.host.unix_time() else { return Vec::new() };
-        let Some(Configured { config, number }) = &self.configured else { return Vec::new() };
+    /// Claims channels, gives idle ones back, and asks the chain of them.
+    pub(super) fn keep_channels(&mut self) -> Tokens {
+        if !IS_BUILT_IN {
+            return Tokens::new();
+        }
+        let Ok(now) = self.host.unix_time() else { return Tokens::new() };
+        let Some(Configured { config, number }) = &self.configured else { return Tokens::new() };
         let around = Around { host: &self.host, config, shared: &self.shared, number: *number };
         self.keeping.keep(&around, now)
     }
 
-    /// The facilitator has answered about a job of the keeper's.
-    pub(super) fn on_job(&mut self, job: u32, headers: usize, body_size: usize) {
-        let answer = callouts::read_answer(&self.host, headers, body_size, facilitator::MAX_ANSWER_BYTES);
-        let Ok(now) = self.host.unix_time() else { return };
-        let Some(Configured { config, number }) = &self.configured else { return };
+    /// A question of the keeper's is answered; what it asks next.
+    pub(super) fn on_job(&mut self, job: u32, headers: usize, body_size: usize) -> Tokens {
+        if !IS_BUILT_IN {
+            return Tokens::new();
+        }
+        let answer = callouts::read_answer(&self.host, headers, body_size, self.keeping.max_answer_bytes(job));
+        let Ok(now) = self.host.unix_time() else { return Tokens::new() };
+        let Some(Configured { config, number }) = &self.configured else { return Tokens::new() };
         let around = Around { host: &self.host, config, shared: &self.shared, number: *number };
-        self.keeping.on_answer(&around, job, &answer, now);
+        self.keeping.on_answer(&around, job, &answer, now)
     }
 
     /// Logs which entries nobody can pay by, where that is news.

@@ -58,8 +58,13 @@ fn time(host: &impl Host, name: &str, nanoseconds: u64, unit: u64) {
 
 /// Tells how the channels of an asset stand.
 pub(super) fn tell_channels(host: &impl Host, network: &str, asset: &str, totals: &Totals) {
-    let gauges =
-        [("channels", u128::from(totals.channels)), ("deposited", totals.deposited), ("unclaimed", totals.unclaimed)];
+    let gauges = [
+        ("channels", u128::from(totals.channels)),
+        ("deposited", totals.deposited),
+        ("unclaimed", totals.unclaimed),
+        ("channels_stuck", u128::from(totals.stuck)),
+        ("channels_withdrawing", u128::from(totals.withdrawing)),
+    ];
     for (name, value) in gauges {
         let name = format!("x402.{name}.network.{}.asset.{}", label(network), label(asset));
         let _ = host.set_gauge(&name, u64::try_from(value).unwrap_or(u64::MAX));

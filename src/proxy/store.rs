@@ -3,6 +3,7 @@
 use super::host::Host;
 use super::stats;
 use crate::config::Service;
+use crate::exchange::{Flush, Flushed};
 use crate::facilitator::Supported;
 use crate::ledger::{CLAIM_BYTES, Store, StoreFailed, Written, is_of_payments};
 use crate::time::UnixTime;
@@ -30,6 +31,8 @@ const SUPPORTED_PREFIX: &str = "x402.settlers.2.";
 const SECRET_KEY: &str = "x402.secret.1";
 
 const LEASE_PREFIX: &str = "x402.lease.1.";
+
+const FLUSH_PREFIX: &str = "x402.flush.1.";
 
 const SINCE_KEY: &str = "x402.ledger_since.1";
 
@@ -119,15 +122,104 @@ pub(super) fn ledger_since(host: &impl Host, now: UnixTime) -> Option<UnixTime> 
 pub(super) fn keep_lease(host: &impl Host, name: &str, number: u32, now: UnixTime, until: UnixTime) -> bool {
     let key = format!("{LEASE_PREFIX}{name}");
     let Ok(stored) = host.shared_data(&key) else { return false };
-    let held = stored.as_ref().and_then(|(bytes, _)| {
-        let (owner, until) = bytes.split_first_chunk::<4>()?;
-        Some((u32::from_le_bytes(*owner), u64::from_le_bytes(until.try_into().ok()?)))
-    });
+    let held = stored.as_ref().and_then(|(bytes, _)| read_lease(bytes));
     if held.is_some_and(|(owner, until)| owner != number && until > now.as_secs()) {
         return false;
     }
     let bytes = [&number.to_le_bytes()[..], &until.as_secs().to_le_bytes()].concat();
     host.set_shared_data(&key, &bytes, stored.map(|(_, version)| version)) == Ok(true)
+}
+
+fn read_lease(bytes: &[u8]) -> Option<(u32, u64)> {
+    let (owner, until) = bytes.split_first_chunk::<4>()?;
+    Some((u32::from_le_bytes(*owner), u64::from_le_bytes(until.try_into().ok()?)))
+}
+
+/// Returns whether a worker has that right at the time.
+pub(super) fn is_leased(host: &impl Host, name: &str, now: UnixTime) -> bool {
+    let stored = host.shared_data(&format!("{LEASE_PREFIX}{name}")).ok().flatten();
+    stored.and_then(|(bytes, _)| read_lease(&bytes)).is_some_and(|(_, until)| until > now.as_secs())
+}
+
+/// The wishes of operators that everything is claimed now, as all workers know of them: they are numbered from 1.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct FlushMark {
+    /// The number of the last wish.
+    pub(super) wanted: u64,
+    /// The number of the wish that is being carried out, or was last; all before it are.
+    pub(super) begun: u64,
+    /// The last one that is carried out.
+    pub(super) done: u64,
+    /// Atomic units that were claimed for the one that is carried out last.
+    pub(super) claimed_by_done: u128,
+    /// Atomic units that are left for the one that is being carried out.
+    pub(super) unclaimed: u128,
+    /// Atomic units that were claimed for it.
+    pub(super) claimed: u128,
+}
+
+impl FlushMark {
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let (numbers, amounts) = bytes.split_at_checked(24)?;
+        let ([wanted, begun, done], []) = numbers.as_chunks::<8>() else { return None };
+        let ([claimed_by_done, unclaimed, claimed], []) = amounts.as_chunks::<16>() else { return None };
+        let [wanted, begun, done] = [wanted, begun, done].map(|bytes| u64::from_le_bytes(*bytes));
+        let [claimed_by_done, unclaimed, claimed] =
+            [claimed_by_done, unclaimed, claimed].map(|bytes| u128::from_le_bytes(*bytes));
+        Some(Self { wanted, begun, done, claimed_by_done, unclaimed, claimed })
+    }
+
+    fn to_bytes(self) -> Vec<u8> {
+        let Self { wanted, begun, done, claimed_by_done, unclaimed, claimed } = self;
+        let numbers = [wanted, begun, done].map(u64::to_le_bytes).concat();
+        let amounts = [claimed_by_done, unclaimed, claimed].map(u128::to_le_bytes).concat();
+        [numbers, amounts].concat()
+    }
+
+    const fn progress(self, number: u64) -> Flushed {
+        if self.done >= number {
+            return Flushed { number, is_done: true, unclaimed: Some(0), claimed: self.claimed_by_done };
+        }
+        match self.begun >= number {
+            true => Flushed { number, is_done: false, unclaimed: Some(self.unclaimed), claimed: self.claimed },
+            false => Flushed { number, is_done: false, unclaimed: None, claimed: 0 },
+        }
+    }
+}
+
+/// Reads the wishes that concern these facilitators.
+pub(super) fn flush_mark(host: &impl Host, name: &str) -> Option<FlushMark> {
+    let (bytes, _) = host.shared_data(&format!("{FLUSH_PREFIX}{name}")).ok()??;
+    FlushMark::read(&bytes)
+}
+
+/// Changes what all workers know of the wishes; `None` where the store does not work.
+pub(super) fn change_flush_mark(
+    host: &impl Host,
+    name: &str,
+    change: impl Fn(FlushMark) -> FlushMark,
+) -> Option<FlushMark> {
+    let key = format!("{FLUSH_PREFIX}{name}");
+    (0..ATTEMPTS).find_map(|_| {
+        let (earlier, version) = match host.shared_data(&key).ok()? {
+            Some((bytes, version)) => (FlushMark::read(&bytes)?, Some(version)),
+            None => (FlushMark::default(), None),
+        };
+        let changed = change(earlier);
+        host.set_shared_data(&key, &changed.to_bytes(), version).ok()?.then_some(changed)
+    })
+}
+
+/// Carries out what a request wants of the keeper; `None` where the store does not work.
+pub(super) fn flush(host: &impl Host, name: &str, flush: Flush) -> Option<Flushed> {
+    match flush {
+        Flush::Begin => {
+            let wish = |mark: FlushMark| FlushMark { wanted: mark.wanted.saturating_add(1), ..mark };
+            let mark = change_flush_mark(host, name, wish)?;
+            Some(mark.progress(mark.wanted))
+        }
+        Flush::Look(number) => flush_mark(host, name).map(|mark| mark.progress(number)),
+    }
 }
 
 /// Draws a number that no other context of this process has.

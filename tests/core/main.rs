@@ -21,6 +21,7 @@ mod exchange;
 mod extensions;
 mod facilitators;
 mod foreign;
+mod keeping;
 #[cfg(not(target_arch = "wasm32"))]
 #[allow(clippy::as_conversions, clippy::print_stdout, reason = "it tells how far it went")]
 mod model;

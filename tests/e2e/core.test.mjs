@@ -7,7 +7,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { checkout } from "../../stage/processes.mjs";
-import { ask, assertServed, openBackends, openGateway, pay, paymentFor, pluginOf } from "./support.mjs";
+import { DEFAULTS, ask, assertServed, openBackends, openGateway, pay, paymentFor, pluginOf } from "./support.mjs";
 
 const WASM = join(checkout, "target", "core", "wasm32-unknown-unknown", "release", "x402_proxy_wasm.wasm");
 assert.ok(existsSync(WASM), `${WASM} is not there: run \`make build-core\``);
@@ -25,6 +25,8 @@ test("The core alone sells on a chain of Ethereum's family", async () => {
 
 for (const [feature, path, more] of [
   ["cdp", "facilitator.auth", { facilitator: { auth: { cdp: { key_id: "a", key_secret: "b" } } } }],
+  ["channels", "channels", { channels: { claim_every: "60s" } }],
+  ["channels", "defaults.accepts[0].scheme", { defaults: { ...DEFAULTS, accepts: [{ scheme: "batch-settlement", network: "base-sepolia", asset: "USDC" }] } }],
   ["page", "page", { page: { enabled: true } }],
   ["page", "page", { page: { html: "<p>{{price}}</p>" } }],
   ["solana", "payers.deny[0]", { payers: { deny: [SOLANA] } }],

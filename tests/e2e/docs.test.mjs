@@ -28,8 +28,8 @@ const backends = await openBackends();
 const fake = await startFakeFacilitator();
 backends.atEnd(fake.stop);
 // One that settles whatever the examples name.
-const extra = { facilitatorAddress: "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266", feePayer: "4grnnLTN5ehuHguSUwtNYnYTwTGHn1rtfTsQrDB7PoLP" };
-const kinds = ["exact", "upto"].flatMap((scheme) =>
+const extra = { facilitatorAddress: "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266", receiverAuthorizer: "0x15d34AAf54267DB7D7c367839AAf71A00a2C6A65", feePayer: "4grnnLTN5ehuHguSUwtNYnYTwTGHn1rtfTsQrDB7PoLP" };
+const kinds = ["exact", "upto", "batch-settlement"].flatMap((scheme) =>
   ["eip155:*", "solana:*", "hedera:*"].map((network) => ({ x402Version: 2, scheme, network, extra })),
 );
 fake.always("/supported", { json: { kinds } });

@@ -7,7 +7,8 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { parse, stringify } from "yaml";
 import { checkout, startProcess, until } from "../../stage/processes.mjs";
-import { ask, assertServed, eventually, openGateway, openBackends, pay, paymentFor, payTo, quote, signPayment, USDC } from "./support.mjs";
+import { makeChannelPayer } from "./channels-support.mjs";
+import { ANY, ask, assertServed, eventually, openGateway, openBackends, pay, paymentFor, payTo, pluginOf, quote, signPayment, USDC } from "./support.mjs";
 
 const observability = join(checkout, "envoy", "observability");
 /** Programs of Debian's package `prometheus`. */
@@ -16,6 +17,13 @@ const programs = (name) => execFileSync("sh", ["-c", `command -v ${name}`], { en
 const backends = await openBackends();
 const gateway = await openGateway(backends);
 const broken = await openGateway(backends, { facilitator: "fake" });
+const channels = await openGateway(backends, {
+  plugin: pluginOf({
+    facilitator: {},
+    channels: { claim_every: "1s" },
+    routes: [{ ...ANY, accepts: [{ scheme: "batch-settlement", network: "base-sepolia", asset: "USDC" }] }],
+  }),
+});
 
 /** Prometheus with the shipped configuration, but for where it finds Envoy and how often it looks. */
 async function startPrometheus(gateways) {
@@ -56,7 +64,7 @@ async function startPrometheus(gateways) {
   };
 }
 
-const prometheus = await startPrometheus([gateway, broken]);
+const prometheus = await startPrometheus([gateway, broken, channels]);
 
 /** The value of a stat with these labels; 0 where there is none. */
 async function value(name, labels) {
@@ -109,6 +117,20 @@ test("The facilitator's answers and the filter's own work are timed", async () =
     const [{ value: sum }] = await prometheus.query(`sum(${name}_sum) / sum(${name}_count)`);
     assert.ok(sum > 0 && sum < 100_000, `${name}: ${sum} on average`);
   }
+});
+
+test("Channels are told of: what they hold, what is unclaimed of that, and claims", async () => {
+  await eventually(async () => (await ask(channels, "/any/x")).status === 402, "the gate knows who authorizes claims");
+  const payer = makeChannelPayer({ chain: backends.chain });
+  for (let call = 1; call <= 2; call++) assert.equal((await payer.fetch(`${channels.url}/any/x`)).status, 200);
+  const of = { network: "eip155:84532", asset: USDC };
+  await eventually(async () => (await value("x402_channels", of)) === 1, "the channel is counted", 40_000);
+  await eventually(async () => (await value("x402_channel_events", { event: "claimed" })) >= 1, "it is claimed", 40_000);
+  await eventually(async () => (await value("x402_unclaimed", of)) === 0 && (await value("x402_deposited", of)) > 0, "nothing is unclaimed", 40_000);
+  await eventually(async () => (await value("x402_claim_seconds_count", {})) >= 1, "the time is told", 40_000);
+  assert.equal(await value("x402_channels_stuck", of), 0);
+  // A rate needs a change.
+  for (let call = 1; call <= 2; call++) assert.equal((await payer.fetch(`${channels.url}/any/x`)).status, 200);
 });
 
 test("Every query of the dashboard gives numbers", async () => {

@@ -17,6 +17,7 @@ mod callouts;
 mod common;
 mod fake_envoy;
 mod faults;
+mod keeping;
 mod leaving;
 mod purchase;
 mod roots;

@@ -2,11 +2,12 @@
 
 use super::asset::Asset;
 use super::issuer::secret_key;
-use super::{Result, refuse};
-use crate::channel;
-use crate::config::Channels;
+use super::payers::principals;
+use super::{Result, refuse, require};
+use crate::channel::{self, IS_BUILT_IN};
 use crate::config::raw::{self, TextOr};
 use crate::config::secret::{Environment, Shown};
+use crate::config::{Channels, Flush};
 use crate::evm::Address;
 use crate::ledger::Channels as Records;
 use crate::money::{Amount, Dollars};
@@ -23,6 +24,14 @@ const WITHDRAW_DELAYS: std::ops::RangeInclusive<u64> = 900..=2_592_000;
 
 /// Resolves the rules for channels.
 pub(super) fn channels(raw: &raw::Channels, environment: Environment<'_>) -> Result<Channels> {
+    let raw::Channels { authorizer, claim_above, claim_every, refund_idle, max_channels, flush } = raw;
+    let is_wanted = authorizer.is_some()
+        || claim_above.is_some()
+        || claim_every.is_some()
+        || refund_idle.is_some()
+        || max_channels.is_some()
+        || flush.is_some();
+    require("channels", "channels", IS_BUILT_IN || !is_wanted)?;
     let authorizer = match &raw.authorizer {
         None => None,
         Some(TextOr::Text(text)) if text == "facilitator" => None,
@@ -44,6 +53,32 @@ pub(super) fn channels(raw: &raw::Channels, environment: Environment<'_>) -> Res
         claim_every: seconds("channels.claim_every", raw.claim_every.as_deref().unwrap_or(DEFAULT_CLAIM_EVERY))?,
         refund_idle: raw.refund_idle.as_deref().map(|text| seconds("channels.refund_idle", text)).transpose()?,
         records,
+        flush: raw.flush.as_ref().map(|raw| resolve_flush(raw, environment)).transpose()?,
+    })
+}
+
+fn resolve_flush(raw: &raw::Flush, environment: Environment<'_>) -> Result<Flush> {
+    const SHORTEST_SECRET: usize = 16;
+    let raw::Flush { path, principals: names, secret } = raw;
+    let is_path = path.len() > 1 && path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic());
+    if !is_path || path.contains(['?', '#', '{', '*']) {
+        return refuse(
+            "channels.flush.path",
+            format_args!("{} is not a path such as \"/internal/flush\"", Shown(path)),
+        );
+    }
+    if names.is_empty() && secret.is_none() {
+        return refuse("channels.flush", "says nobody who may: give it principals or a secret");
+    }
+    let at = "channels.flush.secret";
+    let secret = secret.as_ref().map(|secret| secret.reveal(at, environment)).transpose()?;
+    if secret.as_ref().is_some_and(|secret| secret.trim() != secret || secret.len() < SHORTEST_SECRET) {
+        return refuse(at, "is shorter than 16 bytes, or begins or ends with a space");
+    }
+    Ok(Flush {
+        path: path.clone(),
+        principals: principals("channels.flush", names)?,
+        secret_hash: secret.map(|secret| Flush::hash(secret.as_bytes())),
     })
 }
 
@@ -68,6 +103,7 @@ pub(super) fn terms(
             None => Ok(None),
         };
     }
+    require(format!("{path}.scheme"), "channels", IS_BUILT_IN)?;
     let delay_path = format!("{path}.withdraw_delay");
     let withdraw_delay = entry.withdraw_delay.as_deref().map(|text| seconds(&delay_path, text)).transpose()?;
     let withdraw_delay = withdraw_delay.unwrap_or(*WITHDRAW_DELAYS.start());

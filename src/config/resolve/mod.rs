@@ -81,6 +81,8 @@ pub(super) fn config(raw: raw::Config, environment: Environment<'_>) -> Result<C
     Ok(Config {
         warnings,
         has_channels: checks::has_channels(&routes),
+        needs_principals: checks::needs_principals(&routes)
+            || channels.flush.as_ref().is_some_and(|flush| !flush.principals.is_empty()),
         channels,
         payers,
         origins,
@@ -90,7 +92,6 @@ pub(super) fn config(raw: raw::Config, environment: Environment<'_>) -> Result<C
         catalogue,
         #[cfg(feature = "page")]
         page,
-        needs_principals: checks::needs_principals(&routes),
         needs_introduction: checks::needs_introduction(&routes),
         has_offers: checks::has_offers(&routes),
         metadata: checks::metadata(&routes),

@@ -34,7 +34,7 @@ fn accounts(list: &str, texts: &[String]) -> Result<BTreeSet<String>> {
 }
 
 /// Resolves callers that need not pay.
-pub(super) fn principals(path: &str, raw: &raw::FreeFor) -> Result<Arc<[Principal]>> {
+pub(super) fn principals(path: &str, names: &[String]) -> Result<Arc<[Principal]>> {
     let principal = |(index, text): (usize, &String)| match text.strip_suffix('*') {
         None if !text.is_empty() && !text.contains('*') => Ok(Principal::Exact(text.clone())),
         Some(prefix) if prefix.ends_with('/') && !prefix.contains('*') => Ok(Principal::Below(prefix.to_owned())),
@@ -46,5 +46,5 @@ pub(super) fn principals(path: &str, raw: &raw::FreeFor) -> Result<Arc<[Principa
             ),
         ),
     };
-    raw.principals.iter().enumerate().map(principal).collect()
+    names.iter().enumerate().map(principal).collect()
 }

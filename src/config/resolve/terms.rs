@@ -174,8 +174,8 @@ fn listing(path: &str, raw: &raw::Route) -> Result<Listing> {
 
 fn free_for(path: &str, raw: &raw::Route, defaults: &raw::Defaults) -> Result<Arc<[Principal]>> {
     match (&raw.free_for, &defaults.free_for) {
-        (Some(free_for), _) => principals(&format!("{path}.free_for"), free_for),
-        (None, Some(free_for)) => principals("defaults.free_for", free_for),
+        (Some(free_for), _) => principals(&format!("{path}.free_for"), &free_for.principals),
+        (None, Some(free_for)) => principals("defaults.free_for", &free_for.principals),
         (None, None) => Ok(Arc::default()),
     }
 }

@@ -433,7 +433,8 @@ impl Stage {
             | Event::ResponseBody(_)
             | Event::ResponseChunk { .. }
             | Event::Ledger(_)
-            | Event::Channel(_) => {}
+            | Event::Channel(_)
+            | Event::Flushed(_) => {}
         }
         request.trace.push(String::new());
         let exchange = request.exchange.take().expect("a request has an exchange");
@@ -723,6 +724,7 @@ const fn name_of_channels(operation: &channel::Operation) -> &'static str {
         channel::Operation::Charge { .. } => "charge",
         channel::Operation::Release { .. } => "let go",
         channel::Operation::Refresh { .. } => "refresh",
+        channel::Operation::Confirm { .. } => "confirm",
         channel::Operation::Renew => "renew",
         channel::Operation::Refunded { .. } => "refunded",
         channel::Operation::BeginClaim { .. } => "begin claim",

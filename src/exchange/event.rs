@@ -3,7 +3,7 @@
 use super::Headers;
 use crate::channel;
 use crate::facilitator::CalloutAnswer;
-use crate::ledger::Answer;
+use crate::ledger::{Answer, exposure};
 
 /// Something that happens to a request after its head came.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -12,6 +12,8 @@ pub enum Event {
     Ledger(Answer),
     /// The ledger has carried out [`super::Effects::channel`].
     Channel(channel::Answer),
+    /// The ledger has carried out [`super::Effects::exposure`].
+    Exposure(exposure::Answer),
     /// The callout of [`super::Effects::call`] is over.
     Callout(CalloutAnswer),
     /// The head of the upstream's response, or of the proxy's own where the upstream failed.

@@ -155,6 +155,7 @@ impl Payment {
         let ledger = operation.filter(|_| !self.has_voucher_alone()).map(|operation| (self.purchase.key, operation));
         let alias_key = self.alias_key.filter(|_| ledger.is_some());
         let channel = self.release_of_channel(transaction.is_some());
-        Effects { ledger, alias_key, channel, record, stream, ..Effects::default() }.and_over()
+        let exposure = self.release_of_trust();
+        Effects { ledger, alias_key, channel, exposure, record, stream, ..Effects::default() }.and_over()
     }
 }

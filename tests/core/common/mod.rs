@@ -18,7 +18,7 @@ use x402_proxy_wasm::exchange::{
     Seen, SettlementRecord, Stream, Tail, UpstreamHead, Warning,
 };
 use x402_proxy_wasm::facilitator::{CalloutAnswer, Kind, Supported};
-use x402_proxy_wasm::ledger::{Answer, Operation, Owner, PaymentKey, Store, StoreFailed, Written};
+use x402_proxy_wasm::ledger::{Answer, Operation, Owner, PaymentKey, Store, StoreFailed, Written, exposure};
 use x402_proxy_wasm::time::UnixTime;
 use x402_proxy_wasm::x402::header;
 
@@ -313,6 +313,10 @@ pub struct Request {
     /// What came of settlements, in the order in which it was told.
     pub settlements: Vec<SettlementRecord>,
     pub warnings: Vec<Warning>,
+    /// What was answered about what is open of payers.
+    pub exposures: Vec<exposure::Answer>,
+    /// What came of the payment of a response that left before it settled.
+    pub aftermath: Option<Record>,
     /// The body that goes to the upstream in place of the client's.
     pub rewrite: Option<Vec<u8>>,
     /// What went to the client in place of the response's pieces.
@@ -409,6 +413,8 @@ impl Stage {
             recovery: None,
             settlements: Vec::new(),
             warnings: Vec::new(),
+            exposures: Vec::new(),
+            aftermath: None,
             rewrite: None,
             passed: Vec::new(),
             tail: None,
@@ -428,7 +434,8 @@ impl Stage {
             | Event::ResponseBody(_)
             | Event::ResponseChunk { .. }
             | Event::Ledger(_)
-            | Event::Channel(_) => {}
+            | Event::Channel(_)
+            | Event::Exposure(_) => {}
         }
         request.trace.push(String::new());
         let exchange = request.exchange.take().expect("a request has an exchange");
@@ -439,12 +446,17 @@ impl Stage {
     pub fn turn(&mut self, request: &mut Request) -> bool {
         let Some(effects) = request.pending.take() else { return false };
         let Effects { ledger, alias_key, channel, record, settlement, recovery, rewrite, call, .. } = effects;
-        let Effects { chunk, stream, warning, .. } = effects;
+        let Effects { chunk, stream, warning, exposure, aftermath, .. } = effects;
         request.rewrite = request.rewrite.take().or(rewrite);
         request.passed.extend(chunk.into_iter().flatten());
         request.recovery = request.recovery.take().or(recovery);
         request.settlements.extend(settlement);
         request.warnings.extend(warning);
+        let exposed = exposure.map(|(account, operation)| {
+            let answer = exposure::perform(&mut self.store, &account, operation, UnixTime::from_secs(self.now));
+            request.exposures.push(answer);
+            Event::Exposure(answer)
+        });
         let answer = ledger.map(|(key, operation)| {
             let answer = self.perform(request, key, operation);
             alias_key.map(|name| self.perform_unseen(request, name, operation));
@@ -454,6 +466,8 @@ impl Stage {
             let (channels, now) = (&self.config.channels.records, UnixTime::from_secs(self.now));
             Event::Channel(channels.perform(&mut self.store, &self.secret, id, request.owner, &operation, now))
         }));
+        let answer = answer.or(exposed);
+        request.aftermath = aftermath.or(request.aftermath.take());
         request.note(record, call, stream);
         if let Some(answer) = answer {
             let exchange = request.exchange.take().expect("a request has an exchange");

@@ -25,6 +25,7 @@ mod foreign;
 mod model;
 #[cfg(target_arch = "wasm32")]
 mod numbers;
+mod optimistic;
 mod policies;
 #[cfg(not(target_arch = "wasm32"))]
 mod properties;

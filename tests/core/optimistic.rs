@@ -189,6 +189,32 @@ fn schemes_that_do_not_go_on_trust_are_served_as_under_after() {
     assert!(request.exposures.is_empty());
 }
 
+#[test]
+fn in_shadow_nothing_is_reserved() {
+    let mut config = config();
+    config["mode"] = "shadow".into();
+    let mut enforced = stage();
+    let payment = pay_for(&mut enforced, "/weather", 1, 1);
+    let mut stage = Stage::new(&config);
+    let request = stage.start(&paid("/weather", &payment));
+    assert!(request.forwarded.is_some() && request.is_over() && request.exposures.is_empty());
+    assert_eq!(request.record.unwrap().outcome_word(), "shadow_served");
+    assert_eq!(open(&mut stage), 0);
+}
+
+#[test]
+fn who_has_paid_on_trust_may_come_back_once_it_has_settled() {
+    let mut config = config();
+    config["routes"][0]["extensions"] = json!({"sign_in_with_x": {"lasts": "3600s"}});
+    let mut stage = Stage::new(&config);
+    let mut request = buy(&mut stage, 1, 1, [upstream(200)]);
+    assert!(!request.story().contains("note"), "{}", request.story());
+    stage.step(&mut request, settled());
+    assert!(request.is_over() && request.story().ends_with("note granted"), "{}", request.story());
+    let lost = buy(&mut stage, 2, 1, [upstream(200), refused("insufficient_funds")]);
+    assert!(!lost.story().contains("note"), "{}", lost.story());
+}
+
 // -------------------------------------------------------------------------------------------- what is not heard
 
 #[test]

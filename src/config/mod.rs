@@ -26,6 +26,7 @@ use serde::Deserialize;
 use crate::ledger::Ledger;
 use crate::metadata::MetadataKey;
 use crate::route::RouteTable;
+use crate::x402::NetworkId;
 use crate::x402::offer_receipt::Issuer;
 pub use catalogue::Catalogue;
 pub use channels::{Channels, Flush};
@@ -127,6 +128,19 @@ impl Config {
             }
         }
         nodes
+    }
+
+    /// Returns the assets in which responses may leave before they are paid, each once.
+    pub fn exposed(&self) -> Vec<(NetworkId, String)> {
+        let offers = self.routes.iter().filter_map(|route| route.terms.as_ref()).flat_map(|terms| &terms.offers);
+        let mut exposed = Vec::new();
+        for offer in offers.filter(|offer| offer.exposure.is_some()) {
+            let asset = (offer.requirement.network.clone(), offer.requirement.asset().into_owned());
+            if !exposed.contains(&asset) {
+                exposed.push(asset);
+            }
+        }
+        exposed
     }
 
     /// Returns a name of its facilitators, which no others have.

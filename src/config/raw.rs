@@ -292,14 +292,28 @@ pub(super) struct Defaults {
     pub pay_to: Option<TextOr<PayTo>>,
     /// The ways to pay, in the order in which they are offered.
     pub accepts: Option<Vec<Object<Entry>>>,
-    /// When the money moves: after (default) the response, before the request, or concurrent with it.
+    /// When the money moves: after (default) the response, before the request, concurrent with it, or optimistic: behind the
+    /// response.
     pub settle: Option<super::Settle>,
+    /// What may be delivered before it is paid, under settle: optimistic.
+    #[serde(default, deserialize_with = "optional_object")]
+    pub exposure: Option<Exposure>,
     /// How many seconds a client's authorization may be valid (default 300, at least 10).
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub max_timeout_seconds: Option<u64>,
     /// Callers that need not pay.
     #[serde(default, deserialize_with = "optional_object")]
     pub free_for: Option<FreeFor>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub(super) struct Exposure {
+    /// The most that one payer may have open: "$0.05", or {amount} in atomic units.
+    pub payer: TextOr<Units>,
+    /// The most that all payers may have open, and what is lost of them in a day, in each asset.
+    pub total: TextOr<Units>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -388,8 +402,11 @@ pub(super) struct Route {
     pub pay_to: Option<TextOr<PayTo>>,
     /// The ways to pay.
     pub accepts: Option<Vec<Object<Entry>>>,
-    /// When the money moves: after, before or concurrent.
+    /// When the money moves: after, before, concurrent or optimistic.
     pub settle: Option<super::Settle>,
+    /// What may be delivered before it is paid, under settle: optimistic.
+    #[serde(default, deserialize_with = "optional_object")]
+    pub exposure: Option<Exposure>,
     /// How many seconds a client's authorization may be valid.
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub max_timeout_seconds: Option<u64>,

@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::{Principal, Rpc, Service, ShownAt};
 use crate::evm::Address;
+use crate::ledger::exposure::Limits;
 use crate::metadata::MetadataKey;
 use crate::price::{Rates, Tariff};
 use crate::x402::Requirement;
@@ -88,6 +89,8 @@ pub enum Settle {
     Before,
     /// While the upstream works on the request; the response waits for it.
     Concurrent,
+    /// Once the response is on its way, as far as exposure allows; beyond that, as after.
+    Optimistic,
 }
 
 /// Extensions of the protocol, on a route.
@@ -201,6 +204,8 @@ pub struct Offer {
     pub confirm: bool,
     /// The facilitators that are for it, by their places in the configuration. At least one.
     pub facilitators: Arc<[usize]>,
+    /// The most that may be delivered by it before it is paid; `None` where nothing may.
+    pub exposure: Option<Limits>,
 }
 
 /// An account that may be paid.

@@ -6,9 +6,9 @@ use super::channel;
 use super::context::Asked;
 use super::purchase::{Payment, Proof, Purchase};
 use super::redeeming::Redeeming;
-use super::serving::Serving;
 use super::settlement::{Pursuit, Settling, Waiter, begin_settlement};
 use super::state::State;
+use super::trust;
 use super::{CallKind, Context, Effects, Event, Exchange, Next, Outcome, Reply};
 use crate::config::{Facilitator, Settle, Verify};
 use crate::evm::keccak256;
@@ -202,19 +202,19 @@ impl Candidate {
             // The official facilitator sends a permit's transfer without trying it first, and says of one without money, as of
             // one whose answer was lost, that it failed: a key without money would leave one unknown after another.
             // Of version 1, it passes on the text of whatever exception there was.
-            (Settle::Before | Settle::Concurrent, Proof::Signature)
+            (Settle::Before | Settle::Concurrent | Settle::Optimistic, Proof::Signature)
                 if purchase.is_by_permit() || purchase.version == Version::V1 =>
             {
                 self.verify(context)
             }
             (Settle::Before, _) => begin_settlement(self.payment, context, Waiter::Request),
             (Settle::Concurrent, _) => begin_settlement(self.payment, context, Waiter::Upstream),
-            (Settle::After, Proof::Facilitator) => Serving::begin(self.payment),
+            (Settle::After | Settle::Optimistic, Proof::Facilitator) => trust::serve(self.payment, context),
             // What leaves before it is settled has to be verified by who can see the payer's money.
-            (Settle::After, _) if trusts_the_filter && is_valid && !purchase.is_metered() => {
-                Serving::begin(self.payment)
+            (Settle::After | Settle::Optimistic, _) if trusts_the_filter && is_valid && !purchase.is_metered() => {
+                trust::serve(self.payment, context)
             }
-            (Settle::After, _) => self.verify(context),
+            (Settle::After | Settle::Optimistic, _) => self.verify(context),
         }
     }
 

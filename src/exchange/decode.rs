@@ -136,7 +136,7 @@ pub(super) fn candidate(
         channel,
     };
     let (purchase, holding) = (Arc::new(purchase), Holding::default());
-    let payment = Payment { purchase, payer, proof, alias_key: None, binding, charge: None, holding };
+    let payment = Payment { purchase, payer, proof, alias_key: None, binding, charge: None, holding, trust: None };
     Ok(Candidate { payment, standing, unbound })
 }
 

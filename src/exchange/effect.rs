@@ -6,7 +6,7 @@ use super::record::{Outcome, Record, SettlementRecord};
 use super::{Context, Exchange, Flush, LogText, Next, Payment, Recovery, Reply};
 use crate::channel::{self, ChannelId};
 use crate::config::Service;
-use crate::ledger::{Operation, PaymentKey};
+use crate::ledger::{Operation, PaymentKey, exposure};
 use crate::x402::{Receipt, TransactionId, Version};
 use crate::{chain, facilitator};
 
@@ -21,8 +21,12 @@ pub struct Effects {
     pub channel: Option<(ChannelId, channel::Operation)>,
     /// Something that is wanted of the keeper of channels; its answer is the next event ([`super::Event::Flushed`]).
     pub flush: Option<Flush>,
+    /// An operation on what is open of a payer; its answer is the next event ([`super::Event::Exposure`]) where no other one is.
+    pub exposure: Option<(exposure::Account, exposure::Operation)>,
     /// The end of the request, for logs and stats.
     pub record: Option<Record>,
+    /// What came of the payment of a response that left before it settled, for the log.
+    pub aftermath: Option<Record>,
     /// The end of a settlement, for stats.
     pub settlement: Option<SettlementRecord>,
     /// A settlement to be taken up again by [`super::Exchange::recover`] when it is due, if the proxy still runs then.

@@ -3,7 +3,7 @@
 use super::{Flushed, Headers};
 use crate::channel;
 use crate::facilitator::CalloutAnswer;
-use crate::ledger::Answer;
+use crate::ledger::{Answer, exposure};
 
 /// Something that happens to a request after its head came.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -14,6 +14,8 @@ pub enum Event {
     Channel(channel::Answer),
     /// The answer to [`super::Effects::flush`]; `None` where nobody can be told.
     Flushed(Option<Flushed>),
+    /// The ledger has carried out [`super::Effects::exposure`].
+    Exposure(exposure::Answer),
     /// The callout of [`super::Effects::call`] is over.
     Callout(CalloutAnswer),
     /// The head of the upstream's response, or of the proxy's own where the upstream failed.

@@ -36,6 +36,7 @@ mod shadow;
 mod shown_url;
 mod sign_in;
 mod state;
+mod trust;
 
 use std::sync::Arc;
 
@@ -69,6 +70,8 @@ use shadow::Shadow;
 pub use shown_url::ShownUrl;
 use sign_in::{CheckingGrant, ConsumingNonce, Visiting};
 use state::State;
+pub use trust::Trust;
+use trust::{Delivering, Repaid, Repaying, Trusting};
 
 /// The state after a step, and what is to be done.
 pub type Next = (Exchange, Effects);
@@ -168,6 +171,14 @@ states! {
     RecordingRefund,
     /// Everything is being claimed, for an operator.
     Flushing,
+    /// It is asked whether the request may be served before its payment settles.
+    Trusting,
+    /// The response is there that leaves before its payment settles, and the ledger is told.
+    Delivering,
+    /// The money of a payer who owes has moved, and is counted against the debt.
+    Repaying,
+    /// The money has paid of the debt, and the ledger is told that the payment buys nothing else.
+    Repaid,
     /// The claim is asked for, to look into a settlement that nobody waits for.
     Recovering,
 }

@@ -158,6 +158,7 @@ impl Payment {
         let alias_key = self.alias_key.filter(|_| ledger.is_some());
         // What is named need not have come about.
         let channel = self.release_of_channel(transaction.is_some() && outcome != Outcome::Unknown);
-        Effects { ledger, alias_key, channel, record, stream, ..Effects::default() }.and_over()
+        let exposure = self.release_of_trust();
+        Effects { ledger, alias_key, channel, exposure, record, stream, ..Effects::default() }.and_over()
     }
 }

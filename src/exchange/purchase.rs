@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::channel::{ChannelUse, Holding};
 use super::grant::Resource;
 use super::quote::Quote;
+use super::trust::Trust;
 use super::{Context, PaymentRecord, ShownUrl, UpstreamHead};
 use crate::chain::{INQUIRY_QUESTIONS, Transfer};
 use crate::config::{Offer, Rpc, Settle, Verify};
@@ -72,6 +73,8 @@ pub struct Payment {
     pub(super) charge: Option<Amount>,
     /// The request's hold on the payment's channel.
     pub(super) holding: Holding,
+    /// The sum that is reserved for it, where its response leaves before it settles.
+    pub(super) trust: Option<Trust>,
 }
 
 /// The authority that says that a payment is one, and of whom. What is not proven reaches neither `/settle` nor the upstream, its claim is a
@@ -113,7 +116,7 @@ impl Purchase {
     /// Returns whether the charge is known only once the response is there.
     pub(super) fn is_metered(&self) -> bool {
         match self.requirement().scheme {
-            Scheme::Upto => self.quote.terms.settle == Settle::After,
+            Scheme::Upto => matches!(self.quote.terms.settle, Settle::After | Settle::Optimistic),
             Scheme::BatchSettlement => true,
             Scheme::Exact | Scheme::Foreign(_) => false,
         }
@@ -209,6 +212,7 @@ impl Payment {
             named: None,
             extensions: None,
             channel: None,
+            extra: None,
         }
     }
 

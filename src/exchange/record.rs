@@ -182,6 +182,12 @@ pub enum Outcome {
     Served,
     /// A channel's money was given back to its payer, who asked for that.
     Refunded,
+    /// The money has moved, and has paid of what the payer owed for an earlier response.
+    Repaid,
+    /// Of a payment whose response was served before: the money has moved.
+    SettledLater,
+    /// Of a payment whose response was served before: it is refused, and its payer owes.
+    Lost,
 }
 
 impl Outcome {
@@ -205,6 +211,9 @@ impl Outcome {
             Self::Redirected => "redirected",
             Self::Served => "served",
             Self::Refunded => "refunded",
+            Self::Repaid => "repaid",
+            Self::SettledLater => "settled_later",
+            Self::Lost => "lost",
         }
     }
 }

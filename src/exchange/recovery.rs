@@ -14,7 +14,8 @@ pub(super) fn begin(context: Context<'_>, recovery: Recovery) -> Next {
     if recovery.is_of_stream {
         let Recovery { payment, named, since, .. } = &recovery;
         let unheard = Unheard { named: *named, since: *since, charge: payment.charge };
-        return resume(context, recovery, Waiter::NobodyOfStream, unheard);
+        let waiter = if payment.is_on_trust() { Waiter::Trust } else { Waiter::NobodyOfStream };
+        return resume(context, recovery, waiter, unheard);
     }
     let until = recovery.payment.purchase.surely_settled(context);
     let payment = recovery.payment.clone();

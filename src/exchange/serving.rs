@@ -6,6 +6,7 @@ use super::metering;
 use super::record::REFUSED_WISH;
 use super::settlement::{Waiter, begin_settlement};
 use super::state::State;
+use super::trust;
 use super::{
     Body, Context, Effects, Event, Next, Outcome, Payment, Reply, ResponseEdits, Stream, UpstreamHead, Warning,
 };
@@ -35,6 +36,9 @@ impl Serving {
         }
         if payment.purchase.is_metered() {
             return metering::begin(payment, context, head);
+        }
+        if payment.is_on_trust() {
+            return trust::deliver(payment, context, head);
         }
         begin_settlement(payment, context, Waiter::Response(Delivery::of(head)))
     }

@@ -11,6 +11,7 @@ use super::context::Asked;
 use super::delivery::{Delivery, Spending, end_unrecorded};
 use super::redeeming::{Redeeming, deliver_error};
 use super::state::State;
+use super::trust;
 use super::{
     Call, CallKind, Context, Effects, Event, Next, Outcome, Payment, Recovery, Reply, SettlementResult, Stream, Tail,
     UpstreamHead, Warning,
@@ -46,17 +47,25 @@ pub enum Waiter {
     Nobody,
     /// Nobody any more: the stream that is paid for is over.
     NobodyOfStream,
+    /// Nobody: the response has left on trust.
+    Trust,
+    /// The request of a payer who owes, and who gets nothing for this payment but that.
+    Debt,
 }
 
 impl Waiter {
     /// Returns whether the response is out already.
     pub(super) const fn has_response(self) -> bool {
-        matches!(self, Self::StreamEnd | Self::NobodyOfStream)
+        matches!(self, Self::StreamEnd | Self::NobodyOfStream | Self::Trust)
     }
 
     /// Returns what waits once the client has gone.
     const fn without_client(self) -> Self {
-        if self.has_response() { Self::NobodyOfStream } else { Self::Nobody }
+        match self {
+            Self::Trust => Self::Trust,
+            _ if self.has_response() => Self::NobodyOfStream,
+            _ => Self::Nobody,
+        }
     }
 
     /// Returns whether a response that comes unasked could be the one that is sold.
@@ -68,7 +77,7 @@ impl Waiter {
     pub(super) fn fit(self, stream: Stream) -> Stream {
         match (self, stream) {
             // Where nobody waits, the ledger alone is told.
-            (Self::Nobody | Self::NobodyOfStream, _) => Stream::Hold,
+            (Self::Nobody | Self::NobodyOfStream | Self::Trust, _) => Stream::Hold,
             // Where the response has begun, its end is all that can be held back, and there is no use in that.
             (Self::StreamEnd, Stream::Reply(reply)) => Stream::Finish(Tail::failed(&reply)),
             (_, stream) => stream,
@@ -339,7 +348,7 @@ impl Settling {
             self.pursuit.said = said.map(Into::into).or(self.pursuit.said);
         }
         self.payment.learn_payer(answer);
-        let is_first = !had_settled && !self.waiter.has_response();
+        let is_first = !had_settled && (self.waiter == Waiter::Trust || !self.waiter.has_response());
         let has_failed = facilitator::has_failed(answer);
         let was_sent = *answer != CalloutAnswer::NotSent;
         if let Settlement::Unknown(unknown, None) = settlement
@@ -425,6 +434,9 @@ impl Settling {
     fn end_refused(mut self, reason: &str) -> Next {
         let charge = self.charge_stream_of_channel(false);
         let Self { payment, waiter, pursuit } = self;
+        if waiter == Waiter::Trust {
+            return trust::end_lost(&payment, reason);
+        }
         let reply = Reply::settlement_refused(payment.purchase.version, &payment.receipt(Err(reason)), reason);
         let operation = (!waiter.has_response()).then_some(Operation::Release);
         let settlement = payment.settlement(SettlementResult::Refused, None);
@@ -458,6 +470,9 @@ impl Settling {
             Fate::Void(void) => {
                 let charge = self.charge_stream_of_channel(false);
                 let Self { payment, waiter, .. } = self;
+                if waiter == Waiter::Trust {
+                    return trust::end_lost(&payment, &void.to_string());
+                }
                 let operation = (!waiter.has_response()).then_some(Operation::Release);
                 let settlement = payment.settlement(SettlementResult::Refused, None);
                 let (exchange, effects) = payment.refuse(context, operation, Outcome::Refused, &void.to_string());
@@ -502,6 +517,10 @@ impl Settling {
         let charge = self.charge_stream_of_channel(true);
         let recovery = self.recovery(context.now);
         let Self { payment, waiter, pursuit } = self;
+        if waiter == Waiter::Trust {
+            let (named, is_first) = (pursuit.named, pursuit.attempts == 0);
+            return trust::end_unknown(payment, context, reason, named, is_first, recovery);
+        }
         // A stream that was delivered is to be settled, whoever waits; a response that was not is still owed for it.
         let operation = (!waiter.has_response()).then_some(Operation::Forget { named: pursuit.named });
         let reply = Reply::outcome_unknown(pursuit.unknown);
@@ -645,7 +664,12 @@ fn on_settled(payment: Payment, context: Context<'_>, waiter: Waiter, transactio
     (exchange, Effects { settlement, ..effects })
 }
 
-fn record_settlement(payment: Payment, context: Context<'_>, waiter: Waiter, transaction: TransactionId) -> Next {
+pub(super) fn record_settlement(
+    payment: Payment,
+    context: Context<'_>,
+    waiter: Waiter,
+    transaction: TransactionId,
+) -> Next {
     let named = Some(transaction);
     match waiter {
         Waiter::Request | Waiter::Upstream if payment.has_deposit() => channel::take_over_deposit(payment, transaction),
@@ -680,5 +704,7 @@ fn record_settlement(payment: Payment, context: Context<'_>, waiter: Waiter, tra
             payment.finish(Some(operation), Outcome::Abandoned, "", named, Stream::Hold)
         }
         Waiter::NobodyOfStream => payment.finish(None, Outcome::Billed, "", named, Stream::Hold),
+        Waiter::Trust => trust::end_settled(&payment, context, transaction),
+        Waiter::Debt => trust::repay(payment, context, transaction),
     }
 }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::channel::record::apply;
 use crate::config::Config;
-use crate::ledger::{Answer, Operation};
+use crate::ledger::{Answer, Operation, exposure};
 
 /// State: the request waits for a decision, which it passes by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -54,6 +54,7 @@ fn watch(context: Context<'_>, remove: Vec<String>, (mut decides, mut effects): 
             Effects { ledger: Some((_, Operation::Claim { .. })), .. } => Event::Ledger(Answer::Granted),
             // It would be served, or money would move.
             Effects { ledger: Some((_, Operation::Settle { .. })), .. }
+            | Effects { exposure: Some((_, exposure::Operation::Reserve { .. })), .. }
             | Effects { stream: Stream::Forward(_), .. } => {
                 is_good = true;
                 Event::Ended

@@ -13,6 +13,7 @@
 //! take no payment's place, and what they sign takes the place of nobody's right to come.
 
 mod channels;
+pub mod exposure;
 mod page;
 
 use crate::evm::{Address, Nonce, keccak256};

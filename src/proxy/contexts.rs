@@ -203,6 +203,7 @@ impl<H: Host> Contexts<H> {
             }
             root.adopt_supported();
             root.probe_failing();
+            root.tell_exposure();
             let facilitators =
                 root.ask_supported().into_iter().map(|(token, place)| (token, Asked::Facilitator(place)));
             let asked: Vec<_> = facilitators

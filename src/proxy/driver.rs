@@ -12,7 +12,7 @@ use crate::channel::{self, ChannelId};
 use crate::config::{Config, Service};
 use crate::exchange::{CallKind, Context, Effects, Event, Exchange, Next, Recovery, RequestHead, Seen, Stream};
 use crate::facilitator::CalloutAnswer;
-use crate::ledger::{Operation, Owner, PaymentKey};
+use crate::ledger::{Operation, Owner, PaymentKey, exposure};
 
 /// An exchange, with all that its effects act on.
 pub(super) struct Driver<H> {
@@ -364,7 +364,9 @@ impl<H: Host> Driver<H> {
             alias_key,
             channel,
             flush,
+            exposure,
             record,
+            aftermath,
             settlement,
             recovery,
             warning,
@@ -385,12 +387,16 @@ impl<H: Host> Driver<H> {
             Some((id, operation)) if channel::IS_BUILT_IN => Some(self.ask_channel(id, &operation)?),
             _ => None,
         };
+        let exposed = exposure.map(|(account, operation)| self.ask_exposure(&account, operation)).transpose()?;
         if let Some(record) = record {
             if record.is_refused_wish() {
                 let now = self.host.unix_time()?;
                 self.shared.refused_wishes.borrow_mut().note(Arc::clone(&record.route), now);
             }
             reports::tell(&self.host, &record, self.request_id.take());
+        }
+        if let Some(record) = aftermath {
+            reports::tell_aftermath(&self.host, &record);
         }
         if let Some(settlement) = settlement {
             stats::count_settlement(&self.host, &settlement);
@@ -427,7 +433,7 @@ impl<H: Host> Driver<H> {
             let _ = self.host.replace_body(Half::Response, &bytes);
         }
         let may_go_on = self.act(stream, caller)?;
-        Ok((may_go_on, answer.or(standing).or(flushed).or(known)))
+        Ok((may_go_on, answer.or(standing).or(flushed).or(exposed).or(known)))
     }
 
     fn ask_channel(&self, id: ChannelId, operation: &channel::Operation) -> Result<Event, HostError> {
@@ -435,6 +441,12 @@ impl<H: Host> Driver<H> {
         let (channels, secret) = (&self.config.channels.records, &self.shared.memory.secret);
         let mut store = SharedData::new(&self.host);
         Ok(Event::Channel(channels.perform(&mut store, secret, id, self.owner, operation, now)))
+    }
+
+    fn ask_exposure(&self, account: &exposure::Account, operation: exposure::Operation) -> Result<Event, HostError> {
+        let now = self.host.unix_time()?;
+        let mut store = SharedData::new(&self.host);
+        Ok(Event::Exposure(exposure::perform(&mut store, account, operation, now)))
     }
 
     fn ask_ledger(

@@ -7,8 +7,28 @@ use crate::exchange::{Outcome, Record};
 /// Tells of the end of a request. `known_id` is the host's name of it, where it was read while it was to be had.
 pub(super) fn tell(host: &impl Host, record: &Record, known_id: Option<String>) {
     stats::count_request(host, record);
+    log(
+        host,
+        record,
+        |name, value| {
+            // Access logs that lack a field are no reason to fail a request.
+            let _ = host.set_property(&format!("x402_{name}"), value);
+        },
+        || known_id.or_else(|| properties::request_id(host)),
+    );
+}
+
+/// Tells what came of the payment of a response that left before it settled. Its request was told of before.
+pub(super) fn tell_aftermath(host: &impl Host, record: &Record) {
+    if record.outcome == Outcome::Lost {
+        stats::count_loss(host, record);
+    }
+    log(host, record, |_, _| {}, || None);
+}
+
+fn log(host: &impl Host, record: &Record, note: impl Fn(&str, &str), request_id: impl FnOnce() -> Option<String>) {
     let level = match record.outcome {
-        Outcome::Unknown | Outcome::Overloaded | Outcome::SettledUpstreamFailed => LogLevel::Warn,
+        Outcome::Unknown | Outcome::Overloaded | Outcome::SettledUpstreamFailed | Outcome::Lost => LogLevel::Warn,
         // Whoever only asks costs nobody anything, and must not fill a log.
         Outcome::Unpaid | Outcome::Exempt => LogLevel::Debug,
         _ => LogLevel::Info,
@@ -22,13 +42,12 @@ pub(super) fn tell(host: &impl Host, record: &Record, known_id: Option<String>) 
                 _ => format!(" {name}={:?}", value.as_str()),
             });
         }
-        // Access logs that lack a field are no reason to fail a request.
-        let _ = host.set_property(&format!("x402_{name}"), &value);
+        note(name, &value);
     }
     if !is_logged {
         return;
     }
-    if let Some(id) = known_id.or_else(|| properties::request_id(host)) {
+    if let Some(id) = request_id() {
         line.push_str(&format!(" request_id={id:?}"));
     }
     host.log(level, &line);

@@ -13,13 +13,15 @@ use super::http::HttpContext;
 use super::keeper::{Around, Keeping, Tokens};
 use super::properties;
 use super::shared::{Memory, Shared};
-use super::store;
+use super::{stats, store};
 use crate::chain::{self, MAX_ANSWER_BYTES};
 use crate::channel::IS_BUILT_IN;
 use crate::config::{Config, Facilitator, Offer, Rpc, Service};
 use crate::exchange::{LogText, Warning};
 use crate::facilitator::{self, CalloutAnswer, Directory, MAX_SUPPORTED_BYTES, Supported};
+use crate::ledger::exposure;
 use crate::time::UnixTime;
+use crate::x402::NetworkId;
 
 /// How often the host is asked to let time pass for those that wait for it.
 pub(super) const TICK_PERIOD: Duration = Duration::from_secs(1);
@@ -54,6 +56,8 @@ pub(super) struct RootContext<H> {
     acted_at: UnixTime,
     /// What is done about channels while nobody asks.
     keeping: Keeping,
+    /// The assets in which responses leave before they are paid.
+    exposed: Vec<(NetworkId, String)>,
 }
 
 struct Configured {
@@ -77,6 +81,7 @@ impl<H: Host> RootContext<H> {
             left_out: BTreeSet::new(),
             acted_at: UnixTime::from_secs(0),
             keeping: Keeping::default(),
+            exposed: Vec::new(),
         }
     }
 
@@ -91,6 +96,7 @@ impl<H: Host> RootContext<H> {
                 self.shared.health = Rc::new(RefCell::new(Health::new(facilitators)));
                 self.asks_at = vec![None; facilitators];
                 self.nodes = configured.config.nodes();
+                self.exposed = configured.config.exposed();
                 let routes = configured.config.routes.len();
                 self.host.log(LogLevel::Info, &format!("x402: configured, {routes} routes"));
                 if let Some(note) = configured.config.buffer_note() {
@@ -273,6 +279,18 @@ impl<H: Host> RootContext<H> {
         let Some(Configured { config, number }) = &self.configured else { return Tokens::new() };
         let around = Around { host: &self.host, config, shared: &self.shared, number: *number };
         self.keeping.keep(&around, now)
+    }
+
+    /// Tells how much is delivered and not paid.
+    pub(super) fn tell_exposure(&self) {
+        let Ok(now) = self.host.unix_time() else { return };
+        for (network, asset) in &self.exposed {
+            let mut store = store::SharedData::new(&self.host);
+            let open = exposure::open_of_all(&mut store, &self.shared.memory.secret, network, asset, now);
+            if let Ok(open) = open {
+                stats::tell_exposure(&self.host, network.as_str(), asset, open);
+            }
+        }
     }
 
     /// A question of the keeper's is answered; what it asks next.

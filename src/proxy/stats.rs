@@ -81,6 +81,21 @@ pub(super) fn time_claim(host: &impl Host, seconds: u64) {
     let _ = host.record_metric("x402.claim_seconds", seconds);
 }
 
+/// Counts a response whose payment was refused once it had left, and the atomic units that are lost unless its payer pays later.
+pub(super) fn count_loss(host: &impl Host, record: &Record) {
+    let Some(payment) = &record.payment else { return };
+    let labels = format!("network.{}.asset.{}", label(&payment.network), label(&payment.asset));
+    add(host, MetricKind::Counter, &format!("x402.losses.{labels}"), 1);
+    let amount = i64::try_from(payment.amount.to_integer()).unwrap_or_default();
+    add(host, MetricKind::Counter, &format!("x402.lost.{labels}"), amount);
+}
+
+/// Tells how much is delivered in an asset and not paid, in atomic units.
+pub(super) fn tell_exposure(host: &impl Host, network: &str, asset: &str, open: u128) {
+    let name = format!("x402.exposure.network.{}.asset.{}", label(network), label(asset));
+    let _ = host.set_gauge(&name, u64::try_from(open).unwrap_or(u64::MAX));
+}
+
 /// Tells that one worker takes one facilitator more, or one fewer, for failing.
 pub(super) fn change_failing(host: &impl Host, facilitator: &str, by: i64) {
     add(host, MetricKind::Gauge, &format!("x402.facilitators_failing.facilitator.{}", label(facilitator)), by);

@@ -41,6 +41,8 @@ pub const PERMIT2_ALLOWANCE_REQUIRED: &str = "permit2_allowance_required";
 pub const CHANNEL_WITHDRAWING: &str = "channel_withdrawing";
 /// The transaction was sent and is not yet in a block: ask again.
 pub const SETTLEMENT_PENDING: &str = "settlement_pending";
+/// The payer owes for a response whose payment was refused. The filter's own.
+pub const PAYMENT_OWED: &str = "payment_owed";
 /// A channel's configuration can be none: it has no payer.
 pub const CHANNEL_ID_INVALID: &str = "invalid_batch_settlement_evm_channel_id_invalid";
 /// The channel's name is not the digest of its configuration.
@@ -208,7 +210,7 @@ const KNOWN: [(&str, &str); 16] = [
          eip2612_deadline_expired eip2612_from_mismatch eip2612_spender_not_permit2 \
          eip6492_factory_not_allowed extension_echo_mismatch fee_payer_not_managed_by_facilitator \
          insufficient_funds internal_redirect max_redemptions missing_facilitator missing_scheme \
-         no_matching_payment_requirements payer_not_allowed payment_identifier_conflict payment_required \
+         no_matching_payment_requirements payer_not_allowed payment_identifier_conflict payment_owed payment_required \
          redeemed_response_costs_more settle_exact_svm_block_height_exceeded \
          settle_exact_svm_transaction_confirmation_timed_out settle_failed settlement_pending \
          smart_wallet_deployment_failed the_facilitator_gave_no_reason transaction_failed \

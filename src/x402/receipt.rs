@@ -24,6 +24,8 @@ pub struct Receipt<'a> {
     pub extensions: Option<String>,
     /// What is told of the payer's channel, under scheme `batch-settlement`.
     pub channel: Option<OfChannel>,
+    /// The JSON of `extra`: an object. Of a channel, that is in `channel`.
+    pub extra: Option<String>,
 }
 
 /// The parts of a receipt that tell of a channel.
@@ -65,6 +67,7 @@ impl Receipt<'_> {
             Some(OfChannel { amount, .. }) => Some(amount.map(|amount| amount.to_string()).unwrap_or_default()),
             None => self.charge.map(|charge| charge.to_string()),
         };
+        let extra = self.channel.as_ref().map(|channel| &channel.extra).or(self.extra.as_ref());
         let wire = Wire {
             success: self.result.is_ok(),
             error_reason: self.result.err(),
@@ -73,7 +76,7 @@ impl Receipt<'_> {
             network: self.network,
             amount,
             extensions: self.extensions.as_deref().and_then(|json| serde_json::from_str(json).ok()),
-            extra: self.channel.as_ref().and_then(|channel| serde_json::from_str(&channel.extra).ok()),
+            extra: extra.and_then(|json| serde_json::from_str(json).ok()),
         };
         crate::json::to_text(&wire)
     }

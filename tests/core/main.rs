@@ -27,6 +27,7 @@ mod keeping;
 mod model;
 #[cfg(target_arch = "wasm32")]
 mod numbers;
+mod optimistic;
 mod policies;
 #[cfg(not(target_arch = "wasm32"))]
 mod properties;

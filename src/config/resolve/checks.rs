@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::route::is_known_method;
-use super::{Result, odd, refuse};
+use super::{Result, exposure, odd, refuse};
 use crate::config::raw;
 use crate::config::secret::Shown;
 use crate::config::{Facilitator, Mode, Offer, Payers, Route, RouteTerms, ShownAt};
@@ -127,6 +127,7 @@ pub(super) fn warnings(
         if let Some(terms) = &route.terms {
             warn_of_terms(&mut warnings, &path, terms, is_hosted);
             warn_of_length(&mut warnings, &path, terms, issuer);
+            exposure::warn(&mut warnings, &path, terms, facilitators);
             odd::warn(&mut warnings, &path, &matcher.path.to_string(), terms);
             if table.taken_by(index).is_none() && table.is_free_written_otherwise(index) {
                 let text = "an earlier, free route takes the same path in another letter case, or with another final slash; put that behind, if it is not meant";

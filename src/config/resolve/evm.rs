@@ -22,7 +22,7 @@ impl Inherited<'_> {
         scheme: Scheme,
         networks: &Networks,
     ) -> Result<Offer> {
-        if scheme == Scheme::Upto && self.settle != Settle::After {
+        if scheme == Scheme::Upto && matches!(self.settle, Settle::Before | Settle::Concurrent) {
             return refuse(path, "has scheme upto, which settles after the response, when its cost is known");
         }
         if entry.extra.is_some() {
@@ -57,6 +57,7 @@ impl Inherited<'_> {
             return refuse(format!("{path}.confirm"), format_args!("needs a node to ask: configure rpc.{network}"));
         }
         Ok(Offer {
+            exposure: self.exposure(&requirement.scheme, &token.asset)?,
             facilitators: self.facilitators_for(path, &requirement)?,
             requirement,
             recipients,

@@ -45,6 +45,7 @@ impl Inherited<'_> {
         let (recipients, recipient_from) = (Vec::new(), None);
         let facilitators = self.facilitators_for(path, &requirement)?;
         Ok(Offer {
+            exposure: None,
             requirement,
             recipients,
             recipient_from,

@@ -8,6 +8,7 @@ mod asset;
 mod channels;
 mod checks;
 mod evm;
+mod exposure;
 mod extensions;
 mod facilitator;
 mod foreign;

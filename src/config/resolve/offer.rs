@@ -85,7 +85,7 @@ impl Inherited<'_> {
             max_timeout_seconds: self.max_timeout_seconds,
             payment_flow: match self.settle {
                 _ if is_channel => PaymentFlow::Authorization,
-                Settle::After => PaymentFlow::Authorization,
+                Settle::After | Settle::Optimistic => PaymentFlow::Authorization,
                 Settle::Before | Settle::Concurrent => PaymentFlow::Upfront,
             },
             rail,

@@ -56,7 +56,7 @@ impl Context<'_> {
             (None, true) if asks_something(raw) => {
                 return refuse(
                     path,
-                    "is free, and says how to pay; leave out pay_to, accepts, settle, mode, max_timeout_seconds, free_for and extensions",
+                    "is free, and says how to pay; leave out pay_to, accepts, settle, exposure, mode, max_timeout_seconds, free_for and extensions",
                 );
             }
             (None, true) => None,
@@ -112,6 +112,7 @@ fn asks_something(raw: &raw::Route) -> bool {
     raw.pay_to.is_some()
         || raw.accepts.is_some()
         || raw.settle.is_some()
+        || raw.exposure.is_some()
         || raw.mode.is_some()
         || raw.max_timeout_seconds.is_some()
         || raw.free_for.is_some()

@@ -48,6 +48,7 @@ impl Context<'_> {
             facilitators,
             authorizer,
         };
+        inherited.check_exposure()?;
         let offers = inherited.offers(&accepts_path, entries, networks)?;
         let terms = RouteTerms {
             description: description(path, raw)?,

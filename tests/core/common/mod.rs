@@ -20,7 +20,7 @@ use x402_proxy_wasm::exchange::{
     Seen, SettlementRecord, Stream, Tail, UpstreamHead, Warning,
 };
 use x402_proxy_wasm::facilitator::{CalloutAnswer, Kind, Supported};
-use x402_proxy_wasm::ledger::{Answer, Operation, Owner, PaymentKey, Store, StoreFailed, Written};
+use x402_proxy_wasm::ledger::{Answer, Operation, Owner, PaymentKey, Store, StoreFailed, Written, exposure};
 use x402_proxy_wasm::time::UnixTime;
 use x402_proxy_wasm::x402::header;
 
@@ -317,6 +317,10 @@ pub struct Request {
     /// What came of settlements, in the order in which it was told.
     pub settlements: Vec<SettlementRecord>,
     pub warnings: Vec<Warning>,
+    /// What was answered about what is open of payers.
+    pub exposures: Vec<exposure::Answer>,
+    /// What came of the payment of a response that left before it settled.
+    pub aftermath: Option<Record>,
     /// The body that goes to the upstream in place of the client's.
     pub rewrite: Option<Vec<u8>>,
     /// What went to the client in place of the response's pieces.
@@ -414,6 +418,8 @@ impl Stage {
             recovery: None,
             settlements: Vec::new(),
             warnings: Vec::new(),
+            exposures: Vec::new(),
+            aftermath: None,
             rewrite: None,
             passed: Vec::new(),
             tail: None,
@@ -434,7 +440,8 @@ impl Stage {
             | Event::ResponseChunk { .. }
             | Event::Ledger(_)
             | Event::Channel(_)
-            | Event::Flushed(_) => {}
+            | Event::Flushed(_)
+            | Event::Exposure(_) => {}
         }
         request.trace.push(String::new());
         let exchange = request.exchange.take().expect("a request has an exchange");
@@ -445,12 +452,17 @@ impl Stage {
     pub fn turn(&mut self, request: &mut Request) -> bool {
         let Some(effects) = request.pending.take() else { return false };
         let Effects { ledger, alias_key, channel, record, settlement, recovery, rewrite, call, .. } = effects;
-        let Effects { chunk, stream, warning, .. } = effects;
+        let Effects { chunk, stream, warning, exposure, aftermath, .. } = effects;
         request.rewrite = request.rewrite.take().or(rewrite);
         request.passed.extend(chunk.into_iter().flatten());
         request.recovery = request.recovery.take().or(recovery);
         request.settlements.extend(settlement);
         request.warnings.extend(warning);
+        let exposed = exposure.map(|(account, operation)| {
+            let answer = exposure::perform(&mut self.store, &account, operation, UnixTime::from_secs(self.now));
+            request.exposures.push(answer);
+            Event::Exposure(answer)
+        });
         let answer = ledger.map(|(key, operation)| {
             let answer = self.perform(request, key, operation);
             alias_key.map(|name| self.perform_unseen(request, name, operation));
@@ -458,6 +470,8 @@ impl Stage {
         });
         let standing = channel.map(|(id, operation)| self.perform_on_channel(request, id, &operation));
         let answer = answer.map(Event::Ledger).or(standing.map(Event::Channel));
+        let answer = answer.or(exposed);
+        request.aftermath = aftermath.or(request.aftermath.take());
         request.note(record, call, stream);
         if let Some(answer) = answer {
             let exchange = request.exchange.take().expect("a request has an exchange");

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::bundle::{BundleUse, Drawn};
 use super::channel::{ChannelUse, Holding};
 use super::grant::Resource;
 use super::quote::Quote;
@@ -54,6 +55,8 @@ pub struct Purchase {
     pub(super) job: Option<Job>,
     /// The use that the payment makes of a channel, under scheme `batch-settlement`.
     pub(super) channel: Option<ChannelUse>,
+    /// The bundle that the payment adds to, or that the request is charged to.
+    pub(super) bundle: Option<BundleUse>,
 }
 
 /// A payment on its way: its purchase, and what has come to be known of it.
@@ -72,6 +75,8 @@ pub struct Payment {
     pub(super) charge: Option<Amount>,
     /// The request's hold on the payment's channel.
     pub(super) holding: Holding,
+    /// The request's part of a bundle.
+    pub(super) drawn: Drawn,
 }
 
 /// The authority that says that a payment is one, and of whom. What is not proven reaches neither `/settle` nor the upstream, its claim is a
@@ -115,7 +120,7 @@ impl Purchase {
         match self.requirement().scheme {
             Scheme::Upto => self.quote.terms.settle == Settle::After,
             Scheme::BatchSettlement => true,
-            Scheme::Exact | Scheme::Foreign(_) => false,
+            Scheme::Exact | Scheme::Foreign(_) => self.is_metered_visit(),
         }
     }
 

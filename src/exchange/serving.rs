@@ -1,5 +1,6 @@
 //! A request at the upstream whose payment has not settled.
 
+use super::bundle;
 use super::delivery::Delivery;
 use super::event::SETTLEMENT_OVERRIDES;
 use super::metering;
@@ -19,8 +20,13 @@ pub struct Serving(Payment);
 impl Serving {
     /// Lets the request go on to the upstream.
     pub(super) fn begin(payment: Payment) -> Next {
-        let stream = Stream::Forward(payment.forwarding(None));
+        let stream = Stream::Forward(payment.forwarding(payment.bought()));
         (Self(payment).into(), Effects { stream, ..Effects::default() })
+    }
+
+    /// Waits for the response to a request that is at the upstream already.
+    pub(super) fn join(payment: Payment) -> Next {
+        Self(payment).stay()
     }
 
     fn on_response(self, context: Context<'_>, head: &UpstreamHead) -> Next {
@@ -29,6 +35,9 @@ impl Serving {
             let stream = Stream::Read { most: MAX_REFUSAL_BYTES };
             return (Refused(payment).into(), Effects { stream, ..Effects::default() });
         }
+        if head.is_error() && payment.is_visit() {
+            return bundle::charge_whole(payment, Waiter::ErrorResponse(Delivery::of(head)));
+        }
         if head.is_error() {
             let remove = if head.settlement_overrides.is_some() { vec![SETTLEMENT_OVERRIDES] } else { Vec::new() };
             return fail(payment, remove);
@@ -36,7 +45,8 @@ impl Serving {
         if payment.purchase.is_metered() {
             return metering::begin(payment, context, head);
         }
-        begin_settlement(payment, context, Waiter::Response(Delivery::of(head)))
+        let waiter = Waiter::Response(Delivery::of(head));
+        if payment.is_visit() { bundle::charge_whole(payment, waiter) } else { begin_settlement(payment, context, waiter) }
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::bundle;
 use super::channel;
 use super::context::Asked;
 use super::delivery::{Delivery, Spending, end_unrecorded};
@@ -49,17 +50,17 @@ pub enum Waiter {
 
 impl Waiter {
     /// Returns whether the response is out already.
-    const fn has_response(self) -> bool {
+    pub(super) const fn has_response(self) -> bool {
         matches!(self, Self::StreamEnd | Self::NobodyOfStream)
     }
 
     /// Returns what waits once the client has gone.
-    const fn without_client(self) -> Self {
+    pub(super) const fn without_client(self) -> Self {
         if self.has_response() { Self::NobodyOfStream } else { Self::Nobody }
     }
 
     /// Returns whether a response that comes unasked could be the one that is sold.
-    const fn could_be_sold(self) -> bool {
+    pub(super) const fn could_be_sold(self) -> bool {
         matches!(self, Self::Response(_) | Self::ErrorResponse(_))
     }
 
@@ -631,6 +632,7 @@ fn on_settled(payment: Payment, context: Context<'_>, waiter: Waiter, transactio
 fn record_settlement(payment: Payment, context: Context<'_>, waiter: Waiter, transaction: TransactionId) -> Next {
     let named = Some(transaction);
     match waiter {
+        _ if payment.purchase.buys_bundle() => bundle::buy(payment, context, waiter, transaction),
         Waiter::Request | Waiter::Upstream if payment.has_deposit() => channel::take_over_deposit(payment, transaction),
         Waiter::StreamEnd | Waiter::NobodyOfStream if payment.has_deposit() => {
             channel::begin_charge(payment, waiter, named)

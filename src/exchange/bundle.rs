@@ -77,9 +77,10 @@ impl BundleUse {
         payer: &Payer,
     ) -> Option<Self> {
         offer.requirement.bundle?;
-        let single = quote.offers().iter().find(|other| {
-            other.requirement.bundle.is_none() && other.requirement.has_rail_of(&offer.requirement)
-        })?;
+        let single = quote
+            .offers()
+            .iter()
+            .find(|other| other.requirement.bundle.is_none() && other.requirement.has_rail_of(&offer.requirement))?;
         Self::new(context, request, single, payer, false)
     }
 
@@ -246,8 +247,7 @@ pub(super) fn begin(context: Context<'_>, mut measured: Measured, quote: Quote, 
 /// Returns what the request is served by: the payer's bundle.
 fn visit(context: Context<'_>, measured: &Measured, quote: &Quote, visitor: &Visitor) -> Option<Payment> {
     let request = &measured.request;
-    let is_single =
-        |offer: &&Arc<Offer>| offer.requirement.bundle.is_none() && !offer.requirement.scheme.is_metered();
+    let is_single = |offer: &&Arc<Offer>| offer.requirement.bundle.is_none() && !offer.requirement.scheme.is_metered();
     let offer = quote.offers().iter().find(is_single)?;
     let bundle = BundleUse::new(context, request, offer, &visitor.payer, true)?;
     let forever = UnixTime::from_secs(u64::MAX);
@@ -396,8 +396,7 @@ impl State for Drawing {
         let bought = payment.drawn.bought;
         match waiter {
             Waiter::ErrorResponse(delivery) => {
-                let outcome =
-                    if bought.is_some() { Outcome::SettledUpstreamFailed } else { Outcome::UpstreamFailed };
+                let outcome = if bought.is_some() { Outcome::SettledUpstreamFailed } else { Outcome::UpstreamFailed };
                 let edits = edits(context, &payment, delivery, true);
                 payment.finish(None, outcome, "", bought, Stream::Deliver(edits))
             }

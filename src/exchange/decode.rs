@@ -139,7 +139,8 @@ pub(super) fn candidate(
         channel,
     };
     let (purchase, holding) = (Arc::new(purchase), Holding::default());
-    let payment = Payment { purchase, payer, proof, alias_key: None, binding, charge: None, holding, drawn: Drawn::default() };
+    let payment =
+        Payment { purchase, payer, proof, alias_key: None, binding, charge: None, holding, drawn: Drawn::default() };
     Ok(Candidate { payment, standing, unbound })
 }
 
@@ -193,7 +194,9 @@ fn read_v2(context: Context<'_>, json: &[u8], quote: &Quote) -> Result<Read, Rej
     let matching = |accepts: fn(&Requirement, &Accepted<'_>) -> bool| {
         let is_named = |offer: &&Arc<Offer>| offer.requirement.bundle.is_some() == names_bundle;
         let named = quote.offers().iter().filter(is_named);
-        named.chain(quote.offers().iter().filter(|offer| !is_named(offer))).find_map(|offer| offer.accepted(&received.accepted, context.supported, accepts))
+        named
+            .chain(quote.offers().iter().filter(|offer| !is_named(offer)))
+            .find_map(|offer| offer.accepted(&received.accepted, context.supported, accepts))
     };
     let matched = matching(Requirement::is);
     let is_for_these = matched.is_some();

@@ -46,7 +46,11 @@ impl Serving {
             return metering::begin(payment, context, head);
         }
         let waiter = Waiter::Response(Delivery::of(head));
-        if payment.is_visit() { bundle::charge_whole(payment, waiter) } else { begin_settlement(payment, context, waiter) }
+        if payment.is_visit() {
+            bundle::charge_whole(payment, waiter)
+        } else {
+            begin_settlement(payment, context, waiter)
+        }
     }
 }
 

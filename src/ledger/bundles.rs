@@ -172,15 +172,13 @@ impl Bundle {
             BundleOperation::Buy { payment, amount, used, expires } => self.buy(payment, amount, used, expires, now),
             BundleOperation::Check { amount } if self.expires > now && self.left >= amount => Answer::Left(self.left),
             BundleOperation::Take { amount, until } => self.take(amount, Hold { owner, until }, now),
-            BundleOperation::Renew { until } => {
-                match self.parts.iter_mut().find(|(hold, _)| hold.owner == owner) {
-                    Some((hold, _)) => {
-                        hold.until = until;
-                        Answer::Left(self.left)
-                    }
-                    None => Answer::NotHeld,
+            BundleOperation::Renew { until } => match self.parts.iter_mut().find(|(hold, _)| hold.owner == owner) {
+                Some((hold, _)) => {
+                    hold.until = until;
+                    Answer::Left(self.left)
                 }
-            }
+                None => Answer::NotHeld,
+            },
             _ => Answer::NotHeld,
         }
     }

@@ -13,6 +13,7 @@
 )]
 #![allow(dead_code, reason = "of what the tests share, wasm uses a part")]
 
+mod bundles;
 mod chain;
 mod channels;
 mod common;

@@ -89,7 +89,8 @@ fn can_sell(offer: &Offer) -> bool {
 /// Checks that the credit that is bought by one entry can be used by the prices of all.
 fn check_units(path: &str, sellable: &[&Arc<Offer>]) -> Result<()> {
     let [first, others @ ..] = sellable else { return Ok(()) };
-    let is_same = |other: &&Arc<Offer>| other.dollar_decimals.is_some() && other.dollar_decimals == first.dollar_decimals;
+    let is_same =
+        |other: &&Arc<Offer>| other.dollar_decimals.is_some() && other.dollar_decimals == first.dollar_decimals;
     if others.iter().all(is_same) {
         return Ok(());
     }
@@ -113,10 +114,15 @@ fn sold(path: &str, raw: &raw::Bundle, single: &Offer, lasts: u64, is_fixed: boo
         (Some(0), ..) => return refuse(format!("{path}.calls"), "is 0; say how many calls are sold"),
         (Some(_), Some(_), _) => return refuse(path, "has calls and credit; keep one of the two"),
         (None, None, _) => return refuse(path, "has neither calls nor credit"),
-        (Some(_), None, None) => return refuse(format!("{path}.price"), "is missing: say what the calls cost together"),
+        (Some(_), None, None) => {
+            return refuse(format!("{path}.price"), "is missing: say what the calls cost together");
+        }
         (Some(calls), None, Some(price)) => (units(&format!("{path}.price"), price, single)?, Content::Calls(calls)),
         (None, Some(_), Some(_)) => {
-            return refuse(format!("{path}.price"), "stands beside credit, whose price is the credit itself; leave it out");
+            return refuse(
+                format!("{path}.price"),
+                "stands beside credit, whose price is the credit itself; leave it out",
+            );
         }
         (None, Some(credit), None) => {
             let credit = units(&format!("{path}.credit"), credit, single)?;

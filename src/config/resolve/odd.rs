@@ -49,9 +49,10 @@ pub(super) fn warn(warnings: &mut Warnings, path: &str, pattern: &str, terms: &R
 fn warn_of_bundle(warnings: &mut Warnings, path: &str, terms: &RouteTerms) {
     for offer in &terms.offers {
         let Some(Bundle { content: Content::Calls(calls), .. }) = offer.requirement.bundle else { continue };
-        let single = terms.offers.iter().find(|single| {
-            single.requirement.bundle.is_none() && single.requirement.has_rail_of(&offer.requirement)
-        });
+        let single = terms
+            .offers
+            .iter()
+            .find(|single| single.requirement.bundle.is_none() && single.requirement.has_rail_of(&offer.requirement));
         let Some(one) = single.map(|single| single.requirement.amount.to_integer()) else { continue };
         let amount = offer.requirement.amount.to_integer();
         if amount > one.saturating_mul(U256::from(calls)) {
@@ -59,7 +60,11 @@ fn warn_of_bundle(warnings: &mut Warnings, path: &str, terms: &RouteTerms) {
             return warnings.add(path, "bundle.price", text);
         }
         if amount < one {
-            return warnings.add(path, "bundle.price", "is less than a single call costs, so that nobody should buy one");
+            return warnings.add(
+                path,
+                "bundle.price",
+                "is less than a single call costs, so that nobody should buy one",
+            );
         }
     }
 }

@@ -34,7 +34,7 @@ pub use error::ConfigError;
 pub use origin::{CorsOrigin, Origin, ShownAt};
 pub use payers::{Payers, Principal};
 pub use service::{Facilitator, Rpc, Service, Verify};
-pub use terms::{Extensions, Listing, Mode, Offer, Recipient, Route, RouteTerms, Settle, SignInTerms};
+pub use terms::{BundleTerms, Extensions, Listing, Mode, Offer, Recipient, Route, RouteTerms, Settle, SignInTerms};
 
 /// The whole configuration, checked.
 #[derive(Debug)]

@@ -416,6 +416,24 @@ pub(super) struct Route {
     /// Extensions of the protocol.
     #[serde(default, deserialize_with = "optional_object")]
     pub extensions: Option<Extensions>,
+    /// What is sold beside single requests: paid once, and used by signing in.
+    #[serde(default, deserialize_with = "optional_object")]
+    pub bundle: Option<Bundle>,
+}
+
+#[derive(Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub(super) struct Bundle {
+    /// So many calls, for a price.
+    #[serde(default, deserialize_with = "json::optional_whole_number")]
+    pub calls: Option<u64>,
+    /// The price of the calls together, in dollars or as {amount} in atomic units.
+    pub price: Option<TextOr<Units>>,
+    /// In place of calls: so much money, from which each call takes its price.
+    pub credit: Option<TextOr<Units>>,
+    /// How long it can be used after its payment, in whole seconds with s, such as 2592000s.
+    pub lasts: String,
 }
 
 #[derive(Debug, Deserialize)]

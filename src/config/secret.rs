@@ -106,8 +106,8 @@ impl<'de> Deserialize<'de> for Secret {
 
 /// Every key that a configuration knows, but for names of the operator's choice. A test holds it against the schema.
 const KEYS: &str = "accepts address allow amount app ask_for_usage asset assets auth authorizer bazaar body body_schema \
-    body_type builder_code bytes_per_token cache_write cached_input cached_input_tokens cdp chain_id \
-    channels choices claim_above claim_every cluster confirm confirmations contract_wallets cors csp \
+    body_type builder_code bundle bytes_per_token cache_write cached_input cached_input_tokens calls cdp chain_id \
+    channels choices claim_above claim_every cluster confirm confirmations contract_wallets cors credit csp \
     decimals defaults deny description discovery eip712 enabled enforce_min_deposit env exclusive \
     exclusive_after extensions extra facilitator facilitators flush free free_for headers hosts html icon_url \
     input input_tokens keep_headers key key_id key_secret lasts ledger log_range match max_body_bytes \
@@ -120,14 +120,14 @@ const KEYS: &str = "accepts address allow amount app ask_for_usage asset assets 
     unmatched url usage usd_pegged verify version weight withdraw_delay";
 
 /// Keys that belong elsewhere than where people put them, and where that is.
-const PLACES: [(&str, &str); 12] = [
+const PLACES: [(&str, &str); 13] = [
     (
         "allow_on_headers_stop_iteration fail_open failure_policy root_id vm_config",
         "beside `configuration` in Envoy's plugin configuration",
     ),
     ("host hosts method methods path", "in `match` of a route"),
     ("path_separated_prefix prefix", "in `path`, as /prefix/{*rest}"),
-    ("description extensions free match mime_type price", "in an entry of `routes`"),
+    ("bundle description extensions free match mime_type price", "in an entry of `routes`"),
     ("accepts free_for max_timeout_seconds payTo pay_to settle", "in `defaults` or an entry of `routes`"),
     (
         "asset confirm contract_wallets enforce_min_deposit min_deposit network scheme transfer_method withdraw_delay",
@@ -141,6 +141,7 @@ const PLACES: [(&str, &str); 12] = [
     ("authorizer claim_above claim_every flush max_channels refund_idle", "in `channels`"),
     ("key_id key_secret", "in `facilitator.auth.cdp`"),
     ("exclusive exclusive_after max_claims max_redemptions", "in `ledger`"),
+    ("calls credit", "in `bundle` of a route"),
     ("bazaar builder_code payment_identifier sign_in_with_x", "in `extensions`"),
 ];
 

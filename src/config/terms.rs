@@ -48,6 +48,9 @@ pub struct RouteTerms {
     pub free_for: Arc<[Principal]>,
     /// Extensions of the protocol.
     pub extensions: Extensions,
+    /// The terms on which what is left of a bundle is used, where the route sells any: `offers` then ends with the entries that
+    /// sell it.
+    pub bundle: Option<BundleTerms>,
     /// The origin that clients are shown for it.
     pub shown_at: ShownAt,
     /// The parts of a 402 that are the same for every request.
@@ -119,6 +122,15 @@ pub struct SignInTerms {
     pub price: [u8; 32],
 }
 
+/// The terms on which what is left of a bundle is used.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct BundleTerms {
+    /// True if a request takes one call from it, and not its price.
+    pub takes_calls: bool,
+    /// A digest of what a bundle is worth: one that was bought by other terms is none by these.
+    pub price: [u8; 32],
+}
+
 impl Extensions {
     /// The same with what they declare made in advance.
     #[must_use]
@@ -171,6 +183,11 @@ impl RouteTerms {
     /// cannot give what one demands.
     pub fn requirements_of_v1<'a>(&self, accepts: &'a [&'a Requirement]) -> &'a [&'a Requirement] {
         if self.extensions.identifier == Some(Identifier::Required) { &[] } else { accepts }
+    }
+
+    /// Returns whether payers come back by signing in.
+    pub fn lets_sign_in(&self) -> bool {
+        self.extensions.sign_in.is_some() || self.bundle.is_some()
     }
 
     /// Returns whether the price is the same for every request.

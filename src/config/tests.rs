@@ -1932,3 +1932,118 @@ fn a_key_of_coinbases_platform_is_read_and_never_shown() {
     assert_ne!(identity(&config), identity(&read(&whole())));
     assert_ne!(identity(&config), identity(&read(&with_key(json!("key-2"), json!(CDP_KEY)))));
 }
+
+#[test]
+fn bundles_are_refused_where_they_are_wrong() {
+    let calls = json!({"calls": 100, "price": "$0.09", "lasts": "2592000s"});
+    let but = |key: &str, value: Value| {
+        let mut bundle = calls.clone();
+        set(&mut bundle, &format!("/{key}"), value);
+        bundle
+    };
+    for (bundle, path, message) in [
+        (json!({"calls": 100, "price": "$0.09"}), "", "missing field `lasts`"),
+        (json!({"lasts": "60s"}), "", "has neither calls nor credit"),
+        (but("credit", "$5".into()), "", "has calls and credit"),
+        (json!({"calls": 100, "lasts": "60s"}), ".price", "is missing"),
+        (json!({"credit": "$5", "price": "$5", "lasts": "60s"}), ".price", "stands beside credit"),
+        (but("calls", 0.into()), ".calls", "is 0"),
+        (but("price", "$0".into()), ".price", "is nothing"),
+        (but("price", "0.09".into()), ".price", "does not begin with a dollar sign"),
+        (but("price", "$0.001".into()), ".price", "is the price of a single call"),
+        (but("price", json!({"amount": "1.5"})), ".price.amount", "is not a plain decimal number"),
+        (json!({"credit": "$0.0005", "lasts": "60s"}), ".credit", "is less than a single call costs"),
+        (but("lasts", "0s".into()), ".lasts", "is not of whole seconds"),
+        (but("lasts", "720h".into()), ".lasts", "is not of whole seconds"),
+        (but("lasts", "31622401s".into()), ".lasts", "to 366 days"),
+        (but("more", 1.into()), ".more", "unknown field"),
+    ] {
+        let error = refused(&with("/routes/0/bundle", bundle.clone()));
+        assert_refused(&error, &format!("routes[0].bundle{path}"), message, &bundle.to_string());
+    }
+    let of = |changes: &[(&str, Value)]| {
+        let mut json = with("/routes/0/bundle", calls.clone());
+        for (pointer, value) in changes {
+            set(&mut json, pointer, value.clone());
+        }
+        json
+    };
+    let by_tokens = json!({"usage": "openai", "models": {"*": {"input": "$1", "output": "$1"}}});
+    let upto = json!([{"scheme": "upto", "network": "base-sepolia", "asset": "USDC"}]);
+    let seller = json!({"metadata": {"namespace": "mesh", "key": "seller"}});
+    let two = json!([
+        {"scheme": "exact", "network": "base-sepolia", "asset": "USDC"},
+        {"scheme": "exact", "network": "anvil", "asset": "TUSD"},
+    ]);
+    let credit = json!({"credit": "$5", "lasts": "60s"});
+    for (json, path, message) in [
+        (of(&[("/routes/0/price", by_tokens.clone())]), ".calls", "is for a fixed price"),
+        (
+            of(&[("/routes/0/settle", "after".into()), ("/routes/0/accepts", upto)]),
+            "",
+            "needs an entry of scheme exact",
+        ),
+        (of(&[("/routes/0/pay_to", seller)]), "", "does not go with pay_to from metadata"),
+        (
+            of(&[("/routes/0/extensions", json!({"sign_in_with_x": {"lasts": "60s"}}))]),
+            "",
+            "stands beside extensions.sign_in_with_x",
+        ),
+        (
+            of(&[("/routes/0/bundle", credit.clone()), ("/routes/0/accepts", two.clone())]),
+            ".credit",
+            "as many decimals",
+        ),
+    ] {
+        assert_refused(&refused(&json), &format!("routes[0].bundle{path}"), message, &json.to_string());
+    }
+    let free = with("/routes/2/bundle", calls.clone());
+    assert_refused(&refused(&free), "routes[2]", "is free, and says how to pay", "free");
+    let mut opaque = with_entry(&opaque_entry());
+    set(&mut opaque, "/routes/1/bundle", credit.clone());
+    assert_refused(&refused(&opaque), "routes[1].bundle", "needs an entry of scheme exact", "hedera");
+}
+
+#[test]
+fn a_bundle_is_an_entry_more_for_each_that_can_be_paid_for_one() {
+    let bundle = json!({"calls": 100, "price": "$0.09", "lasts": "2592000s"});
+    let accepts = json!([
+        {"scheme": "exact", "network": "base-sepolia", "asset": "USDC"},
+        {"scheme": "upto", "network": "base-sepolia", "asset": "USDC"},
+        {"scheme": "exact", "network": "anvil", "asset": "TUSD"},
+    ]);
+    let mut json = with("/routes/0/bundle", bundle);
+    set(&mut json, "/routes/0/settle", "after".into());
+    set(&mut json, "/routes/0/accepts", accepts);
+    let config = read(&json);
+    assert_eq!(config.warnings, [""; 0]);
+    let amounts = |config: &Config| -> Vec<String> {
+        terms(config, 0).offers.iter().map(|offer| offer.requirement.amount.to_string()).collect()
+    };
+    let units = |number: &str, decimals: usize| format!("{number}{}", "0".repeat(decimals));
+    assert_eq!(amounts(&config), [units("1", 3), units("1", 3), units("1", 15), units("9", 4), units("9", 16)]);
+    let sold: Vec<_> = terms(&config, 0).offers.iter().filter_map(|offer| offer.requirement.bundle).collect();
+    assert_eq!(sold.len(), 2);
+    assert_eq!(sold[0].to_json(), r#"{"calls":100,"lasts":2592000}"#);
+    let BundleTerms { takes_calls, price } = terms(&config, 0).bundle.clone().unwrap();
+    assert!(takes_calls);
+    let worth = |json: &Value| terms(&read(json), 0).bundle.clone().unwrap().price;
+    set(&mut json, "/routes/0/bundle/price", "$0.08".into());
+    assert_eq!(worth(&json), price, "what is sold later changes nothing about what was sold");
+    set(&mut json, "/routes/0/price", "$0.002".into());
+    assert_ne!(worth(&json), price);
+    set(&mut json, "/routes/0/bundle", json!({"credit": {"amount": "5000000"}, "lasts": "60s"}));
+    set(&mut json, "/routes/0/accepts", json!([{"scheme": "exact", "network": "base-sepolia", "asset": "USDC"}]));
+    assert_eq!(amounts(&read(&json)), ["2000", "5000000"]);
+    let before = worth(&json);
+    set(&mut json, "/routes/0/price", "$0.003".into());
+    assert_eq!(worth(&json), before, "credit is worth itself");
+    for (price, message) in
+        [("$0.4", "is more than so many single calls cost"), ("$0.0001", "is less than a single call")]
+    {
+        let odd = with("/routes/0/bundle", json!({"calls": 100, "price": price, "lasts": "60s"}));
+        let warnings = read(&odd).warnings;
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(warnings[0].starts_with("routes[0].bundle.price: ") && warnings[0].contains(message), "{warnings:?}");
+    }
+}

@@ -183,7 +183,7 @@ impl Candidate {
                 }
                 Standing::Good(_) => payment.out_of_order(),
             },
-            Answer::Failed => payment.out_of_order(),
+            Answer::Failed | Answer::Left(_) => payment.out_of_order(),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::admission::{Candidate, Standing, Unbound};
+use super::bundle::{BundleUse, Drawn};
 use super::channel::{ChannelUse, Holding};
 use super::purchase::{Payment, Proof, Purchase};
 use super::quote::Quote;
@@ -116,6 +117,7 @@ pub(super) fn candidate(
     let channel = channel.map(|channel| ChannelUse { request: request_hash(head, body.as_deref()), ..channel });
     let unbound = body.filter(|_| is_metered);
     let unbound = unbound.map(|body| Unbound { method: head.text(":method").into_owned(), url: head.url(), body });
+    let bundle = BundleUse::bought_by(context, request, quote, &offer, &payer);
     let purchase = Purchase {
         route: Arc::clone(&request.route),
         quote: quote.clone(),
@@ -132,11 +134,13 @@ pub(super) fn candidate(
         json,
         url: request.url(context),
         unwanted: head.unwanted(context.config, Some(&request.terms)),
+        bundle,
         job,
         channel,
     };
     let (purchase, holding) = (Arc::new(purchase), Holding::default());
-    let payment = Payment { purchase, payer, proof, alias_key: None, binding, charge: None, holding, trust: None };
+    let (alias_key, charge, trust, drawn) = (None, None, None, Drawn::default());
+    let payment = Payment { purchase, payer, proof, alias_key, binding, charge, holding, trust, drawn };
     Ok(Candidate { payment, standing, unbound })
 }
 
@@ -189,8 +193,14 @@ fn read_v2(context: Context<'_>, json: &[u8], quote: &Quote) -> Result<Read, Rej
     let wanted = quote.terms.extensions.identifier;
     let identifier = wanted.map(|wanted| read_identifier(wanted, received.extensions)).transpose();
     let identifier = identifier.map_err(Rejection::Identifier)?.flatten();
+    // Two entries may ask for the same amount by chance, if one of them sells a bundle.
+    let names_bundle = received.accepted.bundle().is_some();
     let matching = |accepts: fn(&Requirement, &Accepted<'_>) -> bool| {
-        quote.offers().iter().find_map(|offer| offer.accepted(&received.accepted, context.supported, accepts))
+        let is_named = |offer: &&Arc<Offer>| offer.requirement.bundle.is_some() == names_bundle;
+        let named = quote.offers().iter().filter(is_named);
+        named
+            .chain(quote.offers().iter().filter(|offer| !is_named(offer)))
+            .find_map(|offer| offer.accepted(&received.accepted, context.supported, accepts))
     };
     let matched = matching(Requirement::is);
     let is_for_these = matched.is_some();
@@ -218,6 +228,11 @@ fn read_v2(context: Context<'_>, json: &[u8], quote: &Quote) -> Result<Read, Rej
         }
         Rail::Foreign(foreign) => read_foreign(context, &received, &offer, foreign, is_for_these)?,
     };
+    let can_sign_in = matches!(read.known.proof, Proof::Signature) || !matches!(read.standing, Standing::Good(_));
+    if read.offer.requirement.bundle.is_some() && !can_sign_in {
+        let record = PaymentRecord::unproven(read.known.payer, &read.offer.requirement);
+        return Err(Rejection::Refused(Box::new(record), reason::BUNDLE_NEEDS_SIGN_IN.to_owned()));
+    }
     Ok(Read { identifier, ..read })
 }
 
@@ -376,7 +391,10 @@ impl Known {
             payer: Payer::Evm(payer),
             key: PaymentKey::new(&requirement.network, evm.nonces_of(), payer, nonce),
             proof,
-            binding: Binding::new(&[&digest, &payment.signature]),
+            binding: match requirement.bundle {
+                Some(bundle) => Binding::new(&[&digest, &payment.signature, bundle.to_json().as_bytes()]),
+                None => Binding::new(&[&digest, &payment.signature]),
+            },
             expires,
             settles_until: expires,
             transfer: Some(Transfer {

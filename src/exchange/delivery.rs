@@ -49,7 +49,9 @@ impl Delivery {
         let mut edits = self.private();
         edits.set.insert(0, (payment.purchase.version.receipt_header(), receipt.to_header()));
         let (name, value) = EXPOSED;
-        ResponseEdits { add: vec![(name, value.to_owned())], ..edits }
+        edits.add.push((name, value.to_owned()));
+        payment.tell_left(&mut edits);
+        edits
     }
 
     /// Returns the edits of a response that is paid for later: it is as private as one that is paid for already.

@@ -29,16 +29,7 @@ impl Resource {
 
     /// Returns the key of a payer's grant; `None` where nobody knows who the payer is.
     pub(super) fn grant_key(&self, payer: &Payer) -> Option<PaymentKey> {
-        let name = match payer {
-            Payer::Unknown => return None,
-            Payer::Evm(address) => address.to_string(),
-            // As an account signs in of which only the facilitator knew.
-            Payer::Foreign(name) => match name.to_ascii_lowercase().parse::<Address>() {
-                Ok(address) => address.to_string(),
-                Err(_) => name.clone(),
-            },
-        };
-        Some(PaymentKey::of_grant(&self.0, &name))
+        Some(PaymentKey::of_grant(&self.0, &name_of(payer)?))
     }
 
     /// Returns what the ledger is told of a payer's grant, once the response is on its way that was paid for.
@@ -48,6 +39,19 @@ impl Resource {
     }
 }
 
+/// Returns a payer's name as the payer signs in; `None` where nobody knows who it is.
+pub(super) fn name_of(payer: &Payer) -> Option<String> {
+    Some(match payer {
+        Payer::Unknown => return None,
+        Payer::Evm(address) => address.to_string(),
+        // As an account signs in of which only the facilitator knew.
+        Payer::Foreign(name) => match name.to_ascii_lowercase().parse::<Address>() {
+            Ok(address) => address.to_string(),
+            Err(_) => name.clone(),
+        },
+    })
+}
+
 /// Returns the networks whose accounts can sign in.
 pub(super) fn chains_of(terms: &RouteTerms) -> Vec<&NetworkId> {
     chains(terms.offers.iter().map(|offer| &offer.requirement.network))
@@ -55,7 +59,9 @@ pub(super) fn chains_of(terms: &RouteTerms) -> Vec<&NetworkId> {
 
 /// Returns what a client would have to sign to come back, as JSON; `None` where nobody can sign in.
 pub(super) fn challenge(context: Context<'_>, terms: &RouteTerms, url: &str) -> Option<String> {
-    let sign_in = terms.extensions.sign_in.as_ref()?;
+    if !terms.lets_sign_in() {
+        return None;
+    }
     let site = Site::of(url)?;
     let chains = chains_of(terms);
     if chains.is_empty() {
@@ -64,6 +70,6 @@ pub(super) fn challenge(context: Context<'_>, terms: &RouteTerms, url: &str) -> 
     let random =
         [&context.secret[..], &context.draw.to_be_bytes(), &context.now.as_secs().to_be_bytes(), url.as_bytes()];
     let nonce = keccak256(&random.concat()).first_chunk().copied()?;
-    let statement = sign_in.statement.as_deref();
+    let statement = terms.extensions.sign_in.as_ref().and_then(|sign_in| sign_in.statement.as_deref());
     Some(Challenge { site: &site, chains: &chains, nonce, issued: context.now, statement }.to_json())
 }

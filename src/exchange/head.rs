@@ -339,7 +339,7 @@ impl RequestHead {
     /// `terms` are those by which the request pays or comes back, so that payment and sign-in are for the filter.
     pub fn unwanted(&self, config: &Config, terms: Option<&RouteTerms>) -> Vec<String> {
         let is_priced = terms.is_some();
-        let has_sign_in = terms.is_some_and(|terms| terms.extensions.sign_in.is_some());
+        let has_sign_in = terms.is_some_and(RouteTerms::lets_sign_in);
         let minds_host = config.table.prices_by_host() || has_sign_in;
         let overrides: &[&[&str]] = if minds_host { &[&OVERRIDES, &HOST_OVERRIDES] } else { &[&OVERRIDES] };
         let is_unwanted = |name: &&String| {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::bundle;
 use super::channel;
 use super::cost::{CostByHead, Meter};
 use super::delivery::Delivery;
@@ -80,6 +81,10 @@ fn open(
     if context.now >= meter.closes_at() {
         return payment.refuse(context, Some(Operation::Release), Outcome::Refused, reason::PERMIT2_DEADLINE);
     }
+    if payment.is_visit() {
+        // What is set aside of a bundle is in the ledger already.
+        return Opening { payment, delivery, meter, passing }.begin_stream();
+    }
     // The voucher is in the ledger already; but where the upstream took longer than the hold, another request may have the channel.
     if let Some(extension) = payment.extend_channel(context) {
         let channel = Some(extension);
@@ -90,6 +95,9 @@ fn open(
 
 /// Settles the charge of a response that waits, or, where it is nothing, delivers it.
 fn deliver(mut payment: Payment, context: Context<'_>, delivery: Delivery, charge: Amount) -> Next {
+    if payment.is_visit() {
+        return bundle::charge(payment, Waiter::Response(delivery), charge);
+    }
     if payment.has_channel() {
         return channel::deliver(payment, context, delivery, charge);
     }
@@ -123,6 +131,9 @@ impl Weighing {
     /// Settles what a response costs that is there, whole.
     fn weigh(self, context: Context<'_>, tariff: &Tariff) -> Next {
         let Self { payment, delivery, meter, passing, .. } = self;
+        if meter.is_failure() && payment.is_visit() {
+            return bundle::charge(payment, Waiter::ErrorResponse(delivery), Amount::ZERO);
+        }
         if meter.is_failure() {
             let stream =
                 Stream::Deliver(ResponseEdits { remove: vec![SETTLEMENT_OVERRIDES], ..ResponseEdits::default() });
@@ -163,7 +174,7 @@ impl State for Weighing {
 impl Opening {
     fn begin_stream(self) -> Next {
         let Self { payment, delivery, meter, passing: chunk } = self;
-        let stream = Stream::Deliver(delivery.before_receipt());
+        let stream = Stream::Deliver(payment.edits_of_stream(delivery));
         (Metering { payment, meter }.into(), Effects { chunk, stream, ..Effects::default() })
     }
 }
@@ -224,8 +235,8 @@ impl Metering {
         let (exchange, effects) = if is_last {
             self.close(context, &tariff, true)
         } else {
-            let channel = self.payment.renew_channel(context);
-            (self.into(), Effects { channel, stream: Stream::Pass, ..Effects::default() })
+            let (ledger, channel) = (self.payment.renew_bundle(context), self.payment.renew_channel(context));
+            (self.into(), Effects { ledger, channel, stream: Stream::Pass, ..Effects::default() })
         };
         (exchange, Effects { chunk, ends_plain, ..effects })
     }
@@ -247,8 +258,11 @@ impl Metering {
     fn close(self, context: Context<'_>, tariff: &Tariff, has_client: bool) -> Next {
         let Self { mut payment, meter } = self;
         let charge = payment.purchase.cost_of_response(tariff, &meter, has_client);
-        payment.charge = Some(charge);
         let waiter = if has_client { Waiter::StreamEnd } else { Waiter::NobodyOfStream };
+        if payment.is_visit() {
+            return bundle::charge(payment, waiter, charge);
+        }
+        payment.charge = Some(charge);
         if payment.has_channel() && (charge == Amount::ZERO || !payment.has_deposit()) {
             return channel::begin_charge(payment, waiter, None);
         }

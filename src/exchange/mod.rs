@@ -5,6 +5,7 @@
 //! beside it, and the last one holds nothing, so a second reply or a second delivery cannot be written down.
 
 mod admission;
+mod bundle;
 mod catalogue;
 mod channel;
 mod context;
@@ -44,6 +45,7 @@ use crate::config::{Config, Mode, Unmatched};
 use crate::route::Decision;
 use crate::time::UnixTime;
 use admission::{Claiming, Naming, Resuming, Verifying};
+use bundle::{Bought, Buying, Drawing, Entering, FirstDrawing};
 use channel::{AwaitingTurn, Charging, Deposited, Owing, RecordingRefund, Refunding, Reserving};
 pub use context::Context;
 pub use cost::Meter;
@@ -155,6 +157,16 @@ states! {
     Spending,
     /// The response is on its way, and the ledger is told that its payer may come back.
     Granting,
+    /// A payer who has signed in wants to use a bundle, and the ledger is asked for that.
+    Entering,
+    /// The ledger is told what a request costs that a bundle pays for.
+    Drawing,
+    /// The money for a bundle has moved, and the ledger is told.
+    Buying,
+    /// The payer has the bundle, and the ledger is told that the payment buys nothing more.
+    Bought,
+    /// The part of the request is asked for whose payment has bought the bundle.
+    FirstDrawing,
     /// A channel is asked for.
     Reserving,
     /// Another request has the channel.
@@ -266,7 +278,7 @@ fn start_priced(context: Context<'_>, head: &Arc<RequestHead>, index: usize) -> 
         return Effects::reply(Reply::overloaded("this route is not configured")).and_over();
     };
     let (label, terms) = (Arc::clone(&route.label), Arc::clone(terms));
-    let request = PricedRequest { head: Arc::clone(head), route: label, terms };
+    let request = PricedRequest { head: Arc::clone(head), route: label, terms, visitor: None };
     match request.terms.mode {
         Mode::Shadow => shadow::begin(context, request),
         Mode::Enforce if head.is_preflight() => preflight::begin(context, head, &route.label),
@@ -276,7 +288,7 @@ fn start_priced(context: Context<'_>, head: &Arc<RequestHead>, index: usize) -> 
 
 /// Takes in a request that is to pay, unless its caller need not.
 fn take_in(context: Context<'_>, request: PricedRequest) -> Next {
-    let PricedRequest { head, route, terms } = &request;
+    let PricedRequest { head, route, terms, .. } = &request;
     if head.principals().any(|principal| terms.is_free_for(principal)) {
         let record = Some(Record::new(route, Outcome::Exempt, ""));
         let (exchange, effects) = pass(context.config, head);

@@ -79,8 +79,12 @@ impl Payment {
         let payer = Some(("x-x402-payer", self.payer.to_string())).filter(|_| self.payer != Payer::Unknown);
         let mut set: Vec<_> = payer.into_iter().collect();
         set.push((PAYMENT_ID, key.to_hex()));
-        set.push(("x-x402-network", requirement.network.to_string()));
-        set.push(("x-x402-amount", requirement.amount.to_string()));
+        // A request that a bundle pays for moves nothing itself.
+        if !self.is_visit() || transaction.is_some() {
+            let amount = if self.is_visit() { self.amount() } else { requirement.amount };
+            set.push(("x-x402-network", requirement.network.to_string()));
+            set.push(("x-x402-amount", amount.to_string()));
+        }
         set.extend(transaction.map(|hash| ("x-x402-transaction", hash.to_string())));
         if self.purchase.is_metered() && quote.terms.tariff.is_some() {
             // What is compressed cannot be counted.
@@ -151,8 +155,19 @@ impl Payment {
         transaction: Option<TransactionId>,
         stream: Stream,
     ) -> Next {
-        let payment = Some(self.record(transaction));
-        let record = Some(Record { payment, ..Record::new(&self.purchase.route, outcome, reason) });
+        let (transaction, outcome) = match (self.bought(), outcome) {
+            (Some(bought), Outcome::Left) => (Some(bought), Outcome::Abandoned),
+            (bought, outcome) => (transaction.or(bought), outcome),
+        };
+        let record = self.visit_record(outcome, reason).unwrap_or_else(|| {
+            let payment = Some(self.record(transaction));
+            Record { payment, ..Record::new(&self.purchase.route, outcome, reason) }
+        });
+        let record = Some(record);
+        if self.is_visit() {
+            let ledger = self.release_of_bundle();
+            return Effects { ledger, record, stream, ..Effects::default() }.and_over();
+        }
         // A voucher has no claim, but what it holds of its channel.
         let ledger = operation.filter(|_| !self.has_voucher_alone()).map(|operation| (self.purchase.key, operation));
         let alias_key = self.alias_key.filter(|_| ledger.is_some());

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::bundle::Visitor;
 use super::grant::Resource;
 use super::quote::{Asked, Price, Quote};
 use super::{Context, Effects, Next, Outcome, Reply, RequestHead, ShownUrl};
@@ -16,6 +17,8 @@ pub struct PricedRequest {
     /// The route's name in logs.
     pub(super) route: Arc<str>,
     pub(super) terms: Arc<RouteTerms>,
+    /// The payer who has signed in, on a route that sells bundles.
+    pub(super) visitor: Option<Box<Visitor>>,
 }
 
 impl PricedRequest {

@@ -3,8 +3,9 @@
 
 use std::sync::Arc;
 
+use super::bundle;
 use super::decode;
-use super::quote::Price;
+use super::quote::{Price, Quote};
 use super::state::State;
 use super::{Body, Call, CallKind, Context, Effects, Event, Next, PricedRequest, Stream};
 use crate::facilitator::CalloutAnswer;
@@ -22,14 +23,14 @@ pub struct Pricing(Box<Measured>);
 
 /// A request of which everything is known that its price depends on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Measured {
-    request: PricedRequest,
+pub(super) struct Measured {
+    pub(super) request: PricedRequest,
     /// The work that it asks of a model, where the route is priced by that.
-    job: Option<Job>,
+    pub(super) job: Option<Job>,
     /// The body, where a payment may have to be bound to it.
     body: Option<Arc<[u8]>>,
     /// The body with the wish for usage, where the filter adds it.
-    rewrite: Option<Vec<u8>>,
+    pub(super) rewrite: Option<Vec<u8>>,
 }
 
 /// Takes in a request for a priced route, and reads its body where the price depends on it.
@@ -103,15 +104,18 @@ impl Measured {
 
     fn of_body(request: PricedRequest, mut job: Job, body: Vec<u8>) -> Self {
         // Whoever has not paid is told the price, and nothing else is done about the body.
-        let is_kept = request.head.has_payment() && has_metered_entry(&request);
+        let has_payment = request.head.has_payment();
+        let is_kept = has_payment && has_metered_entry(&request);
+        // Where a payment came as well, it is not known yet which of the two pays.
+        let is_visit = request.visitor.is_some() && !has_payment;
         let may_ask = request.terms.tariff.as_ref().is_some_and(|tariff| tariff.asks_for_usage);
-        if !may_ask || request.head.has_refused_wish(&request.route) {
+        if !may_ask || request.visitor.is_some() && has_payment || request.head.has_refused_wish(&request.route) {
             job.wish = None;
         }
         // What the client has written itself may be repeated in any refusal.
         let is_named_in_path = names_wish(request.head.all(":path").next().unwrap_or_default());
-        job.is_wish_alone = is_kept && job.wish.is_some() && !is_named_in_path && !may_name_wish(&body);
-        let rewrite = if is_kept { job.with_wish_for_usage(&body) } else { None };
+        job.is_wish_alone = (is_kept || is_visit) && job.wish.is_some() && !is_named_in_path && !may_name_wish(&body);
+        let rewrite = if is_kept || is_visit { job.with_wish_for_usage(&body) } else { None };
         let body = is_kept.then(|| body.into());
         Self { request, job: Some(job), body, rewrite }
     }
@@ -138,7 +142,7 @@ impl Measured {
 
     /// Makes the quote, and reads the payment by it.
     fn receive(self, context: Context<'_>, price: Option<&Price>) -> Next {
-        let Self { request, job, body, rewrite } = self;
+        let Self { request, job, .. } = &self;
         let quote = match request.quote(context, job.as_ref(), price) {
             Ok(quote) => quote,
             Err(error @ PriceError::Unknown) => {
@@ -151,6 +155,15 @@ impl Measured {
             let reason = "no entry of this route can be offered: the facilitator has not said that it supports one, or nobody has said who is paid";
             return request.overloaded("no way to pay is open at the moment", reason);
         }
+        match request.visitor.clone() {
+            Some(visitor) => bundle::begin(context, self, quote, &visitor),
+            None => self.pay(context, quote),
+        }
+    }
+
+    /// Reads the payment by its quote.
+    pub(super) fn pay(self, context: Context<'_>, quote: Quote) -> Next {
+        let Self { request, job, body, rewrite } = self;
         match decode::candidate(context, &request, &quote, job, body) {
             Ok(candidate) => {
                 let rewrite = rewrite.filter(|_| candidate.payment.purchase.is_metered());

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::bundle::{BundleUse, Drawn};
 use super::channel::{ChannelUse, Holding};
 use super::grant::Resource;
 use super::quote::Quote;
@@ -55,6 +56,8 @@ pub struct Purchase {
     pub(super) job: Option<Job>,
     /// The use that the payment makes of a channel, under scheme `batch-settlement`.
     pub(super) channel: Option<ChannelUse>,
+    /// The bundle that the payment adds to, or that the request is charged to.
+    pub(super) bundle: Option<BundleUse>,
 }
 
 /// A payment on its way: its purchase, and what has come to be known of it.
@@ -75,6 +78,8 @@ pub struct Payment {
     pub(super) holding: Holding,
     /// The sum that is reserved for it, where its response leaves before it settles.
     pub(super) trust: Option<Trust>,
+    /// The request's part of a bundle.
+    pub(super) drawn: Drawn,
 }
 
 /// The authority that says that a payment is one, and of whom. What is not proven reaches neither `/settle` nor the upstream, its claim is a
@@ -118,7 +123,7 @@ impl Purchase {
         match self.requirement().scheme {
             Scheme::Upto => matches!(self.quote.terms.settle, Settle::After | Settle::Optimistic),
             Scheme::BatchSettlement => true,
-            Scheme::Exact | Scheme::Foreign(_) => false,
+            Scheme::Exact | Scheme::Foreign(_) => self.is_metered_visit(),
         }
     }
 

@@ -10,6 +10,7 @@ use crate::money::{Amount, Dollars};
 use crate::price::PriceError;
 use crate::price::request::Job;
 use crate::x402::Requirement;
+use crate::x402::bundle::{Bundle, Content};
 use crate::x402::extensions::{EIP2612_GAS_SPONSORING, ERC20_APPROVAL_GAS_SPONSORING};
 use crate::x402::requirement::{Rail, Scheme, TransferMethod};
 use crate::x402::terms::Prepared;
@@ -62,6 +63,7 @@ impl Quote {
         for offer in &terms.offers {
             offers.extend(offer.quote(asked)?);
         }
+        drop_small_bundles(&mut offers);
         let declared = match sponsoring.as_slice() {
             [] => terms.extensions.declared.clone(),
             sponsoring => terms.extensions.declared_with(sponsoring),
@@ -99,6 +101,16 @@ impl Quote {
     }
 }
 
+/// Takes out the bundles whose credit is less than the request costs.
+fn drop_small_bundles(offers: &mut Vec<Arc<Offer>>) {
+    let prices = offers.iter().filter(|offer| offer.requirement.bundle.is_none());
+    let dearest = prices.map(|offer| offer.requirement.amount).max().unwrap_or(Amount::ZERO);
+    offers.retain(|offer| match offer.requirement.bundle {
+        Some(Bundle { content: Content::Credit(credit), .. }) => credit >= dearest,
+        _ => true,
+    });
+}
+
 impl RouteTerms {
     /// Returns how the facilitator pays for approvals of Permit2, where an entry needs one.
     fn sponsoring(&self, supported: &[Supported]) -> Vec<&'static str> {
@@ -128,7 +140,9 @@ impl Offer {
         if let (Some(rates), Some(job)) = (&self.rates, asked.job) {
             requirement.amount = rates.quote(job)?;
         }
-        if let Some(price) = asked.price {
+        if let Some(price) = asked.price
+            && requirement.bundle.is_none()
+        {
             requirement.amount = price.amount_of(self).ok_or(PriceError::Unknown)?;
         }
         match &mut requirement.rail {

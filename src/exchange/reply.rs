@@ -20,6 +20,9 @@ use crate::x402::{Receipt, Version, reason};
 pub(super) const EXPOSED: (&str, &str) =
     ("access-control-expose-headers", "PAYMENT-REQUIRED, PAYMENT-RESPONSE, X-PAYMENT-RESPONSE");
 
+/// Lets them read what is left of a bundle.
+pub(super) const EXPOSED_REMAINING: (&str, &str) = ("access-control-expose-headers", "X-X402-REMAINING");
+
 /// Seconds after which a client may ask again.
 const RETRY_AFTER_SECONDS: &str = "1";
 
@@ -121,8 +124,10 @@ impl Reply {
     #[cfg(feature = "page")]
     pub(super) fn page(mut self, own: Option<&OwnPage>, quote: &Quote, method: &str, url: &str) -> Self {
         let error = reason::PAYMENT_REQUIRED;
+        // A page pays for itself alone.
+        let single = quote.offers().iter().filter(|offer| offer.requirement.bundle.is_none());
         let ways: Vec<Way<'_>> =
-            quote.offers().iter().map(|offer| Way::new(&offer.requirement, offer.dollar_decimals)).collect();
+            single.clone().map(|offer| Way::new(&offer.requirement, offer.dollar_decimals)).collect();
         let accepts: Vec<_> = ways.iter().map(|way| way.requirement).collect();
         let extensions = quote.declared();
         let json = terms::to_json(error, quote.terms.resource(url), &accepts, extensions);

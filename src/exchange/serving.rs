@@ -1,5 +1,6 @@
 //! A request at the upstream whose payment has not settled.
 
+use super::bundle;
 use super::delivery::Delivery;
 use super::event::SETTLEMENT_OVERRIDES;
 use super::metering;
@@ -20,8 +21,13 @@ pub struct Serving(Payment);
 impl Serving {
     /// Lets the request go on to the upstream.
     pub(super) fn begin(payment: Payment) -> Next {
-        let stream = Stream::Forward(payment.forwarding(None));
+        let stream = Stream::Forward(payment.forwarding(payment.bought()));
         (Self(payment).into(), Effects { stream, ..Effects::default() })
+    }
+
+    /// Waits for the response to a request that is at the upstream already.
+    pub(super) fn join(payment: Payment) -> Next {
+        Self(payment).stay()
     }
 
     fn on_response(self, context: Context<'_>, head: &UpstreamHead) -> Next {
@@ -29,6 +35,9 @@ impl Serving {
         if payment.purchase.may_be_refused_for_wish(head) {
             let stream = Stream::Read { most: MAX_REFUSAL_BYTES };
             return (Refused(payment).into(), Effects { stream, ..Effects::default() });
+        }
+        if head.is_error() && payment.is_visit() {
+            return bundle::charge_whole(payment, Waiter::ErrorResponse(Delivery::of(head)));
         }
         if head.is_error() {
             let remove = if head.settlement_overrides.is_some() { vec![SETTLEMENT_OVERRIDES] } else { Vec::new() };
@@ -40,7 +49,12 @@ impl Serving {
         if payment.is_on_trust() {
             return trust::deliver(payment, context, head);
         }
-        begin_settlement(payment, context, Waiter::Response(Delivery::of(head)))
+        let waiter = Waiter::Response(Delivery::of(head));
+        if payment.is_visit() {
+            bundle::charge_whole(payment, waiter)
+        } else {
+            begin_settlement(payment, context, waiter)
+        }
     }
 }
 

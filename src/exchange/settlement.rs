@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::bundle;
 use super::channel;
 use super::context::Asked;
 use super::delivery::{Delivery, Spending, end_unrecorded};
@@ -60,7 +61,7 @@ impl Waiter {
     }
 
     /// Returns what waits once the client has gone.
-    const fn without_client(self) -> Self {
+    pub(super) const fn without_client(self) -> Self {
         match self {
             Self::Trust => Self::Trust,
             _ if self.has_response() => Self::NobodyOfStream,
@@ -69,7 +70,7 @@ impl Waiter {
     }
 
     /// Returns whether a response that comes unasked could be the one that is sold.
-    const fn could_be_sold(self) -> bool {
+    pub(super) const fn could_be_sold(self) -> bool {
         matches!(self, Self::Response(_) | Self::ErrorResponse(_))
     }
 
@@ -672,6 +673,9 @@ pub(super) fn record_settlement(
 ) -> Next {
     let named = Some(transaction);
     match waiter {
+        _ if payment.purchase.buys_bundle() && waiter != Waiter::Debt => {
+            bundle::buy(payment, context, waiter, transaction)
+        }
         Waiter::Request | Waiter::Upstream if payment.has_deposit() => channel::take_over_deposit(payment, transaction),
         Waiter::StreamEnd | Waiter::NobodyOfStream if payment.has_deposit() => {
             channel::charge_stream(payment, waiter, transaction)

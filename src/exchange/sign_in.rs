@@ -3,6 +3,7 @@
 //! The grant that this needs begins with a response that was paid for, and is for the same resource. What a sign-in lacks, a
 //! payment may make good, so whatever is refused here is as if nobody had signed in.
 
+use super::bundle::Visitor;
 use super::delivery::Delivery;
 use super::grant::{Resource, chains_of};
 use super::pricing;
@@ -40,12 +41,13 @@ pub struct Visiting;
 /// Takes in a request for a priced route: of a payer who signs in, or of somebody who pays or is to pay.
 pub(super) fn begin(context: Context<'_>, request: PricedRequest) -> Next {
     match request.resource(context) {
-        Some(resource) => begin_visit(context, request, resource),
+        Some(resource) => begin_visit(context, request, Some(resource)),
+        None if request.terms.bundle.is_some() => begin_visit(context, request, None),
         None => pricing::begin(context, request),
     }
 }
 
-fn begin_visit(context: Context<'_>, request: PricedRequest, resource: Resource) -> Next {
+fn begin_visit(context: Context<'_>, mut request: PricedRequest, resource: Option<Resource>) -> Next {
     let mut values = request.head.all(SIGN_IN_WITH_X);
     let value = match (values.next(), values.next()) {
         (None, _) => {
@@ -74,7 +76,12 @@ fn begin_visit(context: Context<'_>, request: PricedRequest, resource: Resource)
     match checked {
         Ok(SignedIn { payer, nonce, until }) => {
             let nonce = PaymentKey::of_nonce(&context.secret, &payer.to_string(), &nonce);
-            Visit { request, payer, nonce, until }.check_grant(context, resource)
+            if let Some(resource) = resource {
+                return Visit { request, payer, nonce, until }.check_grant(context, resource);
+            }
+            let is_welcome = context.config.payers.accept(&payer);
+            request.visitor = is_welcome.then(|| Box::new(Visitor { payer, nonce, until }));
+            pricing::begin(context, request)
         }
         Err(refusal) => turn_away(context, request, refusal),
     }
@@ -102,7 +109,7 @@ impl Visit {
     }
 
     fn admit(self, context: Context<'_>) -> Next {
-        let PricedRequest { head, route, terms } = self.request;
+        let PricedRequest { head, route, terms, .. } = self.request;
         let set = vec![("x-x402-payer", self.payer.to_string())];
         let remove = head.unwanted(context.config, Some(&terms));
         let record = Record { visitor: Some(self.payer), ..Record::new(&route, Outcome::SignedIn, "") };
@@ -147,6 +154,10 @@ impl State for Visiting {
 
 /// Goes on with a payment that came as well, or else says why the sign-in is invalid.
 fn turn_away(context: Context<'_>, request: PricedRequest, refusal: SignInError) -> Next {
+    // What a body decides has no quote yet: the terms come without this reason then.
+    if !request.terms.has_fixed_price() {
+        return pricing::begin(context, request);
+    }
     match request.quote(context, None, None) {
         Ok(quote) if !request.head.has_payment() && !quote.offers().is_empty() => {
             let error = refusal.to_string();

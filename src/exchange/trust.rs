@@ -13,7 +13,7 @@ use super::state::State;
 use super::{
     Context, Effects, Event, Next, Outcome, Payment, Record, Recovery, Reply, SettlementResult, Stream, UpstreamHead,
 };
-use crate::ledger::exposure::{Account, Answer, Debt, Operation, Reservation};
+use crate::ledger::exposure::{Account, Answer, Debt, Limits, Operation, Reservation};
 use crate::ledger::{self, Answer as LedgerAnswer};
 use crate::scheme::MIN_LIFETIME_SECONDS;
 use crate::x402::payment::Payer;
@@ -79,6 +79,8 @@ impl Payment {
 /// Lets the request of a payment that is proven and claimed go on to the upstream: on trust, where the route says so.
 pub(super) fn serve(payment: Payment, context: Context<'_>) -> Next {
     let limits = payment.purchase.offer.exposure.filter(|_| payment.payer != Payer::Unknown);
+    // A bundle is never sold on trust, and to nobody who owes.
+    let limits = limits.map(|limits| if payment.purchase.buys_bundle() { Limits::default() } else { limits });
     let (Some(limits), Some(amount)) = (limits, units(&payment)) else { return Serving::begin(payment) };
     let operation = Operation::Reserve { amount, limits, expires: payment.purchase.expires };
     let exposure = Some((payment.account(context), operation));

@@ -67,7 +67,7 @@ impl Account {
 }
 
 /// The most that may be open, in atomic units.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Limits {
     /// Of one payer.
     pub payer: u128,

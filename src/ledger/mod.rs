@@ -12,6 +12,7 @@
 //! Beside them, on pages of their own, stand notes about payers who come back without paying again: however many come, they
 //! take no payment's place, and what they sign takes the place of nobody's right to come.
 
+mod bundles;
 mod channels;
 pub mod exposure;
 mod page;
@@ -20,6 +21,7 @@ use crate::evm::{Address, Nonce, keccak256};
 use crate::money::Amount;
 use crate::time::UnixTime;
 use crate::x402::{NetworkId, TransactionId};
+pub use bundles::BundleOperation;
 pub use channels::Channels;
 pub use page::CLAIM_BYTES;
 use page::{Claim, Page};
@@ -102,6 +104,11 @@ impl PaymentKey {
         Self(keccak256(&[b"x402: a right to come back: ", &place[..], payer.as_bytes()].concat()))
     }
 
+    /// The key of a payer's bundle at `place`, a digest of what it is for; the same holds for that.
+    pub fn of_bundle(place: &[u8; 32], payer: &str) -> Self {
+        Self(keccak256(&[b"x402: what is left of a bundle: ", &place[..], payer.as_bytes()].concat()))
+    }
+
     /// The key of a nonce that a payer has signed in with. `secret` is what clients cannot know.
     ///
     /// A payer's nonces share a few pages, so that nobody can fill those of all.
@@ -117,9 +124,13 @@ impl PaymentKey {
     }
 
     fn page(self, operation: Operation) -> u32 {
+        self.number().saturating_add(operation.first_page())
+    }
+
+    /// Its page among those of one kind.
+    fn number(self) -> u32 {
         let [a, b, c, d, ..] = self.0;
-        let page = u32::from_be_bytes([a, b, c, d]).checked_rem(PAGES).unwrap_or(0);
-        page.saturating_add(operation.first_page())
+        u32::from_be_bytes([a, b, c, d]).checked_rem(PAGES).unwrap_or(0)
     }
 }
 
@@ -319,6 +330,8 @@ pub enum Operation {
         /// Until when.
         expires: UnixTime,
     },
+    /// Something about a bundle. On a key of [`PaymentKey::of_bundle`].
+    Bundle(BundleOperation),
 }
 
 impl Operation {
@@ -372,6 +385,8 @@ pub enum Answer {
     /// This request does not hold the claim in a state that allows the operation. To [`Operation::CheckGrant`]: nothing is
     /// noted.
     NotHeld,
+    /// To a [`BundleOperation`]: done, and so much is left that nobody has taken.
+    Left(u128),
     /// No room: every claim on this payment's page is still needed.
     Full,
     /// The store failed.
@@ -437,6 +452,9 @@ impl Ledger {
         operation: Operation,
         now: UnixTime,
     ) -> Result<Option<Answer>, StoreFailed> {
+        if let Operation::Bundle(operation) = operation {
+            return self.attempt_on_bundle(store, key, owner, operation, now);
+        }
         let number = key.page(operation);
         let stored = store.read(number)?;
         let (bytes, version) = stored.map_or((Vec::new(), None), |(bytes, version)| (bytes, Some(version)));

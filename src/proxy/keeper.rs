@@ -666,6 +666,7 @@ fn requirement(group: &Group) -> Requirement {
         amount: Amount::ZERO,
         max_timeout_seconds: 0,
         payment_flow: PaymentFlow::Authorization,
+        bundle: None,
         rail: Rail::Evm(Evm {
             transfer_method: TransferMethod::Eip3009,
             facilitator: None,

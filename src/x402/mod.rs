@@ -3,6 +3,7 @@
 //! Source: `specs/x402-specification-v2.md` and `specs/transports-v2/http.md` of the x402 repository, and
 //! recorded exchanges of the official packages (`tests/vectors/wire`), which decide where the two differ.
 
+pub mod bundle;
 pub mod extensions;
 pub mod header;
 pub mod network;

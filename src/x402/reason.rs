@@ -94,6 +94,11 @@ pub const MISSING_CHANNEL: &str = "invalid_batch_settlement_evm_missing_channel"
 /// A charge is above what the payer has signed for.
 pub const CHARGE_EXCEEDS_SIGNED: &str = "invalid_batch_settlement_evm_charge_exceeds_signed_cumulative";
 
+/// A bundle is sold to wallets that can sign in; a contract's cannot.
+pub const BUNDLE_NEEDS_SIGN_IN: &str = "bundle_needs_sign_in";
+/// A response is there, and nothing is left of the bundle that was to pay for it.
+pub const BUNDLE_USED_UP: &str = "bundle_used_up";
+
 /// The label of every reason that is not a known one.
 const OTHER: &str = "other";
 
@@ -206,7 +211,7 @@ const KNOWN: [(&str, &str); 16] = [
     ),
     (
         "",
-        "after_verify_aborted asset_not_deployed_contract duplicate_settlement eip2612_asset_mismatch \
+        "after_verify_aborted asset_not_deployed_contract bundle_needs_sign_in bundle_used_up duplicate_settlement eip2612_asset_mismatch \
          eip2612_deadline_expired eip2612_from_mismatch eip2612_spender_not_permit2 \
          eip6492_factory_not_allowed extension_echo_mismatch fee_payer_not_managed_by_facilitator \
          insufficient_funds internal_redirect max_redemptions missing_facilitator missing_scheme \
@@ -266,6 +271,8 @@ mod tests {
             UPTO_FACILITATOR,
             svm::reason::UNDECODABLE,
             svm::reason::MEMO_COUNT,
+            BUNDLE_NEEDS_SIGN_IN,
+            BUNDLE_USED_UP,
             "payer_not_allowed",
             "payment_identifier_conflict",
             "the facilitator gave no reason",

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::Version;
+use super::bundle::{BUNDLE, Bundle};
 use super::network::NetworkId;
 use crate::evm::Address;
 use crate::evm::eip712::{Domain, Word};
@@ -35,6 +36,8 @@ pub struct Requirement {
     pub payment_flow: PaymentFlow,
     /// The rail on which the money moves, with asset and recipient.
     pub rail: Rail,
+    /// What the payment buys beside the request that it comes with, where that is a bundle.
+    pub bundle: Option<Bundle>,
 }
 
 /// The rail on which the money moves.
@@ -308,13 +311,18 @@ impl Requirement {
             Rail::Evm(_) => None,
             Rail::Foreign(foreign) => Some(&foreign.extra),
         };
-        json::to_text(&(self.scheme.as_str(), self.asset(), self.pay_to(), self.amount, extra))
+        let charges = json::to_text(&(self.scheme.as_str(), self.asset(), self.pay_to(), self.amount, extra));
+        match &self.bundle {
+            Some(bundle) => charges + &bundle.to_json(),
+            None => charges,
+        }
     }
 
-    /// The name of its network, where clients of version 1 can pay it: they know the scheme `exact` by EIP-3009 alone.
+    /// The name of its network, where clients of version 1 can pay it: they know the scheme `exact` by EIP-3009 alone, and no
+    /// bundles.
     pub fn in_v1(&self) -> Option<&str> {
         let evm = self.evm().filter(|evm| evm.transfer_method == TransferMethod::Eip3009)?;
-        evm.v1_network.as_deref().filter(|_| self.scheme == Scheme::Exact)
+        evm.v1_network.as_deref().filter(|_| self.scheme == Scheme::Exact && self.bundle.is_none())
     }
 
     /// Its network as a version of the protocol calls it.
@@ -347,6 +355,7 @@ impl Requirement {
         self.has_asset_of(accepted)
             && accepted.amount == self.amount
             && accepted.max_timeout_seconds == self.max_timeout_seconds
+            && self.bundle.is_none_or(|bundle| accepted.bundle().is_none_or(|named| named == bundle.to_json()))
             && match &self.rail {
                 Rail::Evm(evm) => {
                     evm.is(accepted)
@@ -416,7 +425,11 @@ impl Serialize for Extra<'_> {
             channel_state: Option<&'a RawValue>,
             #[serde(skip_serializing_if = "Option::is_none")]
             voucher_state: Option<&'a RawValue>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            bundle: Option<&'a RawValue>,
         }
+        let bundle = self.0.bundle.map(|bundle| bundle.to_json());
+        let bundle: Option<&RawValue> = bundle.as_deref().and_then(|json| serde_json::from_str(json).ok());
         let standing = self.0.evm().and_then(|evm| evm.channel.as_ref()?.standing.as_ref());
         let [channel_state, voucher_state] =
             [0, 1].map(|part| standing.and_then(|parts| serde_json::from_str(parts.get(part)?).ok()));
@@ -432,6 +445,7 @@ impl Serialize for Extra<'_> {
                 min_deposit: evm.channel.as_ref().map(|channel| channel.min_deposit_for(self.0.amount)),
                 channel_state,
                 voucher_state,
+                bundle,
             }
             .serialize(serializer),
             Rail::Foreign(Foreign { extra, supplied, .. }) => {
@@ -439,6 +453,9 @@ impl Serialize for Extra<'_> {
                 for (name, value) in extra.iter().chain(supplied) {
                     let value: &RawValue = serde_json::from_str(value).map_err(serde::ser::Error::custom)?;
                     map.serialize_entry(name, value)?;
+                }
+                if let Some(bundle) = bundle {
+                    map.serialize_entry(BUNDLE, bundle)?;
                 }
                 map.end()
             }
@@ -476,6 +493,11 @@ pub struct Accepted<'a> {
 }
 
 impl Accepted<'_> {
+    /// Returns `extra.bundle` as canonical JSON, where the client passes it back.
+    pub fn bundle(&self) -> Option<&str> {
+        self.evm.bundle.as_deref().or_else(|| self.fields.get(BUNDLE).map(String::as_str))
+    }
+
     /// Reads `extra` where it is known what should stand there.
     ///
     /// # Errors
@@ -506,6 +528,15 @@ struct EvmExtra {
     receiver_authorizer: Option<String>,
     #[serde(default, deserialize_with = "whole_seconds")]
     withdraw_delay: Option<u64>,
+    /// Canonical JSON.
+    #[serde(default, deserialize_with = "canonical")]
+    bundle: Option<String>,
+}
+
+/// Reads any JSON in its canonical form, for `deserialize_with`.
+fn canonical<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let value = Option::<Box<RawValue>>::deserialize(deserializer)?;
+    Ok(value.map(|value| json::canonical(&value).unwrap_or_default()))
 }
 
 /// Reads a whole number of seconds, for `deserialize_with`.

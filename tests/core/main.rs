@@ -13,6 +13,9 @@
 )]
 #![allow(dead_code, reason = "of what the tests share, wasm uses a part")]
 
+#[cfg(not(target_arch = "wasm32"))]
+mod bundle_rules;
+mod bundles;
 mod chain;
 mod channel_stories;
 mod channels;

@@ -28,7 +28,7 @@ fn terms_at(stage: &mut Stage, path: &str) -> Value {
 }
 
 /// What an official client does with a challenge: it fills in the first chain, and signs the text of EIP-4361.
-fn answer(wallet: &Wallet, terms: &Value) -> Value {
+pub fn answer(wallet: &Wallet, terms: &Value) -> Value {
     let declared = &terms["extensions"][HEADER];
     let (mut proof, chain) = (declared["info"].clone(), &declared["supportedChains"][0]);
     proof["chainId"] = chain["chainId"].clone();

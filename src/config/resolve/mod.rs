@@ -5,6 +5,7 @@
 //! recipients (`recipient.rs`), at a price (`price.rs`). Checks across routes stand in `checks.rs`.
 
 mod asset;
+mod bundle;
 mod channels;
 mod checks;
 mod evm;

@@ -10,6 +10,7 @@ use crate::money::Amount;
 use crate::networks::{KnownNetwork, NETWORKS};
 use crate::price::request::has_no_output;
 use crate::price::{RATE_SCALE_DIGITS, Rate, Rates, Shape, Tariff};
+use crate::x402::bundle::{Bundle, Content};
 use crate::x402::requirement::Evm;
 
 /// Accounts of Anvil and Hardhat, which many examples show: everybody has their keys.
@@ -37,9 +38,34 @@ pub(super) fn warn(warnings: &mut Warnings, path: &str, pattern: &str, terms: &R
             name its symbol in place of its address";
         warnings.add(path, "accepts", text);
     }
+    warn_of_bundle(warnings, path, terms);
     if let Some(tariff) = &terms.tariff {
         warn_of_models(warnings, path, tariff);
         warn_of_rates(warnings, path, pattern, tariff, &terms.offers);
+    }
+}
+
+/// Warns of a bundle that nobody should buy, or everybody.
+fn warn_of_bundle(warnings: &mut Warnings, path: &str, terms: &RouteTerms) {
+    for offer in &terms.offers {
+        let Some(Bundle { content: Content::Calls(calls), .. }) = offer.requirement.bundle else { continue };
+        let single = terms
+            .offers
+            .iter()
+            .find(|single| single.requirement.bundle.is_none() && single.requirement.has_rail_of(&offer.requirement));
+        let Some(one) = single.map(|single| single.requirement.amount.to_integer()) else { continue };
+        let amount = offer.requirement.amount.to_integer();
+        if amount > one.saturating_mul(U256::from(calls)) {
+            let text = "is more than so many single calls cost, so that nobody gains by it";
+            return warnings.add(path, "bundle.price", text);
+        }
+        if amount < one {
+            return warnings.add(
+                path,
+                "bundle.price",
+                "is less than a single call costs, so that nobody should buy one",
+            );
+        }
     }
 }
 

@@ -89,6 +89,7 @@ impl Inherited<'_> {
                 Settle::Before | Settle::Concurrent => PaymentFlow::Upfront,
             },
             rail,
+            bundle: None,
         })
     }
 }

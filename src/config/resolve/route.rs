@@ -56,7 +56,7 @@ impl Context<'_> {
             (None, true) if asks_something(raw) => {
                 return refuse(
                     path,
-                    "is free, and says how to pay; leave out pay_to, accepts, settle, exposure, mode, max_timeout_seconds, free_for and extensions",
+                    "is free, and says how to pay; leave out pay_to, accepts, settle, exposure, mode, max_timeout_seconds, free_for, extensions and bundle",
                 );
             }
             (None, true) => None,
@@ -117,6 +117,7 @@ fn asks_something(raw: &raw::Route) -> bool {
         || raw.max_timeout_seconds.is_some()
         || raw.free_for.is_some()
         || raw.extensions.is_some()
+        || raw.bundle.is_some()
 }
 
 fn matcher(path: &str, raw: &raw::Match) -> Result<Matcher> {

@@ -49,19 +49,30 @@ impl Context<'_> {
             authorizer,
         };
         inherited.check_exposure()?;
-        let offers = inherited.offers(&accepts_path, entries, networks)?;
+        let mut offers = inherited.offers(&accepts_path, entries, networks)?;
+        let (tariff, price_service) = (price.tariff()?, price.service(self.environment)?);
+        let is_fixed = tariff.is_none() && price_service.is_none();
+        let bundle = match &raw.bundle {
+            Some(bundle) => {
+                let (bundle, sold) = super::bundle::bundle(path, bundle, &offers, is_fixed)?;
+                offers.extend(sold);
+                Some(bundle)
+            }
+            None => None,
+        };
         let terms = RouteTerms {
             description: description(path, raw)?,
             mime_type: mime_type(path, raw)?,
             listing: listing(path, raw)?,
             mode: raw.mode.unwrap_or(mode),
             settle,
-            tariff: price.tariff()?.map(Arc::new),
-            price_service: price.service(self.environment)?.map(Arc::new),
+            tariff: tariff.map(Arc::new),
+            price_service: price_service.map(Arc::new),
             settlement_overrides: raw.settlement_overrides,
             free_for: free_for(path, raw, defaults)?,
             extensions: extensions(&format!("{path}.extensions"), raw, &offers)?,
             offers,
+            bundle,
             shown_at,
             prepared: None,
         };
@@ -69,6 +80,12 @@ impl Context<'_> {
             return refuse(
                 format!("{path}.extensions.sign_in_with_x"),
                 "is for a fixed price: here a small payment would buy the dearest request after it",
+            );
+        }
+        if terms.extensions.sign_in.is_some() && terms.bundle.is_some() {
+            return refuse(
+                format!("{path}.bundle"),
+                "stands beside extensions.sign_in_with_x, by which a single payment is enough to come back; keep one of the two",
             );
         }
         Ok(terms.prepared())

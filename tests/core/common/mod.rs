@@ -20,7 +20,9 @@ use x402_proxy_wasm::exchange::{
     Seen, SettlementRecord, Stream, Tail, UpstreamHead, Warning,
 };
 use x402_proxy_wasm::facilitator::{CalloutAnswer, Kind, Supported};
-use x402_proxy_wasm::ledger::{Answer, Operation, Owner, PaymentKey, Store, StoreFailed, Written, exposure};
+use x402_proxy_wasm::ledger::{
+    Answer, BundleOperation, Operation, Owner, PaymentKey, Store, StoreFailed, Written, exposure,
+};
 use x402_proxy_wasm::time::UnixTime;
 use x402_proxy_wasm::x402::header;
 
@@ -512,8 +514,10 @@ impl Stage {
                 UnixTime::from_secs(self.now),
             ),
         };
+        let left = if let Answer::Left(left) = answer { format!("left {left}") } else { String::new() };
         let said = match answer {
             Answer::Granted => "granted",
+            Answer::Left(_) => &left,
             Answer::GrantedUnknown(_) => "granted unknown",
             Answer::GrantedSettled(..) => "granted settled",
             Answer::InFlight => "in flight",
@@ -571,7 +575,7 @@ impl Stage {
             Answer::Spent => "spent",
             Answer::Exhausted => "exhausted",
             Answer::Waiting => "waiting",
-            Answer::NotHeld | Answer::Full | Answer::Failed => "trouble",
+            Answer::NotHeld | Answer::Full | Answer::Failed | Answer::Left(_) => "trouble",
         }
     }
 
@@ -767,5 +771,13 @@ const fn name_of(operation: Operation) -> &'static str {
         Operation::Grant { .. } => "note",
         Operation::CheckGrant { .. } => "recall",
         Operation::ConsumeNonce { .. } => "note once",
+        Operation::Bundle(operation) => match operation {
+            BundleOperation::Buy { .. } => "buy",
+            BundleOperation::Check { .. } => "balance",
+            BundleOperation::Take { .. } => "take",
+            BundleOperation::Renew { .. } => "renew",
+            BundleOperation::Charge { .. } => "charge",
+            BundleOperation::GiveBack => "give back",
+        },
     }
 }

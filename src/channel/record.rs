@@ -378,13 +378,10 @@ fn go_on(mut record: Record, owner: u64, operation: &Operation, now: UnixTime) -
             record.hold = Some(Hold { until: hold.until.max(*until), ..hold });
         }
         (Operation::Charge { amount, chain }, Some(hold)) => {
-            record = record.refreshed(*chain);
-            record.moved_at = if chain.is_some() { now } else { record.moved_at };
-            return record.charge(hold, *amount, now);
+            return record.deposited(*chain, now).charge(hold, *amount, now);
         }
         (Operation::Release { chain }, Some(hold)) => {
-            record = record.refreshed(*chain);
-            record.moved_at = if chain.is_some() { now } else { record.moved_at };
+            record = record.deposited(*chain, now);
             record.hold = None;
             // What was not answered once more may still be.
             record.last.is_repeated &= !hold.is_repeat;
@@ -396,8 +393,7 @@ fn go_on(mut record: Record, owner: u64, operation: &Operation, now: UnixTime) -
             record.chain.at = record.chain.at.max(now);
         }
         (Operation::Refunded { chain }, Some(hold)) if hold.purpose == Purpose::Refund => {
-            record = record.refreshed(Some(*chain));
-            record.moved_at = now;
+            record = record.refunded(*chain, now);
             record.hold = None;
             let is_empty = record.chain.balance <= record.charged && record.unclaimed() == 0;
             if is_empty {
@@ -482,6 +478,28 @@ impl Record {
                 self.unclaimed_since = UnixTime::default();
             }
         }
+        self
+    }
+
+    /// The record once a deposit has come about, where one has. A block that was read meanwhile may be from before it.
+    #[must_use]
+    fn deposited(mut self, news: Option<OnChain>, now: UnixTime) -> Self {
+        self = self.refreshed(news);
+        if let Some(news) = news {
+            self.chain.balance = self.chain.balance.max(news.balance);
+            self.moved_at = now;
+        }
+        self
+    }
+
+    /// The record once a refund has come about. A block that was read meanwhile may be from before it.
+    #[must_use]
+    fn refunded(mut self, news: OnChain, now: UnixTime) -> Self {
+        self = self.refreshed(Some(news));
+        self.chain.balance = self.chain.balance.min(news.balance);
+        self.chain.total_claimed = self.chain.total_claimed.max(news.total_claimed);
+        self.chain.refund_nonce = self.chain.refund_nonce.max(news.refund_nonce);
+        self.moved_at = now;
         self
     }
 

@@ -230,12 +230,15 @@ impl Keeping {
         if !around.config.has_channels {
             // Channels of an earlier configuration are claimed by whoever has none, unless somebody has some.
             if self.is_needless || store::is_leased(around.host, &lease, now) {
-                return Tokens::new();
+                return self.work_off(around, now);
             }
             lease = format!("keeper.rest.{name}");
         }
         if !store::keep_lease(around.host, &lease, around.number, now, until) {
-            return Tokens::new();
+            // What was begun is brought to its end.
+            self.flush = None;
+            self.watched.clear();
+            return self.work_off(around, now);
         }
         self.heed_flush(around, &name, now);
         let pages = if self.flush.is_some() { Channels::PAGES } else { PAGES_AT_ONCE };
@@ -244,10 +247,14 @@ impl Keeping {
         }
         self.tell_flush(around, &name);
         let mut tokens = self.watch(around);
-        for (group, job) in self.keeper.take_due(now) {
-            tokens.extend(self.begin(around, group, job, now));
-        }
+        tokens.extend(self.work_off(around, now));
         tokens
+    }
+
+    /// Asks for what is due of the work that was taken in.
+    fn work_off(&mut self, around: &Around<'_, impl Host>, now: UnixTime) -> Tokens {
+        let due = self.keeper.take_due(now).into_iter();
+        due.filter_map(|(group, job)| self.begin(around, group, job, now)).collect()
     }
 
     /// Begins with the wish that everything is claimed now, where there is one: all pages are looked through at once.

@@ -117,13 +117,14 @@ pub(super) fn ledger_since(host: &impl Host, now: UnixTime) -> Option<UnixTime> 
     })
 }
 
-/// Takes the right to do what one worker of the process does for all, or keeps it: until `until`. `false` where another one
-/// has it, or the store does not work.
+/// Takes the right to do what one worker of the process does for all, or keeps it: until `until`. `false` where a newer one
+/// has it, or the store does not work. The newest takes it from any other: a host keeps contexts of an earlier configuration for
+/// minutes.
 pub(super) fn keep_lease(host: &impl Host, name: &str, number: u32, now: UnixTime, until: UnixTime) -> bool {
     let key = format!("{LEASE_PREFIX}{name}");
     let Ok(stored) = host.shared_data(&key) else { return false };
     let held = stored.as_ref().and_then(|(bytes, _)| read_lease(bytes));
-    if held.is_some_and(|(owner, until)| owner != number && until > now.as_secs()) {
+    if held.is_some_and(|(owner, until)| owner > number && until > now.as_secs()) {
         return false;
     }
     let bytes = [&number.to_le_bytes()[..], &until.as_secs().to_le_bytes()].concat();

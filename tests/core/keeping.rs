@@ -191,6 +191,12 @@ fn a_block_from_before_a_deposit_does_not_take_it_back() {
     assert!(matches!(life.perform(18, &Operation::Charge { amount: 10, chain: Some(deposited) }), Answer::Granted(_)));
     life.confirm(30, 15, 100, 0);
     assert_eq!(life.record().chain.balance, 500);
+    // Nor does one that was read while the deposit was on its way.
+    let mut other = Life::begun();
+    assert_eq!(other.reserve(10, 20, 10, Some(chain)), Answer::Reserved { base: 10 });
+    other.confirm(17, 12, 100, 0);
+    assert!(matches!(other.perform(18, &Operation::Charge { amount: 10, chain: Some(deposited) }), Answer::Granted(_)));
+    assert_eq!(other.record().chain.balance, 500);
     life.confirm(40, 25, 400, 0);
     assert_eq!(life.record().chain.balance, 400);
 }

@@ -362,6 +362,32 @@ fn nobody_else_is_told_of_it() {
 }
 
 #[test]
+fn the_newest_configuration_keeps_the_channels() {
+    let mut scene = Scene::new(&config());
+    assert_eq!(scene.buy(10_000), 200);
+    scene.tick(1);
+    let mut other = config();
+    other["defaults"]["accepts"][0]["withdraw_delay"] = "1800s".into();
+    let (old, new) = (scene.root, scene.envoy.add_root(&other).unwrap());
+    // The host keeps the old one while its listener drains.
+    for _ in 0..20 {
+        for root in [old, new] {
+            scene.root = root;
+            scene.tick(1);
+        }
+    }
+    assert!(scene.envoy.has_logged("1 open channels, which hold 1000000 atomic units"));
+    let id = scene.request("POST", "/internal/flush", &[("authorization", &bearer(SECRET))]);
+    for _ in 0..8 {
+        for root in [old, new] {
+            scene.root = root;
+            scene.tick(1);
+        }
+    }
+    assert_eq!(scene.flushed(id), (200, json!({"unclaimed": "0", "claimed": "10000"})));
+}
+
+#[test]
 fn channels_that_no_route_takes_are_told_of_and_claimed() {
     let mut other = config();
     other["defaults"]["accepts"][0]["withdraw_delay"] = "1800s".into();

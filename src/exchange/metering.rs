@@ -190,8 +190,16 @@ impl State for Opening {
 
 impl Metering {
     /// Returns when the stream has to end, so that it can still be paid for.
-    pub(super) const fn closes_at(&self) -> UnixTime {
+    const fn closes_at(&self) -> UnixTime {
         self.meter.closes_at()
+    }
+
+    /// Returns when it wants an [`Event::Tick`], whatever the stream does.
+    pub(super) const fn wakes_at(&self) -> UnixTime {
+        match self.payment.renews_bundle_at() {
+            Some(renews) if renews.as_secs() < self.closes_at().as_secs() => renews,
+            _ => self.closes_at(),
+        }
     }
 
     fn tariff(&self) -> Option<Arc<Tariff>> {
@@ -213,6 +221,12 @@ impl Metering {
             (self.into(), Effects { ledger, channel, stream: Stream::Pass, ..Effects::default() })
         };
         (exchange, Effects { chunk, ends_plain, ..effects })
+    }
+
+    /// Keeps what is set aside of a bundle, however long the stream is silent.
+    fn keep_bundle(mut self, context: Context<'_>) -> Next {
+        let ledger = self.payment.renew_bundle(context);
+        (self.into(), Effects { ledger, ..Effects::default() })
     }
 
     /// The stream is over for its client: what was generated until then is paid for.
@@ -254,6 +268,7 @@ impl State for Metering {
             Event::ResponseChunk { bytes, is_last } => self.on_chunk(context, &bytes, is_last),
             Event::Ended | Event::Redirected => self.on_left(context),
             Event::Tick if context.now >= self.closes_at() => self.cut(context),
+            Event::Tick => self.keep_bundle(context),
             _ => self.ignore(event),
         }
     }

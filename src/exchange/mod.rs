@@ -227,7 +227,7 @@ impl Exchange {
     pub const fn wakes_at(&self) -> Option<UnixTime> {
         match self {
             Self::Settling(settling) => settling.pause(),
-            Self::Metering(metering) => Some(metering.closes_at()),
+            Self::Metering(metering) => Some(metering.wakes_at()),
             // As soon as there is a tick: nobody tells it of the other's end.
             Self::AwaitingTurn(_) => Some(UnixTime::from_secs(0)),
             _ => None,

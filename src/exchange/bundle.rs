@@ -167,9 +167,17 @@ impl Payment {
         self.bundle_operation(BundleOperation::GiveBack)
     }
 
+    /// Returns from when on the hold on it is to be renewed; `None` where there is none.
+    pub(super) const fn renews_bundle_at(&self) -> Option<UnixTime> {
+        match self.drawn.until {
+            Some(until) => Some(UnixTime::from_secs(until.as_secs().saturating_sub(RENEWAL_SECONDS))),
+            None => None,
+        }
+    }
+
     /// Returns what keeps it set aside, where the hold is about to end.
     pub(super) fn renew_bundle(&mut self, context: Context<'_>) -> Option<(PaymentKey, Operation)> {
-        let until = self.drawn.until.filter(|until| context.now.plus(RENEWAL_SECONDS) >= *until)?;
+        let until = self.drawn.until.filter(|_| self.renews_bundle_at().is_some_and(|renews| context.now >= renews))?;
         let until = self.purchase.surely_served(context).max(until.plus(1));
         self.drawn.until = Some(until);
         self.bundle_operation(BundleOperation::Renew { until })

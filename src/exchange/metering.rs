@@ -215,9 +215,10 @@ impl Metering {
         self.meter.closes_at()
     }
 
-    /// Returns when time alone makes something due: the end of the stream, or a longer hold on its channel.
+    /// Returns when time alone makes something due: the end of the stream, or a longer hold on what it is paid out of.
     pub(super) fn wakes_at(&self) -> UnixTime {
-        self.payment.renews_at().map_or(self.closes_at(), |due| due.min(self.closes_at()))
+        let renewals = [self.payment.renews_at(), self.payment.renews_bundle_at()];
+        renewals.into_iter().flatten().fold(self.closes_at(), UnixTime::min)
     }
 
     fn tariff(&self) -> Option<Arc<Tariff>> {
@@ -239,6 +240,12 @@ impl Metering {
             (self.into(), Effects { ledger, channel, stream: Stream::Pass, ..Effects::default() })
         };
         (exchange, Effects { chunk, ends_plain, ..effects })
+    }
+
+    /// Keeps its hold on what it is paid out of, however long the stream is silent.
+    fn renew(mut self, context: Context<'_>) -> Next {
+        let (ledger, channel) = (self.payment.renew_bundle(context), self.payment.renew_channel(context));
+        (self.into(), Effects { ledger, channel, ..Effects::default() })
     }
 
     /// The stream is over for its client: what was generated until then is paid for.
@@ -280,10 +287,7 @@ impl State for Metering {
             Event::ResponseChunk { bytes, is_last } => self.on_chunk(context, &bytes, is_last),
             Event::Ended | Event::Redirected => self.on_left(context),
             Event::Tick if context.now >= self.closes_at() => self.cut(context),
-            Event::Tick => {
-                let channel = self.payment.renew_channel(context);
-                (self.into(), Effects { channel, ..Effects::default() })
-            }
+            Event::Tick => self.renew(context),
             Event::Channel(ChannelAnswer::Granted(_)) => {
                 self.payment.on_extended(context);
                 self.stay()

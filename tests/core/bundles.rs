@@ -378,7 +378,7 @@ fn chat_config() -> Value {
             "models": {"gpt-4o": {"input": "$1", "output": "$10"}},
             "max_output_tokens": 100,
         },
-        "bundle": {"credit": "$0.01", "lasts": "600s"},
+        "bundle": {"credit": "$0.01", "lasts": "3600s"},
     }]);
     config
 }
@@ -456,6 +456,13 @@ fn a_stream_is_charged_at_its_end_and_to_who_leaves() {
     stage.now += 300;
     stage.step(&mut visit, chunk(piece, false));
     assert!(visit.story().ends_with(&format!("renew left {aside}")), "{}", visit.story());
+    // However long it is silent.
+    stage.now += 300;
+    stage.step(&mut visit, Event::Tick);
+    assert_eq!(visit.story().matches("renew left").count(), 2, "{}", visit.story());
+    let mut other = come_to_chat(&mut stage, &wallet, false);
+    assert!(other.story().contains(&format!("balance left {aside}")), "{}", other.story());
+    stage.step(&mut other, Event::Ended);
     stage.step(
         &mut visit,
         chunk("data: {\"choices\":[],\"usage\":{\"prompt_tokens\":20,\"completion_tokens\":2}}\n\n", false),

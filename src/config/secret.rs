@@ -109,14 +109,14 @@ const KEYS: &str = "accepts address allow amount app ask_for_usage asset assets 
     body_type builder_code bundle bytes_per_token cache_write cached_input cached_input_tokens calls cdp chain_id \
     channels choices claim_above claim_every cluster confirm confirmations contract_wallets cors credit csp \
     decimals defaults deny description discovery eip712 enabled enforce_min_deposit env exclusive \
-    exclusive_after extensions extra facilitator facilitators flush free free_for headers hosts html icon_url \
+    exclusive_after exposure extensions extra facilitator facilitators flush free free_for headers hosts html icon_url \
     input input_tokens keep_headers key key_id key_secret lasts ledger log_range match max_body_bytes \
     max_channels max_claims max_failures max_output_tokens max_redemptions max_response_bytes \
     max_timeout_seconds metadata method methods mime_type min_deposit minimum missing_usage mode model \
     models name namespace network networks offer_receipt offers origins output output_schema output_tokens \
-    page path path_params path_params_schema pay_to payers payment_identifier price principals query \
+    page path path_params path_params_schema pay_to payer payers payment_identifier price principals query \
     query_schema quote refund_idle routes rpc scheme schemes secret service_name services settle \
-    settlement_overrides sign_in_with_x split statement tags timeout to transaction transfer_method \
+    settlement_overrides sign_in_with_x split statement tags timeout to total transaction transfer_method \
     unmatched url usage usd_pegged verify version weight withdraw_delay";
 
 /// Keys that belong elsewhere than where people put them, and where that is.
@@ -128,7 +128,7 @@ const PLACES: [(&str, &str); 13] = [
     ("host hosts method methods path", "in `match` of a route"),
     ("path_separated_prefix prefix", "in `path`, as /prefix/{*rest}"),
     ("bundle description extensions free match mime_type price", "in an entry of `routes`"),
-    ("accepts free_for max_timeout_seconds payTo pay_to settle", "in `defaults` or an entry of `routes`"),
+    ("accepts exposure free_for max_timeout_seconds payTo pay_to settle", "in `defaults` or an entry of `routes`"),
     (
         "asset confirm contract_wallets enforce_min_deposit min_deposit network scheme transfer_method withdraw_delay",
         "in an entry of `accepts`",

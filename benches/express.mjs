@@ -2,12 +2,14 @@
 import express from "express";
 import { paymentMiddleware, x402ResourceServer } from "@x402/express";
 import { HTTPFacilitatorClient } from "@x402/core/server";
+import { BatchSettlementEvmScheme } from "@x402/evm/batch-settlement/server";
 import { ExactEvmScheme } from "@x402/evm/exact/server";
 
-const [port, facilitatorUrl, settle, answer] = process.argv.slice(2);
-const network = "eip155:84532";
-const server = new x402ResourceServer(new HTTPFacilitatorClient({ url: facilitatorUrl })).register(network, new ExactEvmScheme());
-const accepts = { scheme: "exact", price: "$0.001", network, payTo: "0x3C44CdDdB6a900fa2b585dd299e03d12FA4293BC", maxTimeoutSeconds: 300 };
+const [port, facilitatorUrl, settle, answer, scheme = "exact"] = process.argv.slice(2);
+const [network, payTo] = ["eip155:84532", "0x3C44CdDdB6a900fa2b585dd299e03d12FA4293BC"];
+const official = scheme === "exact" ? new ExactEvmScheme() : new BatchSettlementEvmScheme(payTo);
+const server = new x402ResourceServer(new HTTPFacilitatorClient({ url: facilitatorUrl })).register(network, official);
+const accepts = { scheme, price: "$0.001", network, payTo, maxTimeoutSeconds: 300 };
 if (settle === "before") accepts.extra = { paymentFlow: "upfront" };
 const routes = { "GET /weather": { accepts, description: "Weather data", mimeType: "application/json" } };
 

@@ -165,6 +165,13 @@ export const startFacilitatorStub = () =>
     ],
   });
 
+/** A fake facilitator for channels, which has to know them by name: see `fake-facilitator.mjs`. */
+export async function startFakeFacilitator() {
+  const port = await freePort();
+  const script = join(checkout, "benches", "fake-facilitator.mjs");
+  return start({ name: "fake-facilitator", command: process.execPath, args: [script, String(port)], port, core: OTHER_CORE });
+}
+
 /** `/direct` is answered by the proxy itself, all else by the upstream. */
 export const routesTo = (cluster) => [directly({ prefix: "/direct" }, ANSWER), { match: { prefix: "/" }, route: { cluster } }];
 
@@ -238,10 +245,10 @@ export const startAuthorizing = ({ name, upstream, service }) =>
 // ---- Other contenders ---------------------------------------------------------------------------------------------
 
 /** `@x402/express`, whose handler answers by itself. */
-export async function startExpress({ name, facilitator, settle = "after" }) {
+export async function startExpress({ name, facilitator, settle = "after", scheme = "exact" }) {
   const port = await freePort();
   const script = join(checkout, "benches", "express.mjs");
-  const server = await start({ name, command: process.execPath, args: [script, String(port), facilitator.url, settle, ANSWER], port, core: SERVER_CORE });
+  const server = await start({ name, command: process.execPath, args: [script, String(port), facilitator.url, settle, ANSWER, scheme], port, core: SERVER_CORE });
   return server;
 }
 
@@ -258,7 +265,7 @@ export async function startAxum({ name, facilitator, upstream, role = "proxy", s
  * One run of the load generator. Its options are explained there; an array of values is given as several of them.
  *
  * @param {Record<string, string | number | (string | number)[]>} options
- * @returns {Promise<{requests: number, wrong: number, statuses: Record<string, number>, seconds: number, rate: number,
+ * @returns {Promise<{requests: number, sent: number, wrong: number, statuses: Record<string, number>, seconds: number, rate: number,
  *   p50_us: number, p99_us: number, cpu_us: number, busy: number, own_busy: number, rss_kb: number,
  *   samples: [number, number][]}>}
  */

@@ -1,6 +1,7 @@
 /**
- * `make demo`: one paid request, told step by step. Its exit status is 0 only if the chain says that the money
- * moved once, as it should, and the answer came from the model.
+ * `make demo`: one paid request, told step by step, and then a channel that pays for many. Its exit status is 0 only if
+ * the chain says that the money moved once, as it should, and the answer came from the model; and that what the channel's
+ * calls were charged was paid out, to the atomic unit.
  */
 import { STATUS_CODES } from "node:http";
 import { relative } from "node:path";
@@ -9,6 +10,7 @@ import { decodePaymentRequiredHeader } from "@x402/core/http";
 import { formatUnits } from "viem";
 import { payerAccount, payTo } from "./accounts.mjs";
 import { NETWORK, USDC } from "./chain.mjs";
+import { playChannel } from "./channel-demo.mjs";
 import { makePayer } from "./client.mjs";
 import { MODEL } from "./inference.mjs";
 import { startStage } from "./stage.mjs";
@@ -159,6 +161,11 @@ async function main() {
     await playDemo(stage);
     line();
     line(green(`The money moved once (${usdc(PRICE)}), the model answered once, the second try bought nothing.`));
+    line();
+    line(bold("Many requests, paid for out of a channel"));
+    const { calls } = await playChannel(stage, { from: 7, demand });
+    line();
+    line(green(`${calls} calls, one deposit, and a claim: what was charged is what was paid out.`));
   } catch (error) {
     line();
     line(red(error instanceof Shortfall ? error.message : `The demo broke: ${error.message}`));

@@ -84,7 +84,7 @@ const COMMON = {
 
 // ---- The facilitator's --------------------------------------------------------------------------------------------
 
-const payerOf = ({ body }) => body.paymentPayload.payload.authorization.from;
+const payerOf = ({ body: { paymentPayload: { payload } } }) => payload.authorization?.from ?? payload.channelConfig?.payer;
 const someHash = ({ random }) => random.hex(32);
 
 function transactionIn(truth) {
@@ -248,10 +248,10 @@ export function choicesOf({ isConfirmed, without }) {
 
 // ---- The proxy ----------------------------------------------------------------------------------------------------
 
-function ask(url, path, text) {
+function ask(url, path, text, method = "POST") {
   return new Promise((resolve) => {
     const headers = { "content-type": "application/json", "content-length": Buffer.byteLength(text) };
-    const asked = request(`${url}${path}`, { method: "POST", headers, agent: false }, (response) => {
+    const asked = request(`${url}${path}`, { method, headers, agent: false }, (response) => {
       response.on("error", () => resolve(null));
       readBody(response).then((answer) => resolve({ status: response.statusCode, text: answer }), () => resolve(null));
     });
@@ -286,6 +286,13 @@ export async function startFaultInjectingProxy({ port, target, patience, choose,
 
   const handle = async (incoming, response) => {
     const text = await readBody(incoming);
+    // What the facilitator supports it says to whoever asks, and is asked again by whoever did not hear it.
+    if (incoming.method === "GET") {
+      const answer = await ask(target, incoming.url, "", "GET");
+      if (!answer) return incoming.socket.destroy();
+      response.writeHead(answer.status, { "content-type": "application/json", "content-length": Buffer.byteLength(answer.text) });
+      return response.end(answer.text);
+    }
     const [path, body] = [incoming.url, JSON.parse(text)];
     const question = {
       path,

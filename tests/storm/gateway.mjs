@@ -14,7 +14,7 @@ import { randomOf } from "./random.mjs";
 import { moodyUpstream } from "./upstream.mjs";
 
 /** How long the filter waits for facilitator and node. */
-const PATIENCE_MS = 500;
+const PATIENCE_MS = 1_000;
 
 const MINTED = 1_000_000_000n;
 const OTHER_PAY_TO = "0x000000000000000000000000000000000000dEaD";
@@ -24,6 +24,9 @@ export const payers = [1, 3, 4, 5, 6, 7].map((index) => accounts[index]);
 
 /** Who has nothing to pay with. */
 export const poorPayer = accounts[8];
+
+/** What is sold out of channels. */
+export const CHANNEL = { amount: "800", deposit: "$0.02" };
 
 const OFFER = { scheme: "exact", network: "base-sepolia", asset: "USDC" };
 const CONFIRMED = [{ ...OFFER, confirm: true }];
@@ -53,6 +56,8 @@ function pluginOf({ version, urls, withRpc, verify, isOtherMarket }) {
     facilitator: { cluster: "facilitator", url: urls.facilitator, timeout, verify },
     ...(withRpc && { rpc: { [NETWORK]: node } }),
     defaults: { pay_to: payTo, accepts: [OFFER] },
+    // Soon enough for claims to come in the storm.
+    channels: { claim_every: "3s" },
     // Something between the filter and the facilitator repeats questions, and there is no other proxy.
     // Nobody restarts this Envoy hot, so there is no older one that could still settle something.
     ledger: { exclusive: true, exclusive_after: "0s" },
@@ -62,7 +67,13 @@ function pluginOf({ version, urls, withRpc, verify, isOtherMarket }) {
       price: { amount: isOtherMarket ? otherAmount : amount },
       description: `Version ${version}`,
       ...route,
-    })),
+    })).concat({
+      name: "channel",
+      match: { path: "/channel/{*rest}" },
+      price: { amount: CHANNEL.amount },
+      accepts: [{ ...OFFER, scheme: "batch-settlement", min_deposit: CHANNEL.deposit }],
+      description: `Version ${version}`,
+    }),
     unmatched: "free",
   };
 }
@@ -70,7 +81,8 @@ function pluginOf({ version, urls, withRpc, verify, isOtherMarket }) {
 /** The nonce of the payment that a question is about; null where it is about none, or does not say. */
 function nonceOf(body) {
   const logs = [body].flat().find(({ method }) => method === "eth_getLogs");
-  return body.paymentPayload?.payload.authorization.nonce ?? logs?.params[0].topics?.[2] ?? null;
+  const { authorization, voucher } = body.paymentPayload?.payload ?? {};
+  return authorization?.nonce ?? voucher?.channelId ?? logs?.params[0].topics?.[2] ?? null;
 }
 
 /**
@@ -90,6 +102,7 @@ function nonceOf(body) {
  * @property {boolean} withRpc
  * @property {import("../../stage/chain.mjs").Chain} chain
  * @property {import("../../stage/envoy.mjs").Envoy} envoy
+ * @property {{url: string}} facilitator the official one, without anything between
  * @property {((pause: () => Promise<unknown>) => Promise<void>)[]} troubles kill somebody and start it again after the
  *   pause, or configure the filter anew
  * @property {() => void} turnMarket gives the filter the configuration with the market's other price
@@ -118,7 +131,7 @@ export async function startGateway(options) {
 async function open({ backends, ends, stop, seed, books, withRpc, without }) {
   const { chain, ports, run } = backends;
   const routes = routesOf(withRpc).map(([name, { otherAmount, twin }]) => ({ name, isFickle: Boolean(otherAmount), twin }));
-  const isPriced = (path) => routes.some(({ name }) => path.startsWith(`/${name}/`));
+  const isPriced = (path) => path.startsWith("/channel/") || routes.some(({ name }) => path.startsWith(`/${name}/`));
   const confirmed = routesOf(withRpc).flatMap(([, { accepts, amount }]) => (accepts === CONFIRMED ? amount : []));
   let isCalm = false;
 
@@ -214,6 +227,7 @@ async function open({ backends, ends, stop, seed, books, withRpc, without }) {
     withRpc,
     chain,
     envoy,
+    facilitator: { url: `http://127.0.0.1:${backends.ports.facilitator}` },
     troubles: [
       reload,
       restart("official facilitator", () => facilitator.stop(), async () => (facilitator = await openFacilitator())),

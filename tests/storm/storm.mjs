@@ -14,6 +14,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { bold, green, item, line, red } from "../../stage/terminal.mjs";
 import { assertAlive } from "../e2e/support.mjs";
 import { openBooks } from "./books.mjs";
+import { isOfChannels, makeChannelClients } from "./channels.mjs";
 import { makeClients } from "./clients.mjs";
 import { faultNames } from "./faults.mjs";
 import { garbageNames, sendGarbage } from "./garbage.mjs";
@@ -78,6 +79,7 @@ function outcomesIn(logs) {
  *
  * @typedef {object} Outcome
  * @property {import("./books.mjs").Sums} sums
+ * @property {import("./channels.mjs").ChannelSums} channelSums
  * @property {import("./books.mjs").Books["counts"]} counts
  * @property {import("./books.mjs").Books["violations"]} violations
  * @property {string[]} tame what did not happen often enough for the storm to prove anything
@@ -94,7 +96,8 @@ export async function runStorm({ seconds, seed, withRpc = true, without = [] }) 
     const end = Date.now() + seconds * 1000;
     const until = () => end;
     const clients = makeClients({ seed, books, gateway });
-    const lives = clients.start(until);
+    const channels = makeChannelClients({ seed, books, gateway });
+    const lives = Promise.all([clients.start(until), channels.start(until)]);
     await Promise.all([sendGarbage({ seed, books, gateway, until }), trouble({ seed, gateway, until })]);
 
     gateway.calm();
@@ -103,29 +106,33 @@ export async function runStorm({ seconds, seed, withRpc = true, without = [] }) 
     // What went on without a client comes to its end, too, and the access log reaches its file.
     do await sleep(1_000);
     while (!gateway.isIdle());
-    lastBlockAt = 0;
-    await blocks;
 
     await assertAlive(gateway).catch((error) => books.violate(error.message));
-    const transfers = await chain.transfers(firstBlock);
+    const channelSums = await channels.balance(envoy.accessLog);
+    lastBlockAt = 0;
+    await blocks;
+    const transfers = (await chain.transfers(firstBlock)).filter((transfer) => !isOfChannels(transfer));
     const sums = books.balance({ transfers, accessLog: envoy.accessLog(), isComplete: withRpc });
     const { counts, violations } = books;
     counts.outcomes = outcomesIn(envoy.logs());
     if (violations.length) gateway.keepLogs();
-    return { sums, counts, violations, tame: tamenessOf({ sums, counts, seconds, withRpc, without }), logs: gateway.logs };
+    const tame = tamenessOf({ sums, channelSums, counts, seconds, withRpc, without });
+    return { sums, channelSums, counts, violations, tame, logs: gateway.logs };
   } finally {
     await gateway.stop();
   }
 }
 
 /** What happened too seldom: a storm in which nothing happens proves nothing. */
-function tamenessOf({ sums, counts, seconds, withRpc, without }) {
+function tamenessOf({ sums, channelSums, counts, seconds, withRpc, without }) {
   const tame = [];
   const atLeast = (least, what, count) => count < least && tame.push(`${what}: ${count}, of ${Math.ceil(least)} at least`);
   atLeast(seconds, "settled", sums.settled);
   atLeast(seconds / 2, "delivered", sums.delivered);
   atLeast(seconds / 4, "recovered", sums.recovered);
   atLeast(1, "refused", sums.refused);
+  atLeast(seconds / 4, "channels", channelSums.channels);
+  atLeast(1, "claimed", Number(channelSums.claimed));
   atLeast(seconds, "faults", total(counts["/settle"]) + total(counts["/verify"]) + total(counts.node));
   atLeast(seconds, "garbage", total(counts.garbage));
   atLeast(seconds / 4, "troubles", total(counts.troubles));
@@ -163,6 +170,7 @@ const HAPPENED = {
   "the filter's log": "outcomes",
   "refused, moved nothing": "refused",
   "lost on the wire": "lost",
+  channels: "channels",
 };
 
 /** Prints counts by name, as many to a line as fit. */
@@ -185,7 +193,7 @@ const abridged = (list) =>
   list.length <= 80 ? list : [...list.slice(0, 50), `… (${list.length - 80} more)`, ...list.slice(-30)];
 
 /** Prints what came of a storm. @param {Outcome} outcome */
-export function printOutcome({ sums, counts, violations, tame, logs }) {
+export function printOutcome({ sums, channelSums, counts, violations, tame, logs }) {
   line(bold("What happened"));
   for (const [label, heading] of Object.entries(HAPPENED)) printCounts(label, counts[heading]);
   line();
@@ -198,6 +206,12 @@ export function printOutcome({ sums, counts, violations, tame, logs }) {
     ["refused", `${sums.refused}  and moved nothing`],
     ["owed", `${sums.owed}  settled, and bought nothing`],
     ["without a final answer", sums.open],
+    ["channels", channelSums.channels],
+    ["  deposited", channelSums.deposited],
+    ["  served, and charged", channelSums.charged],
+    ["  claimed", `${channelSums.claimed}${channelSums.byHand ? `  of ${channelSums.byHand} channels in the end by hand` : ""}`],
+    ["  given back", channelSums.returned],
+    ["  left in them", channelSums.remaining],
     ["violations", violations.length ? red(String(violations.length)) : green("0")],
   ];
   for (const [label, value] of rows) line(`  ${label.padEnd(LABEL)}${value}`);

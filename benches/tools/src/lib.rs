@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use k256::ecdsa::SigningKey;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use x402_proxy_wasm::channel::{ChannelConfig, ChannelId, domain_separator, voucher_digest};
 use x402_proxy_wasm::evm::eip712::{Domain, Word};
 use x402_proxy_wasm::evm::eip3009::Authorization;
 use x402_proxy_wasm::evm::{Address, Nonce, keccak256};
@@ -151,6 +152,102 @@ impl Payer {
         Ok(header::encode(&format!(
             r#"{{"x402Version":2,"payload":{{"authorization":{},"signature":"0x{}{:02x}"}},"resource":{},"accepted":{}}}"#,
             serde_json::to_string(&authorization)?,
+            hex::encode(signature.to_bytes()),
+            27 + recovery_id.to_byte(),
+            self.resource,
+            self.accepted,
+        )))
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ChannelEntry {
+    network: String,
+    amount: String,
+    asset: Address,
+    pay_to: Address,
+    extra: ChannelExtra,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ChannelExtra {
+    receiver_authorizer: Address,
+    withdraw_delay: u64,
+}
+
+/// Signs vouchers of many channels, each of which has a payer of its own.
+pub struct ChannelPayer {
+    domain: Word,
+    amount: u128,
+    accepted: String,
+    resource: String,
+    channels: Vec<Channel>,
+}
+
+struct Channel {
+    key: SigningKey,
+    id: ChannelId,
+    config: String,
+}
+
+impl ChannelPayer {
+    /// A payer with so many channels, for the first entry of a quote that is paid out of one. The same seed gives the same
+    /// channels.
+    ///
+    /// # Errors
+    /// Where there is no such entry, or it is not on an EVM chain.
+    pub fn new(quote: &Quote, channels: u64, seed: &str) -> Result<Self, Failure> {
+        #[derive(Deserialize)]
+        struct Named {
+            scheme: String,
+        }
+        let is_channel = |entry: &&Box<RawValue>| {
+            serde_json::from_str::<Named>(entry.get()).is_ok_and(|named| named.scheme == "batch-settlement")
+        };
+        let accepted = quote.accepts.iter().find(is_channel).ok_or("no channels are accepted there")?.get().to_owned();
+        let entry: ChannelEntry = serde_json::from_str(&accepted)?;
+        let domain = domain_separator(entry.network.strip_prefix("eip155:").ok_or("not an EVM chain")?.parse()?);
+        let channel = |number: u64| -> Result<Channel, Failure> {
+            let key = SigningKey::from_slice(&keccak256(format!("{seed}-{number}").as_bytes()))?;
+            let payer = address_of(&key)?;
+            let config = ChannelConfig {
+                payer,
+                payer_authorizer: payer,
+                receiver: entry.pay_to,
+                receiver_authorizer: entry.extra.receiver_authorizer,
+                token: entry.asset,
+                withdraw_delay: entry.extra.withdraw_delay,
+                salt: [0; 32],
+            };
+            Ok(Channel { key, id: config.id(&domain), config: serde_json::to_string(&config)? })
+        };
+        Ok(Self {
+            domain,
+            amount: entry.amount.parse()?,
+            channels: (0..channels).map(channel).collect::<Result<_, _>>()?,
+            accepted,
+            resource: quote.resource.as_ref().map_or("{}".to_owned(), |resource| resource.get().to_owned()),
+        })
+    }
+
+    /// The value of `PAYMENT-SIGNATURE` for the voucher of this number: the channels take turns, and the total of each grows by
+    /// the price with each turn.
+    ///
+    /// # Errors
+    /// Where it cannot be signed.
+    pub fn voucher(&self, number: u64) -> Result<String, Failure> {
+        let count = self.channels.len() as u64;
+        let turn = number.checked_div(count).ok_or("no channels")?;
+        let channel = self.channels.get((number % count) as usize).ok_or("no such channel")?;
+        let total = self.amount * (u128::from(turn) + 1);
+        let digest = voucher_digest(&self.domain, channel.id, total);
+        let (signature, recovery_id) = channel.key.sign_prehash_recoverable(&digest);
+        Ok(header::encode(&format!(
+            r#"{{"x402Version":2,"payload":{{"type":"voucher","channelConfig":{},"voucher":{{"channelId":"{}","maxClaimableAmount":"{total}","signature":"0x{}{:02x}"}}}},"resource":{},"accepted":{}}}"#,
+            channel.config,
+            channel.id,
             hex::encode(signature.to_bytes()),
             27 + recovery_id.to_byte(),
             self.resource,

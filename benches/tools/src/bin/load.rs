@@ -15,11 +15,12 @@ use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
-use x402_proxy_wasm_bench_tools::{Failure, Kind, Payer, Quote};
+use x402_proxy_wasm::channel::Record;
+use x402_proxy_wasm_bench_tools::{ChannelPayer, Failure, Kind, Payer, Quote};
 
-const USAGE: &str = "load --port N [--path /x] [--kinds free|unpaid|honest|forged|misdirected,…] [--expect 200,…]
+const USAGE: &str = "load --port N [--path /x] [--kinds free|unpaid|honest|forged|misdirected|voucher,…] [--expect 200,…]
      [--connections 16] [--seconds 2] [--warmup 0.3] [--most N] [--payments N] [--sample SECONDS] [--body TEXT]
-     [--entry N] [--pid N]… [--cpu N]";
+     [--entry N] [--channels N] [--seed TEXT] [--first N] [--pid N]… [--cpu N]";
 
 /// What one run is about.
 struct Options {
@@ -40,6 +41,12 @@ struct Options {
     body: Option<String>,
     /// Which of the terms is paid by, the first unless told.
     entry: usize,
+    /// Channels whose vouchers are sent in turn, each of another payer.
+    channels: u64,
+    /// Tells the channels of one server from those of another.
+    seed: String,
+    /// The number of the first voucher: so many were sent before.
+    first: u64,
     pids: Vec<u32>,
     /// Where the run itself takes place; payments are signed wherever there is room.
     cpu: Option<String>,
@@ -69,6 +76,9 @@ fn options() -> Result<Options, Failure> {
         payments: one("payments", "1000").parse()?,
         sample: one("sample", "0").parse()?,
         entry: one("entry", "0").parse()?,
+        channels: one("channels", "1").parse()?,
+        seed: one("seed", ""),
+        first: one("first", "0").parse()?,
         body: Some(one("body", "")).filter(|body| !body.is_empty()),
         cpu: Some(one("cpu", "")).filter(|cpu| !cpu.is_empty()),
         pids: given.remove("pid").unwrap_or_default().iter().map(|pid| pid.parse()).collect::<Result<_, _>>()?,
@@ -98,6 +108,13 @@ fn works(options: &Options) -> Result<Vec<Work>, Failure> {
         let kind = match kind.as_str() {
             "free" | "unpaid" => {
                 return Ok(Work { requests: vec![head("")], expected: *expected, is_used_up: false, next: 0 });
+            }
+            "voucher" => {
+                let payer = ChannelPayer::new(&quote(options.port, &head(""))?, options.channels, &options.seed)?;
+                let request =
+                    |number| Ok(head(&format!("payment-signature: {}\r\n", payer.voucher(options.first + number)?)));
+                let requests = in_order(options.payments, &request)?;
+                return Ok(Work { requests, expected: *expected, is_used_up: true, next: 0 });
             }
             "honest" => Kind::Honest,
             "forged" => Kind::Forged,
@@ -132,6 +149,13 @@ fn in_parallel<T: Send>(count: u64, make: &(impl Fn(u64) -> Result<T, Failure> +
             .collect::<Result<_, _>>()?;
         Ok(parts.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
     })
+}
+
+/// The same, in the order of their numbers: totals have to grow.
+fn in_order<T: Send>(count: u64, make: &(impl Fn(u64) -> Result<T, Failure> + Sync)) -> Result<Vec<T>, Failure> {
+    let mut numbered = in_parallel(count, &|number| Ok((number, make(number)?)))?;
+    numbered.sort_unstable_by_key(|(number, _)| *number);
+    Ok(numbered.into_iter().map(|(_, made)| made).collect())
 }
 
 /// Asks for the terms of a path.
@@ -298,6 +322,24 @@ fn resident(pids: &[u32]) -> u64 {
     pids.iter().filter_map(of).sum()
 }
 
+/// Waits for the answers that are under way, so that whoever goes on where this run ends knows what was paid for.
+fn drain(run: &mut Run, poll: &mut Poll, connections: &mut [Connection]) -> Result<(), Failure> {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    run.most = 0;
+    let mut events = Events::with_capacity(1024);
+    let begun = Instant::now();
+    while connections.iter().any(|connection| connection.waits.is_some()) && begun.elapsed() < PATIENCE {
+        poll.poll(&mut events, Some(Duration::from_millis(50)))?;
+        for event in &events {
+            let connection = &mut connections[event.token().0];
+            if run.receive(connection).is_none() {
+                connection.waits = None;
+            }
+        }
+    }
+    Ok(())
+}
+
 fn main() -> Result<(), Failure> {
     let options = options()?;
     let works = works(&options)?;
@@ -368,7 +410,10 @@ fn main() -> Result<(), Failure> {
     let elapsed = (last - started).as_secs_f64();
     let (cpu, own) = (used(&options.pids) - before, used(&me) - own_before);
     samples.push((run.counts.all, resident(&options.pids)));
+    run.is_counting = false;
+    drain(&mut run, &mut poll, &mut connections)?;
 
+    let sent = run.sent;
     let Counts { right, all, statuses, mut nanoseconds } = run.counts;
     nanoseconds.sort_unstable();
     let at = |part: f64| {
@@ -377,6 +422,8 @@ fn main() -> Result<(), Failure> {
     };
     let report = serde_json::json!({
         "requests": all,
+        "sent": sent,
+        "record_bytes": Record::BYTES,
         "wrong": all - right + broken,
         "broken": broken,
         "statuses": statuses,

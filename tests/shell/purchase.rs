@@ -197,9 +197,8 @@ impl Facilitator {
         }
         match payment["type"].as_str().unwrap() {
             "deposit" => {
-                if self.settled.insert(payment["deposit"]["authorization"].to_string()) {
-                    self.channel.balance += number(&payment["deposit"]["amount"]);
-                }
+                let is_new = self.settled.insert(payment["deposit"]["authorization"].to_string());
+                self.channel.balance += if is_new { number(&payment["deposit"]["amount"]) } else { 0 };
             }
             "refund" if number(&payment["refundNonce"]) != self.channel.refunds => {
                 let reason = "invalid_batch_settlement_evm_refund_simulation_failed";

@@ -96,7 +96,8 @@ pub struct Charging {
     transaction: Option<TransactionId>,
 }
 
-/// State: the hold has lapsed, and the channel is asked for once more, to charge what is delivered already.
+/// State: what is delivered already was not charged, for the hold has lapsed or the store failed, and the channel is asked for
+/// once more.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Owing {
     payment: Payment,
@@ -402,8 +403,11 @@ impl State for Reserving {
         }
     }
 
+    /// The channel may be the request's already, where the host has failed before it could be told.
     fn end(self) -> Next {
-        self.payment.end_left()
+        let channel = self.payment.channel_operation(Operation::Release { chain: None });
+        let (exchange, effects) = self.payment.end_left();
+        (exchange, Effects { channel, ..effects })
     }
 }
 
@@ -544,7 +548,8 @@ impl State for Charging {
         };
         let Self { mut payment, waiter, transaction } = self;
         let Answer::Granted(standing) = answer else {
-            if answer == Answer::NotHeld && waiter.has_response() && !payment.holding.is_owing {
+            let may_be_had = matches!(answer, Answer::NotHeld | Answer::Failed);
+            if may_be_had && waiter.has_response() && !payment.holding.is_owing {
                 return Owing::begin(payment, context, waiter, transaction);
             }
             return end_unrecorded(payment, waiter, transaction);
@@ -567,9 +572,14 @@ impl State for Charging {
         }
     }
 
+    /// The host has failed before the answer could be told. What is out is charged, and what is not is given back.
     fn end(self) -> Next {
-        let waiter = Waiter::NobodyOfStream;
-        Self { waiter, ..self }.stay()
+        let Self { payment, waiter, transaction } = self;
+        if waiter.has_response() {
+            return begin_charge(payment, Waiter::NobodyOfStream, transaction);
+        }
+        let operation = payment.end_of_deposit(transaction);
+        payment.finish(operation, Outcome::Left, "", transaction, Stream::Hold)
     }
 
     fn could_be_sold(&self) -> bool {
@@ -709,9 +719,12 @@ impl Refunding {
             // Nothing is lost by asking again: a nonce refunds once. Until it is known what became of it, nothing is sold for what
             // may be gone: the channel stays held to the end of the hold, and then the facilitator is asked first.
             Settlement::Unknown(unknown, _) => {
-                let doubt = payment.channel_operation(Operation::Renew);
+                let was_sent = unknown != Unknown::NotSent;
+                let doubt = payment.channel_operation(Operation::Renew).filter(|_| was_sent);
                 let (exchange, effects) = payment.end_unknown(None, unknown);
-                (exchange, Effects { channel: doubt, ..effects.with_said(said.as_deref()) })
+                let effects = effects.with_said(said.as_deref());
+                let channel = doubt.or(effects.channel);
+                (exchange, Effects { channel, ..effects })
             }
         }
     }

@@ -173,7 +173,7 @@ states! {
     AwaitingTurn,
     /// The ledger is told what the response costs that is paid out of a channel.
     Charging,
-    /// The hold on a channel has lapsed, and what is delivered is yet to be charged.
+    /// A channel is asked for once more, for what is delivered is yet to be charged.
     Owing,
     /// The ledger is told that a deposit stands in its channel.
     Deposited,

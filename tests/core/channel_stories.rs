@@ -1005,6 +1005,7 @@ fn a_refund_that_does_not_come_about_leaves_the_channel_as_it_was() {
         (vec![invalid("no")], 402, "no"),
         (vec![Event::Callout(CalloutAnswer::Lost)], 502, ""),
         (vec![valid()], 502, ""),
+        (vec![charged().1.verified(DEPOSIT, 0), Event::Callout(CalloutAnswer::NotSent)], 502, ""),
         (vec![charged().1.verified(PRICE, 0)], 402, "invalid_batch_settlement_evm_refund_no_balance"),
         (vec![charged().1.verified(PRICE, PRICE)], 402, "invalid_batch_settlement_evm_refund_no_balance"),
         (vec![charged().1.verified(DEPOSIT, 0), refused(POOR)], 402, POOR),

@@ -523,6 +523,11 @@ impl FakeEnvoy {
         self.state(|state| state.callouts.clone())
     }
 
+    /// All values in shared data.
+    pub fn shared_values(&self) -> Vec<Vec<u8>> {
+        self.state(|state| state.shared.values().map(|(bytes, _)| bytes.clone()).collect())
+    }
+
     /// The only callout that nothing has answered yet.
     pub fn callout(&self) -> SentCallout {
         let callouts = self.callouts();

@@ -13,6 +13,7 @@
 
 mod bodies;
 mod callouts;
+mod channels;
 #[path = "../core/common/mod.rs"]
 mod common;
 mod fake_envoy;

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::fake_envoy::{FakeEnvoy, Headers, Piece, ROOT, SentCallout};
+use crate::common::channel_payer::{AUTHORIZER, ChannelPayer};
 use crate::common::{FACILITATOR, NOW, Wallet, base_config, decode, encode};
 
 /// What every response holds that has to be paid for.
@@ -123,6 +124,14 @@ pub fn purchases() -> Vec<Purchase> {
 }
 
 impl Purchase {
+    /// The same, paid out of channels.
+    pub fn by_channel(mut self, name: &'static str) -> Self {
+        self.name = name;
+        let entry = json!({"scheme": "batch-settlement", "network": "base-sepolia", "asset": "USDC"});
+        self.config["defaults"]["accepts"] = json!([entry]);
+        self
+    }
+
     /// Whether the upstream has the request while the facilitator is asked to settle.
     pub fn is_concurrent(&self) -> bool {
         self.config["defaults"]["settle"] == "concurrent"
@@ -156,16 +165,69 @@ fn whole(pieces: &[Piece]) -> Vec<u8> {
 pub struct Facilitator {
     /// Signatures of the payments whose money has moved.
     pub settled: BTreeSet<String>,
+    /// The one channel that there is.
+    pub channel: Chain,
+    /// How many claims were carried out.
+    pub claims: u32,
+}
+
+/// A channel on the chain.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Chain {
+    pub balance: u128,
+    pub claimed: u128,
+    pub refunds: u128,
 }
 
 impl Facilitator {
-    fn answer(&mut self, callout: &SentCallout) -> Value {
+    fn state(&self, payment: &Value) -> Value {
+        let Chain { balance, claimed, refunds } = self.channel;
+        json!({
+            "channelId": payment["voucher"]["channelId"], "balance": balance.to_string(),
+            "totalClaimed": claimed.to_string(), "withdrawRequestedAt": 0, "refundNonce": refunds.to_string(),
+        })
+    }
+
+    fn settle_of_channel(&mut self, payment: &Value) -> Value {
+        let number = |value: &Value| value.as_str().unwrap().parse::<u128>().unwrap();
+        for row in payment["claims"].as_array().into_iter().flatten() {
+            let (charged, most) = (number(&row["totalClaimed"]), number(&row["voucher"]["maxClaimableAmount"]));
+            assert!(charged <= most && charged <= self.channel.balance, "it would revert: {payment}");
+            self.channel.claimed = self.channel.claimed.max(charged);
+        }
+        match payment["type"].as_str().unwrap() {
+            "deposit" => {
+                let is_new = self.settled.insert(payment["deposit"]["authorization"].to_string());
+                self.channel.balance += if is_new { number(&payment["deposit"]["amount"]) } else { 0 };
+            }
+            "refund" if number(&payment["refundNonce"]) != self.channel.refunds => {
+                let reason = "invalid_batch_settlement_evm_refund_simulation_failed";
+                return json!({"success": false, "errorReason": reason, "transaction": "", "network": "eip155:84532"});
+            }
+            "refund" => {
+                self.channel.refunds += 1;
+                let left = self.channel.balance - self.channel.claimed;
+                self.channel.balance -= number(&payment["amount"]).min(left);
+            }
+            "claim" => self.claims += 1,
+            _ => {}
+        }
+        json!({
+            "success": true, "transaction": crate::common::TRANSACTION, "network": "eip155:84532",
+            "extra": {"channelState": self.state(payment)},
+        })
+    }
+
+    pub fn answer(&mut self, callout: &SentCallout) -> Value {
         let payment = &callout.body["paymentPayload"]["payload"];
         match callout.path.as_str() {
             "/supported" => json!({"kinds": [
                 {"x402Version": 2, "scheme": "exact", "network": "eip155:84532"},
                 {"x402Version": 2, "scheme": "upto", "network": "eip155:84532", "extra": {"facilitatorAddress": FACILITATOR}},
+                {"x402Version": 2, "scheme": "batch-settlement", "network": "eip155:84532", "extra": {"receiverAuthorizer": AUTHORIZER}},
             ]}),
+            "/verify" if payment["type"].is_string() => json!({"isValid": true, "extra": self.state(payment)}),
+            "/settle" if payment["type"].is_string() => self.settle_of_channel(payment),
             "/verify" => json!({"isValid": true}),
             "/settle" => {
                 self.settled.insert(payment["signature"].as_str().unwrap().to_owned());
@@ -219,14 +281,24 @@ impl Scene {
         scene
     }
 
-    /// Sends the request without a payment, and makes a payment of the terms.
-    pub fn payment(&mut self, nonce: u8) -> String {
+    /// Sends the request without a payment, and gives the first entry of the terms.
+    fn terms(&mut self) -> Value {
         let mut run = self.begin(None);
         while self.advance(&mut run) {}
         let client = self.envoy.client(run.id).expect("an answer");
         assert_eq!((client.status, client.is_own), (402, true));
         let terms = client.headers.iter().find(|(name, _)| name == "payment-required").expect("terms");
-        encode(&Wallet::new(1).pay(&decode(&terms.1)["accepts"][0], nonce))
+        decode(&terms.1)["accepts"][0].clone()
+    }
+
+    /// A payment by the terms of the request.
+    pub fn payment(&mut self, nonce: u8) -> String {
+        encode(&Wallet::new(1).pay(&self.terms(), nonce))
+    }
+
+    /// A client with a channel by the terms of the request.
+    pub fn channel_payer(&mut self) -> ChannelPayer {
+        ChannelPayer::new(1, 0, &self.terms())
     }
 
     /// Begins a request.

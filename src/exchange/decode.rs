@@ -10,7 +10,6 @@ use super::{Context, Effects, Next, Outcome, PaymentRecord, PricedRequest, Recor
 use crate::chain::Transfer;
 use crate::channel;
 use crate::config::{Mode, Offer};
-use crate::json;
 use crate::ledger::{Binding, PaymentKey};
 use crate::money::Amount;
 use crate::price::request::Job;
@@ -264,8 +263,6 @@ fn read_channel(
     offer: &Arc<Offer>,
     terms: &ChannelTerms,
 ) -> Result<Read, Rejection> {
-    /// A payload for which there is a gap.
-    const GAP: &str = "\0";
     let requirement = &offer.requirement;
     let (Some(evm), Some(authorizer)) = (requirement.evm(), terms.receiver_authorizer) else {
         return Err(Rejection::NoMatch);
@@ -303,14 +300,10 @@ fn read_channel(
         channel::Judgement::FacilitatorDecides => (Standing::Good(Judgement::FacilitatorDecides), Proof::None),
     };
     let known = Known::of_channel(context, &payload, payer, proof, requirement, evm, terms);
-    let whole = received.to_wire(&GAP, requirement);
-    let gap = json::to_text(&GAP);
-    let (before, behind) = whole.split_once(&gap).ok_or(Rejection::NoMatch)?;
-    let around = [before.to_owned(), behind.to_owned()];
     let (chain_id, domain) = (evm.chain_id, terms.domain);
-    let channel = ChannelUse { payload, chain_id, domain, request: [0; 32], around };
-    let json = channel.json(&json::to_text(&channel.payload));
+    let channel = ChannelUse { payload, chain_id, domain, request: [0; 32], companions: received.companions() };
     let (version, offer) = (Version::V2, Arc::clone(offer));
+    let json = String::new();
     Ok(Read { version, offer, standing, json, known, identifier: None, channel: Some(channel) })
 }
 

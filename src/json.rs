@@ -345,10 +345,10 @@ pub fn open_object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer:
 
 /// Returns whether a name is another one, and easily taken for this one.
 fn is_lookalike(known: &str, name: &str) -> bool {
-    let letters = |name: &str| {
-        name.bytes().filter(u8::is_ascii_alphanumeric).map(|byte| byte.to_ascii_lowercase()).collect::<Vec<_>>()
-    };
-    name != known && letters(name) == letters(known)
+    fn letters(name: &str) -> impl Iterator<Item = u8> + '_ {
+        name.bytes().filter(u8::is_ascii_alphanumeric).map(|byte| byte.to_ascii_lowercase())
+    }
+    name != known && letters(name).eq(letters(known))
 }
 
 /// An object whose keys are names of the writer's choice, in the order they stand. No name may stand twice.

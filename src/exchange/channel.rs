@@ -9,6 +9,7 @@
 use std::sync::Arc;
 
 use serde::Serialize;
+use serde_json::value::RawValue;
 
 use super::admission::{Candidate, Standing as Admission};
 use super::delivery::Delivery;
@@ -30,6 +31,7 @@ use crate::ledger;
 use crate::money::Amount;
 use crate::scheme::Judgement;
 use crate::time::UnixTime;
+use crate::x402::payment::Companions;
 use crate::x402::receipt::OfChannel;
 use crate::x402::requirement::{ChannelTerms, Rail};
 use crate::x402::{Receipt, Requirement, TransactionId, reason};
@@ -51,8 +53,8 @@ pub struct ChannelUse {
     pub(super) domain: Word,
     /// The hash of what was asked for.
     pub(super) request: [u8; 32],
-    /// The payment's JSON for the facilitator, before and behind the payload.
-    pub(super) around: [String; 2],
+    /// The parts of the payment that a facilitator gets beside the payload.
+    pub(super) companions: Companions,
 }
 
 /// A request's hold on its channel, and what it has heard of it.
@@ -132,10 +134,9 @@ pub struct RecordingRefund {
 }
 
 impl ChannelUse {
-    /// Returns the payment's JSON for the facilitator with this payload.
-    pub(super) fn json(&self, payload: &str) -> String {
-        let [before, behind] = &self.around;
-        [before, payload, behind].concat()
+    /// Returns the payment's JSON for the facilitator, with this payload. It is made when it is asked for: most vouchers need none.
+    pub(super) fn json(&self, payload: &impl Serialize, requirement: &Requirement) -> String {
+        self.companions.to_wire(payload, requirement)
     }
 
     const fn is_refund(&self) -> bool {
@@ -164,7 +165,6 @@ impl Purchase {
         let mut purchase = self.clone();
         if let Some(channel) = &mut purchase.channel {
             channel.payload.kind = Kind::Voucher;
-            purchase.json = channel.json(&json::to_text(&channel.payload));
         }
         purchase
     }
@@ -674,7 +674,9 @@ fn begin_refund(payment: Payment, context: Context<'_>, wanted: Option<u128>) ->
     let signer = own.map(|key| Signer { key, domain: &channel.domain });
     // The row stands in a client's refund in any case, as in the official server's.
     let payload = refund_payload(&row, 0, amount, chain.refund_nonce, signer.as_ref());
-    let body = facilitator::question(payment.purchase.version, &channel.json(&payload), payment.purchase.requirement());
+    let payload = serde_json::from_str::<&RawValue>(&payload).unwrap_or(RawValue::NULL);
+    let requirement = payment.purchase.requirement();
+    let body = facilitator::question(payment.purchase.version, &channel.json(&payload, requirement), requirement);
     let call = Some(Call { kind: CallKind::Settle, service: Arc::clone(&facilitator.service), body });
     (Refunding { payment, place, amount }.into(), Effects { call, ..Effects::default() })
 }

@@ -11,7 +11,6 @@ use super::{Context, Effects, Next, Outcome, PaymentRecord, PricedRequest, Recor
 use crate::chain::Transfer;
 use crate::channel::{self, UNKNOWN_REQUEST};
 use crate::config::{Mode, Offer};
-use crate::json;
 use crate::ledger::{Binding, PaymentKey};
 use crate::money::Amount;
 use crate::price::request::Job;
@@ -283,8 +282,6 @@ fn read_channel(
     offer: &Arc<Offer>,
     terms: &ChannelTerms,
 ) -> Result<Read, Rejection> {
-    /// A payload for which there is a gap.
-    const GAP: &str = "\0";
     if !channel::IS_BUILT_IN {
         return Err(Rejection::NoMatch);
     }
@@ -325,14 +322,11 @@ fn read_channel(
         channel::Judgement::FacilitatorDecides => (Standing::Good(Judgement::FacilitatorDecides), Proof::None),
     };
     let known = Known::of_channel(context, &payload, payer, proof, requirement, evm, terms);
-    let whole = received.to_wire(&GAP, requirement);
-    let gap = json::to_text(&GAP);
-    let (before, behind) = whole.split_once(&gap).ok_or(Rejection::NoMatch)?;
-    let around = [before.to_owned(), behind.to_owned()];
     let (chain_id, domain) = (evm.chain_id, terms.domain);
-    let channel = ChannelUse { payload, chain_id, domain, request: UNKNOWN_REQUEST, around };
-    let json = channel.json(&json::to_text(&channel.payload));
+    let companions = received.companions();
+    let channel = ChannelUse { payload, chain_id, domain, request: UNKNOWN_REQUEST, companions };
     let (version, offer) = (Version::V2, Arc::clone(offer));
+    let json = String::new();
     Ok(Read { version, offer, standing, json, known, identifier: None, channel: Some(channel) })
 }
 

@@ -42,7 +42,8 @@ impl Payment {
 
     #[inline(never)]
     fn question(&self, kind: CallKind, service: &Arc<Service>) -> Call {
-        let Purchase { json, url, quote, version, .. } = &*self.purchase;
+        let Purchase { url, quote, version, .. } = &*self.purchase;
+        let json = &self.purchase.payment_json();
         let requirement = self.purchase.requirement();
         let body = match (version, self.charge.filter(|_| kind == CallKind::Settle)) {
             (Version::V1, _) => {

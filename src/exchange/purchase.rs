@@ -1,5 +1,6 @@
 //! What is bought, and the payment for it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::bundle::{BundleUse, Drawn};
@@ -46,7 +47,7 @@ pub struct Purchase {
     pub(super) resource: Option<Resource>,
     /// The version of the protocol that the client speaks, and the facilitator is spoken to in.
     pub(super) version: Version,
-    /// The payment as the facilitator gets it, as JSON.
+    /// The payment as the facilitator gets it, as JSON. Empty where it is paid out of a channel: see [`Self::payment_json`].
     pub(super) json: String,
     /// The URL that is paid for.
     pub(super) url: ShownUrl,
@@ -116,6 +117,14 @@ impl Purchase {
     /// Returns the entry of `accepts` that the payment is for.
     pub(super) fn requirement(&self) -> &Requirement {
         &self.offer.requirement
+    }
+
+    /// Returns the payment as the facilitator gets it, as JSON.
+    pub(super) fn payment_json(&self) -> Cow<'_, str> {
+        match &self.channel {
+            Some(channel) => channel.json(&channel.payload, self.requirement()).into(),
+            None => self.json.as_str().into(),
+        }
     }
 
     /// Returns whether the charge is known only once the response is there.

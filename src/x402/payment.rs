@@ -74,20 +74,50 @@ impl PaymentPayload<'_> {
     /// The payment as JSON for a facilitator, with `payload` in place of the client's. Resource and extensions, which
     /// the filter does not read, go along as they came.
     pub fn to_wire(&self, payload: &impl Serialize, accepted: &Requirement) -> String {
-        #[derive(Serialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Wire<'a, P> {
-            x402_version: u64,
-            payload: &'a P,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            resource: Option<&'a RawValue>,
-            accepted: &'a Requirement,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            extensions: Option<&'a RawValue>,
-        }
-        let (resource, extensions) = (self.resource, self.extensions);
-        json::to_text(&Wire { x402_version: Version::V2.number(), payload, resource, accepted, extensions })
+        to_wire(self.resource, payload, accepted, self.extensions)
     }
+
+    /// What is needed to write the payment for a facilitator later, which of most vouchers nobody has to.
+    pub fn companions(&self) -> Companions {
+        let text = |raw: Option<&RawValue>| raw.map(|raw| raw.get().into());
+        Companions { resource: text(self.resource), extensions: text(self.extensions) }
+    }
+}
+
+/// The parts of a payment that the filter does not read, and facilitators get as they came: JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Companions {
+    resource: Option<Box<str>>,
+    extensions: Option<Box<str>>,
+}
+
+impl Companions {
+    /// The payment as JSON for a facilitator, as [`PaymentPayload::to_wire`].
+    pub fn to_wire(&self, payload: &impl Serialize, accepted: &Requirement) -> String {
+        let raw = |text: &Option<Box<str>>| serde_json::from_str::<Box<RawValue>>(text.as_deref()?).ok();
+        let (resource, extensions) = (raw(&self.resource), raw(&self.extensions));
+        to_wire(resource.as_deref(), payload, accepted, extensions.as_deref())
+    }
+}
+
+fn to_wire(
+    resource: Option<&RawValue>,
+    payload: &impl Serialize,
+    accepted: &Requirement,
+    extensions: Option<&RawValue>,
+) -> String {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Wire<'a, P> {
+        x402_version: u64,
+        payload: &'a P,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        resource: Option<&'a RawValue>,
+        accepted: &'a Requirement,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        extensions: Option<&'a RawValue>,
+    }
+    json::to_text(&Wire { x402_version: Version::V2.number(), payload, resource, accepted, extensions })
 }
 
 /// A payment on a [`Rail::Foreign`].

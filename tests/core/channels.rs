@@ -894,3 +894,23 @@ mod at_random {
         println!("unknown signer {unknown:?}, known signer {:?}", measure());
     }
 }
+
+#[test]
+fn a_payment_that_is_written_for_a_facilitator_later_is_the_one_that_is_written_at_once() {
+    let config = x402_proxy_wasm::config::Config::from_json(
+        br#"{"facilitator": {"cluster": "f", "url": "http://f"}, "routes": [{"match": {"path": "/"}, "price": "$1",
+            "accepts": [{"scheme": "exact", "network": "base", "asset": "USDC",
+                "pay_to": "0x1111111111111111111111111111111111111111"}]}]}"#,
+    )
+    .unwrap();
+    let requirement = &config.routes[0].terms.as_ref().unwrap().offers[0].requirement;
+    let accepted = serde_json::to_string(requirement).unwrap();
+    let both = r#","resource":{"url":"https://x/\u00e9"},"extensions":{"a":{"b":[1, 2.50]}}"#;
+    for beside in ["", r#","resource":{"url":"https://x/y"}"#, both] {
+        let text = format!(r#"{{"x402Version":2,"payload":{{"a":1}},"accepted":{accepted}{beside}}}"#);
+        let payment = x402_proxy_wasm::x402::PaymentPayload::from_json(text.as_bytes()).unwrap();
+        let at_once = payment.to_wire(&"payload", requirement);
+        assert_eq!(payment.companions().to_wire(&"payload", requirement), at_once);
+        assert!(beside.is_empty() || at_once.contains(r#""resource":{"url""#), "{at_once}");
+    }
+}

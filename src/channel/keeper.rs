@@ -300,7 +300,7 @@ impl Refundable {
     ///
     /// # Errors
     /// Where nothing is to be given back, or the payer takes it: what comes of that.
-    pub fn renewed(self, chain: OnChain) -> Result<Self, Consequences> {
+    pub fn renewed(self, chain: OnChain) -> Result<Self, Box<Consequences>> {
         if chain.at < self.chain.at {
             return Ok(self);
         }
@@ -310,7 +310,7 @@ impl Refundable {
             return Ok(refundable);
         }
         let operations = vec![(refundable.row.id, Operation::Release { chain: Some(chain) })];
-        Err(Consequences { operations, ..Consequences::default() })
+        Err(Box::new(Consequences { operations, ..Consequences::default() }))
     }
 }
 

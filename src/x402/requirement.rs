@@ -42,6 +42,7 @@ pub struct Requirement {
 
 /// The rail on which the money moves.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(not(feature = "solana"), allow(clippy::large_enum_variant, reason = "most entries are of the large one"))]
 pub enum Rail {
     /// A token on a chain of Ethereum's family, in a way that the filter checks itself.
     Evm(Evm),

@@ -18,7 +18,8 @@ use mio::{Events, Interest, Poll, Token};
 use x402_proxy_wasm::channel::Record;
 use x402_proxy_wasm_bench_tools::{ChannelPayer, Failure, Kind, Payer, Quote};
 
-const USAGE: &str = "load --port N [--path /x] [--kinds free|unpaid|honest|forged|misdirected|voucher,…] [--expect 200,…]
+const USAGE: &str =
+    "load --port N [--path /x] [--kinds free|unpaid|honest|forged|misdirected|voucher,…] [--expect 200,…]
      [--connections 16] [--seconds 2] [--warmup 0.3] [--most N] [--payments N] [--sample SECONDS] [--body TEXT]
      [--entry N] [--channels N] [--seed TEXT] [--first N] [--pid N]… [--cpu N]";
 

@@ -77,8 +77,11 @@ endef
 build: rust-target node_modules/.stamp ## Build the filter: target/wasm32-unknown-unknown/release/x402_proxy_wasm.wasm
 	$(call build_filter,target,)
 
+# The build that has to be small: all but the arithmetic of signatures is built for size.
+SMALL := --config 'profile.release.opt-level="z"' --config 'profile.release.package.k256.opt-level=3'
+
 build-core: rust-target node_modules/.stamp ## Build the filter without page, Solana, Coinbase's tokens and channels: target/core/wasm32-unknown-unknown/release/x402_proxy_wasm.wasm
-	$(call build_filter,target/core,--no-default-features --features core)
+	$(call build_filter,target/core,--no-default-features --features core $(SMALL))
 
 build-provoke-panic: rust-target # A filter that panics where a request asks for it, for tests
 	@cargo build --quiet --release --locked --target $(TARGET) --target-dir $(PANICKING) --features provoke-panic $(REMAP)

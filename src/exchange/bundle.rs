@@ -22,6 +22,7 @@ use super::{Context, Effects, Event, Next, Outcome, PricedRequest, Record, Reply
 use crate::config::{BundleTerms, Offer};
 use crate::evm::keccak256;
 use crate::facilitator::Unknown;
+use crate::ledger::bundles::IS_BUILT_IN;
 use crate::ledger::{Answer, BundleOperation, Operation, PaymentKey};
 use crate::money::Amount;
 use crate::time::UnixTime;
@@ -76,6 +77,9 @@ impl BundleUse {
         offer: &Offer,
         payer: &Payer,
     ) -> Option<Self> {
+        if !IS_BUILT_IN {
+            return None;
+        }
         offer.requirement.bundle?;
         let single = quote
             .offers()
@@ -112,17 +116,18 @@ impl BundleUse {
 impl Purchase {
     /// Returns whether the payment buys a bundle.
     pub(super) fn buys_bundle(&self) -> bool {
-        self.bundle.as_ref().is_some_and(|bundle| !bundle.is_visit)
+        IS_BUILT_IN && self.bundle.as_ref().is_some_and(|bundle| !bundle.is_visit)
     }
 
     /// Returns whether the request is charged to a bundle.
     pub(super) fn is_visit(&self) -> bool {
-        self.bundle.as_ref().is_some_and(|bundle| bundle.is_visit)
+        IS_BUILT_IN && self.bundle.as_ref().is_some_and(|bundle| bundle.is_visit)
     }
 
     /// Returns whether the charge of a request that a bundle pays for is known only once the response is there.
     pub(super) fn is_metered_visit(&self) -> bool {
-        self.bundle.as_ref().is_some_and(|bundle| bundle.is_visit && !bundle.takes_calls && self.offer.rates.is_some())
+        let is_metered = |bundle: &BundleUse| bundle.is_visit && !bundle.takes_calls && self.offer.rates.is_some();
+        IS_BUILT_IN && self.bundle.as_ref().is_some_and(is_metered)
     }
 
     /// The same request, charged to the bundle that its payment has bought.
@@ -163,7 +168,7 @@ impl Payment {
 
     /// Returns what gives back what is set aside for the request; `None` where nothing is.
     pub(super) fn release_of_bundle(&self) -> Option<(PaymentKey, Operation)> {
-        self.drawn.until?;
+        self.drawn.until.filter(|_| IS_BUILT_IN)?;
         self.bundle_operation(BundleOperation::GiveBack)
     }
 
@@ -177,7 +182,10 @@ impl Payment {
 
     /// Returns what keeps it set aside, where the hold is about to end.
     pub(super) fn renew_bundle(&mut self, context: Context<'_>) -> Option<(PaymentKey, Operation)> {
-        let until = self.drawn.until.filter(|_| self.renews_bundle_at().is_some_and(|renews| context.now >= renews))?;
+        let until = self
+            .drawn
+            .until
+            .filter(|_| IS_BUILT_IN && self.renews_bundle_at().is_some_and(|renews| context.now >= renews))?;
         let until = self.purchase.surely_served(context).max(until.plus(1));
         self.drawn.until = Some(until);
         self.bundle_operation(BundleOperation::Renew { until })
@@ -195,7 +203,7 @@ impl Payment {
 
     /// Adds what is left of the bundle to the edits of a response.
     pub(super) fn tell_left(&self, edits: &mut ResponseEdits) {
-        if let Some(left) = self.drawn.left {
+        if let Some(left) = self.drawn.left.filter(|_| IS_BUILT_IN) {
             edits.set.push((REMAINING, left.to_string()));
             let (name, value) = EXPOSED_REMAINING;
             edits.add.push((name, value.to_owned()));
@@ -205,7 +213,7 @@ impl Payment {
     /// Returns the edits of a stream that is charged to a bundle when it ends. What it will take at most is taken off already.
     pub(super) fn edits_of_stream(&self, delivery: Delivery) -> ResponseEdits {
         let mut edits = delivery.before_receipt();
-        if let Some(transaction) = self.drawn.bought {
+        if let Some(transaction) = self.drawn.bought.filter(|_| IS_BUILT_IN) {
             let receipt = self.receipt(Ok(Some(transaction)));
             edits.set.push((self.purchase.version.receipt_header(), receipt.to_header()));
         }
@@ -244,6 +252,9 @@ enum Asks {
 
 /// Takes in a request whose payer has signed in, once its price is known.
 pub(super) fn begin(context: Context<'_>, mut measured: Measured, quote: Quote, visitor: &Visitor) -> Next {
+    if !IS_BUILT_IN {
+        return measured.pay(context, quote);
+    }
     let Some(payment) = visit(context, &measured, &quote, visitor) else { return measured.pay(context, quote) };
     let rewrite = measured.rewrite.take();
     let visitor = visitor.clone();
@@ -352,7 +363,7 @@ impl Entrance {
 impl State for Entering {
     fn handle(self, context: Context<'_>, event: Event) -> Next {
         match event {
-            Event::Ledger(answer) => self.0.on_answer(context, answer),
+            Event::Ledger(answer) if IS_BUILT_IN => self.0.on_answer(context, answer),
             _ => self.ignore(event),
         }
     }
@@ -369,6 +380,9 @@ pub struct Drawing {
 
 /// Charges a request of this price to its bundle. An error of the upstream costs nothing.
 pub(super) fn charge(payment: Payment, waiter: Waiter, price: Amount) -> Next {
+    if !IS_BUILT_IN {
+        return payment.out_of_order();
+    }
     let amount = match (waiter, &payment.purchase.bundle) {
         (Waiter::ErrorResponse(_), _) | (_, None) => 0,
         (_, Some(bundle)) => bundle.taken_by(price),
@@ -379,13 +393,19 @@ pub(super) fn charge(payment: Payment, waiter: Waiter, price: Amount) -> Next {
 
 /// Charges a request of a fixed price to its bundle.
 pub(super) fn charge_whole(payment: Payment, waiter: Waiter) -> Next {
+    if !IS_BUILT_IN {
+        return payment.out_of_order();
+    }
     let price = payment.purchase.requirement().amount;
     charge(payment, waiter, price)
 }
 
 impl State for Drawing {
     fn handle(self, context: Context<'_>, event: Event) -> Next {
-        let Event::Ledger(answer) = event else { return self.ignore(event) };
+        let answer = match event {
+            Event::Ledger(answer) if IS_BUILT_IN => answer,
+            event => return self.ignore(event),
+        };
         let Self { mut payment, waiter } = self;
         payment.drawn.until = None;
         let is_error = matches!(waiter, Waiter::ErrorResponse(_));
@@ -483,6 +503,9 @@ pub struct FirstDrawing {
 
 /// Records what a payment has bought that has settled. A response that is there already is charged in the same step.
 pub(super) fn buy(payment: Payment, context: Context<'_>, waiter: Waiter, transaction: TransactionId) -> Next {
+    if !IS_BUILT_IN {
+        return payment.out_of_order();
+    }
     let (Some(sold), Some(bundle)) = (payment.purchase.requirement().bundle, &payment.purchase.bundle) else {
         return payment.out_of_order();
     };
@@ -494,7 +517,10 @@ pub(super) fn buy(payment: Payment, context: Context<'_>, waiter: Waiter, transa
 
 impl State for Buying {
     fn handle(self, context: Context<'_>, event: Event) -> Next {
-        let Event::Ledger(answer) = event else { return self.ignore(event) };
+        let answer = match event {
+            Event::Ledger(answer) if IS_BUILT_IN => answer,
+            event => return self.ignore(event),
+        };
         let Self { mut payment, waiter, transaction } = self;
         let spend = Operation::Spend { transaction };
         let named = Some(transaction);
@@ -534,7 +560,10 @@ impl State for Buying {
 
 impl State for Bought {
     fn handle(self, context: Context<'_>, event: Event) -> Next {
-        let Event::Ledger(answer) = event else { return self.ignore(event) };
+        let answer = match event {
+            Event::Ledger(answer) if IS_BUILT_IN => answer,
+            event => return self.ignore(event),
+        };
         let Self { payment, has_upstream, transaction } = self;
         if answer != Answer::Granted {
             return end_unrecorded(payment, transaction);
@@ -555,7 +584,10 @@ impl State for Bought {
 
 impl State for FirstDrawing {
     fn handle(self, context: Context<'_>, event: Event) -> Next {
-        let Event::Ledger(answer) = event else { return self.ignore(event) };
+        let answer = match event {
+            Event::Ledger(answer) if IS_BUILT_IN => answer,
+            event => return self.ignore(event),
+        };
         let Self { mut payment, has_upstream } = self;
         match answer {
             Answer::Left(left) => {

@@ -227,18 +227,18 @@ impl Payment {
     }
 
     /// Returns what charges for a stream that is out though its deposit does not come, or while nobody knows whether it does: the
-    /// voucher is good for what the channel holds without it. What it does not hold by then is charged once the deposit is found.
+    /// voucher is good for what the channel holds, and for what it may yet get.
     pub(super) fn charge_without_deposit(&mut self, may_come: bool) -> Option<(ChannelId, Operation)> {
         self.holding.until?;
         let channel = self.purchase.channel.as_ref().filter(|channel| channel.deposit().is_some())?;
         let most = u128::try_from(self.purchase.requirement().amount.to_integer()).ok()?;
         let base = channel.payload.max_claimable.saturating_sub(most);
         let charge = u128::try_from(self.amount().to_integer()).ok()?;
-        let covered = self.holding.chain?.balance.saturating_sub(base).min(charge);
-        if covered == 0 || (may_come && covered < charge) {
-            return None;
-        }
-        let operation = self.channel_operation(Operation::Charge { amount: covered, chain: None })?;
+        let amount = match may_come {
+            true => charge,
+            false => self.holding.chain?.balance.saturating_sub(base).min(charge),
+        };
+        let operation = self.channel_operation(Operation::Charge { amount, chain: None }).filter(|_| amount > 0)?;
         self.holding.until = None;
         Some(operation)
     }

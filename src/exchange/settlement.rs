@@ -21,6 +21,7 @@ use crate::chain::{Fate, Inquiry, Progress, Transfer, Unclear};
 use crate::channel::{ChannelId, Operation as OfChannel};
 use crate::config::Facilitator;
 use crate::facilitator::{self, CalloutAnswer, Settlement, Unknown};
+use crate::ledger::exposure::IS_BUILT_IN;
 use crate::ledger::{Answer, Operation, PaymentKey, Unheard};
 use crate::scheme::MIN_LIFETIME_SECONDS;
 use crate::time::UnixTime;
@@ -58,6 +59,11 @@ impl Waiter {
     /// Returns whether the response is out already.
     pub(super) const fn has_response(self) -> bool {
         matches!(self, Self::StreamEnd | Self::NobodyOfStream | Self::Trust)
+    }
+
+    /// Returns whether the response has left before its payment settles.
+    const fn is_trust(self) -> bool {
+        IS_BUILT_IN && matches!(self, Self::Trust)
     }
 
     /// Returns what waits once the client has gone.
@@ -349,7 +355,7 @@ impl Settling {
             self.pursuit.said = said.map(Into::into).or(self.pursuit.said);
         }
         self.payment.learn_payer(answer);
-        let is_first = !had_settled && (self.waiter == Waiter::Trust || !self.waiter.has_response());
+        let is_first = !had_settled && (self.waiter.is_trust() || !self.waiter.has_response());
         let has_failed = facilitator::has_failed(answer);
         let was_sent = *answer != CalloutAnswer::NotSent;
         if let Settlement::Unknown(unknown, None) = settlement
@@ -435,7 +441,7 @@ impl Settling {
     fn end_refused(mut self, reason: &str) -> Next {
         let charge = self.charge_stream_of_channel(false);
         let Self { payment, waiter, pursuit } = self;
-        if waiter == Waiter::Trust {
+        if waiter.is_trust() {
             return trust::end_lost(&payment, reason);
         }
         let reply = Reply::settlement_refused(payment.purchase.version, &payment.receipt(Err(reason)), reason);
@@ -471,7 +477,7 @@ impl Settling {
             Fate::Void(void) => {
                 let charge = self.charge_stream_of_channel(false);
                 let Self { payment, waiter, .. } = self;
-                if waiter == Waiter::Trust {
+                if waiter.is_trust() {
                     return trust::end_lost(&payment, &void.to_string());
                 }
                 let operation = (!waiter.has_response()).then_some(Operation::Release);
@@ -518,7 +524,7 @@ impl Settling {
         let charge = self.charge_stream_of_channel(true);
         let recovery = self.recovery(context.now);
         let Self { payment, waiter, pursuit } = self;
-        if waiter == Waiter::Trust {
+        if waiter.is_trust() {
             let (named, is_first) = (pursuit.named, pursuit.attempts == 0);
             return trust::end_unknown(payment, context, reason, named, is_first, recovery);
         }
@@ -708,6 +714,7 @@ pub(super) fn record_settlement(
             payment.finish(Some(operation), Outcome::Abandoned, "", named, Stream::Hold)
         }
         Waiter::NobodyOfStream => payment.finish(None, Outcome::Billed, "", named, Stream::Hold),
+        Waiter::Trust | Waiter::Debt if !IS_BUILT_IN => payment.out_of_order(),
         Waiter::Trust => trust::end_settled(&payment, context, transaction),
         Waiter::Debt => trust::repay(payment, context, transaction),
     }

@@ -13,7 +13,7 @@ use super::state::State;
 use super::{
     Context, Effects, Event, Next, Outcome, Payment, Record, Recovery, Reply, SettlementResult, Stream, UpstreamHead,
 };
-use crate::ledger::exposure::{Account, Answer, Debt, Limits, Operation, Reservation};
+use crate::ledger::exposure::{Account, Answer, Debt, IS_BUILT_IN, Limits, Operation, Reservation};
 use crate::ledger::{self, Answer as LedgerAnswer};
 use crate::scheme::MIN_LIFETIME_SECONDS;
 use crate::x402::payment::Payer;
@@ -56,7 +56,7 @@ pub struct Repaid {
 impl Payment {
     /// Returns whether its response has left, or may leave, before it settles.
     pub(super) const fn is_on_trust(&self) -> bool {
-        self.trust.is_some()
+        IS_BUILT_IN && self.trust.is_some()
     }
 
     /// Returns the end of what is reserved for it.
@@ -78,7 +78,7 @@ impl Payment {
 
 /// Lets the request of a payment that is proven and claimed go on to the upstream: on trust, where the route says so.
 pub(super) fn serve(payment: Payment, context: Context<'_>) -> Next {
-    let limits = payment.purchase.offer.exposure.filter(|_| payment.payer != Payer::Unknown);
+    let limits = payment.purchase.offer.exposure.filter(|_| IS_BUILT_IN && payment.payer != Payer::Unknown);
     // A bundle is never sold on trust, and to nobody who owes.
     let limits = limits.map(|limits| if payment.purchase.buys_bundle() { Limits::default() } else { limits });
     let (Some(limits), Some(amount)) = (limits, units(&payment)) else { return Serving::begin(payment) };
@@ -93,7 +93,10 @@ fn units(payment: &Payment) -> Option<u128> {
 
 impl State for Trusting {
     fn handle(self, context: Context<'_>, event: Event) -> Next {
-        let Event::Exposure(answer) = event else { return self.ignore(event) };
+        let answer = match event {
+            Event::Exposure(answer) if IS_BUILT_IN => answer,
+            event => return self.ignore(event),
+        };
         let Self(payment) = self;
         match answer {
             Answer::Reserved(reservation) => {
@@ -137,7 +140,10 @@ pub(super) fn deliver(mut payment: Payment, context: Context<'_>, head: &Upstrea
 
 impl State for Delivering {
     fn handle(self, context: Context<'_>, event: Event) -> Next {
-        let Event::Ledger(answer) = event else { return self.ignore(event) };
+        let answer = match event {
+            Event::Ledger(answer) if IS_BUILT_IN => answer,
+            event => return self.ignore(event),
+        };
         let Self { payment, delivery } = self;
         match answer {
             LedgerAnswer::Granted => {}
@@ -218,7 +224,10 @@ pub(super) fn repay(payment: Payment, context: Context<'_>, transaction: Transac
 
 impl State for Repaying {
     fn handle(self, context: Context<'_>, event: Event) -> Next {
-        let Event::Exposure(answer) = event else { return self.ignore(event) };
+        let answer = match event {
+            Event::Exposure(answer) if IS_BUILT_IN => answer,
+            event => return self.ignore(event),
+        };
         let Self { payment, transaction } = self;
         match answer {
             Answer::Repaid { paid, left } if paid > 0 => {
@@ -233,7 +242,10 @@ impl State for Repaying {
 
 impl State for Repaid {
     fn handle(self, context: Context<'_>, event: Event) -> Next {
-        let Event::Ledger(answer) = event else { return self.ignore(event) };
+        let answer = match event {
+            Event::Ledger(answer) if IS_BUILT_IN => answer,
+            event => return self.ignore(event),
+        };
         let Self { payment, transaction, paid, left } = self;
         if answer != LedgerAnswer::Granted {
             // Another request has taken the payment over, and it buys its response there.

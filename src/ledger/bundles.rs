@@ -6,6 +6,9 @@
 use super::{Answer, Hold, Ledger, Owner, PAGES, PaymentKey, Store, StoreFailed, Written};
 use crate::time::UnixTime;
 
+/// True if bundles are built in. Without them nothing reaches what is theirs, and the compiler leaves it out.
+pub const IS_BUILT_IN: bool = cfg!(feature = "bundles");
+
 /// The first page of bundles: payments, two kinds of notes and channels have theirs before it.
 const FIRST: u32 = PAGES * 3 + super::Channels::PAGES;
 

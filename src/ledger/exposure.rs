@@ -11,6 +11,10 @@ use super::{ATTEMPTS, Binding, Store, StoreFailed, Written};
 use crate::time::UnixTime;
 use crate::x402::NetworkId;
 
+/// True if responses may leave before their payments settle. Otherwise nothing reaches what is for that, and the compiler leaves it
+/// out.
+pub const IS_BUILT_IN: bool = cfg!(feature = "optimistic");
+
 /// The first page of what is open of payers; payments, notes and channels have theirs before it.
 const FIRST: u32 = 1 << 20;
 

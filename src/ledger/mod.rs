@@ -12,7 +12,7 @@
 //! Beside them, on pages of their own, stand notes about payers who come back without paying again: however many come, they
 //! take no payment's place, and what they sign takes the place of nobody's right to come.
 
-mod bundles;
+pub mod bundles;
 mod channels;
 pub mod exposure;
 mod page;
@@ -453,6 +453,9 @@ impl Ledger {
         now: UnixTime,
     ) -> Result<Option<Answer>, StoreFailed> {
         if let Operation::Bundle(operation) = operation {
+            if !bundles::IS_BUILT_IN {
+                return Ok(Some(Answer::NotHeld));
+            }
             return self.attempt_on_bundle(store, key, owner, operation, now);
         }
         let number = key.page(operation);

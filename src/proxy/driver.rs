@@ -387,7 +387,10 @@ impl<H: Host> Driver<H> {
             Some((id, operation)) if channel::IS_BUILT_IN => Some(self.ask_channel(id, &operation)?),
             _ => None,
         };
-        let exposed = exposure.map(|(account, operation)| self.ask_exposure(&account, operation)).transpose()?;
+        let exposed = exposure
+            .filter(|_| exposure::IS_BUILT_IN)
+            .map(|(account, operation)| self.ask_exposure(&account, operation))
+            .transpose()?;
         if let Some(record) = record {
             if record.is_refused_wish() {
                 let now = self.host.unix_time()?;

@@ -76,7 +76,7 @@ const REFUSED = [
   ["a URL in place of the facilitator", wrong("facilitator", "https://facilitator.example/?key=secret"), /facilitator/],
   ["a key in the node's path", wrong("rpc", { base: { cluster: "c", url: "wss://node.example/v2/secret" } }), /rpc\.base\.url/],
   ["a node without a network", wrong("rpc", { "https://node.example/v2/secret": {} }), /rpc/],
-  ["a key that is a key's name", wrong("facilitator.secret", 1), /facilitator/],
+  ["a key that is a key's name", wrong("facilitator.the-secret-9f3a77c1", 1), /facilitator/],
   ["a signing key that is none", wrong("offer_receipt", { key: "secret" }), /offer_receipt\.key/],
   ["a list of signing keys", wrong("offer_receipt", { key: ["secret"] }), /offer_receipt\.key/],
   ["an origin with a key", wrong("origins", ["https://api.example.com/?secret"]), /origins\[0\]/],

@@ -155,7 +155,7 @@ test("The alerts are rules that Prometheus takes, and speak of stats that are th
   const known = new Set((await prometheus.query('count by (__name__) ({__name__=~"x402_.+"})')).map(({ metric }) => metric.__name__));
   for (const { name, query } of rules) {
     for (const [stat] of query.matchAll(/x402_\w+/g)) {
-      assert.ok(known.has(stat) || ["x402_unknown_settlements", "x402_recoveries_shed", "x402_facilitators_failing"].includes(stat), `${name} speaks of ${stat}`);
+      assert.ok(known.has(stat) || ["x402_unknown_settlements", "x402_recoveries_shed", "x402_facilitators_failing", "x402_losses"].includes(stat), `${name} speaks of ${stat}`);
     }
   }
 });

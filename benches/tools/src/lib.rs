@@ -203,10 +203,17 @@ impl ChannelPayer {
         struct Named {
             scheme: String,
         }
-        let is_channel = |entry: &&Box<RawValue>| {
+        let is_channel = |entry: &RawValue| {
             serde_json::from_str::<Named>(entry.get()).is_ok_and(|named| named.scheme == "batch-settlement")
         };
-        let accepted = quote.accepts.iter().find(is_channel).ok_or("no channels are accepted there")?.get().to_owned();
+        let accepted = quote
+            .accepts
+            .iter()
+            .map(|entry| &**entry)
+            .find(|entry| is_channel(entry))
+            .ok_or("no channels are accepted there")?
+            .get()
+            .to_owned();
         let entry: ChannelEntry = serde_json::from_str(&accepted)?;
         let domain = domain_separator(entry.network.strip_prefix("eip155:").ok_or("not an EVM chain")?.parse()?);
         let channel = |number: u64| -> Result<Channel, Failure> {

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::asset::atomic_units;
-use super::{Result, at, refuse};
+use super::{Result, at, refuse, require};
 use crate::config::raw::{self, TextOr};
 use crate::config::secret::Shown;
 use crate::config::{BundleTerms, Offer};
 use crate::evm::keccak256;
 use crate::json;
+use crate::ledger::bundles::IS_BUILT_IN;
 use crate::money::{Amount, Dollars};
 use crate::time::parse_duration;
 use crate::x402::Requirement;
@@ -29,6 +30,7 @@ pub(super) fn bundle(
     is_fixed: bool,
 ) -> Result<(BundleTerms, Vec<Arc<Offer>>)> {
     let path = format!("{route}.bundle");
+    require(&path, "bundles", IS_BUILT_IN)?;
     let lasts = lasts(&path, &raw.lasts)?;
     let sellable: Vec<&Arc<Offer>> = offers.iter().filter(|offer| can_sell(offer)).collect();
     if sellable.is_empty() {

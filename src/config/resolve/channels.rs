@@ -36,6 +36,7 @@ pub(super) fn channels(raw: &raw::Channels, environment: Environment<'_>) -> Res
         None => None,
         Some(TextOr::Text(text)) if text == "facilitator" => None,
         Some(TextOr::Text(_)) => return refuse("channels.authorizer", "is neither \"facilitator\" nor {key: …}"),
+        Some(TextOr::Object(_)) if !IS_BUILT_IN => None,
         Some(TextOr::Object(raw::Authorizer { key })) => Some(secret_key("channels.authorizer.key", key, environment)?),
     };
     let claim_above = raw.claim_above.as_deref().unwrap_or(DEFAULT_CLAIM_ABOVE);
@@ -53,7 +54,7 @@ pub(super) fn channels(raw: &raw::Channels, environment: Environment<'_>) -> Res
         claim_every: seconds("channels.claim_every", raw.claim_every.as_deref().unwrap_or(DEFAULT_CLAIM_EVERY))?,
         refund_idle: raw.refund_idle.as_deref().map(|text| seconds("channels.refund_idle", text)).transpose()?,
         records,
-        flush: raw.flush.as_ref().map(|raw| resolve_flush(raw, environment)).transpose()?,
+        flush: raw.flush.as_ref().filter(|_| IS_BUILT_IN).map(|raw| resolve_flush(raw, environment)).transpose()?,
     })
 }
 

@@ -3,10 +3,10 @@
 use super::asset::{Asset, atomic_units};
 use super::checks::Warnings;
 use super::offer::Inherited;
-use super::{Result, refuse};
+use super::{Result, refuse, require};
 use crate::config::raw::{self, TextOr};
 use crate::config::{Facilitator, Offer, RouteTerms, Settle, Verify};
-use crate::ledger::exposure::Limits;
+use crate::ledger::exposure::{IS_BUILT_IN, Limits};
 use crate::money::Amount;
 use crate::x402::requirement::Scheme;
 
@@ -14,6 +14,8 @@ impl Inherited<'_> {
     /// Checks that a route says what may be delivered before it is paid, where that is of effect, and only there.
     pub(super) fn check_exposure(&self) -> Result<()> {
         let path = format!("{}.exposure", self.route);
+        let is_wanted = self.settle == Settle::Optimistic || self.raw.exposure.is_some();
+        require(format!("{}.settle", self.route), "optimistic", IS_BUILT_IN || !is_wanted)?;
         match self.settle {
             Settle::Optimistic if self.raw.exposure.is_none() && self.defaults.exposure.is_none() => refuse(
                 path,
@@ -27,6 +29,9 @@ impl Inherited<'_> {
 
     /// Resolves what may be delivered by an entry before it is paid; `None` where its response waits for its settlement.
     pub(super) fn exposure(&self, scheme: &Scheme, asset: &Asset) -> Result<Option<Limits>> {
+        if !IS_BUILT_IN {
+            return Ok(None);
+        }
         let (path, raw) = match (&self.raw.exposure, &self.defaults.exposure) {
             _ if self.settle != Settle::Optimistic || *scheme != Scheme::Exact => return Ok(None),
             (Some(raw), _) => (format!("{}.exposure", self.route), raw),

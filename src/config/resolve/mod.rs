@@ -123,10 +123,15 @@ fn refuse<T>(path: impl Into<String>, message: impl Display) -> Result<T> {
 }
 
 /// Checks that the part of the filter is built in that the value at `path` wants.
+#[inline(always)]
 fn require(path: impl Into<String>, feature: &str, is_there: bool) -> Result<()> {
-    if is_there {
-        return Ok(());
-    }
+    if is_there { Ok(()) } else { lacks(path.into(), feature) }
+}
+
+/// Apart from [`require`], so that the compiler sees there what is never reached in a build without the part.
+#[cold]
+#[inline(never)]
+fn lacks(path: String, feature: &str) -> Result<()> {
     refuse(
         path,
         format_args!(

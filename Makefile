@@ -80,7 +80,7 @@ build: rust-target node_modules/.stamp ## Build the filter: target/wasm32-unknow
 # The build that has to be small: all but the arithmetic of signatures is built for size.
 SMALL := --config 'profile.release.opt-level="z"' --config 'profile.release.package.k256.opt-level=3'
 
-build-core: rust-target node_modules/.stamp ## Build the filter without page, Solana, Coinbase's tokens and channels: target/core/wasm32-unknown-unknown/release/x402_proxy_wasm.wasm
+build-core: rust-target node_modules/.stamp ## Build the filter without page, Solana, Coinbase's tokens, channels, bundles and settle: optimistic: target/core/wasm32-unknown-unknown/release/x402_proxy_wasm.wasm
 	$(call build_filter,target/core,--no-default-features --features core $(SMALL))
 
 build-provoke-panic: rust-target # A filter that panics where a request asks for it, for tests

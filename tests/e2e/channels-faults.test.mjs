@@ -87,6 +87,14 @@ async function opened(gate = gateway) {
   return salt;
 }
 
+/** Has the facilitator refuse to settle deposits into one channel, whatever else it is asked for meanwhile, until it is called. */
+function refuseDeposits(salt) {
+  const refusal = { success: false, errorReason: `${REASON}insufficient_balance`, transaction: "", network: terms.network };
+  const isOf = ({ paymentPayload: { payload } }) => payload.type === "deposit" && payload.channelConfig.salt === salt;
+  gateway.fake.always("/settle", async (body) => ({ json: isOf(body) ? refusal : await official("/settle", body) }));
+  return () => gateway.fake.always("/settle", relayed("/settle"));
+}
+
 /** What the gateway has charged in all: it tells whoever asks with a total that is too low. */
 async function countAt(gate, salt) {
   const answer = await pay(gate, "/any/look", await sign(salt, 1n));
@@ -188,8 +196,9 @@ test("A deposit that is refused at the end of a stream: the voucher is charged t
   const salt = await opened();
   const [dear] = (await streamed(gateway)).answer.terms.accepts;
   const payment = await signChannelPayment(dear, { type: "deposit", total: PRICE + BigInt(dear.amount), amount: 100_000, config: { salt } });
-  gateway.fake.script("/settle", { json: { success: false, errorReason: `${REASON}insufficient_balance`, transaction: "", network: terms.network } });
+  const restore = refuseDeposits(salt);
   const { answer, cost } = await streamed(gateway, payment);
+  restore();
   assert.equal(answer.status, 200);
   assert.equal(await countAt(gateway, salt), String(PRICE + cost));
   assert.equal(await balanceOf(salt), 100_000n);
@@ -197,8 +206,9 @@ test("A deposit that is refused at the end of a stream: the voucher is charged t
 
 test("A deposit that is refused in the end: nothing is served, and the next one is taken", async () => {
   const [salt, mark] = [freshSalt(), await since(gateway)];
-  gateway.fake.script("/settle", { json: { success: false, errorReason: `${REASON}insufficient_balance`, transaction: "", network: terms.network } });
+  const restore = refuseDeposits(salt);
   const answer = await pay(gateway, "/any/x", await deposit(salt));
+  restore();
   assert.equal(answer.status, 402);
   assert.equal(answer.receipt?.errorReason ?? answer.terms?.error, `${REASON}insufficient_balance`);
   assert.equal(await balanceOf(salt), 0n);

@@ -61,7 +61,7 @@ const kinds = [
 ];
 for (const { fake } of [gateway, blind]) fake.always("/supported", { json: { kinds } });
 await eventually(
-  async () => (await Promise.all([1, 2, 3, 4].map(() => ask(gateway, "/flat")))).every(({ status }) => status === 402),
+  async () => (await Promise.all(Array.from({ length: 32 }, () => ask(gateway, "/flat")))).every(({ status }) => status === 402),
   "every worker knows who settles",
 );
 

@@ -124,9 +124,38 @@ pub(super) fn terms(
     }))
 }
 
+/// Reads a time of whole seconds, at least one: with `s`, or of minutes, hours or days.
 fn seconds(path: &str, text: &str) -> Result<u64> {
-    match parse_duration(text).filter(|duration| duration.subsec_nanos() == 0 && duration.as_secs() > 0) {
-        Some(duration) => Ok(duration.as_secs()),
-        None => refuse(path, format_args!("{} is not of whole seconds such as \"300s\"", Shown(text))),
+    const UNITS: [(char, u64); 3] = [('m', 60), ('h', 3600), ('d', 86_400)];
+    let of_unit = |(unit, seconds): (char, u64)| {
+        text.strip_suffix(unit)?.parse::<u32>().ok().map(|number| u64::from(number).saturating_mul(seconds))
+    };
+    let of_seconds =
+        || parse_duration(text).filter(|duration| duration.subsec_nanos() == 0).map(|duration| duration.as_secs());
+    match UNITS.into_iter().find_map(of_unit).or_else(of_seconds).filter(|seconds| *seconds > 0) {
+        Some(seconds) => Ok(seconds),
+        None => refuse(
+            path,
+            format_args!(
+                "{} is not of whole seconds such as \"300s\", or of minutes, hours or days (\"5m\")",
+                Shown(text)
+            ),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_of_seconds_minutes_hours_or_days() {
+        for (text, wanted) in [("300s", 300), ("5m", 300), ("24h", 86_400), ("30d", 2_592_000), ("1.0s", 1)] {
+            assert_eq!(seconds("channels.claim_every", text).ok(), Some(wanted), "{text}");
+        }
+        for text in ["", "m", "0m", "0s", "-5m", "1.5m", "5", "5 m", "5M", "1.5s", "99999999999h"] {
+            let refused = seconds("channels.claim_every", text).unwrap_err();
+            assert!(refused.to_string().starts_with("channels.claim_every: "), "{text}: {refused}");
+        }
     }
 }

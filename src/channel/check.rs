@@ -9,12 +9,10 @@ use crate::evm::eip3009::Timestamp;
 use crate::evm::permit2::Permitted;
 use crate::evm::signature::Signature;
 use crate::money::Amount;
+use crate::scheme::MIN_LIFETIME_SECONDS;
 use crate::time::UnixTime;
 use crate::x402::reason;
 use crate::x402::requirement::TransferMethod;
-
-/// Seconds that a deposit must still be valid, so that it finds a block in time. The official verifier's figure.
-pub const MIN_LIFETIME_SECONDS: u64 = 6;
 
 /// The terms that a channel has to meet.
 #[derive(Debug, Clone, Copy)]

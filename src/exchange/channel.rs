@@ -271,8 +271,12 @@ pub(super) fn begin_by_voucher(payment: Payment, context: Context<'_>) -> Next {
     if !IS_BUILT_IN {
         return payment.out_of_order();
     }
+    reserve_by_voucher(payment, context, false)
+}
+
+fn reserve_by_voucher(payment: Payment, context: Context<'_>, is_in_doubt: bool) -> Next {
     let purchase = Arc::new(payment.purchase.by_voucher());
-    let holding = Holding::default();
+    let holding = Holding { is_in_doubt, ..Holding::default() };
     reserve(Payment { purchase, holding, charge: None, alias_key: None, ..payment }, context, None)
 }
 
@@ -294,9 +298,7 @@ pub(super) fn go_on_in_doubt(payment: Payment, named: Option<TransactionId>) -> 
 impl State for Deposited {
     fn handle(self, context: Context<'_>, event: Event) -> Next {
         let Event::Ledger(_) = event else { return self.ignore(event) };
-        let purchase = Arc::new(self.payment.purchase.by_voucher());
-        let holding = Holding { is_in_doubt: self.is_in_doubt, ..Holding::default() };
-        reserve(Payment { purchase, holding, charge: None, alias_key: None, ..self.payment }, context, None)
+        reserve_by_voucher(self.payment, context, self.is_in_doubt)
     }
 }
 

@@ -190,6 +190,11 @@ impl Supported {
         self.accounts("batch-settlement", network, "receiverAuthorizer").filter(|account| !account.is_zero())
     }
 
+    /// Returns whether an account of its authorizes the claims of channels on a network.
+    pub fn authorizes(&self, network: &str, account: Address) -> bool {
+        self.authorizers(network).any(|known| known == account)
+    }
+
     /// Returns the accounts that it names for a scheme on a network.
     fn accounts<'a>(&'a self, scheme: &'a str, network: &'a str, field: &'a str) -> impl Iterator<Item = Address> + 'a {
         self.kinds(scheme, network).filter_map(move |kind| {

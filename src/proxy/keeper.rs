@@ -162,11 +162,7 @@ impl<H: Host> Around<'_, H> {
             let Some(evm) = offer.requirement.evm() else { return false };
             let Some(terms) = &evm.channel else { return false };
             let is_authorizer = match terms.is_authorized_by_facilitator {
-                true => self
-                    .shared
-                    .supported
-                    .iter()
-                    .any(|one| one.authorizers(network.as_str()).any(|known| known == receiver_authorizer)),
+                true => self.shared.supported.iter().any(|one| one.authorizes(network.as_str(), receiver_authorizer)),
                 false => terms.receiver_authorizer == Some(receiver_authorizer),
             };
             is_authorizer
@@ -183,8 +179,7 @@ impl<H: Host> Around<'_, H> {
         let authorizer = record.config.receiver_authorizer;
         let is_own = self.config.channels.authorizer.as_ref().is_some_and(|key| key.address() == authorizer);
         let has_said = |one: &facilitator::Supported| !one.kinds.is_empty();
-        let is_theirs =
-            |one: &facilitator::Supported| one.authorizers(network.as_str()).any(|known| known == authorizer);
+        let is_theirs = |one: &facilitator::Supported| one.authorizes(network.as_str(), authorizer);
         let supported = &self.shared.supported;
         !is_own && supported.iter().all(has_said) && !supported.iter().any(is_theirs)
     }
@@ -205,13 +200,11 @@ impl<H: Host> Around<'_, H> {
         let all = || self.config.facilitators.iter().enumerate();
         let authorizes = |(place, _): &(usize, &Facilitator)| {
             let supported = self.shared.supported.get(*place);
-            supported.is_some_and(|one| one.authorizers(network.as_str()).any(|known| known == group.authorizer))
+            supported.is_some_and(|one| one.authorizes(network.as_str(), group.authorizer))
         };
         let is_fit = |(_, one): &(usize, &Facilitator)| one.is_for(Scheme::BatchSettlement.as_str(), &network);
-        let failing = self.shared.health.borrow().failing(self.config);
-        let answers = |(place, _): &(usize, &Facilitator)| {
-            u32::try_from(*place).ok().and_then(|place| 1_u32.checked_shl(place)).is_none_or(|bit| failing & bit == 0)
-        };
+        let health = self.shared.health.borrow();
+        let answers = |(place, _): &(usize, &Facilitator)| !health.is_failing(self.config, *place);
         let fit = all().filter(is_fit);
         let mut best: Vec<_> = fit.clone().filter(authorizes).collect();
         if best.is_empty() {

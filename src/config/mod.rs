@@ -33,7 +33,7 @@ pub use channels::{Channels, Flush};
 pub use error::ConfigError;
 pub use origin::{CorsOrigin, Origin, ShownAt};
 pub use payers::{Payers, Principal};
-pub use service::{Facilitator, Rpc, Service, Verify};
+pub use service::{Facilitator, Rpc, Service, SharedLedger, Verify};
 pub use terms::{BundleTerms, Extensions, Listing, Mode, Offer, Recipient, Route, RouteTerms, Settle, SignInTerms};
 
 /// The whole configuration, checked.
@@ -53,6 +53,8 @@ pub struct Config {
     pub kept_headers: Vec<String>,
     /// The rules of claims on payments.
     pub ledger: Ledger,
+    /// The store that a fleet of proxies shares; `None` where claims stand in the shared data of one process.
+    pub shared_ledger: Option<SharedLedger>,
     /// Seconds from the ledger's beginning after which no other ledger takes these payments: a nonce that is used then was
     /// used by way of this one, or before the payment was first seen. `None` where others take them, too.
     pub ledger_exclusive_after: Option<u64>,

@@ -606,6 +606,29 @@ pub(super) struct Ledger {
     /// least 1).
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub max_redemptions: Option<u64>,
+    /// The store that a fleet of proxies shares. Left out: the shared data of one process.
+    pub store: Option<Object<Store>>,
+}
+
+/// A store that a fleet of proxies shares: one of these.
+#[derive(Debug, Clone, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub(super) struct Store {
+    /// etcd, version 3.4 or later.
+    pub etcd: Option<Object<Etcd>>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub(super) struct Etcd {
+    /// The proxy's cluster that its members are in: HTTP/2, with a client certificate where etcd asks for one.
+    pub cluster: String,
+    /// The fleet: proxies with the same name share their payments. All names of its records begin with "x402:", the fleet and ":".
+    pub fleet: String,
+    /// The longest time that one call may take, such as "1s" (default). What stays unanswered is repeated for four times that.
+    pub timeout: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -73,6 +73,15 @@ impl Rpc {
     }
 }
 
+/// A store that a fleet of proxies shares.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct SharedLedger {
+    /// The service at which it is called.
+    pub service: Service,
+    /// The fleet's name.
+    pub fleet: String,
+}
+
 /// A service that is called over HTTP.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Service {

@@ -172,6 +172,11 @@ impl Reply {
     }
 
     /// The filter cannot take payments at the moment.
+    /// The answer while the store of the ledger was never reached since the proxy began.
+    pub fn ledger_out_of_reach() -> Self {
+        Self::overloaded("payments cannot be taken yet: the ledger's store is out of reach")
+    }
+
     pub(super) fn overloaded(error: &str) -> Self {
         Self::error(503, error).retry_later()
     }

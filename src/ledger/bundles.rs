@@ -244,6 +244,41 @@ fn decode_page(mut bytes: &[u8]) -> Result<Vec<Bundle>, StoreFailed> {
     Ok(bundles)
 }
 
+/// What becomes of the bundle that a shared store keeps as a record of its own, and until when it is kept: `None` where it stays as it is.
+///
+/// # Errors
+/// [`StoreFailed`] where the record is none.
+pub(super) fn apply(
+    record: Option<&[u8]>,
+    key: PaymentKey,
+    owner: Owner,
+    operation: BundleOperation,
+    now: UnixTime,
+) -> Result<(Option<Vec<u8>>, Answer), StoreFailed> {
+    let mut bundle = record.map_or_else(|| Ok(Bundle::new(key)), decode_one)?;
+    let answer = bundle.perform(owner, operation, now);
+    if !matches!(answer, Answer::Left(_)) || matches!(operation, BundleOperation::Check { .. }) {
+        return Ok((None, answer));
+    }
+    let mut bytes = Vec::new();
+    bundle.encode(&mut bytes);
+    Ok((Some(bytes), answer))
+}
+
+/// The time until which a bundle's record is kept.
+///
+/// # Errors
+/// [`StoreFailed`] where the record is none.
+pub(super) fn kept_until(record: &[u8]) -> Result<UnixTime, StoreFailed> {
+    let bundle = decode_one(record)?;
+    let held = bundle.parts.iter().map(|(hold, _)| hold.until).max().unwrap_or_default();
+    Ok(bundle.expires.max(bundle.bought.plus(KEPT_SECONDS)).max(held))
+}
+
+fn decode_one(mut bytes: &[u8]) -> Result<Bundle, StoreFailed> {
+    Bundle::decode(&mut bytes).filter(|_| bytes.is_empty()).ok_or(StoreFailed)
+}
+
 impl Ledger {
     /// One attempt at an operation on a bundle; `None` where another writer came first.
     pub(super) fn attempt_on_bundle<S: Store>(

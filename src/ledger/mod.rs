@@ -16,6 +16,7 @@ pub mod bundles;
 mod channels;
 pub mod exposure;
 mod page;
+pub mod remote;
 
 use crate::evm::{Address, Nonce, keccak256};
 use crate::money::Amount;
@@ -315,6 +316,9 @@ pub enum Operation {
         /// The transfer, as far as the facilitator named one.
         named: Option<TransactionId>,
     },
+    /// The request is over, and a shared store did not answer it in time: leave the claim as others can take it up. On a claim that
+    /// is not the request's this does nothing.
+    LetGo,
     /// Note something. On a key of [`PaymentKey::of_grant`].
     Grant {
         /// Until when.
@@ -462,18 +466,12 @@ impl Ledger {
         let stored = store.read(number)?;
         let (bytes, version) = stored.map_or((Vec::new(), None), |(bytes, version)| (bytes, Some(version)));
         let mut page = Page::new(bytes).ok_or(StoreFailed)?;
-        let claim = page.get(key)?;
-        let answer = match self.next(claim.as_ref(), owner, operation, now) {
-            Next::Refuse(answer) => return Ok(Some(answer)),
-            Next::Remove => {
-                page.remove(key);
-                Answer::Granted
-            }
-            Next::Become(state, answer) => {
-                page.update(&claim.map(|claim| claim.become_of(operation, state)).ok_or(StoreFailed)?);
-                answer
-            }
-            Next::Restart { state, expires, binding } => {
+        let (fate, answer) = self.apply(page.get(key)?, key, owner, operation, now);
+        match fate {
+            Fate::Stays => return Ok(Some(answer)),
+            Fate::Goes => page.remove(key),
+            Fate::Becomes(claim) => page.update(&claim),
+            Fate::Begins(claim) => {
                 page.remove(key);
                 page.remove_expired(now)?;
                 // The money behind a pin has moved, so there is as good as no turning it away: each payment that was let
@@ -482,19 +480,26 @@ impl Ledger {
                     Operation::Pin { .. } => self.claims_per_page.saturating_mul(4),
                     _ => self.claims_per_page,
                 };
-                let claim = Claim { key, expires, since: now, binding, redemptions: 0, charge: None, state };
                 let has_room = page.insert(&claim, capacity) || page.evict_unproven() && page.insert(&claim, capacity);
                 if !has_room {
                     return Ok(Some(Answer::Full));
                 }
-                Answer::Granted
             }
-        };
+        }
         Ok(match store.write(number, page.as_bytes(), version)? {
             Written::Done => Some(answer),
             Written::Raced => None,
         })
     }
+}
+
+/// What becomes of a claim, wherever it is kept.
+enum Fate {
+    Stays,
+    Goes,
+    Becomes(Claim),
+    /// There was none, or one that counts for nothing.
+    Begins(Claim),
 }
 
 /// The change that an operation makes to a claim.
@@ -520,6 +525,27 @@ impl Claim {
 }
 
 impl Ledger {
+    /// What becomes of the claim of `key` by an operation of `owner`, and the answer.
+    fn apply(
+        &self,
+        claim: Option<Claim>,
+        key: PaymentKey,
+        owner: Owner,
+        operation: Operation,
+        now: UnixTime,
+    ) -> (Fate, Answer) {
+        match (self.next(claim.as_ref(), owner, operation, now), claim) {
+            (Next::Refuse(answer), _) => (Fate::Stays, answer),
+            (Next::Remove, _) => (Fate::Goes, Answer::Granted),
+            (Next::Become(state, answer), Some(claim)) => (Fate::Becomes(claim.become_of(operation, state)), answer),
+            (Next::Become(..), None) => (Fate::Stays, Answer::NotHeld),
+            (Next::Restart { state, expires, binding }, _) => {
+                let claim = Claim { key, expires, since: now, binding, redemptions: 0, charge: None, state };
+                (Fate::Begins(claim), Answer::Granted)
+            }
+        }
+    }
+
     /// The rules of the ledger: what `operation` by `owner` makes of a claim.
     fn next(&self, claim: Option<&Claim>, owner: Owner, operation: Operation, now: UnixTime) -> Next {
         use State::{InFlight, Noted, Opened, Redeeming, Settled, Settling, Spent, Unknown, Unproven};
@@ -577,6 +603,13 @@ impl Ledger {
             }
             (Operation::Forget { named }, Some(Settling(hold, earlier))) if is_held(hold) => {
                 Next::Become(Unknown { since: now, named: named.or(earlier) }, Answer::Granted)
+            }
+            (Operation::LetGo, Some(Unproven(hold) | InFlight(hold))) if is_held(hold) => Next::Remove,
+            (Operation::LetGo, Some(Settling(hold, named))) if is_held(hold) => {
+                Next::Become(Unknown { since: now, named }, Answer::Granted)
+            }
+            (Operation::LetGo, Some(Redeeming(hold, transaction))) if is_held(hold) => {
+                Next::Become(Settled(transaction), Answer::Granted)
             }
             (Operation::Pin { binding, transaction, expires, .. }, None) => {
                 Next::Restart { state: Settled(transaction), expires, binding }

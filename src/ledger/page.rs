@@ -127,6 +127,11 @@ impl Page {
 }
 
 impl Claim {
+    /// Returns whether its payment has bought its response, for good.
+    pub(super) const fn is_spent(&self) -> bool {
+        matches!(self.state, State::Spent(_))
+    }
+
     /// Returns what a request is told that takes up a settlement whose answer was not heard.
     pub(super) const fn unheard(&self, named: Option<TransactionId>) -> Answer {
         Answer::GrantedUnknown(Unheard { named, since: self.since, charge: self.charge })
@@ -135,7 +140,7 @@ impl Claim {
     /// A payment that bought its response is remembered until the token itself refuses it, one that is owed a response
     /// a day longer. One that nobody has paid for yet is remembered for a day at most, whatever its validity: it costs
     /// its sender nothing.
-    fn needed_until(&self) -> UnixTime {
+    pub(super) fn needed_until(&self) -> UnixTime {
         match self.state {
             State::Unproven(hold) | State::InFlight(hold) => hold.until,
             State::Settling(hold, _) => hold.until.plus(PATIENCE_SECONDS),
@@ -149,7 +154,7 @@ impl Claim {
         }
     }
 
-    fn encode(&self) -> [u8; CLAIM_BYTES] {
+    pub(super) fn encode(&self) -> [u8; CLAIM_BYTES] {
         const NOBODY: Hold = Hold { owner: Owner(0), until: UnixTime::from_secs(0) };
         const NONE: TransactionId = TransactionId::ZERO;
         let (tag, hold, transaction) = match self.state {
@@ -187,7 +192,7 @@ impl Claim {
         bytes
     }
 
-    fn decode(bytes: &[u8; CLAIM_BYTES]) -> Option<Self> {
+    pub(super) fn decode(bytes: &[u8; CLAIM_BYTES]) -> Option<Self> {
         let (key, rest) = bytes.split_first_chunk::<32>()?;
         let ([tag], rest) = rest.split_first_chunk::<1>()?;
         let (expires, rest) = take_u64(rest)?;

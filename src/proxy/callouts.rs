@@ -105,7 +105,7 @@ pub(super) fn dispatch(
         NotSent
     })?;
     headers.extend(token.as_deref().map(|token| ("authorization", token)));
-    host.dispatch(&service.cluster, &headers, body, service.timeout).map_err(|error| {
+    host.dispatch(&service.cluster, &headers, body.as_bytes(), service.timeout).map_err(|error| {
         let cluster = &service.cluster;
         host.log(
             LogLevel::Critical,

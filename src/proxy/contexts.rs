@@ -26,6 +26,10 @@ enum Asked {
     Node(usize),
     /// About channels, by the number of the keeper's question.
     Job(u32),
+    /// The shared store, for what the fleet has in common.
+    Founding,
+    /// The shared store, about what was left open, by its number.
+    Mend(u32),
 }
 
 struct Table<H> {
@@ -183,6 +187,14 @@ impl<H: Host> Contexts<H> {
                     let next = root.on_job(number, headers, body_size).into_iter();
                     table.introductions.extend(next.map(|(token, job)| (token, (root_id, Asked::Job(job)))));
                 }
+                Asked::Founding => {
+                    let next = root.on_founding(headers, body_size);
+                    table.introductions.extend(next.map(|token| (token, (root_id, Asked::Founding))));
+                }
+                Asked::Mend(number) => {
+                    let next = root.on_mended(number, headers, body_size);
+                    table.introductions.extend(next.map(|token| (token, (root_id, Asked::Mend(number)))));
+                }
             }
             Some(())
         });
@@ -206,7 +218,11 @@ impl<H: Host> Contexts<H> {
             root.tell_exposure();
             let facilitators =
                 root.ask_supported().into_iter().map(|(token, place)| (token, Asked::Facilitator(place)));
+            let founding = root.ask_founding().into_iter().map(|token| (token, Asked::Founding));
+            let mends = root.mend().into_iter().map(|(token, number)| (token, Asked::Mend(number)));
             let asked: Vec<_> = facilitators
+                .chain(founding)
+                .chain(mends)
                 .chain(root.ask_chain_ids().into_iter().map(|(token, place)| (token, Asked::Node(place))))
                 .chain(root.keep_channels().into_iter().map(|(token, job)| (token, Asked::Job(job))))
                 .collect();
@@ -259,7 +275,10 @@ impl<H: Host> Contexts<H> {
     /// Forgets the callouts for whose answers nobody waits any more.
     fn forget_callouts(&self) {
         self.with_table(|Table { callouts, streams, .. }| {
-            callouts.retain(|(token, id)| streams.get(id).is_some_and(|stream| stream.callout_token() == Some(*token)));
+            callouts.retain(|(token, id)| {
+                let awaits = |stream: &Box<HttpContext<H>>| [stream.callout_token(), stream.store_token()].contains(&Some(*token));
+                streams.get(id).is_some_and(awaits)
+            });
         });
     }
 
@@ -281,6 +300,7 @@ impl<H: Host> Contexts<H> {
             table.remember(&self.host, stream.take_recovery());
             if stream.is_needed() {
                 table.expect_callout(stream.callout_token(), id);
+                table.expect_callout(stream.store_token(), id);
                 table.streams.insert(id, stream);
             }
         });

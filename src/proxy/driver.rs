@@ -1,18 +1,22 @@
 //! Drives an exchange: carries out the effects of its steps, and takes the steps that follow at once.
 
+use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::asking::{Asking, Happening, Held, take_jobs, wants_store};
 use super::callouts::{self, Callout, Sent};
+use super::fleet::Fleet;
 use super::host::{DataVerdict, Half, Host, HostError, LogLevel, Verdict, to_unix_time};
 use super::shared::{Memory, Shared};
 use super::store::{self, SharedData};
 use super::{edits, properties, reports, stats};
 use crate::channel::{self, ChannelId};
 use crate::config::{Config, Service};
-use crate::exchange::{CallKind, Context, Effects, Event, Exchange, Next, Recovery, RequestHead, Seen, Stream};
+use crate::exchange::{CallKind, Context, Effects, Event, Exchange, Next, Recovery, Reply, RequestHead, Seen, Stream};
 use crate::facilitator::CalloutAnswer;
-use crate::ledger::{Operation, Owner, PaymentKey, exposure};
+use crate::ledger::{Operation, Owner, PaymentKey, exposure, remote};
 
 /// An exchange, with all that its effects act on.
 pub(super) struct Driver<H> {
@@ -35,10 +39,31 @@ pub(super) struct Driver<H> {
     recovery: Option<Recovery>,
     /// The host's name of the request, read while it is to be had.
     request_id: Option<String>,
+    /// What the shared store is being asked, where there is one.
+    asking: Option<Box<Waiting>>,
+    /// What the exchange holds there.
+    held: Held,
 }
+
+/// A step that waits for the shared store.
+struct Waiting {
+    asking: Asking,
+    /// The rest of the step's effects; `None` for a stream that runs on meanwhile.
+    rest: Option<Effects>,
+    /// What has happened meanwhile, for later.
+    queue: VecDeque<Event>,
+}
+
+/// True if the stream may go on, and what the exchange is to hear of at once.
+type Carried = (bool, Option<Event>);
 
 /// The line for the log where the host gave up on a response that is held. It tells no filter so.
 const RESPONSE_TOO_LARGE: &str = "x402: a response was longer than the proxy's buffer, where it was held until its charge is settled; the proxy answered 500, and nothing is charged: let per_connection_buffer_limit_bytes of the listener be at least price.max_response_bytes and the cluster's own limit together, or that less";
+
+/// Returns whether a request passes without a payment.
+const fn passes(effects: &Effects) -> bool {
+    matches!(effects.stream, Stream::Forward(_)) && !wants_store(effects) && effects.exposure.is_none()
+}
 
 /// How often the host is asked to let time pass for a request that waits for another one.
 const IMPATIENT_TICK_PERIOD: Duration = Duration::from_millis(50);
@@ -85,10 +110,12 @@ pub(super) enum Caller {
 impl<H: Host> Driver<H> {
     /// Makes a driver for the stream or pursuit `context_id` of a worker.
     pub(super) fn new(host: H, config: Arc<Config>, shared: Shared, worker: u32, context_id: u32) -> Self {
+        let own = Owner((u64::from(worker) << u32::BITS) | u64::from(context_id));
+        let owner = shared.fleet.as_ref().map_or(own, |fleet| fleet.owner(context_id));
         Self {
             host,
             config,
-            owner: Owner((u64::from(worker) << u32::BITS) | u64::from(context_id)),
+            owner,
             shared,
             exchange: Exchange::Over,
             callout: None,
@@ -98,6 +125,8 @@ impl<H: Host> Driver<H> {
             cors: Vec::new(),
             recovery: None,
             request_id: None,
+            asking: None,
+            held: Held::default(),
         }
     }
 
@@ -216,6 +245,9 @@ impl<H: Host> Driver<H> {
         let begun = self.host.now()?;
         let seen = if head.may_be_seen() { properties::seen(&self.host) } else { Seen::Never };
         let next = Exchange::start(self.context(begun), head, seen);
+        if !self.shared.memory.is_known && !passes(&next.1) {
+            return Ok((Exchange::Over, Effects { stream: Stream::Reply(Reply::ledger_out_of_reach()), ..Effects::default() }));
+        }
         if !next.0.is_over() {
             self.request_id = properties::request_id(&self.host);
         }
@@ -224,6 +256,10 @@ impl<H: Host> Driver<H> {
 
     /// Has the exchange take in what happened.
     pub(super) fn step(&mut self, event: Event) -> Result<Next, HostError> {
+        if let Some(waiting) = self.asking.as_mut().filter(|waiting| waiting.rest.is_some()) {
+            waiting.queue.push_back(event);
+            return Ok((std::mem::replace(&mut self.exchange, Exchange::Over), Effects::default()));
+        }
         let now = self.host.now()?;
         let exchange = std::mem::replace(&mut self.exchange, Exchange::Over);
         Ok(exchange.step(self.context(now), event))
@@ -239,7 +275,16 @@ impl<H: Host> Driver<H> {
 
     /// Takes in what happened, of which the host told the root context.
     pub(super) fn on_event(&mut self, context_id: u32, event: Event) {
-        let caller = match self.flow {
+        let caller = self.caller_from_root(context_id);
+        let next = self.step(event);
+        if let Err(error) = self.perform(next, caller) {
+            self.fail(error, caller);
+        }
+    }
+
+    /// Returns for whom something is done that the root context was told of.
+    fn caller_from_root(&mut self, context_id: u32) -> Caller {
+        match self.flow {
             Flow::Ended | Flow::Shut { .. } => Caller::Nobody,
             _ if self.host.act_on(context_id).is_ok() => Caller::Root,
             // Whoever cannot be told of a response has not got it.
@@ -247,10 +292,6 @@ impl<H: Host> Driver<H> {
                 self.end(Event::Ended);
                 Caller::Nobody
             }
-        };
-        let next = self.step(event);
-        if let Err(error) = self.perform(next, caller) {
-            self.fail(error, caller);
         }
     }
 
@@ -271,7 +312,8 @@ impl<H: Host> Driver<H> {
     }
 
     /// Takes in that the answer of the callout will never come: who was to hear it is gone.
-    pub(super) fn on_callout_lost(&mut self) {
+    pub(super) fn on_callout_lost(&mut self, context_id: u32) {
+        self.on_store(context_id, Happening::Lost);
         if self.callout.take().is_some() {
             let next = self.step(Event::Callout(CalloutAnswer::Lost));
             self.perform_unwatched(next);
@@ -295,7 +337,7 @@ impl<H: Host> Driver<H> {
         }
         let next = self.step(event);
         self.perform_unwatched(next);
-        if self.exchange.is_over() {
+        if self.exchange.is_over() && self.asking.is_none() {
             self.callout = None;
         }
     }
@@ -305,7 +347,7 @@ impl<H: Host> Driver<H> {
         let now = to_unix_time(nanoseconds);
         // Good enough for sharing out: neighbouring requests draw numbers that have nothing in common.
         let draw = (nanoseconds ^ owner.0.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 16;
-        let Memory { secret, since: ledger_since } = shared.memory;
+        let Memory { secret, since: ledger_since, .. } = shared.memory;
         let failing = shared.health.borrow().failing(config);
         Context { config, now, supported: &shared.supported, failing, draw, secret, ledger_since }
     }
@@ -318,7 +360,7 @@ impl<H: Host> Driver<H> {
             Ok(true) => Verdict::Continue,
             Ok(false) if self.is_reading() => Verdict::Collect,
             Ok(false) => {
-                if !self.exchange.is_over() {
+                if !self.exchange.is_over() || self.asking.is_some() {
                     self.flow = Flow::Held;
                 }
                 Verdict::Hold
@@ -339,26 +381,40 @@ impl<H: Host> Driver<H> {
 
     /// Does what a step says, and takes the steps that follow at once. `true` if the stream may go on.
     fn perform(&mut self, next: Result<Next, HostError>, caller: Caller) -> Result<bool, HostError> {
-        let (mut exchange, mut effects) = next?;
-        let mut goes_on = false;
-        loop {
+        let (exchange, effects) = next?;
+        self.exchange = exchange;
+        let carried = self.carry_out(effects, caller)?;
+        self.go_on(carried, caller)
+    }
+
+    /// Takes the steps that follow at once on what was carried out.
+    fn go_on(&mut self, (mut goes_on, mut event): Carried, caller: Caller) -> Result<bool, HostError> {
+        while let Some(happened) = event.take() {
+            let (exchange, effects) = self.step(happened)?;
             self.exchange = exchange;
-            let (may_go_on, event) = self.carry_out(effects, caller)?;
+            let (may_go_on, next) = self.carry_out(effects, caller)?;
             goes_on |= may_go_on;
-            match event {
-                Some(event) => (exchange, effects) = self.step(event)?,
-                None => break,
-            }
+            event = next;
         }
-        if self.exchange.is_impatient() {
+        if self.exchange.is_impatient() || self.asks_again() {
             self.host.set_tick_period(IMPATIENT_TICK_PERIOD)?;
+        }
+        if let Some(fleet) = self.shared.fleet.as_ref().filter(|_| self.exchange.is_over() && self.asking.is_none()) {
+            self.held.let_go(&self.host, fleet, self.owner);
         }
         Ok(goes_on)
     }
 
-    /// Carries out effects, in the order of the fields. `true` if the stream may go on, and what the exchange is to hear of
-    /// at once.
-    fn carry_out(&mut self, effects: Effects, caller: Caller) -> Result<(bool, Option<Event>), HostError> {
+    /// Carries out effects, in the order of the fields.
+    fn carry_out(&mut self, effects: Effects, caller: Caller) -> Result<Carried, HostError> {
+        match self.shared.fleet.clone().filter(|_| remote::IS_BUILT_IN && wants_store(&effects)) {
+            Some(fleet) => self.ask_store(&fleet, effects, caller),
+            None => self.carry_out_here(effects, caller),
+        }
+    }
+
+    /// Carries out effects that want nothing of a shared store.
+    fn carry_out_here(&mut self, effects: Effects, caller: Caller) -> Result<Carried, HostError> {
         let Effects {
             ledger,
             alias_key,
@@ -437,6 +493,80 @@ impl<H: Host> Driver<H> {
         }
         let may_go_on = self.act(stream, caller)?;
         Ok((may_go_on, answer.or(standing).or(flushed).or(exposed).or(known)))
+    }
+
+    // -------------------------------------------------------------------------------------------------- the shared store
+
+    /// Has the shared store asked for what a step wants. The rest of the step waits for that, unless a stream runs on meanwhile.
+    fn ask_store(&mut self, fleet: &Rc<Fleet>, mut effects: Effects, caller: Caller) -> Result<Carried, HostError> {
+        let jobs = take_jobs(&mut effects, self.exchange.is_over());
+        let runs_on = self.exchange.reads_chunks();
+        if let (Some(bytes), Caller::Stream, false) = (&effects.chunk, caller, runs_on) {
+            // It is there to be replaced now alone.
+            let _ = self.host.replace_body(Half::Response, bytes);
+            effects.chunk = None;
+        }
+        let (rest, at_once) = if runs_on { (None, Some(effects)) } else { (Some(effects), None) };
+        let mut waiting = self.asking.take().unwrap_or_else(|| {
+            Box::new(Waiting { asking: Asking::new(), rest: None, queue: VecDeque::new() })
+        });
+        waiting.asking.add(jobs);
+        waiting.rest = rest;
+        if !waiting.asking.go_on(&self.host, fleet, self.owner, &mut self.held, None) {
+            self.asking = Some(waiting);
+            return at_once.map_or(Ok((false, None)), |effects| self.carry_out_here(effects, caller));
+        }
+        let heard = waiting.asking.take_heard();
+        let effects = waiting.rest.or(at_once).unwrap_or_default();
+        let (may_go_on, event) = self.carry_out_here(effects, caller)?;
+        Ok((may_go_on, heard.or(event)))
+    }
+
+    /// Returns the token of the callout to the shared store whose answer is awaited.
+    pub(super) fn store_token(&self) -> Option<u32> {
+        self.asking.as_ref().and_then(|waiting| waiting.asking.token())
+    }
+
+    /// Returns whether the shared store is being asked.
+    pub(super) const fn is_asking(&self) -> bool {
+        self.asking.is_some()
+    }
+
+    /// Returns whether the shared store is to be asked again at the next tick.
+    pub(super) fn asks_again(&self) -> bool {
+        self.asking.as_ref().is_some_and(|waiting| waiting.asking.wants_tick())
+    }
+
+    /// Takes in what happens to the question to the shared store that is under way.
+    pub(super) fn on_store(&mut self, context_id: u32, happening: Happening) {
+        let (Some(mut waiting), Some(fleet)) = (self.asking.take(), self.shared.fleet.clone()) else { return };
+        if !waiting.asking.go_on(&self.host, &fleet, self.owner, &mut self.held, Some(happening)) {
+            self.asking = Some(waiting);
+            if self.asks_again() {
+                let _ = self.host.set_tick_period(IMPATIENT_TICK_PERIOD);
+            }
+            return;
+        }
+        let Waiting { mut asking, rest, queue } = *waiting;
+        let heard = asking.take_heard();
+        match rest {
+            Some(effects) => {
+                let caller = self.caller_from_root(context_id);
+                let carried = self.carry_out_here(effects, caller);
+                let done = carried.and_then(|(goes_on, event)| self.go_on((goes_on, heard.or(event)), caller));
+                if let Err(error) = done {
+                    self.fail(error, caller);
+                }
+            }
+            None => {
+                if let Some(event) = heard {
+                    self.on_event(context_id, event);
+                }
+            }
+        }
+        for event in queue {
+            self.on_event(context_id, event);
+        }
     }
 
     fn ask_channel(&self, id: ChannelId, operation: &channel::Operation) -> Result<Event, HostError> {

@@ -99,7 +99,7 @@ pub trait Host: Clone {
         &self,
         cluster: &str,
         headers: &[(&str, &str)],
-        body: &str,
+        body: &[u8],
         timeout: Duration,
     ) -> Result<u32, HostError>;
 

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::asking::Happening;
 use super::driver::Driver;
 use super::heads;
 use super::host::{Buffer, DataVerdict, Half, Host, HostError, LogLevel, Verdict};
@@ -37,7 +38,7 @@ impl<H: Host> HttpContext<H> {
     /// Returns whether anything may still happen: the stream is there, or the exchange waits for a callout or for time to
     /// pass.
     pub(super) fn is_needed(&self) -> bool {
-        !self.has_ended() || self.callout_token().is_some() || self.wants_ticks()
+        !self.has_ended() || self.callout_token().is_some() || self.driver.is_asking() || self.wants_ticks()
     }
 
     /// Returns whether the stream is gone.
@@ -45,14 +46,19 @@ impl<H: Host> HttpContext<H> {
         self.driver.has_ended()
     }
 
+    /// Returns the token of the callout to the shared store that is under way.
+    pub(super) fn store_token(&self) -> Option<u32> {
+        self.driver.store_token()
+    }
+
     /// Returns whether the context waits for time to pass.
     pub(super) fn wants_ticks(&self) -> bool {
-        self.driver.exchange().wakes_at().is_some() || self.driver.is_reading()
+        self.driver.asks_again() || self.driver.exchange().wakes_at().is_some() || self.driver.is_reading()
     }
 
     /// Returns whether the context waits for something that another one does.
-    pub(super) const fn is_impatient(&self) -> bool {
-        self.driver.exchange().is_impatient()
+    pub(super) fn is_impatient(&self) -> bool {
+        self.driver.exchange().is_impatient() || self.driver.asks_again()
     }
 
     /// Takes out the settlement that is to be looked into later, with the configuration that it belongs to.
@@ -163,6 +169,10 @@ impl<H: Host> HttpContext<H> {
 
     /// Takes in the answer of a callout: `headers` of them, and a body of `body_size` bytes.
     pub(super) fn on_callout(&mut self, token: u32, headers: usize, body_size: usize) {
+        if self.store_token() == Some(token) {
+            self.driver.on_store(self.context_id, Happening::Answered(headers, body_size));
+            return;
+        }
         if self.callout_token() == Some(token) {
             self.may_panic(|exchange| match exchange {
                 Exchange::Verifying(_) => "verified",
@@ -176,6 +186,12 @@ impl<H: Host> HttpContext<H> {
 
     /// Takes in that time has passed.
     pub(super) fn on_tick(&mut self) {
+        if self.driver.asks_again() {
+            self.driver.on_store(self.context_id, Happening::Tick);
+        }
+        if self.driver.is_asking() {
+            return;
+        }
         let due = self.driver.exchange().wakes_at();
         if due.is_some_and(|due| self.driver.host().unix_time().is_ok_and(|now| now >= due)) {
             self.driver.on_event(self.context_id, Event::Tick);
@@ -191,7 +207,7 @@ impl<H: Host> HttpContext<H> {
 
     /// Takes in that the answer of the callout will never come: who was to hear it is gone.
     pub(super) fn on_callout_lost(&mut self) {
-        self.driver.on_callout_lost();
+        self.driver.on_callout_lost(self.context_id);
     }
 
     /// Takes in that the stream is over.

@@ -6,10 +6,12 @@
 #[cfg(target_arch = "wasm32")]
 mod abi;
 mod answers;
+mod asking;
 mod callouts;
 mod contexts;
 mod driver;
 mod edits;
+mod fleet;
 mod heads;
 mod health;
 pub mod host;

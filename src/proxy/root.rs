@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::callouts;
+use super::fleet::{Fleet, Founding, FoundingQuestion};
 use super::health::Health;
 use super::host::{Buffer, Host, LogLevel};
 use super::http::HttpContext;
@@ -19,7 +20,7 @@ use crate::channel::IS_BUILT_IN;
 use crate::config::{Config, Facilitator, Offer, Rpc, Service};
 use crate::exchange::{LogText, Warning};
 use crate::facilitator::{self, CalloutAnswer, Directory, MAX_SUPPORTED_BYTES, Supported};
-use crate::ledger::exposure;
+use crate::ledger::{exposure, remote};
 use crate::time::UnixTime;
 use crate::x402::NetworkId;
 
@@ -58,6 +59,8 @@ pub(super) struct RootContext<H> {
     keeping: Keeping,
     /// The assets in which responses leave before they are paid.
     exposed: Vec<(NetworkId, String)>,
+    /// The question for what the fleet has in common, while it is not known.
+    founding: Option<FoundingQuestion>,
 }
 
 struct Configured {
@@ -82,6 +85,7 @@ impl<H: Host> RootContext<H> {
             acted_at: UnixTime::from_secs(0),
             keeping: Keeping::default(),
             exposed: Vec::new(),
+            founding: None,
         }
     }
 
@@ -91,6 +95,10 @@ impl<H: Host> RootContext<H> {
             Ok((configured, memory)) => {
                 self.retire();
                 self.shared.memory = memory;
+                self.shared.fleet = configured.config.shared_ledger.as_ref().and_then(|ledger| {
+                    let random = self.host.random().ok()?;
+                    Some(Rc::new(Fleet::new(ledger, configured.config.ledger, random)))
+                });
                 let facilitators = configured.config.facilitators.len();
                 self.shared.supported = Arc::new(vec![Supported::default(); facilitators]);
                 self.shared.health = Rc::new(RefCell::new(Health::new(facilitators)));
@@ -308,6 +316,71 @@ impl<H: Host> RootContext<H> {
         self.keeping.on_answer(&around, job, &answer, now)
     }
 
+    /// Asks the shared store for what the fleet has in common, until it is known; the token of the callout.
+    pub(super) fn ask_founding(&mut self) -> Option<u32> {
+        let Some(fleet) = self.shared.fleet.clone().filter(|_| remote::IS_BUILT_IN && !self.shared.memory.is_known) else {
+            return None;
+        };
+        if let Some(known) = self.founded() {
+            self.found(known);
+            return None;
+        }
+        if self.founding.is_some() {
+            return None;
+        }
+        let proposed = Founding { secret: self.host.random().ok()?, since: self.host.unix_time().ok()? };
+        let question = FoundingQuestion::ask(&self.host, &fleet, proposed);
+        let token = question.token();
+        self.founding = token.map(|_| question);
+        token
+    }
+
+    /// The shared store has said what the fleet has in common, or has not; the token of what it is asked next.
+    pub(super) fn on_founding(&mut self, headers: usize, body_size: usize) -> Option<u32> {
+        let (Some(mut question), Some(fleet)) = (self.founding.take(), self.shared.fleet.clone()) else { return None };
+        match question.hear(&self.host, &fleet, headers, body_size) {
+            Some(founding) => {
+                let known = self.founding_name().and_then(|name| store::share_founding(&self.host, &name, founding));
+                self.found(known.unwrap_or(founding));
+                None
+            }
+            None => {
+                let token = question.token();
+                if token.is_none() {
+                    self.host.log(LogLevel::Warn, "x402: the ledger's store is out of reach; until it answers, nothing is sold");
+                }
+                self.founding = token.map(|_| question);
+                token
+            }
+        }
+    }
+
+    fn founding_name(&self) -> Option<String> {
+        let ledger = self.configured.as_ref()?.config.shared_ledger.as_ref()?;
+        Some(format!("{}.{}", ledger.service.cluster, ledger.fleet))
+    }
+
+    /// What another worker of the process knows of it.
+    fn founded(&self) -> Option<Founding> {
+        store::founding(&self.host, &self.founding_name()?)
+    }
+
+    fn found(&mut self, Founding { secret, since }: Founding) {
+        self.shared.memory = Memory { secret, since, is_known: true };
+        self.host.log(LogLevel::Info, "x402: the ledger's store answers");
+    }
+
+    /// Brings to an end what was left open while the shared store was silent; the tokens of the callouts, each with a number.
+    pub(super) fn mend(&self) -> Vec<(u32, u32)> {
+        let fleet = self.shared.fleet.as_ref().filter(|_| remote::IS_BUILT_IN);
+        fleet.map(|fleet| fleet.mend_some(&self.host)).unwrap_or_default()
+    }
+
+    /// The shared store has answered about what was left open; the token of what it is asked next.
+    pub(super) fn on_mended(&self, number: u32, headers: usize, body_size: usize) -> Option<u32> {
+        self.shared.fleet.as_ref()?.on_mended(&self.host, number, headers, body_size)
+    }
+
     /// Logs which entries nobody can pay by, where that is news.
     fn log_left_out(&mut self) {
         let Some(Configured { config, .. }) = &self.configured else { return };
@@ -374,11 +447,12 @@ fn configure(host: &impl Host, size: usize) -> Result<(Configured, Memory), Stri
     let config =
         Config::from_host(&bytes, &|name| host.variable(name).ok().flatten()).map_err(|error| error.to_string())?;
     let number = store::draw_number(host).ok_or("the host's shared data does not work")?;
-    let period = if config.needs_introduction { FIRST_TICK_PERIOD } else { TICK_PERIOD };
+    let period = if config.needs_introduction || config.shared_ledger.is_some() { FIRST_TICK_PERIOD } else { TICK_PERIOD };
     host.set_tick_period(period).map_err(|error| error.to_string())?;
     let secret = store::shared_secret(host).ok_or("the host's shared data or random numbers do not work")?;
     let since = host.unix_time().ok().and_then(|now| store::ledger_since(host, now));
     let since = since.ok_or("the host's clock or shared data does not work")?;
     properties::declare(host);
-    Ok((Configured { config: Arc::new(config), number }, Memory { secret, since }))
+    let is_known = config.shared_ledger.is_none();
+    Ok((Configured { config: Arc::new(config), number }, Memory { secret, since, is_known }))
 }

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::answers::{Answers, RefusedWishes};
+use super::fleet::Fleet;
 use super::health::Health;
 use super::tokens::Tokens;
 use crate::facilitator::Supported;
@@ -23,15 +24,19 @@ pub(super) struct Shared {
     pub(super) refused_wishes: Rc<RefCell<RefusedWishes>>,
     /// Tokens that callouts carry.
     pub(super) tokens: Rc<RefCell<Tokens>>,
-    /// Facts of the shared data itself.
+    /// Facts of the ledger itself.
     pub(super) memory: Memory,
+    /// The store that a fleet shares, where the ledger is there.
+    pub(super) fleet: Option<Rc<Fleet>>,
 }
 
-/// Facts of the shared data itself, as of the time when the worker was configured.
+/// Facts of the ledger itself.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Memory {
     /// Random bytes that all who share it know, and nobody else.
     pub(super) secret: [u8; 32],
     /// When it began.
     pub(super) since: UnixTime,
+    /// True if they are known: a store that a fleet shares has to be asked first.
+    pub(super) is_known: bool,
 }

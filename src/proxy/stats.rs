@@ -116,6 +116,26 @@ pub(super) fn change_unknown(host: &impl Host, by: i64) {
     add(host, MetricKind::Gauge, "x402.unknown_settlements", by);
 }
 
+/// Adds the time that the shared ledger's store took to answer to its histogram.
+pub(super) fn time_store(host: &impl Host, nanoseconds: u64) {
+    time(host, "x402.store_microseconds", nanoseconds, 1000);
+}
+
+/// Counts a question to which the shared ledger's store gave no answer.
+pub(super) fn count_store_failure(host: &impl Host) {
+    add(host, MetricKind::Counter, "x402.store_failures", 1);
+}
+
+/// Counts a move that the shared ledger's store refused for good: another proxy had gone on from the record.
+pub(super) fn count_fenced(host: &impl Host) {
+    add(host, MetricKind::Counter, "x402.store_fenced", 1);
+}
+
+/// Tells that more or fewer records were left open because the store was silent.
+pub(super) fn change_mends(host: &impl Host, by: i64) {
+    add(host, MetricKind::Gauge, "x402.store_unfinished", by);
+}
+
 /// A value that a network writes in its own way, as a label: without the dots that part one from the next.
 fn label(value: &str) -> Cow<'_, str> {
     if value.contains('.') { value.replace('.', "_").into() } else { value.into() }

@@ -1,5 +1,6 @@
 //! The ledger's pages in the host's shared data.
 
+use super::fleet::Founding;
 use super::host::Host;
 use super::stats;
 use crate::config::Service;
@@ -107,6 +108,22 @@ pub(super) fn shared_secret(host: &impl Host) -> Option<[u8; 32]> {
             host.set_shared_data(SECRET_KEY, &secret, None).ok()?.then_some(secret)
         }
     })
+}
+
+const FOUNDING_PREFIX: &str = "x402.fleet.1.";
+
+/// What a fleet has in common, as far as a worker of this process knows.
+pub(super) fn founding(host: &impl Host, name: &str) -> Option<Founding> {
+    let (bytes, _) = host.shared_data(&format!("{FOUNDING_PREFIX}{name}")).ok()??;
+    Founding::read(&bytes)
+}
+
+/// Tells all workers of this process what a fleet has in common; what they know of it since.
+pub(super) fn share_founding(host: &impl Host, name: &str, founding: Founding) -> Option<Founding> {
+    let key = format!("{FOUNDING_PREFIX}{name}");
+    let version = host.shared_data(&key).ok()?.map(|(_, version)| version);
+    let is_written = host.set_shared_data(&key, &founding.to_bytes(), version).ok()?;
+    if is_written { Some(founding) } else { self::founding(host, name) }
 }
 
 /// When the shared data began, as far as any plugin of this ledger knows; `None` where it does not work.

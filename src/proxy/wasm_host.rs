@@ -404,7 +404,7 @@ impl Host for WasmHost {
         &self,
         cluster: &str,
         headers: &[(&str, &str)],
-        body: &str,
+        body: &[u8],
         timeout: Duration,
     ) -> Result<u32, HostError> {
         let headers = pairs::encode(headers);

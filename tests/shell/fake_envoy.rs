@@ -376,7 +376,7 @@ impl Host for FakeHost {
         self.with("set_tick_period_milliseconds", |_| Ok(()))
     }
 
-    fn dispatch(&self, _: &str, headers: &[(&str, &str)], body: &str, _: Duration) -> Result<u32, HostError> {
+    fn dispatch(&self, _: &str, headers: &[(&str, &str)], body: &[u8], _: Duration) -> Result<u32, HostError> {
         self.with("http_call", |state| {
             let root = state.streams.get(&state.effective).map_or(state.effective, |stream| stream.root);
             if !state.roots.contains(&root) {
@@ -388,7 +388,7 @@ impl Host for FakeHost {
                 token: state.tokens,
                 headers: owned(headers),
                 path: path.expect("a callout has a path"),
-                body: serde_json::from_str(body).unwrap_or_default(),
+                body: serde_json::from_slice(body).unwrap_or_default(),
                 root,
             });
             Ok(state.tokens)

@@ -104,6 +104,7 @@ pub(super) fn config(raw: raw::Config, environment: Environment<'_>) -> Result<C
         mode,
         kept_headers: text::kept_headers(&raw.keep_headers)?,
         ledger: ledger::ledger(&raw.ledger)?,
+        shared_ledger: ledger::shared(&raw.ledger)?,
         ledger_exclusive_after: ledger::exclusive_after(&raw.ledger)?,
     })
 }

@@ -1,0 +1,179 @@
+//! etcd as the shared store: what a question is on its wire, and what an answer says.
+//!
+//! By gRPC's framing, which Envoy's callouts carry as a plain POST on an HTTP/2 cluster: unlike its JSON gateway etcd takes client
+//! certificates there. A write is one transaction that compares the record's `mod_revision`, which is 0 where there is none.
+//! Records fall away with a lease: there is one for all records of the same minute, whose id is made from it, so that no
+//! record needs a lease of its own.
+//!
+//! Source: etcd's `rpc.proto` and `kv.proto` (API version 3.4 and later).
+
+use super::protobuf::{Fields, Message};
+use super::{Ask, Revision, Told, Write};
+use crate::evm::keccak256;
+use crate::time::UnixTime;
+
+/// The names of a fleet's records in etcd.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Etcd {
+    prefix: String,
+}
+
+/// A callout: a path, and a body.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Call {
+    /// The path.
+    pub path: &'static str,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+/// An answer of etcd's as it came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Raw<'a> {
+    /// HTTP status; 0 where nothing came.
+    pub status: u16,
+    /// `grpc-status` of the head, where it is there: then the call failed.
+    pub grpc_status: Option<u32>,
+    /// The body.
+    pub body: &'a [u8],
+}
+
+/// What an answer means.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Reply {
+    /// An answer to the question.
+    Told(Told),
+    /// This has to be called first, and then the question again.
+    First(Call),
+}
+
+/// The header of every call, beside those of any callout.
+pub const HEADERS: [(&str, &str); 2] = [("content-type", "application/grpc"), ("te", "trailers")];
+
+const RANGE: &str = "/etcdserverpb.KV/Range";
+const TXN: &str = "/etcdserverpb.KV/Txn";
+const LEASE_GRANT: &str = "/etcdserverpb.Lease/LeaseGrant";
+
+/// gRPC's status for what is not there.
+const NOT_FOUND: u32 = 5;
+/// gRPC's status for what cannot be done as things stand.
+const FAILED_PRECONDITION: u32 = 9;
+
+/// `CompareTarget.MOD`.
+const MOD: u64 = 2;
+
+/// Seconds by which a record outlives the time that it is needed until: clocks of proxies may differ by as much.
+const MARGIN_SECONDS: u64 = 120;
+
+/// Records that are kept for less than this share a lease with those of their minute, others with those of their hour.
+const FINE_SECONDS: u64 = 2 * 60 * 60;
+
+/// Seconds that a lease lasts at most; etcd's own limit is nine times as long.
+const MOST_SECONDS: u64 = 1_000_000_000;
+
+impl Etcd {
+    /// The records of a fleet.
+    pub fn new(fleet: &str) -> Self {
+        Self { prefix: format!("x402:{fleet}:") }
+    }
+
+    /// The beginning that all names of the fleet's records have, and no others.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The callout for a question.
+    pub fn call(&self, ask: &Ask, now: UnixTime) -> Call {
+        match ask {
+            Ask::Read(key) => Call { path: RANGE, body: range(&self.key(key.name())).framed() },
+            Ask::Write(write) => Call { path: TXN, body: self.transaction(write, now).framed() },
+        }
+    }
+
+    /// Reads the answer to a question.
+    pub fn read(&self, ask: &Ask, raw: Raw<'_>, now: UnixTime) -> Reply {
+        if raw.status == 200 && raw.grpc_status.is_none_or(|status| status == 0) {
+            let told = Fields::of_frame(raw.body).and_then(|message| match ask {
+                Ask::Read(key) => read_range(message, &self.key(key.name())).map(Told::Found),
+                Ask::Write(write) => read_transaction(message, &self.key(write.key.name())),
+            });
+            return Reply::Told(told.unwrap_or(Told::Unknown));
+        }
+        match ask {
+            Ask::Write(Write { kept_until: Some(until), .. }) if raw.grpc_status == Some(NOT_FOUND) => {
+                Reply::First(self.grant(*until, now))
+            }
+            _ => Reply::Told(Told::Unknown),
+        }
+    }
+
+    /// Returns whether the answer to what had to be called first says that it is done.
+    pub const fn is_prepared(raw: Raw<'_>) -> bool {
+        // Somebody else may have made the lease first.
+        raw.status == 200 && matches!(raw.grpc_status, None | Some(0 | FAILED_PRECONDITION))
+    }
+
+    fn key(&self, name: String) -> Vec<u8> {
+        [self.prefix.as_bytes(), name.as_bytes()].concat()
+    }
+
+    fn transaction(&self, write: &Write, now: UnixTime) -> Message {
+        let key = self.key(write.key.name());
+        let Revision(expected) = write.expected;
+        let compare = Message::default().number(2, MOD).bytes(3, &key).number_or_zero(6, expected);
+        let success = match &write.value {
+            Some(value) => {
+                let lease = write.kept_until.map_or(0, |until| self.lease(until, now).0);
+                let put = Message::default().bytes(1, &key).bytes(2, value).number(3, lease);
+                Message::default().message(2, &put)
+            }
+            None => Message::default().message(3, &Message::default().bytes(1, &key)),
+        };
+        let failure = Message::default().message(1, &range(&key));
+        Message::default().message(1, &compare).message(2, &success).message(3, &failure)
+    }
+
+    /// The id of the lease of what is needed until a time, and when it ends.
+    fn lease(&self, until: UnixTime, now: UnixTime) -> (u64, UnixTime) {
+        let is_fine = until.as_secs().saturating_sub(now.as_secs()) < FINE_SECONDS;
+        let span: u64 = if is_fine { 60 } else { 60 * 60 };
+        let end = until.as_secs().div_ceil(span).saturating_mul(span).saturating_add(MARGIN_SECONDS);
+        let name = format!("x402: a lease of {} until {end} of {span}", self.prefix);
+        let [a, b, c, d, e, f, g, h, ..] = keccak256(name.as_bytes());
+        // A positive number of 64 bits with a sign, and not 0, which stands for none.
+        let id = (u64::from_be_bytes([a, b, c, d, e, f, g, h]) >> 1).max(1);
+        (id, UnixTime::from_secs(end))
+    }
+
+    fn grant(&self, until: UnixTime, now: UnixTime) -> Call {
+        let (id, end) = self.lease(until, now);
+        let seconds = end.as_secs().saturating_sub(now.as_secs()).clamp(1, MOST_SECONDS);
+        Call { path: LEASE_GRANT, body: Message::default().number(1, seconds).number(2, id).framed() }
+    }
+}
+
+/// `RangeRequest` for one key.
+fn range(key: &[u8]) -> Message {
+    Message::default().bytes(1, key)
+}
+
+/// What a `RangeResponse` says of a key: its value and `mod_revision`. `None` where it is no such answer.
+fn read_range(message: Fields<'_>, key: &[u8]) -> Option<Option<(Vec<u8>, Revision)>> {
+    // A header is always there: what has none is something else.
+    message.message(1)??;
+    let Some(found) = message.message(2)? else { return Some(None) };
+    if found.bytes(1)?? != key {
+        return None;
+    }
+    let revision = found.number(3).filter(|revision| *revision > 0)?;
+    Some(Some((found.bytes(5)?.unwrap_or_default().to_vec(), Revision(revision))))
+}
+
+fn read_transaction(message: Fields<'_>, key: &[u8]) -> Option<Told> {
+    let header = message.message(1)??;
+    if message.number(2)? != 0 {
+        return Some(Told::Written(Revision(header.number(3).filter(|revision| *revision > 0)?)));
+    }
+    let response = message.message(3)??;
+    read_range(response.message(1)??, key).map(Told::Found)
+}

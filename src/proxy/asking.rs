@@ -1,0 +1,199 @@
+//! What the steps of one exchange want of a store that a fleet shares: in order, one after the other.
+
+use std::collections::VecDeque;
+
+use super::fleet::{Fleet, Progress, Running};
+use super::host::Host;
+use super::stats;
+use crate::channel::{self, ChannelId};
+use crate::exchange::{Effects, Event};
+use crate::ledger::remote::{Said, Task};
+use crate::ledger::{Answer, Operation, Owner, PaymentKey};
+
+/// A task, and whether the exchange waits for what comes of it.
+pub(super) struct Job {
+    task: Task,
+    gives: bool,
+}
+
+/// Takes out of effects what they want of the ledger. The answer to the first task is the exchange's next event, unless it is over.
+pub(super) fn take_jobs(effects: &mut Effects, is_over: bool) -> Vec<Job> {
+    let ledger = effects.ledger.take();
+    let alias = effects.alias_key.take().and_then(|alias| Some((alias, ledger?.1)));
+    let channel = effects.channel.take();
+    let of_ledger = [ledger, alias].into_iter().flatten().map(|(key, operation)| Task::Ledger(key, operation));
+    let tasks = of_ledger.chain(channel.map(|(id, operation)| Task::Channel(id, operation)));
+    tasks.enumerate().map(|(place, task)| Job { task, gives: place == 0 && !is_over }).collect()
+}
+
+/// Returns whether effects want anything of the ledger.
+pub(super) const fn wants_store(effects: &Effects) -> bool {
+    effects.ledger.is_some() || effects.channel.is_some()
+}
+
+/// What an exchange holds in the store, as far as it was told.
+#[derive(Default)]
+pub(super) struct Held {
+    claims: Vec<PaymentKey>,
+    channel: Option<ChannelId>,
+    /// True if the store was silent to a question that the exchange waited for, so that nobody may have let go of what it holds.
+    is_in_doubt: bool,
+}
+
+impl Held {
+    fn note(&mut self, task: &Task, said: &Said) {
+        match (task, said) {
+            (Task::Ledger(key, operation), Said::Ledger(answer)) => match operation {
+                Operation::Claim { .. } | Operation::Resume { .. } | Operation::Recover { .. } if is_granted(*answer) => {
+                    self.claims.push(*key);
+                }
+                Operation::Spend { .. }
+                | Operation::Keep { .. }
+                | Operation::Release
+                | Operation::Abandon
+                | Operation::Forget { .. } => self.claims.retain(|held| held != key),
+                _ => {}
+            },
+            (Task::Channel(id, operation), Said::Channel(answer)) => match (operation, answer) {
+                (
+                    channel::Operation::Reserve(_),
+                    channel::Answer::Reserved { .. } | channel::Answer::Repeat { .. },
+                ) => self.channel = Some(*id),
+                (
+                    channel::Operation::Charge { .. }
+                    | channel::Operation::Release { .. }
+                    | channel::Operation::Refunded { .. },
+                    channel::Answer::Granted(_),
+                ) => self.channel = None,
+                _ => {}
+            },
+            _ => {}
+        }
+    }
+
+    /// Lets go of everything, if the store was silent and nobody else does.
+    pub(super) fn let_go(&mut self, host: &impl Host, fleet: &Fleet, owner: Owner) {
+        if !std::mem::take(&mut self.is_in_doubt) {
+            return;
+        }
+        for key in std::mem::take(&mut self.claims) {
+            fleet.mend(host, Task::Ledger(key, Operation::LetGo), owner);
+        }
+        if let Some(id) = self.channel.take() {
+            fleet.mend(host, Task::Channel(id, channel::Operation::Release { chain: None }), owner);
+        }
+    }
+}
+
+const fn is_granted(answer: Answer) -> bool {
+    matches!(answer, Answer::Granted | Answer::GrantedUnknown(_) | Answer::GrantedSettled(..))
+}
+
+/// The tasks of one step.
+pub(super) struct Asking {
+    running: Option<(Running, bool)>,
+    todo: VecDeque<Job>,
+    heard: Option<Event>,
+}
+
+/// Something that happens to the task that is under way.
+pub(super) enum Happening {
+    /// Its callout is answered: headers, and bytes of the body.
+    Answered(usize, usize),
+    /// Its callout will never be answered.
+    Lost,
+    /// Time has passed.
+    Tick,
+}
+
+impl Asking {
+    /// Begins with tasks; `None` where they are done already.
+    pub(super) const fn new() -> Self {
+        Self { running: None, todo: VecDeque::new(), heard: None }
+    }
+
+    /// Adds tasks behind those that are there, whose answers nobody waits for any more.
+    pub(super) fn add(&mut self, jobs: Vec<Job>) {
+        if let Some((_, gives)) = &mut self.running {
+            *gives = false;
+        }
+        self.todo.iter_mut().for_each(|job| job.gives = false);
+        self.todo.extend(jobs);
+    }
+
+    /// Returns the token of the callout whose answer it waits for.
+    pub(super) fn token(&self) -> Option<u32> {
+        self.running.as_ref().and_then(|(running, _)| running.token())
+    }
+
+    /// Returns whether it waits for time to pass.
+    pub(super) fn wants_tick(&self) -> bool {
+        self.running.as_ref().is_some_and(|(running, _)| running.wants_tick())
+    }
+
+    /// Takes out what the exchange is to hear.
+    pub(super) const fn take_heard(&mut self) -> Option<Event> {
+        self.heard.take()
+    }
+
+    /// Goes on as far as that is possible now; `true` once everything is done.
+    pub(super) fn go_on(
+        &mut self,
+        host: &impl Host,
+        fleet: &Fleet,
+        owner: Owner,
+        held: &mut Held,
+        happening: Option<Happening>,
+    ) -> bool {
+        let mut progress = match (&mut self.running, happening) {
+            (Some((running, _)), Some(Happening::Answered(headers, size))) => {
+                Some(running.on_answer(host, fleet, headers, size))
+            }
+            (Some((running, _)), Some(Happening::Lost)) => Some(running.on_lost(host, fleet)),
+            (Some((running, _)), Some(Happening::Tick)) => Some(running.on_tick(host, fleet)),
+            (Some(_), None) => Some(Progress::Waiting),
+            (None, _) => None,
+        };
+        loop {
+            match (progress.take(), self.running.take()) {
+                (Some(Progress::Waiting), running) => {
+                    self.running = running;
+                    return false;
+                }
+                (Some(Progress::Done(said)), Some((running, gives))) => {
+                    held.note(running.task(), &said);
+                    if matches!(said, Said::Ledger(Answer::NotHeld) | Said::Channel(channel::Answer::NotHeld)) {
+                        stats::count_fenced(host);
+                    }
+                    self.hear(said, gives);
+                }
+                (Some(Progress::GaveUp(undo)), Some((running, gives))) => {
+                    if gives {
+                        held.is_in_doubt = true;
+                        self.hear(running.task().failed(), true);
+                        if let Some(undo) = undo {
+                            fleet.mend(host, Task::Undo(undo), owner);
+                        }
+                    } else {
+                        fleet.repeat(host, running);
+                    }
+                }
+                _ => {}
+            }
+            let Some(Job { task, gives }) = self.todo.pop_front() else { return true };
+            let (running, begun) = Running::begin(host, fleet, task, owner);
+            self.running = Some((running, gives));
+            progress = Some(begun);
+        }
+    }
+
+    fn hear(&mut self, said: Said, gives: bool) {
+        if gives {
+            self.heard = match said {
+                Said::Ledger(answer) => Some(Event::Ledger(answer)),
+                Said::Channel(answer) => Some(Event::Channel(answer)),
+                Said::Undone => None,
+            };
+        }
+    }
+}

@@ -1,0 +1,424 @@
+//! The ledger that a fleet of proxies shares: questions to its store as callouts, and what is brought to an end when the store
+//! was silent.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+
+use super::host::{Buffer, Host, LogLevel, Map, to_unix_time};
+use super::{heads, stats};
+use crate::config::{Service, SharedLedger};
+use crate::ledger::remote::etcd::{self, Call, Etcd, Raw, Reply};
+use crate::ledger::remote::{Ask, Attempt, Copies, Kind, RecordKey, Revision, Said, Step, Task, Told, Undo, Write};
+use crate::ledger::{Ledger, Owner};
+use crate::time::UnixTime;
+
+/// Bytes of an answer that are read at most: a record is far shorter.
+const MAX_ANSWER_BYTES: usize = 65_536;
+
+/// Times that something else has to be called first, for one question.
+const MOST_PREPARATIONS: u32 = 3;
+
+/// The least time for which a question is repeated that nobody answers, in nanoseconds.
+const LEAST_PATIENCE: u64 = 4_000_000_000;
+
+/// Calls' worth of time for which it is.
+const PATIENCE_CALLS: u32 = 4;
+
+/// Seconds for which what was left open is brought to an end.
+const MEND_SECONDS: u64 = 900;
+
+/// What is brought to an end at a time, and what is remembered of it.
+const MOST_MENDED_AT_ONCE: usize = 64;
+const MOST_MENDS: usize = 4096;
+
+/// The shared store, as a worker's plugin knows it.
+pub(super) struct Fleet {
+    service: Service,
+    etcd: Etcd,
+    rules: Ledger,
+    copies: RefCell<Copies>,
+    /// Differs among all plugins of all workers of the fleet.
+    seed: u64,
+    moves: Cell<u64>,
+    mends: RefCell<VecDeque<Mend>>,
+}
+
+/// Mixes the bits of a number: each result comes of one number alone.
+const fn mix(number: u64) -> u64 {
+    let number = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    number ^ (number >> 31)
+}
+
+impl Fleet {
+    /// The store of a configuration. `random` is nobody else's.
+    pub(super) fn new(ledger: &SharedLedger, rules: Ledger, random: [u8; 32]) -> Self {
+        let [a, b, c, d, e, f, g, h, ..] = random;
+        Self {
+            service: ledger.service.clone(),
+            etcd: Etcd::new(&ledger.fleet),
+            rules,
+            copies: RefCell::default(),
+            seed: u64::from_be_bytes([a, b, c, d, e, f, g, h]),
+            moves: Cell::new(0),
+            mends: RefCell::default(),
+        }
+    }
+
+    /// Returns the owner that marks what a context holds: no two of the fleet share one.
+    pub(super) const fn owner(&self, context_id: u32) -> Owner {
+        #[allow(clippy::as_conversions, reason = "a longer number has room for a shorter one")]
+        Owner(mix(self.seed ^ mix(context_id as u64)))
+    }
+
+    /// Returns a number for a move that no other move of the fleet has.
+    fn next_move(&self) -> u64 {
+        let number = self.moves.get().wrapping_add(1);
+        self.moves.set(number);
+        // 0 stands for no move.
+        mix(self.seed.rotate_left(17) ^ number).max(1)
+    }
+
+    /// Returns the nanoseconds for which a question is repeated.
+    fn patience(&self) -> u64 {
+        let calls = self.service.timeout.saturating_mul(PATIENCE_CALLS);
+        u64::try_from(calls.as_nanos()).unwrap_or(u64::MAX).max(LEAST_PATIENCE)
+    }
+
+    fn call(&self, host: &impl Host, call: &Call) -> Option<u32> {
+        let Service { cluster, scheme, authority, timeout, headers, .. } = &self.service;
+        let mut head =
+            vec![(":method", "POST"), (":scheme", scheme), (":authority", authority), (":path", call.path)];
+        head.extend(etcd::HEADERS);
+        head.extend(headers.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        match host.dispatch(cluster, &head, &call.body, *timeout) {
+            Ok(token) => Some(token),
+            Err(error) => {
+                host.log(
+                    LogLevel::Critical,
+                    &format!("x402: the cluster {cluster:?} of the ledger's store cannot be called ({error}); is there one of that name in the proxy's configuration?"),
+                );
+                None
+            }
+        }
+    }
+}
+
+/// One question to the store, under way.
+struct Question {
+    ask: Ask,
+    /// The host's mark of the answer; `None` where nothing is awaited.
+    token: Option<u32>,
+    /// True if what has to be called first is under way.
+    is_preparing: bool,
+    preparations: u32,
+    sent_at: u64,
+}
+
+impl Question {
+    fn send(host: &impl Host, fleet: &Fleet, ask: Ask) -> Self {
+        let now = host.read_clock().unwrap_or_default();
+        let token = fleet.call(host, &fleet.etcd.call(&ask, to_unix_time(now)));
+        Self { ask, token, is_preparing: false, preparations: 0, sent_at: now }
+    }
+
+    /// Takes in an answer; `None` while there is more to be heard.
+    fn hear(&mut self, host: &impl Host, fleet: &Fleet, headers: usize, body_size: usize) -> Option<Told> {
+        self.token = None;
+        let now = host.read_clock().unwrap_or_default();
+        let (head, body) = match headers {
+            // A callout that failed calls back without headers.
+            0 => Default::default(),
+            _ => {
+                let head = heads::all(host, Map::CalloutAnswer).unwrap_or_default();
+                (head, host.buffer(Buffer::CalloutAnswer, body_size.min(MAX_ANSWER_BYTES)).unwrap_or_default())
+            }
+        };
+        let grpc_status = head.all("grpc-status").next().map(|_| head.text("grpc-status").parse().unwrap_or(u32::MAX));
+        let raw = Raw { status: head.text(":status").parse().unwrap_or(0), grpc_status, body: &body };
+        if std::mem::take(&mut self.is_preparing) {
+            if !Etcd::is_prepared(raw) {
+                note_failure(host, raw, &head.text("grpc-message"));
+                return Some(Told::Unknown);
+            }
+            self.token = fleet.call(host, &fleet.etcd.call(&self.ask, to_unix_time(now)));
+            return if self.token.is_none() { Some(Told::Unknown) } else { None };
+        }
+        match fleet.etcd.read(&self.ask, raw, to_unix_time(now)) {
+            Reply::Told(told) => {
+                if told == Told::Unknown {
+                    note_failure(host, raw, &head.text("grpc-message"));
+                } else {
+                    stats::time_store(host, now.saturating_sub(self.sent_at));
+                }
+                Some(told)
+            }
+            Reply::First(_) if self.preparations >= MOST_PREPARATIONS => Some(Told::Unknown),
+            Reply::First(call) => {
+                self.preparations = self.preparations.saturating_add(1);
+                self.is_preparing = true;
+                self.token = fleet.call(host, &call);
+                if self.token.is_none() { Some(Told::Unknown) } else { None }
+            }
+        }
+    }
+}
+
+/// Notes that the store gave no answer that says anything.
+fn note_failure(host: &impl Host, raw: Raw<'_>, message: &str) {
+    stats::count_store_failure(host);
+    let Raw { status, grpc_status, .. } = raw;
+    let why = crate::exchange::LogText::new(message);
+    host.log(
+        LogLevel::Debug,
+        &format!("x402: the ledger's store gave no answer (status {status}, grpc-status {grpc_status:?}): {why}"),
+    );
+}
+
+/// A task at the store, under way.
+pub(super) struct Running {
+    attempt: Attempt,
+    question: Option<Question>,
+    /// The question to be repeated as soon as there is a tick.
+    again: Option<Ask>,
+    gives_up_at: u64,
+}
+
+/// How far a task is.
+pub(super) enum Progress {
+    /// The store is being asked, or will be at the next tick.
+    Waiting,
+    /// It is done.
+    Done(Said),
+    /// The time for it is over, and nobody knows what came of it: how to take it back.
+    GaveUp(Option<Undo>),
+}
+
+impl Running {
+    /// Begins with a task.
+    pub(super) fn begin(host: &impl Host, fleet: &Fleet, task: Task, owner: Owner) -> (Self, Progress) {
+        let copy = fleet.copies.borrow().get(&task.key());
+        let attempt = Attempt::new(task, owner, fleet.next_move(), copy);
+        let gives_up_at = host.read_clock().unwrap_or_default().saturating_add(fleet.patience());
+        let mut running = Self { attempt, question: None, again: None, gives_up_at };
+        let now = to_unix_time(host.read_clock().unwrap_or_default());
+        let step = running.attempt.begin(&fleet.rules, now);
+        let progress = running.take(host, fleet, step);
+        (running, progress)
+    }
+
+    /// Returns the task.
+    pub(super) const fn task(&self) -> &Task {
+        self.attempt.task()
+    }
+
+    /// Returns the token of the callout whose answer it waits for.
+    pub(super) fn token(&self) -> Option<u32> {
+        self.question.as_ref().and_then(|question| question.token)
+    }
+
+    /// Returns whether it waits for time to pass.
+    pub(super) const fn wants_tick(&self) -> bool {
+        self.again.is_some()
+    }
+
+    /// Takes in the answer to its callout.
+    pub(super) fn on_answer(&mut self, host: &impl Host, fleet: &Fleet, headers: usize, body_size: usize) -> Progress {
+        let Some(question) = &mut self.question else { return Progress::Waiting };
+        match question.hear(host, fleet, headers, body_size) {
+            Some(told) => self.hear(host, fleet, told),
+            None => Progress::Waiting,
+        }
+    }
+
+    /// Takes in that the answer will never come.
+    pub(super) fn on_lost(&mut self, host: &impl Host, fleet: &Fleet) -> Progress {
+        match self.question.take() {
+            Some(_) => self.hear(host, fleet, Told::Unknown),
+            None => Progress::Waiting,
+        }
+    }
+
+    /// Takes in that time has passed.
+    pub(super) fn on_tick(&mut self, host: &impl Host, fleet: &Fleet) -> Progress {
+        let Some(ask) = self.again.take() else { return Progress::Waiting };
+        self.ask(host, fleet, ask)
+    }
+
+    fn hear(&mut self, host: &impl Host, fleet: &Fleet, told: Told) -> Progress {
+        self.question = None;
+        let now = to_unix_time(host.read_clock().unwrap_or_default());
+        let step = self.attempt.hear(&fleet.rules, told, now);
+        self.take(host, fleet, step)
+    }
+
+    fn take(&mut self, host: &impl Host, fleet: &Fleet, step: Step) -> Progress {
+        match step {
+            Step::Ask(ask) => self.ask(host, fleet, ask),
+            Step::AskAgain(ask) => {
+                if host.read_clock().unwrap_or(u64::MAX) >= self.gives_up_at {
+                    fleet.copies.borrow_mut().keep(self.attempt.key(), None);
+                    return Progress::GaveUp(self.attempt.undo());
+                }
+                self.again = Some(ask);
+                Progress::Waiting
+            }
+            Step::Done(said, copy) => {
+                fleet.copies.borrow_mut().keep(self.attempt.key(), copy);
+                Progress::Done(said)
+            }
+        }
+    }
+
+    fn ask(&mut self, host: &impl Host, fleet: &Fleet, ask: Ask) -> Progress {
+        let question = Question::send(host, fleet, ask);
+        if question.token.is_none() {
+            return self.hear(host, fleet, Told::Unknown);
+        }
+        self.question = Some(question);
+        Progress::Waiting
+    }
+}
+
+/// Something that was left open because the store was silent, and is brought to an end while nobody waits.
+struct Mend {
+    id: u32,
+    running: Running,
+    until: UnixTime,
+}
+
+impl Fleet {
+    /// Has a task carried out until it is certain, as the same attempt: nobody waits for its answer.
+    pub(super) fn repeat(&self, host: &impl Host, mut running: Running) {
+        // It is asked again at the next tick.
+        if let Some(question) = running.question.take() {
+            running.again = Some(question.ask);
+        }
+        running.gives_up_at = u64::MAX;
+        self.remember(host, running);
+    }
+
+    /// Has something done while nobody waits, as soon as what was to be done to the same record before is done.
+    pub(super) fn mend(&self, host: &impl Host, task: Task, owner: Owner) {
+        let key = task.key();
+        let attempt = Attempt::new(task, owner, self.next_move(), None);
+        let again = Some(Ask::Read(key));
+        self.remember(host, Running { attempt, question: None, again, gives_up_at: u64::MAX });
+    }
+
+    fn remember(&self, host: &impl Host, running: Running) {
+        let mut mends = self.mends.borrow_mut();
+        if mends.len() >= MOST_MENDS {
+            host.log(LogLevel::Critical, "x402: too much was left open at the ledger's store; a claim waits for its hold to end");
+            return;
+        }
+        let until = host.unix_time().unwrap_or_default().plus(MEND_SECONDS);
+        let id = u32::try_from(self.next_move() & u64::from(u32::MAX)).unwrap_or_default();
+        mends.push_back(Mend { id, running, until });
+        stats::change_mends(host, 1);
+    }
+
+    /// Goes on with what was left open; the tokens of the callouts, each with its number.
+    pub(super) fn mend_some(&self, host: &impl Host) -> Vec<(u32, u32)> {
+        let Ok(now) = host.unix_time() else { return Vec::new() };
+        let mut mends = self.mends.borrow_mut();
+        if mends.is_empty() {
+            return Vec::new();
+        }
+        mends.retain(|mend| {
+            let is_kept = mend.until > now || mend.running.token().is_some();
+            if !is_kept {
+                stats::change_mends(host, -1);
+                host.log(LogLevel::Critical, "x402: the ledger's store was silent for too long; what it was asked last stays open");
+            }
+            is_kept
+        });
+        let mut busy: Vec<RecordKey> = Vec::new();
+        let mut asked = Vec::new();
+        let mut done = Vec::new();
+        for mend in mends.iter_mut() {
+            let key = mend.running.attempt.key().clone();
+            let is_next = !busy.contains(&key);
+            busy.push(key);
+            if !is_next || !mend.running.wants_tick() {
+                continue;
+            }
+            if asked.len() >= MOST_MENDED_AT_ONCE {
+                break;
+            }
+            match mend.running.on_tick(host, self) {
+                Progress::Waiting => asked.extend(mend.running.token().map(|token| (token, mend.id))),
+                Progress::Done(_) | Progress::GaveUp(_) => done.push(mend.id),
+            }
+        }
+        mends.retain(|mend| !done.contains(&mend.id));
+        stats::change_mends(host, -i64::try_from(done.len()).unwrap_or_default());
+        asked
+    }
+
+    /// Takes in an answer to what was left open; the token of what is asked next.
+    pub(super) fn on_mended(&self, host: &impl Host, id: u32, headers: usize, body_size: usize) -> Option<u32> {
+        let mut mends = self.mends.borrow_mut();
+        let position = mends.iter().position(|mend| mend.id == id)?;
+        let mend = mends.get_mut(position)?;
+        match mend.running.on_answer(host, self, headers, body_size) {
+            Progress::Waiting => mend.running.token(),
+            Progress::Done(_) | Progress::GaveUp(_) => {
+                mends.remove(position);
+                stats::change_mends(host, -1);
+                None
+            }
+        }
+    }
+}
+
+/// What the proxies of a fleet have in common: 32 random bytes, and when the ledger began.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Founding {
+    pub(super) secret: [u8; 32],
+    pub(super) since: UnixTime,
+}
+
+impl Founding {
+    /// The form of its bytes, their first.
+    const FORM: u8 = 1;
+
+    pub(super) fn to_bytes(self) -> Vec<u8> {
+        [&[Self::FORM], &self.secret[..], &self.since.as_secs().to_be_bytes()].concat()
+    }
+
+    pub(super) fn read(bytes: &[u8]) -> Option<Self> {
+        let ([Self::FORM], rest) = bytes.split_first_chunk::<1>()? else { return None };
+        let (secret, since) = rest.split_first_chunk::<32>()?;
+        Some(Self { secret: *secret, since: UnixTime::from_secs(u64::from_be_bytes(since.try_into().ok()?)) })
+    }
+}
+
+/// The question for what the fleet has in common, under way.
+pub(super) struct FoundingQuestion {
+    question: Question,
+    proposed: Founding,
+}
+
+impl FoundingQuestion {
+    /// Asks for it; what is proposed holds where there is nothing yet.
+    pub(super) fn ask(host: &impl Host, fleet: &Fleet, proposed: Founding) -> Self {
+        let (value, key) = (Some(proposed.to_bytes()), RecordKey::new(Kind::Fleet, [0; 32]));
+        let ask = Ask::Write(Write { key, expected: Revision::ABSENT, value, kept_until: None });
+        Self { question: Question::send(host, fleet, ask), proposed }
+    }
+
+    pub(super) const fn token(&self) -> Option<u32> {
+        self.question.token
+    }
+
+    /// Takes in the answer; `None` where it says nothing.
+    pub(super) fn hear(&mut self, host: &impl Host, fleet: &Fleet, headers: usize, body_size: usize) -> Option<Founding> {
+        match self.question.hear(host, fleet, headers, body_size)? {
+            Told::Written(_) => Some(self.proposed),
+            Told::Found(Some((bytes, _))) => Founding::read(&bytes),
+            Told::Found(None) | Told::Unknown => None,
+        }
+    }
+}

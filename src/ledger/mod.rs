@@ -88,6 +88,11 @@ impl PaymentKey {
         Binding::new(&[&self.0])
     }
 
+    /// The key under which a proxy notes that another one is at work on the payment.
+    pub fn in_flight(self) -> Self {
+        Self(keccak256(&[&b"x402: in flight: "[..], &self.0].concat()))
+    }
+
     /// The key in hexadecimal digits: the same for every try with one payment.
     pub fn to_hex(self) -> String {
         hex::encode(self.0)

@@ -5,11 +5,13 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
 use super::host::{Buffer, Host, LogLevel, Map, to_unix_time};
+use super::store::SharedData;
 use super::{heads, stats};
 use crate::config::{Service, SharedLedger};
+use crate::exchange::LogText;
 use crate::ledger::remote::etcd::{self, Call, Etcd, Raw, Reply};
-use crate::ledger::remote::{Ask, Attempt, Copies, Kind, RecordKey, Revision, Said, Step, Task, Told, Undo, Write};
-use crate::ledger::{Ledger, Owner};
+use crate::ledger::remote::{Ask, Attempt, Copies, Copy, Kind, RecordKey, Revision, Said, Step, Task, Told, Undo, Write};
+use crate::ledger::{Answer, Ledger, Operation, Owner, PaymentKey};
 use crate::time::UnixTime;
 
 /// Bytes of an answer that are read at most: a record is far shorter.
@@ -41,6 +43,8 @@ pub(super) struct Fleet {
     seed: u64,
     moves: Cell<u64>,
     mends: RefCell<VecDeque<Mend>>,
+    /// When the log was told last that the store is silent.
+    told_at: Cell<UnixTime>,
 }
 
 /// Mixes the bits of a number: each result comes of one number alone.
@@ -63,6 +67,7 @@ impl Fleet {
             seed: u64::from_be_bytes([a, b, c, d, e, f, g, h]),
             moves: Cell::new(0),
             mends: RefCell::default(),
+            told_at: Cell::default(),
         }
     }
 
@@ -84,6 +89,35 @@ impl Fleet {
     fn patience(&self) -> u64 {
         let calls = self.service.timeout.saturating_mul(PATIENCE_CALLS);
         u64::try_from(calls.as_nanos()).unwrap_or(u64::MAX).max(LEAST_PATIENCE)
+    }
+
+    /// Returns what the process knows of a payment without asking, where that is a no. Only the store says yes.
+    fn known_no(&self, host: &impl Host, payment: PaymentKey) -> Option<Answer> {
+        let now = host.unix_time().ok()?;
+        let mut store = SharedData::new(host);
+        let mut is_noted = |key| {
+            let look = Operation::CheckGrant { seconds: u64::MAX };
+            self.rules.perform(&mut store, key, Owner(0), look, now) == Answer::Granted
+        };
+        if is_noted(payment) {
+            return Some(Answer::Spent);
+        }
+        is_noted(payment.in_flight()).then_some(Answer::InFlight)
+    }
+
+    /// Notes a no for all workers of the process.
+    fn note_no(&self, host: &impl Host, payment: PaymentKey, said: &Said, copy: Option<&Copy>) {
+        let Ok(now) = host.unix_time() else { return };
+        let note = match said {
+            Said::Ledger(Answer::Spent) => copy.and_then(Copy::spent_until).map(|until| (payment, until)),
+            // It may be over any time: the next second asks again.
+            Said::Ledger(Answer::InFlight) => Some((payment.in_flight(), now.plus(1))),
+            _ => None,
+        };
+        if let Some((key, expires)) = note {
+            let grant = Operation::Grant { expires };
+            self.rules.perform(&mut SharedData::new(host), key, Owner(0), grant, now);
+        }
     }
 
     fn call(&self, host: &impl Host, call: &Call) -> Option<u32> {
@@ -135,11 +169,15 @@ impl Question {
                 (head, host.buffer(Buffer::CalloutAnswer, body_size.min(MAX_ANSWER_BYTES)).unwrap_or_default())
             }
         };
-        let grpc_status = head.all("grpc-status").next().map(|_| head.text("grpc-status").parse().unwrap_or(u32::MAX));
+        // In the trailers, or in the head where nothing else came.
+        let trailers = heads::all(host, Map::CalloutTrailers).unwrap_or_default();
+        let status = [&trailers, &head].into_iter().find(|list| list.all("grpc-status").next().is_some());
+        let grpc_status = status.map(|list| list.text("grpc-status").parse().unwrap_or(u32::MAX));
+        let message = status.map(|list| list.text("grpc-message").into_owned()).unwrap_or_default();
         let raw = Raw { status: head.text(":status").parse().unwrap_or(0), grpc_status, body: &body };
         if std::mem::take(&mut self.is_preparing) {
             if !Etcd::is_prepared(raw) {
-                note_failure(host, raw, &head.text("grpc-message"));
+                fleet.note_failure(host, raw, &message, to_unix_time(now));
                 return Some(Told::Unknown);
             }
             self.token = fleet.call(host, &fleet.etcd.call(&self.ask, to_unix_time(now)));
@@ -148,7 +186,7 @@ impl Question {
         match fleet.etcd.read(&self.ask, raw, to_unix_time(now)) {
             Reply::Told(told) => {
                 if told == Told::Unknown {
-                    note_failure(host, raw, &head.text("grpc-message"));
+                    fleet.note_failure(host, raw, &message, to_unix_time(now));
                 } else {
                     stats::time_store(host, now.saturating_sub(self.sent_at));
                 }
@@ -165,15 +203,22 @@ impl Question {
     }
 }
 
-/// Notes that the store gave no answer that says anything.
-fn note_failure(host: &impl Host, raw: Raw<'_>, message: &str) {
-    stats::count_store_failure(host);
-    let Raw { status, grpc_status, .. } = raw;
-    let why = crate::exchange::LogText::new(message);
-    host.log(
-        LogLevel::Debug,
-        &format!("x402: the ledger's store gave no answer (status {status}, grpc-status {grpc_status:?}): {why}"),
-    );
+impl Fleet {
+    /// Notes that the store gave no answer that says anything, and tells the log so once a second.
+    fn note_failure(&self, host: &impl Host, raw: Raw<'_>, message: &str, now: UnixTime) {
+        stats::count_store_failure(host);
+        if self.told_at.replace(now) == now {
+            return;
+        }
+        let Raw { status, grpc_status, .. } = raw;
+        let why = match (status, grpc_status) {
+            (0, _) => "none came in time".to_owned(),
+            (_, Some(status)) => format!("grpc-status {status}: {}", LogText::new(message)),
+            (status, None) => format!("status {status}"),
+        };
+        let cluster = &self.service.cluster;
+        host.log(LogLevel::Warn, &format!("x402: the ledger's store (cluster {cluster:?}) gave no answer that counts ({why})"));
+    }
 }
 
 /// A task at the store, under way.
@@ -198,10 +243,14 @@ pub(super) enum Progress {
 impl Running {
     /// Begins with a task.
     pub(super) fn begin(host: &impl Host, fleet: &Fleet, task: Task, owner: Owner) -> (Self, Progress) {
+        let no = task.begins_with().and_then(|payment| fleet.known_no(host, payment));
         let copy = fleet.copies.borrow().get(&task.key());
         let attempt = Attempt::new(task, owner, fleet.next_move(), copy);
         let gives_up_at = host.read_clock().unwrap_or_default().saturating_add(fleet.patience());
         let mut running = Self { attempt, question: None, again: None, gives_up_at };
+        if let Some(no) = no {
+            return (running, Progress::Done(Said::Ledger(no)));
+        }
         let now = to_unix_time(host.read_clock().unwrap_or_default());
         let step = running.attempt.begin(&fleet.rules, now);
         let progress = running.take(host, fleet, step);
@@ -265,6 +314,9 @@ impl Running {
                 Progress::Waiting
             }
             Step::Done(said, copy) => {
+                if let Some(payment) = self.attempt.task().begins_with() {
+                    fleet.note_no(host, payment, &said, copy.as_ref());
+                }
                 fleet.copies.borrow_mut().keep(self.attempt.key(), copy);
                 Progress::Done(said)
             }
@@ -404,7 +456,7 @@ pub(super) struct FoundingQuestion {
 impl FoundingQuestion {
     /// Asks for it; what is proposed holds where there is nothing yet.
     pub(super) fn ask(host: &impl Host, fleet: &Fleet, proposed: Founding) -> Self {
-        let (value, key) = (Some(proposed.to_bytes()), RecordKey::new(Kind::Fleet, [0; 32]));
+        let (value, key) = (proposed.to_bytes(), RecordKey::new(Kind::Fleet, [0; 32]));
         let ask = Ask::Write(Write { key, expected: Revision::ABSENT, value, kept_until: None });
         Self { question: Question::send(host, fleet, ask), proposed }
     }

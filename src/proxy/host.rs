@@ -130,6 +130,8 @@ pub enum Map {
     ResponseTrailers,
     /// The head of the answer to a callout.
     CalloutAnswer,
+    /// The trailers of the answer to a callout.
+    CalloutTrailers,
 }
 
 /// Bytes that the host keeps.

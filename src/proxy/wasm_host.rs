@@ -20,6 +20,7 @@ impl Map {
             Self::Response => 2,
             Self::ResponseTrailers => 3,
             Self::CalloutAnswer => 6,
+            Self::CalloutTrailers => 7,
         }
     }
 }

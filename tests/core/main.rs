@@ -37,6 +37,8 @@ mod properties;
 #[cfg(not(target_arch = "wasm32"))]
 mod secrets;
 mod shadow;
+#[cfg(not(target_arch = "wasm32"))]
+mod remote;
 mod sign_in;
 mod svm;
 mod tokens;

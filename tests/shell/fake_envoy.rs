@@ -183,6 +183,7 @@ impl State {
 
     fn map(&mut self, map: Map) -> Result<&mut Headers, u32> {
         match map {
+            Map::CalloutTrailers => Err(BAD_ARGUMENT),
             Map::CalloutAnswer => self.answer.as_mut().map(|(headers, _)| headers).ok_or(BAD_ARGUMENT),
             Map::ResponseTrailers => {
                 let response = &mut self.stream()?.response;

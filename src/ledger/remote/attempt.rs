@@ -1,8 +1,8 @@
 //! One task at a shared store: asked, told, and asked again, until it is certain what came of it.
 
 use super::record::Value;
-use super::task::{Change, Said, Task, Undo, is_spent, kept_until};
-use super::{Ask, RecordKey, Revision, Told, Write};
+use super::task::{Change, Said, Task, Undo, kept_until, spent_until};
+use super::{Ask, Kind, RecordKey, Revision, Told, Write};
 use crate::ledger::{Ledger, Owner, StoreFailed};
 use crate::time::UnixTime;
 
@@ -26,6 +26,11 @@ impl Copy {
     fn read(found: Option<(Vec<u8>, Revision)>) -> Result<Self, StoreFailed> {
         let Some((bytes, revision)) = found else { return Ok(Self::absent()) };
         Ok(Self { value: Value::decode(&bytes).ok_or(StoreFailed)?, revision })
+    }
+
+    /// Returns until when it has to be remembered that the payment of a claim has bought its response, if it has.
+    pub fn spent_until(&self) -> Option<UnixTime> {
+        spent_until(self.value.record.as_deref())
     }
 
     /// Bytes that it takes.
@@ -121,18 +126,15 @@ impl Attempt {
                 Ok(Step::AskAgain(ask))
             }
             (Told::Unknown, None) => Ok(Step::AskAgain(Ask::Read(self.key.clone()))),
-            (Told::Written(revision), Some(Sent { after, said, write })) => {
-                let copy = write.value.map_or_else(Copy::absent, |_| Copy { value: after, revision });
-                Ok(Step::Done(said, Some(copy)))
+            (Told::Written(revision), Some(Sent { after, said, .. })) => {
+                Ok(Step::Done(said, Some(Copy { value: after, revision })))
             }
             (Told::Written(_), None) => Err(StoreFailed),
             (Told::Found(found), sent) => {
                 let was_in_doubt = std::mem::take(&mut self.is_in_doubt);
                 let found = Copy::read(found)?;
-                if let Some(Sent { said, write, .. }) = sent {
-                    // What was removed names nobody: that it is gone is as good.
-                    let is_gone = write.value.is_none() && found.revision == Revision::ABSENT;
-                    if was_in_doubt && (found.value.names(self.number) || is_gone) {
+                if let Some(Sent { said, .. }) = sent {
+                    if was_in_doubt && found.value.names(self.number) {
                         return Ok(Step::Done(said, Some(found)));
                     }
                     self.races = self.races.saturating_add(1);
@@ -167,17 +169,12 @@ impl Attempt {
             other => other?,
         };
         match change {
-            Change::Keep if self.is_fresh || is_spent(self.key.kind(), record) => {
+            Change::Keep if self.is_fresh || self.key.kind() == Kind::Claim && spent_until(record).is_some() => {
                 Ok(Step::Done(said, Some(self.copy.clone())))
             }
             Change::Keep => Ok(Step::Ask(Ask::Read(self.key.clone()))),
             Change::Put(record) => self.write(Some(record), said, now),
-            Change::Remove => {
-                let (key, expected) = (self.key.clone(), self.copy.revision);
-                let write = Write { key, expected, value: None, kept_until: None };
-                self.sent = Some(Sent { write: write.clone(), after: Value::default(), said });
-                Ok(Step::Ask(Ask::Write(write)))
-            }
+            Change::Remove => self.write(None, said, now),
         }
     }
 
@@ -185,7 +182,7 @@ impl Attempt {
         let kept_until = kept_until(self.key.kind(), record.as_deref(), now)?;
         let after = self.copy.value.after(self.number, record);
         let (key, expected) = (self.key.clone(), self.copy.revision);
-        let write = Write { key, expected, value: Some(after.encode()), kept_until };
+        let write = Write { key, expected, value: after.encode(), kept_until };
         self.sent = Some(Sent { write: write.clone(), after, said });
         Ok(Step::Ask(Ask::Write(write)))
     }

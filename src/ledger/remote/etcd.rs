@@ -121,14 +121,9 @@ impl Etcd {
         let key = self.key(write.key.name());
         let Revision(expected) = write.expected;
         let compare = Message::default().number(2, MOD).bytes(3, &key).number_or_zero(6, expected);
-        let success = match &write.value {
-            Some(value) => {
-                let lease = write.kept_until.map_or(0, |until| self.lease(until, now).0);
-                let put = Message::default().bytes(1, &key).bytes(2, value).number(3, lease);
-                Message::default().message(2, &put)
-            }
-            None => Message::default().message(3, &Message::default().bytes(1, &key)),
-        };
+        let lease = write.kept_until.map_or(0, |until| self.lease(until, now).0);
+        let put = Message::default().bytes(1, &key).bytes(2, &write.value).number(3, lease);
+        let success = Message::default().message(2, &put);
         let failure = Message::default().message(1, &range(&key));
         Message::default().message(1, &compare).message(2, &success).message(3, &failure)
     }
@@ -177,3 +172,4 @@ fn read_transaction(message: Fields<'_>, key: &[u8]) -> Option<Told> {
     let response = message.message(3)??;
     read_range(response.message(1)??, key).map(Told::Found)
 }
+

@@ -101,8 +101,8 @@ pub struct Write {
     pub key: RecordKey,
     /// The revision that it must have.
     pub expected: Revision,
-    /// The new value; `None` removes the record.
-    pub value: Option<Vec<u8>>,
+    /// The new value. Nothing is ever removed before its time: a write that is late could otherwise find no record once more.
+    pub value: Vec<u8>,
     /// The time until which it is needed at least; `None`: for good.
     pub kept_until: Option<UnixTime>,
 }

@@ -49,10 +49,18 @@ pub(super) enum Change {
 /// at its facilitator.
 const CHANNEL_KEPT_SECONDS: u64 = 90 * 24 * 60 * 60;
 
-/// Seconds for which is kept that there is no record, where a move that is taken back might still arrive.
+/// Seconds for which is kept that there is no record any more, for a write that is late.
 const NOTHING_KEPT_SECONDS: u64 = 600;
 
 impl Task {
+    /// The payment that the task wants to begin with, if it is such a task.
+    pub const fn begins_with(&self) -> Option<PaymentKey> {
+        match self {
+            Self::Ledger(key, operation) if operation.begins() => Some(*key),
+            _ => None,
+        }
+    }
+
     /// The key of the record.
     pub fn key(&self) -> RecordKey {
         match self {
@@ -163,7 +171,9 @@ pub(super) fn kept_until(kind: Kind, record: Option<&[u8]>, now: UnixTime) -> Re
     })
 }
 
-/// Returns whether a record says for good that its payment has bought its response.
-pub(super) fn is_spent(kind: Kind, record: Option<&[u8]>) -> bool {
-    kind == Kind::Claim && record.and_then(|record| decode_claim(record).ok()).is_some_and(|claim| claim.is_spent())
+/// Returns until when it has to be remembered that a claim's payment has bought its response; `None` where it has not, or that is no
+/// claim.
+pub(super) fn spent_until(record: Option<&[u8]>) -> Option<UnixTime> {
+    let claim = decode_claim(record?).ok()?;
+    claim.is_spent().then(|| claim.needed_until())
 }

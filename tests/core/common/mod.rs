@@ -768,6 +768,7 @@ const fn name_of(operation: Operation) -> &'static str {
         Operation::Abandon => "abandon",
         Operation::Pin { .. } => "pin",
         Operation::Forget { .. } => "forget",
+        Operation::LetGo => "let go",
         Operation::Grant { .. } => "note",
         Operation::CheckGrant { .. } => "recall",
         Operation::ConsumeNonce { .. } => "note once",

@@ -192,7 +192,7 @@ impl Asking {
             self.heard = match said {
                 Said::Ledger(answer) => Some(Event::Ledger(answer)),
                 Said::Channel(answer) => Some(Event::Channel(answer)),
-                Said::Undone => None,
+                Said::Lease { .. } | Said::Undone => None,
             };
         }
     }

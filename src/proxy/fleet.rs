@@ -9,7 +9,7 @@ use super::store::SharedData;
 use super::{heads, stats};
 use crate::config::{Service, SharedLedger};
 use crate::exchange::LogText;
-use crate::ledger::remote::etcd::{self, Call, Etcd, Raw, Reply};
+use crate::ledger::remote::etcd::{self, Call, Etcd, Listed, Raw, Reply};
 use crate::ledger::remote::{Ask, Attempt, Copies, Copy, Kind, RecordKey, Revision, Said, Step, Task, Told, Undo, Write};
 use crate::ledger::{Answer, Ledger, Operation, Owner, PaymentKey};
 use crate::time::UnixTime;
@@ -161,20 +161,8 @@ impl Question {
     fn hear(&mut self, host: &impl Host, fleet: &Fleet, headers: usize, body_size: usize) -> Option<Told> {
         self.token = None;
         let now = host.read_clock().unwrap_or_default();
-        let (head, body) = match headers {
-            // A callout that failed calls back without headers.
-            0 => Default::default(),
-            _ => {
-                let head = heads::all(host, Map::CalloutAnswer).unwrap_or_default();
-                (head, host.buffer(Buffer::CalloutAnswer, body_size.min(MAX_ANSWER_BYTES)).unwrap_or_default())
-            }
-        };
-        // In the trailers, or in the head where nothing else came.
-        let trailers = heads::all(host, Map::CalloutTrailers).unwrap_or_default();
-        let status = [&trailers, &head].into_iter().find(|list| list.all("grpc-status").next().is_some());
-        let grpc_status = status.map(|list| list.text("grpc-status").parse().unwrap_or(u32::MAX));
-        let message = status.map(|list| list.text("grpc-message").into_owned()).unwrap_or_default();
-        let raw = Raw { status: head.text(":status").parse().unwrap_or(0), grpc_status, body: &body };
+        let (status, grpc_status, message, body) = read_raw(host, headers, body_size, MAX_ANSWER_BYTES);
+        let raw = Raw { status, grpc_status, body: &body };
         if std::mem::take(&mut self.is_preparing) {
             if !Etcd::is_prepared(raw) {
                 fleet.note_failure(host, raw, &message, to_unix_time(now));
@@ -220,6 +208,44 @@ impl Fleet {
         host.log(LogLevel::Warn, &format!("x402: the ledger's store (cluster {cluster:?}) gave no answer that counts ({why})"));
     }
 }
+
+/// Reads the answer of a callout to the store: of its head what counts, the message of a failure, and its body.
+fn read_raw(host: &impl Host, headers: usize, body_size: usize, most: usize) -> (u16, Option<u32>, String, Vec<u8>) {
+    // A callout that failed calls back without headers.
+    if headers == 0 {
+        return Default::default();
+    }
+    let head = heads::all(host, Map::CalloutAnswer).unwrap_or_default();
+    // In the trailers, or in the head where nothing else came.
+    let trailers = heads::all(host, Map::CalloutTrailers).unwrap_or_default();
+    let failed = [&trailers, &head].into_iter().find(|list| list.all("grpc-status").next().is_some());
+    let grpc_status = failed.map(|list| list.text("grpc-status").parse().unwrap_or(u32::MAX));
+    let message = failed.map(|list| list.text("grpc-message").into_owned()).unwrap_or_default();
+    let body = host.buffer(Buffer::CalloutAnswer, body_size.min(most)).unwrap_or_default();
+    (head.text(":status").parse().unwrap_or(0), grpc_status, message, body)
+}
+
+impl Fleet {
+    /// Asks for records of channels behind the one of a name; the token of the callout.
+    pub(super) fn list_channels(&self, host: &impl Host, behind: Option<&[u8]>) -> Option<u32> {
+        self.call(host, &self.etcd.list(Kind::Channel, behind, CHANNELS_AT_ONCE))
+    }
+
+    /// Reads the answer to that; `None` where it says nothing.
+    pub(super) fn read_channels(&self, host: &impl Host, headers: usize, body_size: usize) -> Option<Listed> {
+        let (status, grpc_status, message, body) = read_raw(host, headers, body_size, MAX_LIST_BYTES);
+        let raw = Raw { status, grpc_status, body: &body };
+        let listed = Etcd::read_list(raw);
+        if listed.is_none() {
+            self.note_failure(host, raw, &message, host.unix_time().unwrap_or_default());
+        }
+        listed
+    }
+}
+
+/// Channels that are looked through at once, and the bytes of the answer that are read.
+const CHANNELS_AT_ONCE: u64 = 500;
+const MAX_LIST_BYTES: usize = 1_048_576;
 
 /// A task at the store, under way.
 pub(super) struct Running {

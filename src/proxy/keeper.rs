@@ -5,17 +5,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::callouts;
+use super::fleet::{Fleet, Progress, Running};
 use super::host::{Host, LogLevel};
 use super::store::{self, FlushMark, SharedData};
 use super::{shared::Shared, stats};
 use crate::chain::{self, MAX_ANSWER_BYTES, Unclear};
 use crate::channel::{
     self, Answer, ChannelId, Claimable, Consequences, Due, Group, Job, Keeper, OnChain, Operation, Policy, Record,
-    Refundable, Said, Signer, Totals,
+    Refundable, Row, Said, Signer, Totals,
 };
 use crate::config::{Config, Facilitator, Offer, Rpc};
 use crate::exchange::{LogText, Warning};
 use crate::facilitator::{self, CalloutAnswer, Deed};
+use crate::ledger::remote::etcd::Listed;
+use crate::ledger::remote::{self, LeaseName, Said as StoreSaid, Task};
 use crate::ledger::{Channels, Owner};
 use crate::money::Amount;
 use crate::time::UnixTime;
@@ -27,6 +30,12 @@ const PAGES_AT_ONCE: u32 = Channels::PAGES / 8;
 
 /// Seconds for which a worker keeps the right to claim without renewing it.
 const LEASE_SECONDS: u64 = 5;
+
+/// Seconds for which a proxy of a fleet keeps that right: another one takes over so long after its death.
+const FLEET_LEASE_SECONDS: u64 = 8;
+
+/// Questions that are under way at most, before more is taken in of a fleet's channels.
+const MOST_ASKED: usize = 64;
 
 /// Seconds for which a row is claimed by this worker alone.
 const CLAIM_SECONDS: u64 = 600;
@@ -58,6 +67,24 @@ pub(super) struct Keeping {
     flush: Option<Flushing>,
     /// True once all pages were looked through, and there is not one channel, nor a route for any.
     is_needless: bool,
+    /// How far the channels of a fleet are looked through.
+    sweep: Sweep,
+    /// Callouts of this step, each with the number of its question.
+    sent: Tokens,
+}
+
+/// How far the keeper of a fleet has come with its channels.
+struct Sweep {
+    /// The name behind which the next are listed.
+    behind: Option<Vec<u8>>,
+    /// True while a list is awaited.
+    is_listing: bool,
+    /// True if that list is not to be looked at: it began before something was wished.
+    is_void: bool,
+    /// Until when the right to claim for the fleet is this worker's.
+    leased_until: UnixTime,
+    /// When that right is asked for; `None` while it is being asked for.
+    asks_at: Option<UnixTime>,
 }
 
 /// The wish that everything is claimed now.
@@ -80,6 +107,13 @@ impl Flushing {
     }
 }
 
+impl Default for Sweep {
+    fn default() -> Self {
+        let start = UnixTime::from_secs(0);
+        Self { behind: None, is_listing: false, is_void: false, leased_until: start, asks_at: Some(start) }
+    }
+}
+
 /// Something that was asked of somebody.
 enum Asked {
     /// A facilitator was asked to do a job.
@@ -88,6 +122,21 @@ enum Asked {
     Head(Arc<Rpc>, Purpose),
     /// A node was asked for the states of channels as of a block.
     States(Arc<Rpc>, u64, Purpose),
+    /// The shared store was asked to do something.
+    Task(Box<Running>, After),
+    /// The shared store was asked for channels.
+    List,
+}
+
+/// What follows on something that the ledger was asked to do.
+#[derive(Clone, Copy)]
+enum After {
+    /// A claim, of what was charged since then.
+    Claim { since: UnixTime, is_urgent: bool },
+    /// A refund of a channel that stood so on the chain.
+    Refund { chain: OnChain },
+    /// The right to claim for the fleet.
+    Lease,
 }
 
 /// The reason why a chain is asked of channels.
@@ -128,8 +177,24 @@ pub(super) struct Around<'a, H> {
 }
 
 impl<H: Host> Around<'_, H> {
+    /// Returns the owner that marks what the keeper holds.
+    fn owner(&self) -> Owner {
+        let own = Owner(u64::from(self.number) << u32::BITS);
+        self.shared.fleet.as_ref().map_or(own, |fleet| fleet.owner(0))
+    }
+
+    /// Has the ledger do something whose answer nobody needs.
+    fn note(&self, id: ChannelId, operation: &Operation, now: UnixTime) {
+        match self.shared.fleet.as_ref().filter(|_| remote::IS_BUILT_IN) {
+            Some(fleet) => fleet.mend(self.host, Task::Channel(id, operation.clone()), self.owner()),
+            None => {
+                self.perform(id, operation, now);
+            }
+        }
+    }
+
     fn perform(&self, id: ChannelId, operation: &Operation, now: UnixTime) -> Answer {
-        let owner = Owner(u64::from(self.number) << u32::BITS);
+        let owner = self.owner();
         let (channels, secret) = (&self.config.channels.records, &self.shared.memory.secret);
         channels.perform(&mut SharedData::new(self.host), secret, id, owner, operation, now)
     }
@@ -217,6 +282,9 @@ impl<H: Host> Around<'_, H> {
 impl Keeping {
     /// Does what is due.
     pub(super) fn keep(&mut self, around: &Around<'_, impl Host>, now: UnixTime) -> Tokens {
+        if let Some(fleet) = around.shared.fleet.clone().filter(|_| remote::IS_BUILT_IN) {
+            return self.keep_for_fleet(around, &fleet, now);
+        }
         let name = around.config.facilitators_identity();
         let until = now.plus(LEASE_SECONDS);
         let mut lease = format!("keeper.{name}");
@@ -244,6 +312,171 @@ impl Keeping {
         tokens
     }
 
+    /// Does what is due of the channels of a fleet: one worker of one of its proxies claims for all.
+    fn keep_for_fleet(&mut self, around: &Around<'_, impl Host>, fleet: &Fleet, now: UnixTime) -> Tokens {
+        self.ask_again(around, fleet, now);
+        let name = around.config.facilitators_identity();
+        let is_of_process =
+            store::keep_lease(around.host, &format!("keeper.{name}"), around.number, now, now.plus(LEASE_SECONDS));
+        if !around.shared.memory.is_known || self.is_needless || !is_of_process {
+            self.flush = None;
+            let begun = self.work_off(around, now);
+            return [std::mem::take(&mut self.sent), begun].concat();
+        }
+        let wish = store::flush_mark(around.host, &name).filter(|mark| mark.wanted > mark.done);
+        if let (Some(mark), None) = (wish, &self.flush) {
+            self.flush = Some(Flushing { number: mark.wanted, since: now, total: None, left: 0, is_blind: false });
+            around.host.log(LogLevel::Info, "x402: all channels are claimed now, as an operator has asked");
+            self.start_over();
+            self.sweep.is_void = self.sweep.is_listing;
+        }
+        if self.sweep.asks_at.take_if(|due| *due <= now).is_some() {
+            let task = Task::Lease(LeaseName::new(&name), now.plus(FLEET_LEASE_SECONDS));
+            self.begin_task(around, fleet, task, After::Lease, now);
+        }
+        // What an operator wishes is done by the proxy that was asked; a channel is claimed by one in any case.
+        if self.sweep.leased_until > now || self.flush.is_some() {
+            self.list(around, fleet);
+            let watched = self.watch(around);
+            self.sent.extend(watched);
+        }
+        let begun = self.work_off(around, now);
+        [std::mem::take(&mut self.sent), begun].concat()
+    }
+
+    /// Asks the shared store once more what it did not answer.
+    fn ask_again(&mut self, around: &Around<'_, impl Host>, fleet: &Fleet, now: UnixTime) {
+        let waits = |(_, asked): &(&u32, &Asked)| matches!(asked, Asked::Task(running, _) if running.wants_tick());
+        let waiting: Vec<u32> = self.asked.iter().filter(waits).map(|(number, _)| *number).collect();
+        for number in waiting {
+            if let Some(Asked::Task(mut running, after)) = self.asked.remove(&number) {
+                let progress = running.on_tick(around.host, fleet);
+                self.on_progress(around, fleet, running, after, progress, now);
+            }
+        }
+    }
+
+    /// Has the shared store do something.
+    fn begin_task(&mut self, around: &Around<'_, impl Host>, fleet: &Fleet, task: Task, after: After, now: UnixTime) {
+        let (running, progress) = Running::begin(around.host, fleet, task, around.owner());
+        self.on_progress(around, fleet, Box::new(running), after, progress, now);
+    }
+
+    fn on_progress(
+        &mut self,
+        around: &Around<'_, impl Host>,
+        fleet: &Fleet,
+        running: Box<Running>,
+        after: After,
+        progress: Progress,
+        now: UnixTime,
+    ) {
+        match progress {
+            Progress::Waiting => {
+                let token = running.token();
+                let number = self.expect(Asked::Task(running, after));
+                self.sent.extend(token.map(|token| (token, number)));
+            }
+            Progress::Done(said) => self.on_said(around, &said, after, now),
+            Progress::GaveUp(undo) => {
+                if let Some(undo) = undo {
+                    fleet.mend(around.host, Task::Undo(undo), around.owner());
+                }
+                self.on_said(around, &StoreSaid::Undone, after, now);
+            }
+        }
+    }
+
+    fn on_said(&mut self, around: &Around<'_, impl Host>, said: &StoreSaid, after: After, now: UnixTime) {
+        match (said, after) {
+            (StoreSaid::Channel(Answer::Row(row)), after) => self.on_row(around, *row, after, now),
+            (StoreSaid::Lease { is_own: true, until }, After::Lease) => {
+                self.sweep.asks_at = Some(now.plus(FLEET_LEASE_SECONDS / 2));
+                self.sweep.leased_until = *until;
+            }
+            // Asked again when it may be over; not by all in the same second.
+            (StoreSaid::Lease { until, .. }, After::Lease) => {
+                let Owner(jitter) = around.owner();
+                let late = jitter.checked_rem(3).unwrap_or_default();
+                self.sweep.asks_at = Some((*until).max(now.plus(1)).plus(late));
+            }
+            (_, After::Lease) => self.sweep.asks_at = Some(now.plus(1)),
+            _ => {}
+        }
+    }
+
+    /// Asks for the next channels, unless some are awaited.
+    fn list(&mut self, around: &Around<'_, impl Host>, fleet: &Fleet) {
+        if self.sweep.is_listing {
+            return;
+        }
+        if let Some(token) = fleet.list_channels(around.host, self.sweep.behind.as_deref()) {
+            self.sweep.is_listing = true;
+            let number = self.expect(Asked::List);
+            self.sent.push((token, number));
+        }
+    }
+
+    /// Takes in a list of channels.
+    fn on_list(&mut self, around: &Around<'_, impl Host>, listed: Option<Listed>, now: UnixTime) {
+        self.sweep.is_listing = false;
+        if std::mem::take(&mut self.sweep.is_void) {
+            return;
+        }
+        let Some(Listed { values, last, has_more }) = listed else {
+            if let Some(flush) = &mut self.flush {
+                flush.is_blind = true;
+            }
+            return;
+        };
+        for value in &values {
+            match remote::channel_of_value(value) {
+                Ok(Some(record)) => self.consider(around, &record, now),
+                Ok(None) => {}
+                Err(_) => {
+                    if let Some(flush) = &mut self.flush {
+                        flush.is_blind = true;
+                    }
+                }
+            }
+        }
+        self.sweep.behind = last.filter(|_| has_more);
+        if self.sweep.behind.is_none() {
+            self.is_needless = !around.config.has_channels && self.totals.is_empty();
+            self.tell_totals(around);
+            self.tell_flush(around, &around.config.facilitators_identity());
+            self.start_over();
+        }
+    }
+
+    /// Returns whether a question was one to the shared store.
+    pub(super) fn is_of_store(&self, number: u32) -> bool {
+        matches!(self.asked.get(&number), Some(Asked::Task(..) | Asked::List))
+    }
+
+    /// Takes in an answer of the shared store; what is asked next.
+    pub(super) fn on_store(
+        &mut self,
+        around: &Around<'_, impl Host>,
+        number: u32,
+        (headers, body_size): (usize, usize),
+        now: UnixTime,
+    ) -> Tokens {
+        let Some(fleet) = around.shared.fleet.clone() else { return Tokens::new() };
+        match self.asked.remove(&number) {
+            Some(Asked::Task(mut running, after)) => {
+                let progress = running.on_answer(around.host, &fleet, headers, body_size);
+                self.on_progress(around, &fleet, running, after, progress, now);
+            }
+            Some(Asked::List) => {
+                let listed = fleet.read_channels(around.host, headers, body_size);
+                self.on_list(around, listed, now);
+            }
+            _ => {}
+        }
+        std::mem::take(&mut self.sent)
+    }
+
     /// Asks for what is due of the work that was taken in.
     fn work_off(&mut self, around: &Around<'_, impl Host>, now: UnixTime) -> Tokens {
         let due = self.keeper.take_due(now).into_iter();
@@ -266,6 +499,7 @@ impl Keeping {
     /// Looks through all pages from the first.
     fn start_over(&mut self) {
         self.page = 0;
+        self.sweep.behind = None;
         self.strangers.clear();
         self.totals.values_mut().for_each(|totals| *totals = Totals::default());
         if let Some(flush) = &mut self.flush {
@@ -384,25 +618,56 @@ impl Keeping {
         match due {
             Due::Nothing => {}
             Due::Claim { is_urgent } => {
-                let until = now.plus(CLAIM_SECONDS);
-                if let Answer::Row(row) = around.perform(record.id, &Operation::BeginClaim { until }, now) {
-                    if is_urgent {
-                        let id = record.id;
-                        around.host.log(
-                            LogLevel::Critical,
-                            &format!("x402: the payer of channel {id} has begun to withdraw; it is claimed at once, and buys nothing more"),
-                        );
-                        stats::count_channel(around.host, "withdrawal", 1);
-                    }
-                    self.keeper.claim(Claimable { row, since: record.unclaimed_since }, now);
-                }
+                let operation = Operation::BeginClaim { until: now.plus(CLAIM_SECONDS) };
+                self.take(around, record.id, operation, After::Claim { since: record.unclaimed_since, is_urgent }, now);
             }
             Due::Refund => {
-                let until = now.plus(CLAIM_SECONDS);
-                if let Answer::Row(row) = around.perform(record.id, &Operation::BeginRefund { until }, now) {
-                    self.keeper.refund(Refundable { row, chain: record.chain });
+                let operation = Operation::BeginRefund { until: now.plus(CLAIM_SECONDS) };
+                self.take(around, record.id, operation, After::Refund { chain: record.chain }, now);
+            }
+        }
+    }
+
+    /// Takes the right to do something about a channel.
+    fn take(
+        &mut self,
+        around: &Around<'_, impl Host>,
+        id: ChannelId,
+        operation: Operation,
+        after: After,
+        now: UnixTime,
+    ) {
+        match around.shared.fleet.clone().filter(|_| remote::IS_BUILT_IN) {
+            Some(fleet) => {
+                // The rest comes up again.
+                if self.asked.len() < MOST_ASKED {
+                    self.begin_task(around, &fleet, Task::Channel(id, operation), after, now);
                 }
             }
+            None => {
+                if let Answer::Row(row) = around.perform(id, &operation, now) {
+                    self.on_row(around, row, after, now);
+                }
+            }
+        }
+    }
+
+    /// Something may be done about a channel.
+    fn on_row(&mut self, around: &Around<'_, impl Host>, row: Row, after: After, now: UnixTime) {
+        match after {
+            After::Claim { since, is_urgent } => {
+                if is_urgent {
+                    let id = row.id;
+                    around.host.log(
+                        LogLevel::Critical,
+                        &format!("x402: the payer of channel {id} has begun to withdraw; it is claimed at once, and buys nothing more"),
+                    );
+                    stats::count_channel(around.host, "withdrawal", 1);
+                }
+                self.keeper.claim(Claimable { row, since }, now);
+            }
+            After::Refund { chain } => self.keeper.refund(Refundable { row, chain }),
+            After::Lease => {}
         }
     }
 
@@ -473,7 +738,7 @@ impl Keeping {
         now: UnixTime,
     ) -> Tokens {
         match self.asked.remove(&number) {
-            None => Tokens::new(),
+            None | Some(Asked::Task(..) | Asked::List) => Tokens::new(),
             Some(Asked::Deed(group, job)) => {
                 self.on_deed(around, group, job, answer, now);
                 Tokens::new()
@@ -537,7 +802,7 @@ impl Keeping {
             Purpose::Watch(_) => {
                 for (id, chain) in states {
                     self.lags.insert(rpc.chain_id, now.as_secs().saturating_sub(chain.at.as_secs()));
-                    around.perform(*id, &Operation::Confirm { chain: *chain }, now);
+                    around.note(*id, &Operation::Confirm { chain: *chain }, now);
                 }
                 Tokens::new()
             }
@@ -624,7 +889,7 @@ impl Keeping {
 fn carry_out(around: &Around<'_, impl Host>, consequences: &Consequences, now: UnixTime) {
     let Consequences { operations, claimed, failed, refunded, unrefunded } = consequences;
     for (id, operation) in operations {
-        around.perform(*id, operation, now);
+        around.note(*id, operation, now);
     }
     for Claimable { row, since } in claimed {
         let (id, charged) = (row.id, row.charged);

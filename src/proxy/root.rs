@@ -309,6 +309,12 @@ impl<H: Host> RootContext<H> {
         if !IS_BUILT_IN {
             return Tokens::new();
         }
+        if self.keeping.is_of_store(job) {
+            let Ok(now) = self.host.unix_time() else { return Tokens::new() };
+            let Some(Configured { config, number }) = &self.configured else { return Tokens::new() };
+            let around = Around { host: &self.host, config, shared: &self.shared, number: *number };
+            return self.keeping.on_store(&around, job, (headers, body_size), now);
+        }
         let answer = callouts::read_answer(&self.host, headers, body_size, self.keeping.max_answer_bytes(job));
         let Ok(now) = self.host.unix_time() else { return Tokens::new() };
         let Some(Configured { config, number }) = &self.configured else { return Tokens::new() };

@@ -8,7 +8,7 @@
 //! Source: etcd's `rpc.proto` and `kv.proto` (API version 3.4 and later).
 
 use super::protobuf::{Fields, Message};
-use super::{Ask, Revision, Told, Write};
+use super::{Ask, Kind, Revision, Told, Write};
 use crate::evm::keccak256;
 use crate::time::UnixTime;
 
@@ -36,6 +36,17 @@ pub struct Raw<'a> {
     pub grpc_status: Option<u32>,
     /// The body.
     pub body: &'a [u8],
+}
+
+/// Records, as they were listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Their values.
+    pub values: Vec<Vec<u8>>,
+    /// The name of the last, by which the next are asked for.
+    pub last: Option<Vec<u8>>,
+    /// True if there are more.
+    pub has_more: bool,
 }
 
 /// What an answer means.
@@ -88,6 +99,29 @@ impl Etcd {
             Ask::Read(key) => Call { path: RANGE, body: range(&self.key(key.name())).framed() },
             Ask::Write(write) => Call { path: TXN, body: self.transaction(write, now).framed() },
         }
+    }
+
+    /// The callout for records of a kind, in the order of their names, behind the one of a name: at most so many.
+    pub fn list(&self, kind: Kind, behind: Option<&[u8]>, most: u64) -> Call {
+        let first = self.key(format!("{}:", kind.letter()));
+        // The first name behind all of the kind: `;` follows `:`.
+        let end = self.key(format!("{};", kind.letter()));
+        // The next name behind one is the same with a zero.
+        let start = behind.map_or(first, |name| [name, &[0]].concat());
+        Call { path: RANGE, body: Message::default().bytes(1, &start).bytes(2, &end).number(3, most).framed() }
+    }
+
+    /// Reads the answer to [`Self::list`]; `None` where it is none.
+    pub fn read_list(raw: Raw<'_>) -> Option<Listed> {
+        let message = Fields::of_frame(raw.body).filter(|_| raw.status == 200)?;
+        message.message(1)??;
+        let mut values = Vec::new();
+        let mut last = None;
+        for found in message.all_bytes(2)?.into_iter().map(Fields::new) {
+            last = found.bytes(1)?.map(<[u8]>::to_vec);
+            values.push(found.bytes(5)?.unwrap_or_default().to_vec());
+        }
+        Some(Listed { values, last, has_more: message.number(3)? != 0 })
     }
 
     /// Reads the answer to a question.

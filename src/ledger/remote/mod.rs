@@ -17,7 +17,7 @@ mod task;
 use crate::time::UnixTime;
 pub use attempt::{Attempt, Copy, Step};
 pub use copies::Copies;
-pub use task::{Said, Task, Undo};
+pub use task::{LeaseName, Said, Task, Undo, channel_of_value};
 
 /// True if a shared store is built in. Where it is not, a configuration that wants one is refused.
 pub const IS_BUILT_IN: bool = cfg!(feature = "etcd");

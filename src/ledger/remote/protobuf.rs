@@ -74,6 +74,11 @@ pub enum Value<'a> {
 }
 
 impl<'a> Fields<'a> {
+    /// The fields of a message.
+    pub const fn new(message: &'a [u8]) -> Self {
+        Self(message)
+    }
+
     /// The fields of the one message behind gRPC's frame; `None` where that is cut off, compressed or not the only one.
     pub fn of_frame(frame: &'a [u8]) -> Option<Self> {
         let ([0], rest) = frame.split_first_chunk::<1>()? else { return None };

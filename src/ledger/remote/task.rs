@@ -1,9 +1,11 @@
 //! What is to be done to one record, and the rules for that.
 
+use super::record::Value;
 use super::{Kind, RecordKey};
 use crate::channel::{self, ChannelId, record::Change as ChannelChange};
 use crate::ledger::page::{CLAIM_BYTES, Claim};
 use crate::ledger::{Answer, Fate, Ledger, Operation, Owner, PaymentKey, StoreFailed, bundles};
+use crate::evm::keccak256;
 use crate::time::UnixTime;
 
 /// Something that a request wants of the shared ledger.
@@ -13,8 +15,21 @@ pub enum Task {
     Ledger(PaymentKey, Operation),
     /// An operation on a channel.
     Channel(ChannelId, channel::Operation),
+    /// Take, or keep, the right to do what one proxy does for all, until a time.
+    Lease(LeaseName, UnixTime),
     /// Take back a move whose answer was lost, if it came about; and if it did not, see to it that it never does.
     Undo(Undo),
+}
+
+/// The name of a right that one proxy of a fleet has at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaseName([u8; 32]);
+
+impl LeaseName {
+    /// The right of this name.
+    pub fn new(name: &str) -> Self {
+        Self(keccak256(&[b"x402: a right: ", name.as_bytes()].concat()))
+    }
 }
 
 /// A move that is to be taken back.
@@ -33,6 +48,13 @@ pub enum Said {
     Ledger(Answer),
     /// Of a channel.
     Channel(channel::Answer),
+    /// The right is the owner's, or another one's, until then.
+    Lease {
+        /// True if it is the owner's.
+        is_own: bool,
+        /// Until when it is whose it is.
+        until: UnixTime,
+    },
     /// The move is taken back.
     Undone,
 }
@@ -66,6 +88,7 @@ impl Task {
         match self {
             Self::Ledger(PaymentKey(hash), operation) => RecordKey::new(kind_of(*operation), *hash),
             Self::Channel(id, _) => RecordKey::new(Kind::Channel, *id.as_bytes()),
+            Self::Lease(LeaseName(hash), _) => RecordKey::new(Kind::Lease, *hash),
             Self::Undo(undo) => undo.key.clone(),
         }
     }
@@ -75,6 +98,7 @@ impl Task {
         match self {
             Self::Ledger(..) => Said::Ledger(Answer::Failed),
             Self::Channel(..) => Said::Channel(channel::Answer::Failed),
+            Self::Lease(..) => Said::Lease { is_own: false, until: UnixTime::from_secs(0) },
             Self::Undo(_) => Said::Undone,
         }
     }
@@ -121,6 +145,13 @@ impl Task {
                 };
                 (change, Said::Channel(answer))
             }
+            Self::Lease(_, until) => {
+                let held = record.map(|record| decode_lease(record).ok_or(StoreFailed)).transpose()?;
+                match held.filter(|(other, until)| *other != owner && *until > now) {
+                    Some((_, until)) => (Change::Keep, Said::Lease { is_own: false, until }),
+                    None => (Change::Put(encode_lease(owner, *until)), Said::Lease { is_own: true, until: *until }),
+                }
+            }
             // It is written in any case: the revision that the lost move was conditional on is gone then.
             Self::Undo(undo) => (undo.before.clone().map_or(Change::Remove, Change::Put), Said::Undone),
         })
@@ -147,6 +178,26 @@ fn decode_claim(bytes: &[u8]) -> Result<Claim, StoreFailed> {
     Claim::decode(bytes).ok_or(StoreFailed)
 }
 
+fn encode_lease(Owner(owner): Owner, until: UnixTime) -> Vec<u8> {
+    [owner.to_be_bytes(), until.as_secs().to_be_bytes()].concat()
+}
+
+/// The owner of a right, and until when it is his.
+fn decode_lease(bytes: &[u8]) -> Option<(Owner, UnixTime)> {
+    let (owner, until) = bytes.split_first_chunk::<8>()?;
+    let until = u64::from_be_bytes(until.try_into().ok()?);
+    Some((Owner(u64::from_be_bytes(*owner)), UnixTime::from_secs(until)))
+}
+
+/// Reads the record of a channel out of the value that a store keeps; `None` where there is nothing recorded any more.
+///
+/// # Errors
+/// [`StoreFailed`] where it is something else.
+pub fn channel_of_value(value: &[u8]) -> Result<Option<channel::Record>, StoreFailed> {
+    let value = Value::decode(value).ok_or(StoreFailed)?;
+    value.record.as_deref().map(decode_channel).transpose()
+}
+
 fn decode_channel(bytes: &[u8]) -> Result<channel::Record, StoreFailed> {
     let bytes: &[u8; channel::Record::BYTES] = bytes.try_into().map_err(|_| StoreFailed)?;
     channel::Record::decode(bytes).ok_or(StoreFailed)
@@ -167,7 +218,8 @@ pub(super) fn kept_until(kind: Kind, record: Option<&[u8]>, now: UnixTime) -> Re
             let held = record.hold.map_or(record.last_used, |hold| hold.until);
             (!is_needed).then(|| held.max(record.last_used).plus(CHANNEL_KEPT_SECONDS))
         }
-        Kind::Fleet | Kind::Lease => None,
+        Kind::Lease => Some(decode_lease(record).ok_or(StoreFailed)?.1),
+        Kind::Fleet => None,
     })
 }
 

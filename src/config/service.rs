@@ -82,6 +82,13 @@ pub struct SharedLedger {
     pub fleet: String,
 }
 
+impl SharedLedger {
+    /// Returns the name by which a process knows it.
+    pub fn name(&self) -> String {
+        format!("{}.{}", self.service.cluster, self.fleet)
+    }
+}
+
 /// A service that is called over HTTP.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Service {

@@ -243,6 +243,7 @@ impl<H: Host> Driver<H> {
     pub(super) fn start(&mut self, head: &Arc<RequestHead>) -> Result<Next, HostError> {
         self.cors = head.admission(&self.config);
         let begun = self.host.now()?;
+        self.learn_founding();
         let seen = if head.may_be_seen() { properties::seen(&self.host) } else { Seen::Never };
         let next = Exchange::start(self.context(begun), head, seen);
         if !self.shared.memory.is_known && !passes(&next.1) {
@@ -252,6 +253,14 @@ impl<H: Host> Driver<H> {
             self.request_id = properties::request_id(&self.host);
         }
         Ok(next)
+    }
+
+    /// Takes over what another worker of the process has heard of the fleet, where this one has not yet.
+    fn learn_founding(&mut self) {
+        let Some(ledger) = self.config.shared_ledger.as_ref().filter(|_| !self.shared.memory.is_known) else { return };
+        if let Some(founding) = store::founding(&self.host, &ledger.name()) {
+            self.shared.memory = founding.into();
+        }
     }
 
     /// Has the exchange take in what happened.

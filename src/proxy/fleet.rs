@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
 use super::host::{Buffer, Host, LogLevel, Map, to_unix_time};
+use super::shared::Memory;
 use super::store::SharedData;
 use super::{heads, stats};
 use crate::config::{Service, SharedLedger};
@@ -106,12 +107,13 @@ impl Fleet {
     }
 
     /// Notes a no for all workers of the process.
-    fn note_no(&self, host: &impl Host, payment: PaymentKey, said: &Said, copy: Option<&Copy>) {
-        let Ok(now) = host.unix_time() else { return };
-        let note = match said {
-            Said::Ledger(Answer::Spent) => copy.and_then(Copy::spent_until).map(|until| (payment, until)),
+    fn note_no(&self, host: &impl Host, task: &Task, said: &Said, copy: Option<&Copy>) {
+        let (Ok(now), Some(payment)) = (host.unix_time(), task.payment()) else { return };
+        let spent_until = copy.and_then(Copy::spent_until);
+        let note = match (said, spent_until) {
+            (_, Some(until)) => Some((payment, until)),
             // It may be over any time: the next second asks again.
-            Said::Ledger(Answer::InFlight) => Some((payment.in_flight(), now.plus(1))),
+            (Said::Ledger(Answer::InFlight), None) => Some((payment.in_flight(), now.plus(1))),
             _ => None,
         };
         if let Some((key, expires)) = note {
@@ -340,9 +342,7 @@ impl Running {
                 Progress::Waiting
             }
             Step::Done(said, copy) => {
-                if let Some(payment) = self.attempt.task().begins_with() {
-                    fleet.note_no(host, payment, &said, copy.as_ref());
-                }
+                fleet.note_no(host, self.attempt.task(), &said, copy.as_ref());
                 fleet.copies.borrow_mut().keep(self.attempt.key(), copy);
                 Progress::Done(said)
             }
@@ -456,6 +456,12 @@ impl Fleet {
 pub(super) struct Founding {
     pub(super) secret: [u8; 32],
     pub(super) since: UnixTime,
+}
+
+impl From<Founding> for Memory {
+    fn from(Founding { secret, since }: Founding) -> Self {
+        Self { secret, since, is_known: true }
+    }
 }
 
 impl Founding {

@@ -362,8 +362,7 @@ impl<H: Host> RootContext<H> {
     }
 
     fn founding_name(&self) -> Option<String> {
-        let ledger = self.configured.as_ref()?.config.shared_ledger.as_ref()?;
-        Some(format!("{}.{}", ledger.service.cluster, ledger.fleet))
+        Some(self.configured.as_ref()?.config.shared_ledger.as_ref()?.name())
     }
 
     /// What another worker of the process knows of it.
@@ -371,8 +370,8 @@ impl<H: Host> RootContext<H> {
         store::founding(&self.host, &self.founding_name()?)
     }
 
-    fn found(&mut self, Founding { secret, since }: Founding) {
-        self.shared.memory = Memory { secret, since, is_known: true };
+    fn found(&mut self, founding: Founding) {
+        self.shared.memory = founding.into();
         self.host.log(LogLevel::Info, "x402: the ledger's store answers");
     }
 

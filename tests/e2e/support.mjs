@@ -14,6 +14,7 @@ import { after } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { payerAccount, payTo } from "../../stage/accounts.mjs";
 import { CHAIN_ID, NETWORK, NETWORK_V1, USDC } from "../../stage/chain.mjs";
+import { startEtcd } from "../../stage/etcd.mjs";
 import { startBackends, startStage } from "../../stage/stage.mjs";
 import { startFakeFacilitator } from "./fake-facilitator.mjs";
 import { TRANSFER_TYPES } from "../eip712-types.mjs";
@@ -60,6 +61,22 @@ export const handing =
     config.vm_config.environment_variables = { host_env_keys: names };
   };
 
+/** Where the tests keep the ledger: `etcd` gives each gateway a fleet of its own in a real etcd. Otherwise shared data. */
+const LEDGER = process.env.LEDGER;
+
+let fleets = 0;
+
+async function shareLedger(backends, plugin, { edit }) {
+  if (plugin.ledger?.exclusive) return {};
+  backends.shared.etcd ??= startEtcd({ run: backends.run, size: 1 }).then((etcd) => (backends.atEnd(etcd.stop), etcd));
+  const etcd = await backends.shared.etcd;
+  const store = { etcd: { cluster: "etcd", fleet: `shop-${++fleets}` } };
+  return {
+    plugin: { ...plugin, ledger: { ...plugin.ledger, store } },
+    edit: (bootstrap) => (etcd.edit(bootstrap), edit?.(bootstrap)),
+  };
+}
+
 // ---- The stage ----------------------------------------------------------------------------------------------------
 
 /**
@@ -77,7 +94,7 @@ export async function openBackends(options) {
     for (const end of endings.reverse()) await end().catch((failure) => failures.push(failure));
     if (failures.length) throw failures[0];
   });
-  return { ...backends, atEnd: (end) => endings.push(end) };
+  return { ...backends, shared: {}, atEnd: (end) => endings.push(end) };
 }
 
 /**
@@ -100,7 +117,9 @@ export async function openGateway(backends, { facilitator = "official", plugin =
   } else if (plugin.facilitator) {
     plugin = { ...plugin, facilitator: { cluster: "facilitator", url: backends.facilitator.url, ...plugin.facilitator } };
   }
-  const stage = await startStage({ backends, plugin, facilitator: fake?.url ?? facilitator, ...options });
+  const shared = LEDGER === "etcd" && typeof plugin === "object" ? await shareLedger(backends, plugin, options) : {};
+  const stage = await startStage({ backends, plugin, facilitator: fake?.url ?? facilitator, ...options, ...shared });
+  if (shared.plugin) await eventually(async () => /store answers/.test(stage.envoy.logs()), "the ledger's store to be reached");
   backends.atEnd(async () => {
     try {
       await assertAlive(stage);

@@ -83,6 +83,14 @@ impl Task {
         }
     }
 
+    /// The payment whose claim it is about, if it is about one.
+    pub const fn payment(&self) -> Option<PaymentKey> {
+        match self {
+            Self::Ledger(key, operation) if matches!(kind_of(*operation), Kind::Claim) => Some(*key),
+            _ => None,
+        }
+    }
+
     /// The key of the record.
     pub fn key(&self) -> RecordKey {
         match self {

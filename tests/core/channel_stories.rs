@@ -2,13 +2,15 @@
 //! ledger holds of the channel afterwards. A story reads as in `exchange.rs`; `let go` is the release of a channel.
 
 use crate::common::channel_payer::{AUTHORIZER, ChannelPayer, stage_of_channels};
+use crate::common::node::{Authorized, Node};
 use crate::common::{
-    NOW, Request, Stage, TRANSACTION, answers, answers_with, base_config, decode, encode, head, invalid, paid, refused,
-    settled, upstream, valid,
+    NOW, Request, Stage, TRANSACTION, USDC, answers, answers_with, base_config, decode, encode, head, invalid, paid,
+    refused, settled, upstream, valid,
 };
 use serde_json::{Value, json};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
+use x402_proxy_wasm::channel::message::deposit_nonce;
 use x402_proxy_wasm::channel::{self, OnChain, Operation, Record};
 use x402_proxy_wasm::exchange::{Body, CallKind, Event, Outcome, RequestHead, UpstreamHead};
 use x402_proxy_wasm::facilitator::CalloutAnswer;
@@ -348,6 +350,89 @@ fn an_unknown_deposit_that_comes_again_is_asked_for_before_its_voucher_counts() 
         assert!(request.is_over());
         check_left(&stage, &payer, &request);
         assert_eq!(books(&stage, &payer).unwrap().0, if status == 0 { PRICE } else { 0 });
+    }
+}
+
+/// Answers questions to the chain until something else is awaited.
+fn ask_chain(stage: &mut Stage, request: &mut Request, node: &Node) {
+    while let Some(call) = request.call.clone().filter(|call| call.kind == CallKind::Chain) {
+        stage.step(request, node.answer(&call));
+    }
+}
+
+#[test]
+fn an_unknown_deposit_that_comes_again_is_looked_up_on_the_chain() {
+    #[derive(Debug, PartialEq)]
+    enum Case {
+        /// It is in a block.
+        Mined,
+        /// It has not come about, and the facilitator settles it.
+        Open,
+        /// The node says nothing, and the facilitator has settled it already.
+        Mute,
+        /// Nobody knows, and the channel holds nothing.
+        Dark,
+        /// It has not come about, and never will.
+        Expired,
+    }
+    for (case, outcome_of_it, status, calls) in [
+        (Case::Mined, Outcome::Served, 0, "/verify"),
+        (Case::Open, Outcome::Served, 0, "/settle, /verify"),
+        (Case::Mute, Outcome::Served, 0, "/settle, /verify"),
+        (Case::Dark, Outcome::Unknown, 502, "/settle, /verify"),
+        (Case::Expired, Outcome::Refused, 402, ""),
+    ] {
+        let mut with_node = config();
+        let node_of = json!({"cluster": "chain", "url": "http://127.0.0.1:8545", "confirmations": 1});
+        with_node["rpc"] = json!({"base-sepolia": node_of});
+        let mut stage = stage_of_channels(with_node);
+        let accepted = entry(&mut stage, &head("GET", "/weather", &[]), []);
+        let payer = ChannelPayer::new(1, 0, &accepted);
+        let head = paid("/weather", &payer.deposit(PRICE, DEPOSIT, 1));
+        let mut node = Node::new(3, stage.now);
+        let mut request = stage.start(&head);
+        for event in [payer.verified(0, 0), upstream(200), Event::Callout(CalloutAnswer::Lost)] {
+            stage.step(&mut request, event);
+        }
+        while request.call.is_some() {
+            stage.step(&mut request, Event::Callout(CalloutAnswer::Lost));
+        }
+        assert_eq!((outcome(&request), request.status()), (Outcome::Unknown, 502), "{}", request.story());
+        stage.now += if case == Case::Expired { 1000 } else { 5 };
+        let deposit = json!({
+            "from": payer.config.payer,
+            "to": "0x4020806089470a89826cB9fB1f4059150b550004",
+            "value": DEPOSIT.to_string(),
+            "nonce": format!("0x{}", hex::encode(deposit_nonce(payer.id, &[1; 32]))),
+        });
+        let mined = Authorized(&deposit).settles(USDC, TRANSACTION);
+        node.mine(stage.now - 1, if case == Case::Mined { vec![mined] } else { Vec::new() });
+        node.mine(stage.now, Vec::new());
+        if matches!(case, Case::Mute | Case::Dark) {
+            node.refuses = vec!["eth_blockNumber", "eth_call", "eth_getTransactionReceipt", "eth_getLogs"];
+        }
+        let mut request = stage.start(&head);
+        loop {
+            ask_chain(&mut stage, &mut request, &node);
+            let event = match request.call.as_ref().map(|call| call.kind) {
+                Some(CallKind::Settle) if case == Case::Open => payer.settled(DEPOSIT, DEPOSIT, 0),
+                Some(CallKind::Settle) => refused("invalid_batch_settlement_evm_deposit_simulation_failed"),
+                Some(_) if case == Case::Dark => payer.verified(0, 0),
+                Some(_) => payer.verified(DEPOSIT, 0),
+                None if request.is_over() => break,
+                None => upstream(200),
+            };
+            stage.step(&mut request, event);
+        }
+        let asked: Vec<_> = asked(&request).into_iter().filter(|path| path.starts_with('/')).collect();
+        let ended = (outcome(&request), request.status(), asked.join(", "));
+        assert_eq!(ended, (outcome_of_it, status, calls.to_owned()), "{case:?}: {}", request.story());
+        check_left(&stage, &payer, &request);
+        let charged = books(&stage, &payer).map_or(0, |(charged, ..)| charged);
+        assert_eq!(charged, if status == 0 { PRICE } else { 0 }, "{case:?}");
+        if status == 0 {
+            assert_eq!(books(&stage, &payer).unwrap().2, DEPOSIT, "{case:?}: it is counted once");
+        }
     }
 }
 

@@ -402,9 +402,9 @@ fn go_on(mut record: Record, owner: u64, operation: &Operation, now: UnixTime) -
         (Operation::Refunded { chain }, Some(hold)) if hold.purpose == Purpose::Refund => {
             record = record.refunded(*chain, now);
             record.hold = None;
-            let is_empty = record.chain.balance <= record.charged && record.owed() == 0;
-            if is_empty {
-                return (None, Answer::Granted(record.standing()));
+            // The count is remembered: a request that heard of the channel before would begin with an older one.
+            if record.chain.balance <= record.charged && record.owed() == 0 {
+                record.last = Last::default();
             }
         }
         (Operation::BeginClaim { .. } | Operation::ClaimNow { .. }, _) if record.unclaimed() == 0 => {
@@ -607,6 +607,12 @@ impl Record {
         let may_hold_more = self.is_outdated && self.failed_claims < MOST_TRIED;
         let is_held = self.charged <= self.chain.balance;
         if may_hold_more || is_held { self.charged } else { self.chain.balance }
+    }
+
+    /// Returns whether the channel holds nothing that is of use to anybody, and no request may come again for its response.
+    pub const fn is_closed(&self) -> bool {
+        let is_empty = self.chain.balance <= self.charged && self.owed() == 0;
+        is_empty && self.hold.is_none() && self.last.max_claimable == 0
     }
 
     /// Returns whether a claim has failed, and nobody has the right to claim since.

@@ -710,6 +710,38 @@ fn a_second_request_waits_for_the_first_and_goes_on_with_the_next_total() {
 }
 
 #[test]
+fn what_a_request_heard_before_its_turn_does_not_count_once_the_channel_is_given_back() {
+    for is_deposit in [false, true] {
+        let (mut stage, payer) = charged();
+        let head = match is_deposit {
+            true => paid("/weather", &payer.deposit(2 * PRICE, DEPOSIT, 2)),
+            false => paid("/weather", &payer.voucher(2 * PRICE)),
+        };
+        let mut first = stage.start(&paid("/weather", &payer.voucher(2 * PRICE)));
+        assert!(first.is_at_upstream(), "{}", first.story());
+        stage.meddle(payer.id, u64::MAX, &Operation::Renew);
+        let mut second = stage.start(&head);
+        if second.call.is_some() {
+            stage.step(&mut second, payer.verified(DEPOSIT, 0));
+        }
+        assert!(second.story().ends_with("reserve Busy, pause"), "{}", second.story());
+        stage.step(&mut first, upstream(200));
+        // All is claimed, and the rest given back.
+        let until = UnixTime::from_secs(stage.now + 60);
+        assert!(matches!(
+            stage.meddle(payer.id, u64::MAX, &Operation::BeginRefund { until }),
+            channel::Answer::Row(row) if row.charged == 2 * PRICE
+        ));
+        let at = UnixTime::from_secs(stage.now);
+        let chain = OnChain { balance: 2 * PRICE, total_claimed: 2 * PRICE, at, ..OnChain::default() };
+        stage.meddle(payer.id, u64::MAX, &Operation::Refunded { chain });
+        stage.step(&mut second, Event::Tick);
+        assert_eq!((second.status(), second.reason()), (402, STALE), "{}", second.story());
+        assert!(second.forwarded.is_none());
+    }
+}
+
+#[test]
 fn a_second_request_gives_up_or_leaves_or_is_corrected() {
     for is_deposit in [false, true] {
         let payment = |payer: &ChannelPayer, max| match is_deposit {
@@ -1076,7 +1108,7 @@ fn a_refund_of_all_ends_the_channel_and_one_of_a_part_goes_on() {
     let request = play(&mut stage, &payer, &all, [payer.verified(DEPOSIT - 2000, PRICE), settled()]);
     assert_eq!(outcome(&request), Outcome::Refunded, "{}", request.story());
     assert_eq!(decode(request.reply_header("payment-response").unwrap())["amount"], (left - 2000).to_string());
-    assert_eq!(books(&stage, &payer), None, "the record is gone");
+    assert!(record(&stage, &payer).is_closed(), "nothing is left but the count");
     assert_eq!(request.settlements.len(), 1);
     // More than there is is all that there is.
     let (mut stage, payer) = charged();
@@ -1147,7 +1179,7 @@ fn a_refund_whose_client_has_gone_or_whose_record_is_not_to_be_had_is_no_secret(
     let refund = paid("/weather", &payer.refund(PRICE, None));
     let request = play(&mut stage, &payer, &refund, [payer.verified(DEPOSIT, 0), Event::Ended, settled()]);
     assert_eq!(outcome(&request), Outcome::Refunded, "{}", request.story());
-    assert_eq!(books(&stage, &payer), None);
+    assert!(record(&stage, &payer).is_closed());
     for answer in [channel::Answer::NotHeld, channel::Answer::Failed] {
         let (mut stage, payer) = charged();
         stage.forced_channel = Some(("refunded", answer));

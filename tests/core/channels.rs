@@ -760,7 +760,12 @@ fn a_refund_is_for_what_is_charged() {
     let refunded = |balance, claimed| Operation::Refunded { chain: state(2, balance, claimed) };
     assert_eq!(life.perform(2, 3, &refunded(30, 30)), Answer::NotHeld);
     assert!(matches!(life.perform(2, 2, &refunded(30, 30)), Answer::Granted(_)));
-    assert_eq!(life.record, None);
+    // Its count stays for a while: who heard of the channel before does not begin anew.
+    assert!(life.record.unwrap().is_closed());
+    assert_eq!(life.standing().charged, 30);
+    let early = life.reserve(2, 3, |wanted| (wanted.max_claimable, wanted.chain) = (30, Some(state(1, 100, 20))));
+    assert!(matches!(early, Answer::Stale(standing) if standing.charged == 30), "{early:?}");
+    assert_eq!(life.record.unwrap().chain.balance, 30);
     // In part; and what is yet to be claimed is not forgotten.
     for (balance, claimed) in [(31, 30), (30, 29)] {
         let mut life = Life::begun();

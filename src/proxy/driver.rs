@@ -303,7 +303,8 @@ impl<H: Host> Driver<H> {
 
     /// Tells an exchange that waits for an answer which the host did not let it hear that there will be none.
     fn end_unheard(&mut self) {
-        if !self.exchange.is_over() && self.callout.is_none() && self.exchange.wakes_at().is_none() {
+        let is_waiting = !self.exchange.is_over() && self.exchange.wakes_at().is_none();
+        if channel::IS_BUILT_IN && is_waiting && self.callout.is_none() {
             let next = self.step(Event::Callout(CalloutAnswer::Lost));
             self.perform_unwatched(next);
         }

@@ -54,6 +54,8 @@ pub(super) struct Keeping {
     strangers: BTreeMap<crate::evm::Address, (u64, u128)>,
     /// Those of which the log knows.
     told_strangers: BTreeSet<crate::evm::Address>,
+    /// What is lost of channels, as the log knows.
+    told_losses: BTreeMap<ChannelId, u128>,
     /// The wish that is being carried out that everything is claimed now.
     flush: Option<Flushing>,
     /// True once all pages were looked through, and there is not one channel, nor a route for any.
@@ -71,12 +73,19 @@ struct Flushing {
     left: u128,
     /// True if a page could not be read: nobody knows what stands there.
     is_blind: bool,
+    /// Channels whose claim had failed and was asked for at once.
+    hastened: BTreeSet<ChannelId>,
 }
 
 impl Flushing {
     /// Returns whether something of a channel is to be claimed.
     fn concerns(&self, record: &Record) -> bool {
         record.unclaimed() > 0 && record.unclaimed_since <= self.since
+    }
+
+    /// Returns whether a channel is to be claimed now. One whose claim has failed does not wait, once.
+    fn claims(&mut self, record: &Record, now: UnixTime) -> bool {
+        !record.is_claimed_at(now) || record.is_set_aside() && self.hastened.insert(record.id)
     }
 }
 
@@ -114,6 +123,9 @@ pub(super) type Tokens = Vec<(u32, u32)>;
 
 /// Channels of which a chain is asked at once, at most.
 const MOST_WATCHED: usize = 8 * chain::channels::MOST;
+
+/// Channels of which the log is told that something is lost, at most.
+const MOST_TOLD: usize = 1024;
 
 /// A token on a chain.
 type Purse = (u64, crate::evm::Address);
@@ -217,7 +229,7 @@ impl<H: Host> Around<'_, H> {
 impl Keeping {
     /// Does what is due.
     pub(super) fn keep(&mut self, around: &Around<'_, impl Host>, now: UnixTime) -> Tokens {
-        let name = around.config.facilitators_identity();
+        let name = &around.config.facilitators_identity;
         let until = now.plus(LEASE_SECONDS);
         let mut lease = format!("keeper.{name}");
         if !around.config.has_channels {
@@ -233,12 +245,12 @@ impl Keeping {
             self.watched.clear();
             return self.work_off(around, now);
         }
-        self.heed_flush(around, &name, now);
+        self.heed_flush(around, name, now);
         let pages = if self.flush.is_some() { Channels::PAGES } else { PAGES_AT_ONCE };
         for _ in 0..pages {
             self.look_through(around, now);
         }
-        self.tell_flush(around, &name);
+        self.tell_flush(around, name);
         let mut tokens = self.watch(around);
         tokens.extend(self.work_off(around, now));
         tokens
@@ -257,7 +269,15 @@ impl Keeping {
             return;
         };
         if self.flush.is_none() {
-            self.flush = Some(Flushing { number: mark.wanted, since: now, total: None, left: 0, is_blind: false });
+            self.flush = Some(Flushing {
+                number: mark.wanted,
+                since: now,
+                total: None,
+                left: 0,
+                is_blind: false,
+                hastened: BTreeSet::new(),
+            });
+            self.keeper.hasten(now);
             around.host.log(LogLevel::Info, "x402: all channels are claimed now, as an operator has asked");
         }
         self.start_over();
@@ -363,6 +383,9 @@ impl Keeping {
 
     fn consider(&mut self, around: &Around<'_, impl Host>, record: &Record, now: UnixTime) {
         let purse = (record.chain_id, record.config.token);
+        if record.is_closed() {
+            return;
+        }
         let is_wanted = around.is_wanted(record);
         self.totals.entry(purse).or_default().add(record, is_wanted, now);
         if !is_wanted && record.unclaimed() > 0 && around.is_lost(record) {
@@ -370,6 +393,7 @@ impl Keeping {
             *channels = channels.saturating_add(1);
             *unclaimed = unclaimed.saturating_add(record.unclaimed());
         }
+        self.tell_loss(around, record);
         let lag = self.lags.get(&record.chain_id).copied().unwrap_or_default();
         if record.wants_news(lag, now) && around.node(record.chain_id).is_some() {
             self.watched.entry(record.chain_id).or_default().insert(record.id);
@@ -377,7 +401,7 @@ impl Keeping {
         let mut due = channel::due(record, &around.policy(purse), now);
         if let Some(flush) = self.flush.as_mut().filter(|flush| flush.concerns(record)) {
             flush.left = flush.left.saturating_add(record.unclaimed());
-            if !matches!(due, Due::Claim { .. }) && !record.is_claimed_at(now) {
+            if !matches!(due, Due::Claim { .. }) && flush.claims(record, now) {
                 due = Due::Claim { is_urgent: false };
             }
         }
@@ -385,7 +409,11 @@ impl Keeping {
             Due::Nothing => {}
             Due::Claim { is_urgent } => {
                 let until = now.plus(CLAIM_SECONDS);
-                if let Answer::Row(row) = around.perform(record.id, &Operation::BeginClaim { until }, now) {
+                let wish = match self.flush {
+                    Some(_) => Operation::ClaimNow { until },
+                    None => Operation::BeginClaim { until },
+                };
+                if let Answer::Row(row) = around.perform(record.id, &wish, now) {
                     if is_urgent {
                         let id = record.id;
                         around.host.log(
@@ -403,6 +431,19 @@ impl Keeping {
                     self.keeper.refund(Refundable { row, chain: record.chain });
                 }
             }
+        }
+    }
+
+    /// Tells the log of a channel whose payer has taken what was charged.
+    fn tell_loss(&mut self, around: &Around<'_, impl Host>, record: &Record) {
+        let (id, lost) = (record.id, record.lost());
+        if lost == 0 {
+            self.told_losses.remove(&id);
+        } else if self.told_losses.len() < MOST_TOLD && self.told_losses.insert(id, lost) != Some(lost) {
+            around.host.log(
+                LogLevel::Error,
+                &format!("x402: {lost} atomic units that were charged are lost, unless their payer puts them in again: channel {id} does not hold them any more"),
+            );
         }
     }
 

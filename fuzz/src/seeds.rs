@@ -26,6 +26,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "channel_life" => noise("channel_life", 24, 900),
         "ledger" => noise("ledger", 24, 300),
         "exchange" => noise("exchange", 48, 300),
+        "purchases" => noise("purchases", 48, 300),
         "pairs" => vec![b"\x02\0\0\0\x05\0\0\0\x03\0\0\0\x01\0\0\0\0\0\0\0:path\0/ab\0a\0\0".to_vec()],
         _ => Vec::new(),
     }

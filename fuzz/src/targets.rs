@@ -12,6 +12,7 @@ mod inference;
 mod ledger;
 mod pairs;
 mod payment;
+mod purchases;
 mod route;
 mod sign_in;
 mod signature;
@@ -93,6 +94,13 @@ pub const ALL: &[Target] = &[
         name: "exchange",
         what: "whole requests, in any order of events",
         run: exchange::run,
+        max_length: 512,
+        mutations: 1_500,
+    },
+    Target {
+        name: "purchases",
+        what: "whole requests out of a channel, in any order of events",
+        run: purchases::run,
         max_length: 512,
         mutations: 1_500,
     },

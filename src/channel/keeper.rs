@@ -153,6 +153,16 @@ impl Keeper {
         }
     }
 
+    /// Lets nothing wait that was to be asked for again later.
+    pub fn hasten(&mut self, now: UnixTime) {
+        for batch in self.claims.values_mut().flatten() {
+            batch.due = batch.due.min(now);
+        }
+        for payout in self.payouts.values_mut().filter(|payout| payout.attempts > 0) {
+            payout.due = payout.due.min(now);
+        }
+    }
+
     /// Takes in a channel that is to be given back.
     pub fn refund(&mut self, refundable: Refundable) {
         self.refunds.push_back(refundable);
@@ -342,13 +352,15 @@ pub struct Totals {
     pub channels: u64,
     /// Atomic units that they hold, without what is claimed.
     pub deposited: u128,
-    /// Atomic units that are charged and not claimed.
+    /// Atomic units that are charged, not claimed, and can be.
     pub unclaimed: u128,
+    /// Atomic units that are charged and that the channels do not hold any more.
+    pub lost: u128,
     /// Channels that nothing can be bought out of any more, by this configuration.
     pub unwanted: u64,
     /// Atomic units that those hold.
     pub unwanted_deposited: u128,
-    /// Channels whose claim has failed three times or more.
+    /// Channels of which something can be claimed, and whose claim has failed three times or more.
     pub stuck: u64,
     /// Channels whose payers have begun to withdraw, and have not got it yet, or have and something is not claimed.
     pub withdrawing: u64,
@@ -362,7 +374,9 @@ impl Totals {
         let begun = record.chain.withdraw_requested_at;
         let is_under_way = UnixTime::from_secs(begun).plus(record.config.withdraw_delay) > now;
         let is_withdrawing = begun != 0 && (is_under_way || record.unclaimed() > 0);
-        self.stuck = self.stuck.saturating_add(u64::from(record.failed_claims > MOST_FAILED));
+        let is_stuck = record.failed_claims > MOST_FAILED && record.unclaimed() > 0;
+        self.stuck = self.stuck.saturating_add(u64::from(is_stuck));
+        self.lost = self.lost.saturating_add(record.lost());
         self.withdrawing = self.withdrawing.saturating_add(u64::from(is_withdrawing));
         let held = record.chain.balance.saturating_sub(record.chain.total_claimed);
         self.channels = self.channels.saturating_add(1);
@@ -498,6 +512,26 @@ mod tests {
         assert_eq!(operations.len(), 3);
         assert!(operations.iter().all(|(_, operation)| *operation == Operation::FailClaim));
         assert!(now > 30, "it waits longer each time");
+    }
+
+    #[test]
+    fn who_is_in_a_hurry_does_not_wait_to_ask_again() {
+        let mut keeper = with_rows(0..3);
+        for (attempts, now) in [(0, 1), (1, 2)] {
+            let Some((group, job)) = keeper.take_due(at(now)).pop() else { panic!("attempt {attempts}") };
+            assert!(matches!(job, Job::Claim { attempts: made, .. } if made == attempts));
+            keeper.on_answer(group, job, Said::Nothing, at(now));
+            assert!(keeper.take_due(at(now)).is_empty());
+            keeper.hasten(at(now + 1));
+        }
+        let Some((group, job)) = keeper.take_due(at(3)).pop() else { panic!("one more") };
+        keeper.on_answer(group, job, Said::Done, at(3));
+        keeper.hasten(at(3));
+        assert!(keeper.take_due(at(3)).is_empty(), "a payout waits for the claim before it");
+        let Some((group, job)) = keeper.take_due(at(5)).pop() else { panic!("a payout") };
+        keeper.on_answer(group, job, Said::Nothing, at(5));
+        keeper.hasten(at(5));
+        assert!(matches!(keeper.take_due(at(5)).as_slice(), [(_, Job::Payout { attempts: 1 })]));
     }
 
     #[test]

@@ -108,7 +108,7 @@ pub struct Record {
     pub claim: Option<ClaimHold>,
     /// The time of the last request.
     pub last_used: UnixTime,
-    /// The time at which the first of what is not claimed was charged; 0 where all is claimed.
+    /// The time at which the first of what can be claimed was charged; 0 where there is nothing.
     pub unclaimed_since: UnixTime,
     /// Claims that have failed since the last one that did not.
     pub failed_claims: u8,
@@ -183,6 +183,11 @@ pub enum Operation {
     },
     /// Take the right to claim what is charged.
     BeginClaim {
+        /// The time until which nobody else claims.
+        until: UnixTime,
+    },
+    /// Take it although a claim has failed of late, and is not to be tried again yet.
+    ClaimNow {
         /// The time until which nobody else claims.
         until: UnixTime,
     },
@@ -295,6 +300,7 @@ pub fn apply(record: Option<&Record>, owner: u64, operation: &Operation, now: Un
         (_, None) => return (Change::Keep, Answer::NotHeld),
         (_, Some(record)) => go_on(*record, owner, operation, now),
     };
+    let after = after.map(|after| after.timed(now));
     let change = match after {
         Some(after) if Some(&after) == record => Change::Keep,
         Some(after) => Change::Put(Box::new(after)),
@@ -348,8 +354,12 @@ fn reserve(known: Option<&Record>, owner: u64, wanted: &Reserve, now: UnixTime) 
         record.last_used = now;
         return (Some(record), Answer::Repeat { charged: last.amount, standing });
     }
-    // A higher count than this one: another proxy has served the client since.
-    let base = max.saturating_sub(amount).max(base);
+    // A higher count than this one: another proxy has served the client since, for no more than the channel held.
+    let count = max.saturating_sub(amount);
+    if count > record.chain.balance && count > record.standing().charged {
+        return refuse(record, Answer::OverBalance);
+    }
+    let base = count.max(base);
     if base.checked_add(amount) != Some(max) {
         let standing = record.standing();
         return refuse(record, Answer::Stale(standing));
@@ -364,7 +374,7 @@ fn reserve(known: Option<&Record>, owner: u64, wanted: &Reserve, now: UnixTime) 
     if max > record.max_claimable || known.is_none() {
         (record.max_claimable, record.signature) = (max, wanted.signature);
     }
-    record.set_charged(base, now);
+    record.charged = record.charged.max(base);
     record.hold = Some(hold);
     record.last_used = now;
     (Some(record), Answer::Reserved { base })
@@ -387,33 +397,32 @@ fn go_on(mut record: Record, owner: u64, operation: &Operation, now: UnixTime) -
             record.last.is_repeated &= !hold.is_repeat;
         }
         (Operation::Refresh { chain }, _) => record = record.refreshed(Some(*chain)),
-        (Operation::Confirm { chain }, _) => record = record.confirmed(*chain, now),
-        (Operation::Renew, _) => {
-            record.is_outdated = true;
-            record.chain.at = record.chain.at.max(now);
-        }
+        (Operation::Confirm { chain }, _) => record = record.confirmed(*chain),
+        (Operation::Renew, _) => record.outdate(now),
         (Operation::Refunded { chain }, Some(hold)) if hold.purpose == Purpose::Refund => {
             record = record.refunded(*chain, now);
             record.hold = None;
-            let is_empty = record.chain.balance <= record.charged && record.unclaimed() == 0;
-            if is_empty {
-                return (None, Answer::Granted(record.standing()));
+            // The count is remembered: a request that heard of the channel before would begin with an older one.
+            if record.chain.balance <= record.charged && record.owed() == 0 {
+                record.last = Last::default();
             }
         }
-        (Operation::BeginClaim { .. }, _) if record.unclaimed() == 0 => return (Some(record), Answer::NotHeld),
+        (Operation::BeginClaim { .. } | Operation::ClaimNow { .. }, _) if record.unclaimed() == 0 => {
+            return (Some(record), Answer::NotHeld);
+        }
         (Operation::BeginClaim { .. }, _) if !is_claiming && record.is_claimed_at(now) => {
             return (Some(record), Answer::Busy);
         }
-        (Operation::BeginClaim { until }, _) => {
+        (Operation::ClaimNow { .. }, _) if !is_claiming && record.is_claimed_at(now) && !record.is_set_aside() => {
+            return (Some(record), Answer::Busy);
+        }
+        (Operation::BeginClaim { until } | Operation::ClaimNow { until }, _) => {
             record.claim = Some(ClaimHold { owner, until: *until });
             return (Some(record), Answer::Row(record.row()));
         }
         (Operation::EndClaim { claimed }, _) if is_claiming => {
             let before = record.chain.total_claimed;
             record.chain.total_claimed = before.max(*claimed);
-            if record.unclaimed() == 0 {
-                record.unclaimed_since = UnixTime::default();
-            }
             record.claim = None;
             record.failed_claims = 0;
             record.moved_at = now;
@@ -474,9 +483,6 @@ impl Record {
             }
             self.chain = OnChain { total_claimed, ..news };
             self.is_outdated = false;
-            if self.unclaimed() == 0 {
-                self.unclaimed_since = UnixTime::default();
-            }
         }
         self
     }
@@ -505,12 +511,24 @@ impl Record {
 
     /// The record with what a confirmed block says, unless that is older than what is known, or than what has happened since.
     #[must_use]
-    fn confirmed(mut self, news: OnChain, now: UnixTime) -> Self {
-        if news.at < self.chain.at || news.at <= self.moved_at {
+    const fn confirmed(mut self, news: OnChain) -> Self {
+        if news.at.as_secs() < self.chain.at.as_secs() || news.at.as_secs() <= self.moved_at.as_secs() {
             return self;
         }
         self.chain = news;
         self.is_outdated = false;
+        self
+    }
+
+    /// Notes that something may have happened on the chain, which news from before do not show.
+    fn outdate(&mut self, now: UnixTime) {
+        self.is_outdated = true;
+        self.chain.at = self.chain.at.max(now);
+    }
+
+    /// The record with the time since which something can be claimed.
+    #[must_use]
+    fn timed(mut self, now: UnixTime) -> Self {
         if self.unclaimed() == 0 {
             self.unclaimed_since = UnixTime::default();
         } else if self.unclaimed_since == UnixTime::default() {
@@ -536,13 +554,6 @@ impl Record {
         self.config.withdraw_delay.checked_div(3).unwrap_or(SHORTEST).clamp(SHORTEST, LONGEST)
     }
 
-    fn set_charged(&mut self, charged: u128, now: UnixTime) {
-        self.charged = self.charged.max(charged);
-        if self.unclaimed() > 0 && self.unclaimed_since == UnixTime::default() {
-            self.unclaimed_since = now;
-        }
-    }
-
     fn charge(mut self, hold: Hold, amount: u128, now: UnixTime) -> (Option<Self>, Answer) {
         let deposit = if let Purpose::Deposit { amount } = hold.purpose { amount } else { 0 };
         let amount = if hold.is_repeat { 0 } else { amount };
@@ -556,7 +567,11 @@ impl Record {
             let (request, until) = (hold.request, hold.until);
             self.last = Last { max_claimable, amount, request, until, is_repeated: false };
         }
-        self.set_charged(total, now);
+        self.charged = total;
+        // What a deposit is to bring that may yet come.
+        if amount > 0 && total > self.chain.balance {
+            self.outdate(now);
+        }
         self.hold = None;
         self.last_used = now;
         (Some(self), Answer::Granted(self.standing()))
@@ -569,9 +584,40 @@ impl Record {
         SHORTEST << doublings
     }
 
-    /// Atomic units that are charged and not claimed.
-    pub const fn unclaimed(&self) -> u128 {
+    /// Atomic units that are charged and not claimed, whether the channel holds them or not.
+    pub const fn owed(&self) -> u128 {
         self.charged.saturating_sub(self.chain.total_claimed)
+    }
+
+    /// Atomic units that are charged, not claimed, and can be.
+    pub const fn unclaimed(&self) -> u128 {
+        self.claimable().saturating_sub(self.chain.total_claimed)
+    }
+
+    /// Atomic units that are charged and cannot be claimed: the channel does not hold them any more, unless its payer puts in
+    /// more.
+    pub const fn lost(&self) -> u128 {
+        self.owed().saturating_sub(self.unclaimed())
+    }
+
+    /// Atomic units that are claimed in all once all is that can be. Of a channel that may hold more than is known, all that is
+    /// charged is tried first.
+    const fn claimable(&self) -> u128 {
+        const MOST_TRIED: u8 = 3;
+        let may_hold_more = self.is_outdated && self.failed_claims < MOST_TRIED;
+        let is_held = self.charged <= self.chain.balance;
+        if may_hold_more || is_held { self.charged } else { self.chain.balance }
+    }
+
+    /// Returns whether the channel holds nothing that is of use to anybody, and no request may come again for its response.
+    pub const fn is_closed(&self) -> bool {
+        let is_empty = self.chain.balance <= self.charged && self.owed() == 0;
+        is_empty && self.hold.is_none() && self.last.max_claimable == 0
+    }
+
+    /// Returns whether a claim has failed, and nobody has the right to claim since.
+    pub fn is_set_aside(&self) -> bool {
+        self.claim.is_some_and(|claim| claim.owner == NOBODY)
     }
 
     /// Returns whether a request holds the channel at that time.
@@ -584,10 +630,10 @@ impl Record {
         self.claim.is_some_and(|claim| claim.until > now)
     }
 
-    /// The row that claims all that is charged.
+    /// The row that claims all that can be claimed.
     pub const fn row(&self) -> Row {
-        let Self { chain_id, config, id, max_claimable, signature, charged, .. } = *self;
-        Row { chain_id, config, id, max_claimable, signature, charged }
+        let Self { chain_id, config, id, max_claimable, signature, .. } = *self;
+        Row { chain_id, config, id, max_claimable, signature, charged: self.claimable() }
     }
 
     /// The standing, as the client is told.
@@ -598,12 +644,13 @@ impl Record {
 }
 
 /// The version of the bytes of a record.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 impl Record {
-    /// Bytes of a record in a store. Every record has all of them; times have 5 bytes, numbers of the token 16.
-    /// Version and name, chain, configuration, amounts, signature, times, hashes, owners, and three bytes of flags and counts.
-    pub const BYTES: usize = 33 + 8 + (5 * 20 + 5 + 32) + 9 * 16 + Signature::LENGTH + 8 * 5 + 2 * 32 + 2 * 8 + 3;
+    /// Bytes of a record in a store. Every record has all of them; times have 4 bytes, numbers of the token 16.
+    /// Version and name, chain, configuration, amounts, the refund's nonce, signature, times, hashes, owners, and a byte of flags and
+    /// one of a count.
+    pub const BYTES: usize = 33 + 8 + (5 * 20 + 4 + 32) + 8 * 16 + 8 + Signature::LENGTH + 8 * 4 + 2 * 32 + 2 * 8 + 2;
 
     /// The bytes that a record of this name begins with.
     pub fn start(id: ChannelId) -> [u8; 33] {
@@ -614,7 +661,7 @@ impl Record {
         start
     }
 
-    /// The record as a store keeps it. Times beyond the year 36812 become that.
+    /// The record as a store keeps it. Times beyond the year 2106 become that, and so do nonces that no channel comes to.
     pub fn encode(&self) -> [u8; Self::BYTES] {
         let Self { config, chain, last, .. } = self;
         let (purpose, deposit, hold) = match self.hold {
@@ -643,7 +690,6 @@ impl Record {
             self.max_claimable,
             chain.balance,
             chain.total_claimed,
-            chain.refund_nonce,
             last.max_claimable,
             last.amount,
             hold.amount,
@@ -651,6 +697,7 @@ impl Record {
         ] {
             writer.put(&amount.to_be_bytes());
         }
+        writer.put(&u64::try_from(chain.refund_nonce).unwrap_or(u64::MAX).to_be_bytes());
         writer.put(&self.signature);
         for time in [chain.at, last.until, hold.until, claim.until, self.last_used, self.unclaimed_since, self.moved_at]
         {
@@ -663,7 +710,7 @@ impl Record {
         for owner in [hold.owner, claim.owner] {
             writer.put(&owner.to_be_bytes());
         }
-        writer.put(&[purpose, flags, self.failed_claims]);
+        writer.put(&[purpose | flags << 3, self.failed_claims]);
         writer.bytes
     }
 
@@ -682,8 +729,9 @@ impl Record {
         let salt = reader.take()?;
         let mut amount = || reader.take().map(u128::from_be_bytes);
         let (charged, max_claimable) = (amount()?, amount()?);
-        let (balance, total_claimed, refund_nonce) = (amount()?, amount()?, amount()?);
+        let (balance, total_claimed) = (amount()?, amount()?);
         let (last_max, last_amount, hold_amount, deposit) = (amount()?, amount()?, amount()?, amount()?);
+        let refund_nonce = u128::from(u64::from_be_bytes(reader.take()?));
         let signature = reader.take()?;
         let mut time = || reader.take_time().map(UnixTime::from_secs);
         let (at, last_until, hold_until, claim_until) = (time()?, time()?, time()?, time()?);
@@ -691,7 +739,8 @@ impl Record {
         let withdraw_requested_at = reader.take_time()?;
         let (last_request, hold_request) = (reader.take()?, reader.take()?);
         let (hold_owner, claim_owner) = (u64::from_be_bytes(reader.take()?), u64::from_be_bytes(reader.take()?));
-        let [purpose, flags, failed_claims] = reader.take()?;
+        let [state, failed_claims] = reader.take()?;
+        let (purpose, flags) = (state & 7, state >> 3);
         let purpose_of_hold = match purpose {
             0 => None,
             1 | 4 => Some(Purpose::Serve),
@@ -769,9 +818,7 @@ impl Writer {
     }
 
     fn put_time(&mut self, seconds: u64) {
-        const MOST: u64 = (1 << 40) - 1;
-        let [_, _, _, time @ ..] = seconds.min(MOST).to_be_bytes();
-        self.put(&time);
+        self.put(&u32::try_from(seconds).unwrap_or(u32::MAX).to_be_bytes());
     }
 }
 
@@ -785,7 +832,6 @@ impl Reader<'_> {
     }
 
     fn take_time(&mut self) -> Option<u64> {
-        let [a, b, c, d, e] = self.take()?;
-        Some(u64::from_be_bytes([0, 0, 0, a, b, c, d, e]))
+        Some(u64::from(u32::from_be_bytes(self.take()?)))
     }
 }

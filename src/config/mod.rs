@@ -41,6 +41,8 @@ pub use terms::{BundleTerms, Extensions, Listing, Mode, Offer, Recipient, Route,
 pub struct Config {
     /// The facilitators in the order in which they are asked. At least one.
     pub facilitators: Vec<Facilitator>,
+    /// A name of these facilitators, which no others have; empty where channels are not built in.
+    pub facilitators_identity: String,
     /// The routes in the order of the configuration; [`RouteTable`] names them by index.
     pub routes: Vec<Route>,
     /// The table that finds the route of a request.
@@ -143,12 +145,6 @@ impl Config {
             }
         }
         exposed
-    }
-
-    /// Returns a name of its facilitators, which no others have.
-    pub fn facilitators_identity(&self) -> String {
-        let identities: Vec<_> = self.facilitators.iter().map(|one| one.service.identity()).collect();
-        hex::encode(crate::evm::keccak256(&identities.concat()))
     }
 
     /// Returns whether scripts of an origin may pay here.

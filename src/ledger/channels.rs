@@ -12,6 +12,9 @@ const FIRST: u32 = super::PAGES * 3;
 /// Seconds that a record without anything to claim is kept in any case.
 const KEPT_SECONDS: u64 = 3600;
 
+/// Seconds that the record of a channel is kept in any case that was given back: longer than a facilitator is asked for.
+const KEPT_CLOSED_SECONDS: u64 = 120;
+
 /// The records of channels over a store: carries out operations on them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Channels {
@@ -123,7 +126,7 @@ fn longest_unused(records: &[[u8; Record::BYTES]], now: UnixTime) -> Result<Opti
         let is_needed = record.unclaimed() > 0
             || record.is_held_at(now)
             || record.is_claimed_at(now)
-            || record.last_used.plus(KEPT_SECONDS) > now;
+            || record.last_used.plus(if record.is_closed() { KEPT_CLOSED_SECONDS } else { KEPT_SECONDS }) > now;
         if !is_needed && unused.is_none_or(|(_, last_used)| record.last_used < last_used) {
             unused = Some((index, record.last_used));
         }

@@ -346,8 +346,18 @@ impl<H: Host> Driver<H> {
         }
         let next = self.step(event);
         self.perform_unwatched(next);
+        self.end_unheard();
         if self.exchange.is_over() && self.asking.is_none() {
             self.callout = None;
+        }
+    }
+
+    /// Tells an exchange that waits for an answer which the host did not let it hear that there will be none.
+    fn end_unheard(&mut self) {
+        let is_waiting = !self.exchange.is_over() && self.exchange.wakes_at().is_none();
+        if channel::IS_BUILT_IN && is_waiting && self.callout.is_none() && self.asking.is_none() {
+            let next = self.step(Event::Callout(CalloutAnswer::Lost));
+            self.perform_unwatched(next);
         }
     }
 
@@ -482,10 +492,9 @@ impl<H: Host> Driver<H> {
         if let Some(body) = rewrite {
             edits::rewrite_request(&self.host, &body)?;
         }
-        let flushed = flush.filter(|_| channel::IS_BUILT_IN).map(|flush| {
-            let name = self.config.facilitators_identity();
-            Event::Flushed(store::flush(&self.host, &name, flush))
-        });
+        let flushed = flush
+            .filter(|_| channel::IS_BUILT_IN)
+            .map(|flush| Event::Flushed(store::flush(&self.host, &self.config.facilitators_identity, flush)));
         let known = call.and_then(|call| match callouts::send(&self.host, &self.shared, &call) {
             Sent::UnderWay(callout) => {
                 self.callout = Some(callout);
@@ -661,6 +670,7 @@ impl<H: Host> Driver<H> {
         }
         let next = self.step(Event::Ended);
         let _ = self.perform(next, Caller::Nobody);
+        self.end_unheard();
         if caller != Caller::Nobody {
             self.tell_client();
         }

@@ -63,6 +63,8 @@ pub(super) struct Keeping {
     strangers: BTreeMap<crate::evm::Address, (u64, u128)>,
     /// Those of which the log knows.
     told_strangers: BTreeSet<crate::evm::Address>,
+    /// What is lost of channels, as the log knows.
+    told_losses: BTreeMap<ChannelId, u128>,
     /// The wish that is being carried out that everything is claimed now.
     flush: Option<Flushing>,
     /// True once all pages were looked through, and there is not one channel, nor a route for any.
@@ -98,12 +100,19 @@ struct Flushing {
     left: u128,
     /// True if a page could not be read: nobody knows what stands there.
     is_blind: bool,
+    /// Channels whose claim had failed and was asked for at once.
+    hastened: BTreeSet<ChannelId>,
 }
 
 impl Flushing {
     /// Returns whether something of a channel is to be claimed.
     fn concerns(&self, record: &Record) -> bool {
         record.unclaimed() > 0 && record.unclaimed_since <= self.since
+    }
+
+    /// Returns whether a channel is to be claimed now. One whose claim has failed does not wait, once.
+    fn claims(&mut self, record: &Record, now: UnixTime) -> bool {
+        !record.is_claimed_at(now) || record.is_set_aside() && self.hastened.insert(record.id)
     }
 }
 
@@ -163,6 +172,9 @@ pub(super) type Tokens = Vec<(u32, u32)>;
 
 /// Channels of which a chain is asked at once, at most.
 const MOST_WATCHED: usize = 8 * chain::channels::MOST;
+
+/// Channels of which the log is told that something is lost, at most.
+const MOST_TOLD: usize = 1024;
 
 /// A token on a chain.
 type Purse = (u64, crate::evm::Address);
@@ -285,7 +297,7 @@ impl Keeping {
         if let Some(fleet) = around.shared.fleet.clone().filter(|_| remote::IS_BUILT_IN) {
             return self.keep_for_fleet(around, &fleet, now);
         }
-        let name = around.config.facilitators_identity();
+        let name = &around.config.facilitators_identity;
         let until = now.plus(LEASE_SECONDS);
         let mut lease = format!("keeper.{name}");
         if !around.config.has_channels {
@@ -301,12 +313,12 @@ impl Keeping {
             self.watched.clear();
             return self.work_off(around, now);
         }
-        self.heed_flush(around, &name, now);
+        self.heed_flush(around, name, now);
         let pages = if self.flush.is_some() { Channels::PAGES } else { PAGES_AT_ONCE };
         for _ in 0..pages {
             self.look_through(around, now);
         }
-        self.tell_flush(around, &name);
+        self.tell_flush(around, name);
         let mut tokens = self.watch(around);
         tokens.extend(self.work_off(around, now));
         tokens
@@ -315,7 +327,7 @@ impl Keeping {
     /// Does what is due of the channels of a fleet: one worker of one of its proxies claims for all.
     fn keep_for_fleet(&mut self, around: &Around<'_, impl Host>, fleet: &Fleet, now: UnixTime) -> Tokens {
         self.ask_again(around, fleet, now);
-        let name = around.config.facilitators_identity();
+        let name = &around.config.facilitators_identity;
         let is_of_process =
             store::keep_lease(around.host, &format!("keeper.{name}"), around.number, now, now.plus(LEASE_SECONDS));
         if !around.shared.memory.is_known || self.is_needless || !is_of_process {
@@ -323,15 +335,14 @@ impl Keeping {
             let begun = self.work_off(around, now);
             return [std::mem::take(&mut self.sent), begun].concat();
         }
-        let wish = store::flush_mark(around.host, &name).filter(|mark| mark.wanted > mark.done);
+        let wish = store::flush_mark(around.host, name).filter(|mark| mark.wanted > mark.done);
         if let (Some(mark), None) = (wish, &self.flush) {
-            self.flush = Some(Flushing { number: mark.wanted, since: now, total: None, left: 0, is_blind: false });
-            around.host.log(LogLevel::Info, "x402: all channels are claimed now, as an operator has asked");
+            self.begin_flush(around, mark.wanted, now);
             self.start_over();
             self.sweep.is_void = self.sweep.is_listing;
         }
         if self.sweep.asks_at.take_if(|due| *due <= now).is_some() {
-            let task = Task::Lease(LeaseName::new(&name), now.plus(FLEET_LEASE_SECONDS));
+            let task = Task::Lease(LeaseName::new(name), now.plus(FLEET_LEASE_SECONDS));
             self.begin_task(around, fleet, task, After::Lease, now);
         }
         // What an operator wishes is done by the proxy that was asked; a channel is claimed by one in any case.
@@ -444,7 +455,7 @@ impl Keeping {
         if self.sweep.behind.is_none() {
             self.is_needless = !around.config.has_channels && self.totals.is_empty();
             self.tell_totals(around);
-            self.tell_flush(around, &around.config.facilitators_identity());
+            self.tell_flush(around, &around.config.facilitators_identity);
             self.start_over();
         }
     }
@@ -490,10 +501,22 @@ impl Keeping {
             return;
         };
         if self.flush.is_none() {
-            self.flush = Some(Flushing { number: mark.wanted, since: now, total: None, left: 0, is_blind: false });
-            around.host.log(LogLevel::Info, "x402: all channels are claimed now, as an operator has asked");
+            self.begin_flush(around, mark.wanted, now);
         }
         self.start_over();
+    }
+
+    fn begin_flush(&mut self, around: &Around<'_, impl Host>, number: u64, now: UnixTime) {
+        self.flush = Some(Flushing {
+            number,
+            since: now,
+            total: None,
+            left: 0,
+            is_blind: false,
+            hastened: BTreeSet::new(),
+        });
+        self.keeper.hasten(now);
+        around.host.log(LogLevel::Info, "x402: all channels are claimed now, as an operator has asked");
     }
 
     /// Looks through all pages from the first.
@@ -597,6 +620,9 @@ impl Keeping {
 
     fn consider(&mut self, around: &Around<'_, impl Host>, record: &Record, now: UnixTime) {
         let purse = (record.chain_id, record.config.token);
+        if record.is_closed() {
+            return;
+        }
         let is_wanted = around.is_wanted(record);
         self.totals.entry(purse).or_default().add(record, is_wanted, now);
         if !is_wanted && record.unclaimed() > 0 && around.is_lost(record) {
@@ -604,6 +630,7 @@ impl Keeping {
             *channels = channels.saturating_add(1);
             *unclaimed = unclaimed.saturating_add(record.unclaimed());
         }
+        self.tell_loss(around, record);
         let lag = self.lags.get(&record.chain_id).copied().unwrap_or_default();
         if record.wants_news(lag, now) && around.node(record.chain_id).is_some() {
             self.watched.entry(record.chain_id).or_default().insert(record.id);
@@ -611,14 +638,18 @@ impl Keeping {
         let mut due = channel::due(record, &around.policy(purse), now);
         if let Some(flush) = self.flush.as_mut().filter(|flush| flush.concerns(record)) {
             flush.left = flush.left.saturating_add(record.unclaimed());
-            if !matches!(due, Due::Claim { .. }) && !record.is_claimed_at(now) {
+            if !matches!(due, Due::Claim { .. }) && flush.claims(record, now) {
                 due = Due::Claim { is_urgent: false };
             }
         }
         match due {
             Due::Nothing => {}
             Due::Claim { is_urgent } => {
-                let operation = Operation::BeginClaim { until: now.plus(CLAIM_SECONDS) };
+                let until = now.plus(CLAIM_SECONDS);
+                let operation = match self.flush {
+                    Some(_) => Operation::ClaimNow { until },
+                    None => Operation::BeginClaim { until },
+                };
                 self.take(around, record.id, operation, After::Claim { since: record.unclaimed_since, is_urgent }, now);
             }
             Due::Refund => {
@@ -668,6 +699,19 @@ impl Keeping {
             }
             After::Refund { chain } => self.keeper.refund(Refundable { row, chain }),
             After::Lease => {}
+        }
+    }
+
+    /// Tells the log of a channel whose payer has taken what was charged.
+    fn tell_loss(&mut self, around: &Around<'_, impl Host>, record: &Record) {
+        let (id, lost) = (record.id, record.lost());
+        if lost == 0 {
+            self.told_losses.remove(&id);
+        } else if self.told_losses.len() < MOST_TOLD && self.told_losses.insert(id, lost) != Some(lost) {
+            around.host.log(
+                LogLevel::Error,
+                &format!("x402: {lost} atomic units that were charged are lost, unless their payer puts them in again: channel {id} does not hold them any more"),
+            );
         }
     }
 

@@ -62,6 +62,7 @@ pub(super) fn tell_channels(host: &impl Host, network: &str, asset: &str, totals
         ("channels", u128::from(totals.channels)),
         ("deposited", totals.deposited),
         ("unclaimed", totals.unclaimed),
+        ("unclaimable", totals.lost),
         ("channels_stuck", u128::from(totals.stuck)),
         ("channels_withdrawing", u128::from(totals.withdrawing)),
     ];

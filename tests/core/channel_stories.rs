@@ -2,13 +2,15 @@
 //! ledger holds of the channel afterwards. A story reads as in `exchange.rs`; `let go` is the release of a channel.
 
 use crate::common::channel_payer::{AUTHORIZER, ChannelPayer, stage_of_channels};
+use crate::common::node::{Authorized, Node};
 use crate::common::{
-    NOW, Request, Stage, TRANSACTION, answers, answers_with, base_config, decode, encode, head, invalid, paid, refused,
-    settled, upstream, valid,
+    NOW, Request, Stage, TRANSACTION, USDC, answers, answers_with, base_config, decode, encode, head, invalid, paid,
+    refused, settled, upstream, valid,
 };
 use serde_json::{Value, json};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
+use x402_proxy_wasm::channel::message::deposit_nonce;
 use x402_proxy_wasm::channel::{self, OnChain, Operation, Record};
 use x402_proxy_wasm::exchange::{Body, CallKind, Event, Outcome, RequestHead, UpstreamHead};
 use x402_proxy_wasm::facilitator::CalloutAnswer;
@@ -351,6 +353,89 @@ fn an_unknown_deposit_that_comes_again_is_asked_for_before_its_voucher_counts() 
     }
 }
 
+/// Answers questions to the chain until something else is awaited.
+fn ask_chain(stage: &mut Stage, request: &mut Request, node: &Node) {
+    while let Some(call) = request.call.clone().filter(|call| call.kind == CallKind::Chain) {
+        stage.step(request, node.answer(&call));
+    }
+}
+
+#[test]
+fn an_unknown_deposit_that_comes_again_is_looked_up_on_the_chain() {
+    #[derive(Debug, PartialEq)]
+    enum Case {
+        /// It is in a block.
+        Mined,
+        /// It has not come about, and the facilitator settles it.
+        Open,
+        /// The node says nothing, and the facilitator has settled it already.
+        Mute,
+        /// Nobody knows, and the channel holds nothing.
+        Dark,
+        /// It has not come about, and never will.
+        Expired,
+    }
+    for (case, outcome_of_it, status, calls) in [
+        (Case::Mined, Outcome::Served, 0, "/verify"),
+        (Case::Open, Outcome::Served, 0, "/settle, /verify"),
+        (Case::Mute, Outcome::Served, 0, "/settle, /verify"),
+        (Case::Dark, Outcome::Unknown, 502, "/settle, /verify"),
+        (Case::Expired, Outcome::Refused, 402, ""),
+    ] {
+        let mut with_node = config();
+        let node_of = json!({"cluster": "chain", "url": "http://127.0.0.1:8545", "confirmations": 1});
+        with_node["rpc"] = json!({"base-sepolia": node_of});
+        let mut stage = stage_of_channels(with_node);
+        let accepted = entry(&mut stage, &head("GET", "/weather", &[]), []);
+        let payer = ChannelPayer::new(1, 0, &accepted);
+        let head = paid("/weather", &payer.deposit(PRICE, DEPOSIT, 1));
+        let mut node = Node::new(3, stage.now);
+        let mut request = stage.start(&head);
+        for event in [payer.verified(0, 0), upstream(200), Event::Callout(CalloutAnswer::Lost)] {
+            stage.step(&mut request, event);
+        }
+        while request.call.is_some() {
+            stage.step(&mut request, Event::Callout(CalloutAnswer::Lost));
+        }
+        assert_eq!((outcome(&request), request.status()), (Outcome::Unknown, 502), "{}", request.story());
+        stage.now += if case == Case::Expired { 1000 } else { 5 };
+        let deposit = json!({
+            "from": payer.config.payer,
+            "to": "0x4020806089470a89826cB9fB1f4059150b550004",
+            "value": DEPOSIT.to_string(),
+            "nonce": format!("0x{}", hex::encode(deposit_nonce(payer.id, &[1; 32]))),
+        });
+        let mined = Authorized(&deposit).settles(USDC, TRANSACTION);
+        node.mine(stage.now - 1, if case == Case::Mined { vec![mined] } else { Vec::new() });
+        node.mine(stage.now, Vec::new());
+        if matches!(case, Case::Mute | Case::Dark) {
+            node.refuses = vec!["eth_blockNumber", "eth_call", "eth_getTransactionReceipt", "eth_getLogs"];
+        }
+        let mut request = stage.start(&head);
+        loop {
+            ask_chain(&mut stage, &mut request, &node);
+            let event = match request.call.as_ref().map(|call| call.kind) {
+                Some(CallKind::Settle) if case == Case::Open => payer.settled(DEPOSIT, DEPOSIT, 0),
+                Some(CallKind::Settle) => refused("invalid_batch_settlement_evm_deposit_simulation_failed"),
+                Some(_) if case == Case::Dark => payer.verified(0, 0),
+                Some(_) => payer.verified(DEPOSIT, 0),
+                None if request.is_over() => break,
+                None => upstream(200),
+            };
+            stage.step(&mut request, event);
+        }
+        let asked: Vec<_> = asked(&request).into_iter().filter(|path| path.starts_with('/')).collect();
+        let ended = (outcome(&request), request.status(), asked.join(", "));
+        assert_eq!(ended, (outcome_of_it, status, calls.to_owned()), "{case:?}: {}", request.story());
+        check_left(&stage, &payer, &request);
+        let charged = books(&stage, &payer).map_or(0, |(charged, ..)| charged);
+        assert_eq!(charged, if status == 0 { PRICE } else { 0 }, "{case:?}");
+        if status == 0 {
+            assert_eq!(books(&stage, &payer).unwrap().2, DEPOSIT, "{case:?}: it is counted once");
+        }
+    }
+}
+
 #[test]
 fn two_with_one_deposit_settle_it_once() {
     let (mut stage, payer) = closed();
@@ -621,6 +706,38 @@ fn a_second_request_waits_for_the_first_and_goes_on_with_the_next_total() {
         assert_eq!(outcome(&second), Outcome::Served);
         assert_eq!(books(&stage, &payer).unwrap().0, 2 * PRICE);
         check_left(&stage, &payer, &second);
+    }
+}
+
+#[test]
+fn what_a_request_heard_before_its_turn_does_not_count_once_the_channel_is_given_back() {
+    for is_deposit in [false, true] {
+        let (mut stage, payer) = charged();
+        let head = match is_deposit {
+            true => paid("/weather", &payer.deposit(2 * PRICE, DEPOSIT, 2)),
+            false => paid("/weather", &payer.voucher(2 * PRICE)),
+        };
+        let mut first = stage.start(&paid("/weather", &payer.voucher(2 * PRICE)));
+        assert!(first.is_at_upstream(), "{}", first.story());
+        stage.meddle(payer.id, u64::MAX, &Operation::Renew);
+        let mut second = stage.start(&head);
+        if second.call.is_some() {
+            stage.step(&mut second, payer.verified(DEPOSIT, 0));
+        }
+        assert!(second.story().ends_with("reserve Busy, pause"), "{}", second.story());
+        stage.step(&mut first, upstream(200));
+        // All is claimed, and the rest given back.
+        let until = UnixTime::from_secs(stage.now + 60);
+        assert!(matches!(
+            stage.meddle(payer.id, u64::MAX, &Operation::BeginRefund { until }),
+            channel::Answer::Row(row) if row.charged == 2 * PRICE
+        ));
+        let at = UnixTime::from_secs(stage.now);
+        let chain = OnChain { balance: 2 * PRICE, total_claimed: 2 * PRICE, at, ..OnChain::default() };
+        stage.meddle(payer.id, u64::MAX, &Operation::Refunded { chain });
+        stage.step(&mut second, Event::Tick);
+        assert_eq!((second.status(), second.reason()), (402, STALE), "{}", second.story());
+        assert!(second.forwarded.is_none());
     }
 }
 
@@ -991,7 +1108,7 @@ fn a_refund_of_all_ends_the_channel_and_one_of_a_part_goes_on() {
     let request = play(&mut stage, &payer, &all, [payer.verified(DEPOSIT - 2000, PRICE), settled()]);
     assert_eq!(outcome(&request), Outcome::Refunded, "{}", request.story());
     assert_eq!(decode(request.reply_header("payment-response").unwrap())["amount"], (left - 2000).to_string());
-    assert_eq!(books(&stage, &payer), None, "the record is gone");
+    assert!(record(&stage, &payer).is_closed(), "nothing is left but the count");
     assert_eq!(request.settlements.len(), 1);
     // More than there is is all that there is.
     let (mut stage, payer) = charged();
@@ -1062,7 +1179,7 @@ fn a_refund_whose_client_has_gone_or_whose_record_is_not_to_be_had_is_no_secret(
     let refund = paid("/weather", &payer.refund(PRICE, None));
     let request = play(&mut stage, &payer, &refund, [payer.verified(DEPOSIT, 0), Event::Ended, settled()]);
     assert_eq!(outcome(&request), Outcome::Refunded, "{}", request.story());
-    assert_eq!(books(&stage, &payer), None);
+    assert!(record(&stage, &payer).is_closed());
     for answer in [channel::Answer::NotHeld, channel::Answer::Failed] {
         let (mut stage, payer) = charged();
         stage.forced_channel = Some(("refunded", answer));

@@ -178,6 +178,9 @@ fn any_one_call_may_fail() {
             if story.is_held() {
                 // Nor is anything sold while a refund may be on its way.
                 assert!(is_in_flight || story.pays == Pays::Refund, "{what}: it is held");
+                let has_moved = story.scene.facilitator.channel.balance < BALANCE;
+                let is_known = is_in_flight || story.record().is_some_and(|record| record.is_outdated);
+                assert!(is_known || !has_moved, "{what}: what a refund took is sold again");
                 continue;
             }
             // The claim of a deposit is left in flight where the ledger does not let go of it.

@@ -677,7 +677,7 @@ fn unheard(named: Option<TransactionId>) -> Answer {
     Answer::GrantedUnknown(Unheard { named, since: UnixTime::from_secs(NOW), charge: None })
 }
 
-fn lost() -> Event {
+pub(super) fn lost() -> Event {
     Event::Callout(CalloutAnswer::Lost)
 }
 
@@ -702,7 +702,7 @@ fn any_verification(input: &mut Unstructured<'_>) -> Result<Event> {
 }
 
 /// Changes a few bytes.
-fn changed(mut text: Vec<u8>, input: &mut Unstructured<'_>) -> Result<Vec<u8>> {
+pub(super) fn changed(mut text: Vec<u8>, input: &mut Unstructured<'_>) -> Result<Vec<u8>> {
     for _ in 0..input.int_in_range(1..=3_u8)? {
         let at = usize::from(input.arbitrary::<u16>()?) % text.len();
         match input.arbitrary::<u8>()? {

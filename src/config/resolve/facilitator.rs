@@ -9,6 +9,7 @@ use super::{Result, refuse, require};
 use crate::config::Facilitator;
 use crate::config::raw;
 use crate::config::secret::Environment;
+use crate::evm::keccak256;
 use crate::facilitator::cdp::CdpKey;
 use crate::json::Object;
 
@@ -114,6 +115,12 @@ fn facilitator(
         max_failures,
         verify: raw.verify,
     })
+}
+
+/// Returns a name of facilitators, which no others have.
+pub(super) fn identity(facilitators: &[Facilitator]) -> String {
+    let identities: Vec<_> = facilitators.iter().map(|one| one.service.identity()).collect();
+    hex::encode(keccak256(&identities.concat()))
 }
 
 /// Resolves a key of Coinbase's platform.

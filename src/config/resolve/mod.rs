@@ -33,6 +33,7 @@ use std::fmt::Display;
 use super::raw;
 use super::secret::{Environment, Shown};
 use super::{Catalogue, Config, ConfigError, Mode, Route};
+use crate::channel::IS_BUILT_IN;
 use crate::evm::signature::SecretKey;
 use crate::route::{Access, Matcher, RouteTable};
 use network::Networks;
@@ -86,6 +87,7 @@ pub(super) fn config(raw: raw::Config, environment: Environment<'_>) -> Result<C
         needs_principals: checks::needs_principals(&routes)
             || channels.flush.as_ref().is_some_and(|flush| !flush.principals.is_empty()),
         channels,
+        facilitators_identity: if IS_BUILT_IN { facilitator::identity(&facilitators) } else { String::new() },
         payers,
         origins,
         cors_origins: raw.cors.as_ref().map_or(Ok(Vec::new()), origin::cors_origins)?,

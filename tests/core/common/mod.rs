@@ -746,6 +746,7 @@ const fn name_of_channels(operation: &channel::Operation) -> &'static str {
         channel::Operation::Renew => "renew",
         channel::Operation::Refunded { .. } => "refunded",
         channel::Operation::BeginClaim { .. } => "begin claim",
+        channel::Operation::ClaimNow { .. } => "claim now",
         channel::Operation::EndClaim { .. } => "end claim",
         channel::Operation::FailClaim => "fail claim",
         channel::Operation::BeginRefund { .. } => "begin refund",

@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use crate::channels;
 use crate::host::{Failure, NOW};
 use crate::request::Request;
 
@@ -65,6 +66,7 @@ pub struct Case {
 pub fn plugin(body: usize) -> Value {
     let exact = json!({"scheme": "exact", "network": "base-sepolia", "asset": "USDC"});
     let upto = json!({"scheme": "upto", "network": "base-sepolia", "asset": "USDC"});
+    let batch = json!({"scheme": "batch-settlement", "network": "base-sepolia", "asset": "USDC"});
     let hedera = json!({"scheme": "exact", "network": "hedera:mainnet", "pay_to": "0.0.4567", "extra": {"memo": "order"},
         "asset": {"address": "0.0.456858", "decimals": 6, "usd_pegged": true}});
     let solana = json!({"scheme": "exact", "network": "solana", "asset": "USDC", "pay_to": "CKPKJWNdJEqa81x7CkZ14BVPiY6y16Sxs7owznqtWYp5"});
@@ -80,6 +82,8 @@ pub fn plugin(body: usize) -> Value {
     let mut routes = vec![
         priced("/weather", json!([exact])),
         priced("/many", json!([exact, hedera, solana])),
+        priced("/channel", json!([batch])),
+        priced("/channels/{*rest}", json!([exact, batch, upto])),
         priced("/any/{*rest}", json!([exact])),
         by_tokens("/v1/chat/completions", json!("openai")),
         by_tokens("/v1/messages", json!("anthropic")),
@@ -107,6 +111,7 @@ pub fn plugin(body: usize) -> Value {
 pub fn supported() -> Value {
     json!({"kinds": [
         {"x402Version": 2, "scheme": "exact", "network": "eip155:84532"},
+        {"x402Version": 2, "scheme": "batch-settlement", "network": "eip155:84532", "extra": {"receiverAuthorizer": channels::AUTHORIZER}},
         {"x402Version": 2, "scheme": "upto", "network": "eip155:84532", "extra": {"facilitatorAddress": "0x70997970C51812dc3A010C7d01b50e0d17dc79C8"}},
         {"x402Version": 2, "scheme": "exact", "network": "hedera:mainnet", "extra": {"feePayer": "0.0.9"}},
         {"x402Version": 2, "scheme": "exact", "network": "solana:5eykt4UsFv8P8NJdTREpY1vzqKqZKvdp", "extra": {"feePayer": "CKPKJWNdJEqa81x7CkZ14BVPiY6y16Sxs7owznqtWYp5"}},
@@ -412,9 +417,14 @@ fn headers() -> Vec<Case> {
 
 fn urls() -> Vec<Case> {
     let mut cases = Vec::new();
-    for (path, accept) in
-        [("/any/x", ""), ("/many", ""), ("/members/x", ""), ("/weather", "text/html"), ("/any/x", "text/html")]
-    {
+    for (path, accept) in [
+        ("/any/x", ""),
+        ("/many", ""),
+        ("/members/x", ""),
+        ("/channels/x", ""),
+        ("/weather", "text/html"),
+        ("/any/x", "text/html"),
+    ] {
         for alphabet in ["a", "\"", "\\", "\u{e4}", "<", "%", "&amp;", "a=b&"] {
             for longest in [URL, HEAD] {
                 let request =
@@ -488,18 +498,46 @@ fn payments() -> Vec<Case> {
         "extensions",
         "x",
     ];
+    let of_channels = [
+        "payload.type",
+        "payload.channelConfig",
+        "payload.channelConfig.payer",
+        "payload.channelConfig.payerAuthorizer",
+        "payload.channelConfig.receiverAuthorizer",
+        "payload.channelConfig.token",
+        "payload.channelConfig.withdrawDelay",
+        "payload.channelConfig.salt",
+        "payload.voucher",
+        "payload.voucher.channelId",
+        "payload.voucher.maxClaimableAmount",
+        "payload.voucher.signature",
+        "payload.amount",
+        "payload.deposit",
+        "payload.deposit.amount",
+        "payload.deposit.authorization",
+        "payload.deposit.authorization.erc3009Authorization",
+        "payload.deposit.authorization.erc3009Authorization.validBefore",
+        "payload.deposit.authorization.erc3009Authorization.salt",
+        "payload.deposit.authorization.erc3009Authorization.signature",
+        "accepted.extra.receiverAuthorizer",
+        "accepted.extra.withdrawDelay",
+    ];
     let ways = [
         ("/weather", "payment-signature"),
         ("/weather", "x-payment"),
         ("/members/x", "payment-signature"),
         ("/hedera", "payment-signature"),
         ("/solana", "payment-signature"),
+        ("/channel", "payment-signature"),
     ];
     for (path, header) in ways {
-        for (hole, shape) in holes.iter().flat_map(|hole| shapes.iter().map(move |shape| (*hole, *shape))) {
+        let more = if path == "/channel" { &of_channels[..] } else { &[] };
+        let holes = holes.iter().filter(|hole| path != "/channel" || !hole.starts_with("payload."));
+        for (hole, shape) in holes.chain(more).flat_map(|hole| shapes.iter().map(move |shape| (*hole, *shape))) {
             let name = format!("{header} on {path}: {hole} with ({shape:?})*");
             let request = move |size: usize| {
-                let json = with_hole(hole, shape, size * 3 / 4 - 800, path, header);
+                let json =
+                    with_hole(hole, shape, size * 3 / 4 - if path == "/channel" { 2_000 } else { 800 }, path, header);
                 Request::get(path).with(header, STANDARD.encode(json))
             };
             cases.push(case("payment header", name, PAYMENT, request));
@@ -518,6 +556,15 @@ fn with_hole(hole: &str, shape: &str, size: usize, path: &str, header: &str) -> 
             payment["accepted"] = json!({"scheme": "exact", "network": "hedera:mainnet", "amount": "1000", "asset": "0.0.456858", "payTo": "0.0.4567",
                 "maxTimeoutSeconds": 300, "extra": {"memo": "order", "feePayer": "0.0.9"}});
             payment["payload"] = json!({"transaction": "AAAA"});
+        }
+        "/channel" => {
+            payment["accepted"] = channels::accepted();
+            payment["payload"] = channels::voucher(0);
+            payment["payload"]["type"] = json!("deposit");
+            let authorization = json!({"validAfter": "0", "validBefore": (NOW + 100).to_string(), "salt": format!("0x{}", "01".repeat(32)),
+                "signature": format!("0x{}1b", "7f".repeat(64))});
+            payment["payload"]["deposit"] =
+                json!({"amount": "10000", "authorization": {"erc3009Authorization": authorization}});
         }
         "/solana" => {
             payment["accepted"] = json!({"scheme": "exact", "network": "solana:5eykt4UsFv8P8NJdTREpY1vzqKqZKvdp", "amount": "1000",

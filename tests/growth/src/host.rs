@@ -17,7 +17,7 @@ const CAS_MISMATCH: u32 = 8;
 
 /// The context of the plugin.
 const ROOT: u32 = 1;
-/// The clock, in seconds since the epoch. It stands still.
+/// The clock, in seconds since the epoch. It stands still, but for what passes for the worker.
 pub const NOW: u64 = 1_790_000_000;
 /// More than anything here may take.
 const FUEL: u64 = 1 << 60;
@@ -35,6 +35,10 @@ struct State {
     /// Tokens of callouts, with the path of each.
     callouts: VecDeque<(u32, Vec<u8>)>,
     tokens: u32,
+    /// What the facilitator says to `/verify`; no where it is not given.
+    verification: Option<String>,
+    /// Seconds that have passed for the worker.
+    passed: u64,
     replied: Option<u32>,
     forwarded: bool,
     complaints: Vec<String>,
@@ -54,6 +58,8 @@ pub struct Filter {
     store: Store<State>,
     instance: Instance,
     streams: u32,
+    /// Bytes of a channel's record, once they are known.
+    record: Option<usize>,
 }
 
 fn memory(caller: &Caller<'_, State>) -> Memory {
@@ -111,7 +117,7 @@ impl Filter {
         let configuration = plugin.to_string().into_bytes();
         let size = u32::try_from(configuration.len())?;
         store.data_mut().buffers.insert(7, configuration);
-        let mut filter = Self { store, instance, streams: ROOT };
+        let mut filter = Self { store, instance, streams: ROOT, record: None };
         filter.call::<(), ()>("_initialize", ())?;
         filter.call::<_, ()>("proxy_on_context_create", (ROOT, 0_u32))?;
         filter.call::<_, u32>("proxy_on_vm_start", (ROOT, 0_u32))?;
@@ -131,10 +137,13 @@ impl Filter {
     fn answer_callouts(&mut self, supported: &str) -> Result<(), Failure> {
         while let Some((token, path)) = self.store.data_mut().callouts.pop_front() {
             let path = String::from_utf8_lossy(&path);
+            let verification = self.store.data().verification.clone();
             // Nothing here is proven: whoever is asked says no.
             let body = match () {
                 () if path.contains("/supported") => supported,
-                () if path.contains("/verify") => r#"{"isValid":false,"invalidReason":"insufficient_funds"}"#,
+                () if path.contains("/verify") => {
+                    verification.as_deref().unwrap_or(r#"{"isValid":false,"invalidReason":"insufficient_funds"}"#)
+                }
                 () => r#"{"success":false,"errorReason":"insufficient_funds","transaction":"","network":""}"#,
             };
             let state = self.store.data_mut();
@@ -143,6 +152,51 @@ impl Filter {
             let size = u32::try_from(body.len())?;
             self.call::<_, ()>("proxy_on_http_call_response", (ROOT, token, 1_u32, size, 0_u32))?;
         }
+        Ok(())
+    }
+
+    /// From now on `/verify` is answered so.
+    pub fn verify_by(&mut self, answer: String) {
+        self.store.data_mut().verification = Some(answer);
+    }
+
+    /// Lets a second pass for the worker; what that costs.
+    pub fn tick(&mut self) -> Result<u64, Failure> {
+        self.store.data_mut().passed += 1;
+        let before = self.store.get_fuel()?;
+        self.call::<_, ()>("proxy_on_tick", ROOT)?;
+        let instructions = before - self.store.get_fuel()?;
+        self.answer_callouts("{}")?;
+        Ok(instructions)
+    }
+
+    /// Puts so many channels beside the one of this name, on as many pages, in place of those that were there: each like it but
+    /// for its name.
+    pub fn crowd(&mut self, id: &str, channels: usize, pages: usize) -> Result<(), Failure> {
+        let id: Vec<u8> =
+            (2..id.len()).step_by(2).map(|at| u8::from_str_radix(&id[at..at + 2], 16)).collect::<Result<_, _>>()?;
+        let shared = &mut self.store.data_mut().shared;
+        let is_of_it = |value: &[u8]| value.get(1..=id.len()) == Some(&id[..]);
+        let (key, (page, _)) =
+            shared.iter().find(|(_, (value, _))| is_of_it(value)).ok_or("the channel is not remembered")?;
+        // Before others come, it stands alone on its page, and so do its bytes say how long a record is.
+        let length = self.record.unwrap_or(page.len());
+        let record = page[..length].to_vec();
+        let name = String::from_utf8(key.clone())?;
+        let (prefix, number) = name.rsplit_once('.').ok_or("a page has a number")?;
+        let first = number.parse::<usize>()? / pages * pages;
+        let key_of = |page: usize| format!("{prefix}.{page}").into_bytes();
+        let own = key.clone();
+        for page in first..first + pages {
+            shared.remove(&key_of(page));
+        }
+        shared.insert(own, (record.clone(), 1));
+        for channel in 0..channels {
+            let mut other = record.clone();
+            other[1..9].copy_from_slice(&u64::try_from(channel)?.to_be_bytes());
+            shared.entry(key_of(first + channel % pages)).or_insert((Vec::new(), 1)).0.extend(other);
+        }
+        self.record = Some(length);
         Ok(())
     }
 
@@ -211,7 +265,8 @@ fn link(store: &mut Store<State>, linker: &mut Linker<State>) -> Result<(), Fail
     add(
         "proxy_get_current_time_nanoseconds",
         Func::wrap(&mut *store, |mut caller: Caller<'_, State>, at: u32| -> u32 {
-            write(&mut caller, at, &(NOW * 1_000_000_000).to_le_bytes());
+            let now = NOW + caller.data().passed;
+            write(&mut caller, at, &(now * 1_000_000_000).to_le_bytes());
             OK
         }),
     )?;

@@ -6,6 +6,7 @@
 #![allow(clippy::expect_used, reason = "a runner that cannot run may say so and stop")]
 
 mod cases;
+mod channels;
 mod host;
 mod request;
 
@@ -128,6 +129,11 @@ fn run() -> Result<bool, Failure> {
         filter.play(&request)?;
         let Outcome { instructions, status } = filter.play(&request)?;
         println!("worst {}: {instructions} instructions, {status} ({})", case.kind, case.name);
+    }
+    if kinds.is_empty() || kinds.iter().any(|kind| kind == "channels") {
+        let (cases, complaints) = channels::measure(&wasm, &plugin, &supported)?;
+        complaints.iter().for_each(|complaint| println!("FAILED channels: {complaint}"));
+        (passed, failed) = (passed + cases - complaints.len(), failed + complaints.len());
     }
     println!("growth result: {passed} passed; {failed} failed");
     Ok(failed == 0)

@@ -355,8 +355,11 @@ pub struct Totals {
 }
 
 impl Totals {
-    /// Adds a channel.
+    /// Adds a channel, unless it is empty.
     pub fn add(&mut self, record: &Record, is_wanted: bool, now: UnixTime) {
+        if record.chain.balance <= record.chain.total_claimed && record.unclaimed() == 0 {
+            return;
+        }
         /// Claims that may fail before somebody should look.
         const MOST_FAILED: u8 = 2;
         let begun = record.chain.withdraw_requested_at;

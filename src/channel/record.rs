@@ -284,8 +284,6 @@ pub enum Change {
     Keep,
     /// The record is this one from now on.
     Put(Box<Record>),
-    /// The record goes.
-    Remove,
 }
 
 /// Returns what becomes of a record by an operation of `owner`, and the answer. Pure: the rules of channels.
@@ -298,7 +296,6 @@ pub fn apply(record: Option<&Record>, owner: u64, operation: &Operation, now: Un
     let change = match after {
         Some(after) if Some(&after) == record => Change::Keep,
         Some(after) => Change::Put(Box::new(after)),
-        None if record.is_some() => Change::Remove,
         None => Change::Keep,
     };
     (change, answer)
@@ -314,7 +311,7 @@ fn reserve(known: Option<&Record>, owner: u64, wanted: &Reserve, now: UnixTime) 
     };
     // What is not reserved leaves no new record, but the news.
     let refuse = |record: Record, answer| (known.map(|_| record), answer);
-    if record.is_outdated || now.as_secs().saturating_sub(record.chain.at.as_secs()) > record.lifetime() {
+    if record.is_in_doubt(now) || now.as_secs().saturating_sub(record.chain.at.as_secs()) > record.lifetime() {
         return refuse(record, Answer::AskFirst);
     }
     if record.chain.withdraw_requested_at != 0 && !is_refund {
@@ -395,10 +392,6 @@ fn go_on(mut record: Record, owner: u64, operation: &Operation, now: UnixTime) -
         (Operation::Refunded { chain }, Some(hold)) if hold.purpose == Purpose::Refund => {
             record = record.refunded(*chain, now);
             record.hold = None;
-            let is_empty = record.chain.balance <= record.charged && record.unclaimed() == 0;
-            if is_empty {
-                return (None, Answer::Granted(record.standing()));
-            }
         }
         (Operation::BeginClaim { .. }, _) if record.unclaimed() == 0 => return (Some(record), Answer::NotHeld),
         (Operation::BeginClaim { .. }, _) if !is_claiming && record.is_claimed_at(now) => {
@@ -439,6 +432,9 @@ fn go_on(mut record: Record, owner: u64, operation: &Operation, now: UnixTime) -
     (Some(record), Answer::Granted(record.standing()))
 }
 
+/// Seconds that no question takes longer than.
+const OVERLAP_SECONDS: u64 = 600;
+
 /// The owner of what nobody owns.
 const NOBODY: u64 = u64::MAX;
 
@@ -467,7 +463,7 @@ impl Record {
     /// The record with news from the chain, unless they are older than what is known. What is claimed stays claimed.
     #[must_use]
     fn refreshed(mut self, news: Option<OnChain>) -> Self {
-        if let Some(news) = news.filter(|news| news.at >= self.chain.at) {
+        if let Some(news) = news.filter(|news| news.at >= self.chain.at && !self.is_outrun(news)) {
             let total_claimed = news.total_claimed.max(self.chain.total_claimed);
             if total_claimed > self.chain.total_claimed {
                 self.moved_at = self.moved_at.max(news.at);
@@ -481,6 +477,19 @@ impl Record {
         self
     }
 
+    /// Returns whether a refund has come about since somebody looked for these news.
+    fn is_outrun(&self, news: &OnChain) -> bool {
+        news.refund_nonce < self.chain.refund_nonce && news.at < self.moved_at.plus(OVERLAP_SECONDS)
+    }
+
+    /// Returns whether something may have happened on the chain that is not known: somebody has said so, or the request for a refund
+    /// has vanished, whose worker has failed, and nobody has told of the channel since.
+    fn is_in_doubt(&self, now: UnixTime) -> bool {
+        let has_vanished =
+            |hold: Hold| hold.purpose == Purpose::Refund && hold.until <= now && self.chain.at < hold.until;
+        self.is_outdated || self.hold.is_some_and(has_vanished)
+    }
+
     /// The record once a deposit has come about, where one has. A block that was read meanwhile may be from before it.
     #[must_use]
     fn deposited(mut self, news: Option<OnChain>, now: UnixTime) -> Self {
@@ -492,7 +501,8 @@ impl Record {
         self
     }
 
-    /// The record once a refund has come about. A block that was read meanwhile may be from before it.
+    /// The record once a refund has come about. It is kept though the channel is empty: who has asked about the channel before may still
+    /// come with the answer, and would make a new record of what is gone. A block that was read meanwhile may be from before it.
     #[must_use]
     fn refunded(mut self, news: OnChain, now: UnixTime) -> Self {
         self = self.refreshed(Some(news));
@@ -526,7 +536,7 @@ impl Record {
         let is_in_use = self.last_used.plus(lifetime) > now || self.is_held_at(now) || self.unclaimed() > 0;
         let age = now.as_secs().saturating_sub(self.chain.at.as_secs());
         let due = lifetime.checked_div(2).unwrap_or(0).max(lag.saturating_mul(2));
-        is_in_use && (self.is_outdated || age >= due)
+        is_in_use && (self.is_in_doubt(now) || age >= due)
     }
 
     /// Seconds that what is known of the chain is good for: the official server's figure.

@@ -119,7 +119,6 @@ impl Life {
         match change {
             Change::Keep => {}
             Change::Put(record) => self.0 = Some(*record),
-            Change::Remove => self.0 = None,
         }
         answer
     }

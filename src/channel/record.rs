@@ -432,7 +432,7 @@ fn go_on(mut record: Record, owner: u64, operation: &Operation, now: UnixTime) -
     (Some(record), Answer::Granted(record.standing()))
 }
 
-/// Seconds that no question takes longer than.
+/// Seconds that no question takes longer than, and in which no withdrawal is over.
 const OVERLAP_SECONDS: u64 = 600;
 
 /// The owner of what nobody owns.
@@ -465,16 +465,27 @@ impl Record {
     fn refreshed(mut self, news: Option<OnChain>) -> Self {
         if let Some(news) = news.filter(|news| news.at >= self.chain.at && !self.is_outrun(news)) {
             let total_claimed = news.total_claimed.max(self.chain.total_claimed);
+            let withdraw_requested_at = self.withdrawal_since(&news);
             if total_claimed > self.chain.total_claimed {
                 self.moved_at = self.moved_at.max(news.at);
             }
-            self.chain = OnChain { total_claimed, ..news };
+            self.chain = OnChain { total_claimed, withdraw_requested_at, ..news };
             self.is_outdated = false;
             if self.unclaimed() == 0 {
                 self.unclaimed_since = UnixTime::default();
             }
         }
         self
+    }
+
+    /// The time at which the payer began to withdraw, by news that are no older than what is known. Who tells of no withdrawal soon
+    /// after one has begun may have looked before that.
+    fn withdrawal_since(&self, news: &OnChain) -> u64 {
+        let begun = self.chain.withdraw_requested_at;
+        let is_later = news.at >= UnixTime::from_secs(begun).min(self.chain.at).plus(OVERLAP_SECONDS);
+        // A refund takes from what is to be withdrawn.
+        let may_be_over = is_later || news.refund_nonce > self.chain.refund_nonce;
+        if news.withdraw_requested_at == 0 && !may_be_over { begun } else { news.withdraw_requested_at }
     }
 
     /// Returns whether a refund has come about since somebody looked for these news.

@@ -744,6 +744,34 @@ fn a_withdrawal_ends_the_channel_and_is_claimed_at_once() {
 }
 
 #[test]
+fn who_looked_before_a_withdrawal_does_not_undo_it() {
+    let begun = |life: &mut Life| {
+        let withdrawing = OnChain { withdraw_requested_at: at(40).as_secs(), ..state(40, 100, 20) };
+        assert!(matches!(life.perform(40, 0, &Operation::Refresh { chain: withdrawing }), Answer::Granted(_)));
+    };
+    // What was asked before comes after, in the same second or in a later one.
+    for (now, answer) in [
+        (40, Answer::Withdrawing),
+        (45, Answer::Withdrawing),
+        (639, Answer::Withdrawing),
+        (640, Answer::Reserved { base: 30 }),
+    ] {
+        let mut life = Life::begun();
+        begun(&mut life);
+        let chain = Some(state(now, 100, 20));
+        assert_eq!(life.reserve(now, 2, |wanted| (wanted.max_claimable, wanted.chain) = (40, chain)), answer, "{now}");
+    }
+    // A refund takes from what is to be withdrawn.
+    let mut life = Life::begun();
+    begun(&mut life);
+    let refunded = Some(OnChain { refund_nonce: 1, ..state(45, 60, 20) });
+    assert_eq!(
+        life.reserve(45, 2, |wanted| (wanted.max_claimable, wanted.chain) = (40, refunded)),
+        Answer::Reserved { base: 30 }
+    );
+}
+
+#[test]
 fn a_refund_that_nobody_ended_may_have_come_about() {
     let refunding = || {
         let mut life = Life::begun();

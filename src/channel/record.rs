@@ -541,13 +541,16 @@ impl Record {
     }
 
     /// Returns whether the chain should be asked of it, that no request has to ask first and that a withdrawal is seen: it is in
-    /// use, or something is unclaimed, and what is known is about to wear out. `lag` is how many seconds old the chain's word is when it comes.
+    /// use, or something is unclaimed, and what is known is about to wear out. Or somebody has said that a deposit or a claim has come about,
+    /// and no block has shown it. `lag` is how many seconds old the chain's word is when it comes.
     pub fn wants_news(&self, lag: u64, now: UnixTime) -> bool {
         let lifetime = self.lifetime();
         let is_in_use = self.last_used.plus(lifetime) > now || self.is_held_at(now) || self.unclaimed() > 0;
         let age = now.as_secs().saturating_sub(self.chain.at.as_secs());
         let due = lifetime.checked_div(2).unwrap_or(0).max(lag.saturating_mul(2));
-        is_in_use && (self.is_in_doubt(now) || age >= due)
+        let has_moved = self.moved_at >= self.chain.at && self.moved_at != UnixTime::default();
+        let is_unproven = has_moved && self.moved_at.plus(due) <= now;
+        is_in_use && (self.is_in_doubt(now) || age >= due) || is_unproven
     }
 
     /// Seconds that what is known of the chain is good for: the official server's figure.

@@ -158,6 +158,12 @@ impl Keeper {
         self.refunds.push_back(refundable);
     }
 
+    /// Returns whether a channel that is taken in to be given back is asked for at once: one that waits might do so until its hold
+    /// ends, and be given back while others are served for what it holds.
+    pub fn has_room_for_refund(&self) -> bool {
+        self.refunds.len().saturating_add(self.refunding) < MOST_REFUNDS
+    }
+
     /// Returns whether nothing waits and nothing is under way.
     pub fn is_idle(&self) -> bool {
         self.claims.is_empty()
@@ -533,6 +539,23 @@ mod tests {
             let consequences = refundable().renewed(over).unwrap_err();
             assert_eq!(consequences.operations, [(row(1).id, Operation::Release { chain: Some(over) })]);
         }
+    }
+
+    #[test]
+    fn no_refund_waits_for_others() {
+        let mut keeper = Keeper::default();
+        let mut taken = 0;
+        while keeper.has_room_for_refund() {
+            keeper.refund(Refundable { row: row(1), chain: OnChain::default() });
+            taken += 1;
+        }
+        assert_eq!(taken, MOST_REFUNDS);
+        let mut jobs = keeper.take_due(at(0));
+        assert_eq!(jobs.len(), taken);
+        assert!(!keeper.has_room_for_refund());
+        let (group, job) = jobs.pop().unwrap();
+        keeper.on_answer(group, job, Said::Done, at(1));
+        assert!(keeper.has_room_for_refund());
     }
 
     #[test]

@@ -132,7 +132,7 @@ pub struct Consequences {
 }
 
 /// The work that waits, and the work that is under way: of each group at most one claim or payout at a time.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Keeper {
     claims: BTreeMap<Group, VecDeque<Batch>>,
     payouts: BTreeMap<Group, Payout>,

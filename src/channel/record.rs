@@ -289,8 +289,6 @@ pub enum Change {
     Keep,
     /// The record is this one from now on.
     Put(Box<Record>),
-    /// The record goes.
-    Remove,
 }
 
 /// Returns what becomes of a record by an operation of `owner`, and the answer. Pure: the rules of channels.
@@ -304,7 +302,6 @@ pub fn apply(record: Option<&Record>, owner: u64, operation: &Operation, now: Un
     let change = match after {
         Some(after) if Some(&after) == record => Change::Keep,
         Some(after) => Change::Put(Box::new(after)),
-        None if record.is_some() => Change::Remove,
         None => Change::Keep,
     };
     (change, answer)
@@ -320,7 +317,7 @@ fn reserve(known: Option<&Record>, owner: u64, wanted: &Reserve, now: UnixTime) 
     };
     // What is not reserved leaves no new record, but the news.
     let refuse = |record: Record, answer| (known.map(|_| record), answer);
-    if record.is_outdated || now.as_secs().saturating_sub(record.chain.at.as_secs()) > record.lifetime() {
+    if record.is_in_doubt(now) || now.as_secs().saturating_sub(record.chain.at.as_secs()) > record.lifetime() {
         return refuse(record, Answer::AskFirst);
     }
     if record.chain.withdraw_requested_at != 0 && !is_refund {
@@ -448,6 +445,9 @@ fn go_on(mut record: Record, owner: u64, operation: &Operation, now: UnixTime) -
     (Some(record), Answer::Granted(record.standing()))
 }
 
+/// Seconds that no question takes longer than, and in which no withdrawal is over.
+const OVERLAP_SECONDS: u64 = 600;
+
 /// The owner of what nobody owns.
 const NOBODY: u64 = u64::MAX;
 
@@ -476,15 +476,39 @@ impl Record {
     /// The record with news from the chain, unless they are older than what is known. What is claimed stays claimed.
     #[must_use]
     fn refreshed(mut self, news: Option<OnChain>) -> Self {
-        if let Some(news) = news.filter(|news| news.at >= self.chain.at) {
+        if let Some(news) = news.filter(|news| news.at >= self.chain.at && !self.is_outrun(news)) {
             let total_claimed = news.total_claimed.max(self.chain.total_claimed);
+            let withdraw_requested_at = self.withdrawal_since(&news);
             if total_claimed > self.chain.total_claimed {
                 self.moved_at = self.moved_at.max(news.at);
             }
-            self.chain = OnChain { total_claimed, ..news };
+            self.chain = OnChain { total_claimed, withdraw_requested_at, ..news };
             self.is_outdated = false;
         }
         self
+    }
+
+    /// The time at which the payer began to withdraw, by news that are no older than what is known. Who tells of no withdrawal soon
+    /// after one has begun may have looked before that.
+    fn withdrawal_since(&self, news: &OnChain) -> u64 {
+        let begun = self.chain.withdraw_requested_at;
+        let is_later = news.at >= UnixTime::from_secs(begun).min(self.chain.at).plus(OVERLAP_SECONDS);
+        // A refund takes from what is to be withdrawn.
+        let may_be_over = is_later || news.refund_nonce > self.chain.refund_nonce;
+        if news.withdraw_requested_at == 0 && !may_be_over { begun } else { news.withdraw_requested_at }
+    }
+
+    /// Returns whether a refund has come about since somebody looked for these news.
+    fn is_outrun(&self, news: &OnChain) -> bool {
+        news.refund_nonce < self.chain.refund_nonce && news.at < self.moved_at.plus(OVERLAP_SECONDS)
+    }
+
+    /// Returns whether something may have happened on the chain that is not known: somebody has said so, or the request for a refund
+    /// has vanished, whose worker has failed, and nobody has told of the channel since.
+    fn is_in_doubt(&self, now: UnixTime) -> bool {
+        let has_vanished =
+            |hold: Hold| hold.purpose == Purpose::Refund && hold.until <= now && self.chain.at < hold.until;
+        self.is_outdated || self.hold.is_some_and(has_vanished)
     }
 
     /// The record once a deposit has come about, where one has. A block that was read meanwhile may be from before it.
@@ -498,7 +522,8 @@ impl Record {
         self
     }
 
-    /// The record once a refund has come about. A block that was read meanwhile may be from before it.
+    /// The record once a refund has come about. It is kept though the channel is empty: who has asked about the channel before may still
+    /// come with the answer, and would make a new record of what is gone. A block that was read meanwhile may be from before it.
     #[must_use]
     fn refunded(mut self, news: OnChain, now: UnixTime) -> Self {
         self = self.refreshed(Some(news));
@@ -538,13 +563,16 @@ impl Record {
     }
 
     /// Returns whether the chain should be asked of it, that no request has to ask first and that a withdrawal is seen: it is in
-    /// use, or something is unclaimed, and what is known is about to wear out. `lag` is how many seconds old the chain's word is when it comes.
+    /// use, or something is unclaimed, and what is known is about to wear out. Or somebody has said that a deposit or a claim has come about,
+    /// and no block has shown it. `lag` is how many seconds old the chain's word is when it comes.
     pub fn wants_news(&self, lag: u64, now: UnixTime) -> bool {
         let lifetime = self.lifetime();
         let is_in_use = self.last_used.plus(lifetime) > now || self.is_held_at(now) || self.unclaimed() > 0;
         let age = now.as_secs().saturating_sub(self.chain.at.as_secs());
         let due = lifetime.checked_div(2).unwrap_or(0).max(lag.saturating_mul(2));
-        is_in_use && (self.is_outdated || age >= due)
+        let has_moved = self.moved_at >= self.chain.at && self.moved_at != UnixTime::default();
+        let is_unproven = has_moved && self.moved_at.plus(due) <= now;
+        is_in_use && (self.is_in_doubt(now) || age >= due) || is_unproven
     }
 
     /// Seconds that what is known of the chain is good for: the official server's figure.

@@ -73,7 +73,6 @@ impl Channels {
         let (change, answer) = apply(record.as_ref(), owner.0, operation, now);
         match change {
             Change::Keep => return Ok(Some(answer)),
-            Change::Remove => bytes = without(records, position),
             Change::Put(record) => {
                 let is_full = records.len() >= self.records_per_page;
                 if position.is_none() && is_full {

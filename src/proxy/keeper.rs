@@ -407,6 +407,7 @@ impl Keeping {
         }
         match due {
             Due::Nothing => {}
+            Due::Refund if !self.keeper.has_room_for_refund() => {}
             Due::Claim { is_urgent } => {
                 let until = now.plus(CLAIM_SECONDS);
                 let wish = match self.flush {

@@ -1109,12 +1109,30 @@ fn a_refund_of_all_ends_the_channel_and_one_of_a_part_goes_on() {
     assert_eq!(outcome(&request), Outcome::Refunded, "{}", request.story());
     assert_eq!(decode(request.reply_header("payment-response").unwrap())["amount"], (left - 2000).to_string());
     assert!(record(&stage, &payer).is_closed(), "nothing is left but the count");
+    assert_eq!(books(&stage, &payer), Some((PRICE, PRICE, PRICE)), "the record stays");
     assert_eq!(request.settlements.len(), 1);
     // More than there is is all that there is.
     let (mut stage, payer) = charged();
     let more = paid("/weather", &payer.refund(PRICE, Some(u128::MAX)));
     let request = play(&mut stage, &payer, &more, [payer.verified(DEPOSIT, 0), settled()]);
     assert_eq!(decode(request.reply_header("payment-response").unwrap())["amount"], left.to_string());
+}
+
+#[test]
+fn who_was_verified_before_a_refund_gets_nothing_out_of_the_empty_channel() {
+    let (mut stage, payer) = charged();
+    // A second deposit is never sent: it only makes the facilitator be asked before the refund, and heard of after it.
+    let mut late = stage.start(&paid("/weather", &payer.deposit(2 * PRICE, PRICE, 9)));
+    let refund = paid("/weather", &payer.refund(PRICE, None));
+    let refunded = play(&mut stage, &payer, &refund, [payer.verified(DEPOSIT, 0), settled()]);
+    assert_eq!(outcome(&refunded), Outcome::Refunded, "{}", refunded.story());
+    stage.step(&mut late, payer.verified(DEPOSIT, 0));
+    let balance = record(&stage, &payer).chain.balance;
+    assert_eq!(balance, PRICE, "news from before the refund: {}", late.story());
+    let voucher = paid("/weather", &payer.voucher(3 * PRICE));
+    stage.step(&mut late, Event::Ended);
+    let next = stage.play(&voucher, [payer.verified(DEPOSIT, 0)]);
+    assert_eq!(next.status(), 402, "{}", next.story());
 }
 
 #[test]
@@ -1180,6 +1198,7 @@ fn a_refund_whose_client_has_gone_or_whose_record_is_not_to_be_had_is_no_secret(
     let request = play(&mut stage, &payer, &refund, [payer.verified(DEPOSIT, 0), Event::Ended, settled()]);
     assert_eq!(outcome(&request), Outcome::Refunded, "{}", request.story());
     assert!(record(&stage, &payer).is_closed());
+    assert_eq!(books(&stage, &payer), Some((PRICE, PRICE, PRICE)));
     for answer in [channel::Answer::NotHeld, channel::Answer::Failed] {
         let (mut stage, payer) = charged();
         stage.forced_channel = Some(("refunded", answer));

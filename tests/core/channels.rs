@@ -567,7 +567,6 @@ impl Life {
         match change {
             Change::Keep => {}
             Change::Put(record) => self.record = Some(*record),
-            Change::Remove => self.record = None,
         }
         answer
     }
@@ -745,6 +744,68 @@ fn a_withdrawal_ends_the_channel_and_is_claimed_at_once() {
 }
 
 #[test]
+fn who_looked_before_a_withdrawal_does_not_undo_it() {
+    let begun = |life: &mut Life| {
+        let withdrawing = OnChain { withdraw_requested_at: at(40).as_secs(), ..state(40, 100, 20) };
+        assert!(matches!(life.perform(40, 0, &Operation::Refresh { chain: withdrawing }), Answer::Granted(_)));
+    };
+    // What was asked before comes after, in the same second or in a later one.
+    for (now, answer) in [
+        (40, Answer::Withdrawing),
+        (45, Answer::Withdrawing),
+        (639, Answer::Withdrawing),
+        (640, Answer::Reserved { base: 30 }),
+    ] {
+        let mut life = Life::begun();
+        begun(&mut life);
+        let chain = Some(state(now, 100, 20));
+        assert_eq!(life.reserve(now, 2, |wanted| (wanted.max_claimable, wanted.chain) = (40, chain)), answer, "{now}");
+    }
+    // A refund takes from what is to be withdrawn.
+    let mut life = Life::begun();
+    begun(&mut life);
+    let refunded = Some(OnChain { refund_nonce: 1, ..state(45, 60, 20) });
+    assert_eq!(
+        life.reserve(45, 2, |wanted| (wanted.max_claimable, wanted.chain) = (40, refunded)),
+        Answer::Reserved { base: 30 }
+    );
+}
+
+#[test]
+fn a_refund_that_nobody_ended_may_have_come_about() {
+    let refunding = || {
+        let mut life = Life::begun();
+        let chain = Some(state(1, 100, 20));
+        let reserved = life.reserve(1, 2, |wanted| {
+            (wanted.max_claimable, wanted.purpose, wanted.chain) = (30, Purpose::Refund, chain);
+        });
+        assert_eq!(reserved, Answer::Reserved { base: 30 });
+        life
+    };
+    // Its worker has failed: the money may be gone.
+    let mut life = refunding();
+    let next = |wanted: &mut Reserve| wanted.max_claimable = 40;
+    assert_eq!(life.reserve(10, 3, next), Answer::Busy);
+    assert_eq!(life.reserve(11, 3, next), Answer::AskFirst);
+    assert!(life.record.unwrap().wants_news(0, at(11)) && !life.record.unwrap().wants_news(0, at(10)));
+    // News from while it was under way prove nothing, and those since do.
+    for (read, answer) in [(10, Answer::AskFirst), (11, Answer::OverBalance)] {
+        let mut life = refunding();
+        life.perform(12, 0, &Operation::Refresh { chain: state(read, 30, 30) });
+        assert_eq!(life.reserve(12, 3, next), answer);
+    }
+    let chain = Some(state(12, 100, 20));
+    assert_eq!(
+        life.reserve(12, 3, |wanted| (wanted.max_claimable, wanted.chain) = (40, chain)),
+        Answer::Reserved { base: 30 }
+    );
+    // Of one that ended nothing is in doubt.
+    let mut life = refunding();
+    assert!(matches!(life.perform(2, 2, &Operation::Release { chain: None }), Answer::Granted(_)));
+    assert_eq!(life.reserve(11, 3, next), Answer::Reserved { base: 30 });
+}
+
+#[test]
 fn a_refund_is_for_what_is_charged() {
     let refund = |life: &mut Life, max: u128| {
         life.reserve(1, 2, |wanted| {
@@ -757,7 +818,8 @@ fn a_refund_is_for_what_is_charged() {
     assert_eq!(refund(&mut life, 30), Answer::Reserved { base: 30 });
     assert_eq!(life.standing().max_claimable, 40);
     assert_eq!(life.charge(1, 2, 1), Answer::TooMuch);
-    let refunded = |balance, claimed| Operation::Refunded { chain: state(2, balance, claimed) };
+    let refunded =
+        |balance, claimed| Operation::Refunded { chain: OnChain { refund_nonce: 1, ..state(2, balance, claimed) } };
     assert_eq!(life.perform(2, 3, &refunded(30, 30)), Answer::NotHeld);
     assert!(matches!(life.perform(2, 2, &refunded(30, 30)), Answer::Granted(_)));
     // Its count stays for a while: who heard of the channel before does not begin anew.
@@ -766,6 +828,12 @@ fn a_refund_is_for_what_is_charged() {
     let early = life.reserve(2, 3, |wanted| (wanted.max_claimable, wanted.chain) = (30, Some(state(1, 100, 20))));
     assert!(matches!(early, Answer::Stale(standing) if standing.charged == 30), "{early:?}");
     assert_eq!(life.record.unwrap().chain.balance, 30);
+    // Who was told of the channel before that comes too late with it.
+    let late = |now| OnChain { refund_nonce: 0, ..state(now, 100, 20) };
+    assert_eq!(
+        life.reserve(3, 3, |wanted| (wanted.max_claimable, wanted.chain) = (40, Some(late(3)))),
+        Answer::OverBalance
+    );
     // In part; and what is yet to be claimed is not forgotten.
     for (balance, claimed) in [(31, 30), (30, 29)] {
         let mut life = Life::begun();

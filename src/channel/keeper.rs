@@ -338,7 +338,7 @@ fn on_refund(Refundable { row, chain }: Refundable, said: Said) -> Consequences 
 /// What channels in one token hold, for stats.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Channels.
+    /// Channels that hold something, or of which something is to be claimed.
     pub channels: u64,
     /// Atomic units that they hold, without what is claimed.
     pub deposited: u128,
@@ -355,8 +355,11 @@ pub struct Totals {
 }
 
 impl Totals {
-    /// Adds a channel.
+    /// Adds a channel, unless it is empty.
     pub fn add(&mut self, record: &Record, is_wanted: bool, now: UnixTime) {
+        if record.is_empty() {
+            return;
+        }
         /// Claims that may fail before somebody should look.
         const MOST_FAILED: u8 = 2;
         let begun = record.chain.withdraw_requested_at;

@@ -348,8 +348,12 @@ fn reserve(known: Option<&Record>, owner: u64, wanted: &Reserve, now: UnixTime) 
         record.last_used = now;
         return (Some(record), Answer::Repeat { charged: last.amount, standing });
     }
-    // A higher count than this one: another proxy has served the client since.
-    let base = max.saturating_sub(amount).max(base);
+    // A higher count than this one: another proxy has served the client since, for no more than the channel held.
+    let count = max.saturating_sub(amount);
+    if count > record.chain.balance && count > record.standing().charged {
+        return refuse(record, Answer::OverBalance);
+    }
+    let base = count.max(base);
     if base.checked_add(amount) != Some(max) {
         let standing = record.standing();
         return refuse(record, Answer::Stale(standing));
@@ -378,10 +382,10 @@ fn go_on(mut record: Record, owner: u64, operation: &Operation, now: UnixTime) -
             record.hold = Some(Hold { until: hold.until.max(*until), ..hold });
         }
         (Operation::Charge { amount, chain }, Some(hold)) => {
-            return record.deposited(*chain, now).charge(hold, *amount, now);
+            return record.deposited(*chain, hold, now).charge(hold, *amount, now);
         }
         (Operation::Release { chain }, Some(hold)) => {
-            record = record.deposited(*chain, now);
+            record = record.deposited(*chain, hold, now);
             record.hold = None;
             // What was not answered once more may still be.
             record.last.is_repeated &= !hold.is_repeat;
@@ -393,12 +397,9 @@ fn go_on(mut record: Record, owner: u64, operation: &Operation, now: UnixTime) -
             record.chain.at = record.chain.at.max(now);
         }
         (Operation::Refunded { chain }, Some(hold)) if hold.purpose == Purpose::Refund => {
+            // The record stays, for requests may be under way that were told of the money while it was there.
             record = record.refunded(*chain, now);
             record.hold = None;
-            let is_empty = record.chain.balance <= record.charged && record.unclaimed() == 0;
-            if is_empty {
-                return (None, Answer::Granted(record.standing()));
-            }
         }
         (Operation::BeginClaim { .. }, _) if record.unclaimed() == 0 => return (Some(record), Answer::NotHeld),
         (Operation::BeginClaim { .. }, _) if !is_claiming && record.is_claimed_at(now) => {
@@ -439,6 +440,12 @@ fn go_on(mut record: Record, owner: u64, operation: &Operation, now: UnixTime) -
     (Some(record), Answer::Granted(record.standing()))
 }
 
+/// Seconds after a refund in which somebody may still come who was told of the channel before it.
+const REFUND_SECONDS: u64 = 300;
+
+/// Seconds that a record of a channel that holds something is kept in any case.
+const KEPT_SECONDS: u64 = 3600;
+
 /// The owner of what nobody owns.
 const NOBODY: u64 = u64::MAX;
 
@@ -467,7 +474,7 @@ impl Record {
     /// The record with news from the chain, unless they are older than what is known. What is claimed stays claimed.
     #[must_use]
     fn refreshed(mut self, news: Option<OnChain>) -> Self {
-        if let Some(news) = news.filter(|news| news.at >= self.chain.at) {
+        if let Some(news) = news.filter(|news| news.at >= self.chain.at && !self.is_before_refund(news)) {
             let total_claimed = news.total_claimed.max(self.chain.total_claimed);
             if total_claimed > self.chain.total_claimed {
                 self.moved_at = self.moved_at.max(news.at);
@@ -481,15 +488,50 @@ impl Record {
         self
     }
 
-    /// The record once a deposit has come about, where one has. A block that was read meanwhile may be from before it.
+    /// Returns whether news are of the time before the last refund, though they came behind it. Each refund has the next nonce;
+    /// that they are believed all the same in the end is for a chain that has forgotten the refund.
+    fn is_before_refund(&self, news: &OnChain) -> bool {
+        news.refund_nonce < self.chain.refund_nonce && news.at < self.moved_at.plus(REFUND_SECONDS)
+    }
+
+    /// The record once the deposit of the request that holds the channel has come about, where it has. A block that was read
+    /// meanwhile may be from before it.
     #[must_use]
-    fn deposited(mut self, news: Option<OnChain>, now: UnixTime) -> Self {
-        self = self.refreshed(news);
+    fn deposited(mut self, news: Option<OnChain>, hold: Hold, now: UnixTime) -> Self {
         if let Some(news) = news {
-            self.chain.balance = self.chain.balance.max(news.balance);
+            let balance = match hold.purpose {
+                Purpose::Deposit { amount } if self.is_before_refund(&news) => {
+                    self.chain.balance.saturating_add(amount)
+                }
+                _ => news.balance,
+            };
+            self = self.refreshed(Some(news));
+            self.chain.balance = self.chain.balance.max(balance);
             self.moved_at = now;
         }
         self
+    }
+
+    /// Returns whether the channel holds nothing, and nothing of it is to be claimed.
+    pub fn is_empty(&self) -> bool {
+        self.chain.balance <= self.chain.total_claimed && self.unclaimed() == 0
+    }
+
+    /// Returns whether nothing was ever put into the channel, and no request holds it: then nothing is forgotten with the record.
+    /// Else everybody could fill the ledger for nothing, by deposits for requests that fail.
+    pub fn is_unused(&self, now: UnixTime) -> bool {
+        let is_untouched = self.charged == 0 && self.chain.balance == 0 && self.moved_at == UnixTime::default();
+        is_untouched && !self.is_held_at(now)
+    }
+
+    /// Returns whether the record may be forgotten where there is no room for another: nobody uses it, and nothing is lost with
+    /// it that the chain and the client do not know.
+    pub fn is_needless(&self, now: UnixTime) -> bool {
+        let seconds = if self.is_empty() { REFUND_SECONDS } else { KEPT_SECONDS };
+        self.unclaimed() == 0
+            && !self.is_held_at(now)
+            && !self.is_claimed_at(now)
+            && self.last_used.max(self.moved_at).plus(seconds) <= now
     }
 
     /// The record once a refund has come about. A block that was read meanwhile may be from before it.

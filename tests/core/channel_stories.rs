@@ -991,7 +991,7 @@ fn a_refund_of_all_ends_the_channel_and_one_of_a_part_goes_on() {
     let request = play(&mut stage, &payer, &all, [payer.verified(DEPOSIT - 2000, PRICE), settled()]);
     assert_eq!(outcome(&request), Outcome::Refunded, "{}", request.story());
     assert_eq!(decode(request.reply_header("payment-response").unwrap())["amount"], (left - 2000).to_string());
-    assert_eq!(books(&stage, &payer), None, "the record is gone");
+    assert_eq!(books(&stage, &payer), Some((PRICE, PRICE, PRICE)), "nothing is left");
     assert_eq!(request.settlements.len(), 1);
     // More than there is is all that there is.
     let (mut stage, payer) = charged();
@@ -1062,7 +1062,7 @@ fn a_refund_whose_client_has_gone_or_whose_record_is_not_to_be_had_is_no_secret(
     let refund = paid("/weather", &payer.refund(PRICE, None));
     let request = play(&mut stage, &payer, &refund, [payer.verified(DEPOSIT, 0), Event::Ended, settled()]);
     assert_eq!(outcome(&request), Outcome::Refunded, "{}", request.story());
-    assert_eq!(books(&stage, &payer), None);
+    assert_eq!(books(&stage, &payer), Some((PRICE, PRICE, PRICE)));
     for answer in [channel::Answer::NotHeld, channel::Answer::Failed] {
         let (mut stage, payer) = charged();
         stage.forced_channel = Some(("refunded", answer));

@@ -146,7 +146,8 @@ pub struct Reserve {
 pub enum Operation {
     /// Take the channel for one request.
     Reserve(Box<Reserve>),
-    /// The request that holds the channel goes on until then.
+    /// The request that holds the channel goes on until then. It does where the answer is [`Answer::Withdrawing`], too, and had
+    /// better be charged before the payer takes it all.
     Extend {
         /// The time at which it is surely over.
         until: UnixTime,
@@ -380,6 +381,9 @@ fn go_on(mut record: Record, owner: u64, operation: &Operation, now: UnixTime) -
     match (operation, held) {
         (Operation::Extend { until }, Some(hold)) => {
             record.hold = Some(Hold { until: hold.until.max(*until), ..hold });
+            if record.chain.withdraw_requested_at != 0 {
+                return (Some(record), Answer::Withdrawing);
+            }
         }
         (Operation::Charge { amount, chain }, Some(hold)) => {
             return record.deposited(*chain, hold, now).charge(hold, *amount, now);

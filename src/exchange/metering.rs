@@ -182,7 +182,8 @@ impl Opening {
 impl State for Opening {
     fn handle(mut self, context: Context<'_>, event: Event) -> Next {
         match event {
-            Event::Channel(ChannelAnswer::Granted(_)) => {
+            // What is short is over before a withdrawal is.
+            Event::Channel(ChannelAnswer::Granted(_) | ChannelAnswer::Withdrawing) => {
                 self.payment.on_extended(context);
                 if !self.payment.has_deposit() {
                     return self.begin_stream();
@@ -291,6 +292,11 @@ impl State for Metering {
             Event::Channel(ChannelAnswer::Granted(_)) => {
                 self.payment.on_extended(context);
                 self.stay()
+            }
+            // What has come is charged while the money is there.
+            Event::Channel(ChannelAnswer::Withdrawing) => {
+                self.payment.on_extended(context);
+                self.cut(context)
             }
             // Another request has the channel: nothing more is given out of it.
             Event::Channel(ChannelAnswer::NotHeld) => self.cut(context),

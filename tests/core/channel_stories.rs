@@ -840,6 +840,25 @@ fn a_stream_whose_channel_went_to_another_request_is_not_begun_or_broken_off() {
 }
 
 #[test]
+fn a_stream_whose_payer_withdraws_is_broken_off_and_charged() {
+    let (mut stage, payer, most) = chatting(100_000);
+    let mut request = stage.start(&post(&payer.voucher(most)));
+    for event in [body(), streams(), chunk(WORD, false)] {
+        stage.step(&mut request, event);
+    }
+    stage.now += 100;
+    let withdraw_requested_at = stage.now;
+    let chain = OnChain { at: UnixTime::from_secs(stage.now), withdraw_requested_at, ..record(&stage, &payer).chain };
+    assert!(matches!(stage.meddle(payer.id, u64::MAX, &Operation::Confirm { chain }), channel::Answer::Granted(_)));
+    stage.now = request.wakes_at().unwrap();
+    stage.step(&mut request, Event::Tick);
+    assert!(request.is_over() && request.story().contains("extend Withdrawing"), "{}", request.story());
+    assert_eq!(outcome(&request), Outcome::Billed, "{}", request.story());
+    assert!(books(&stage, &payer).unwrap().0 > 0, "{}", request.story());
+    check_left(&stage, &payer, &request);
+}
+
+#[test]
 fn a_stream_with_a_deposit_settles_at_its_end() {
     let deposit = 50_000;
     let whole = || [streams(), chunk(WORD, false), chunk(USAGE, false), chunk("data: [DONE]\n\n", true)];

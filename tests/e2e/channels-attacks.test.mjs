@@ -109,6 +109,33 @@ test("A request that was verified before a refund is not served out of what the 
   assert.deepEqual(mark.seen(), []);
 });
 
+// ---- What the payer puts in by itself -------------------------------------------------------------------------------
+
+/** Streams a completion. @returns {Promise<{answer: object, cost: bigint}>} and what it was worth */
+async function streamed(payment) {
+  const body = JSON.stringify({ model: "fake-echo-1", messages: [{ role: "user", content: "one two three" }], max_tokens: 100, stream: true, stream_options: { include_usage: true } });
+  const answer = await ask(gateway, "/v1/chat/completions", { method: "POST", body, headers: { "content-type": "application/json", ...(payment && paying(payment)) } });
+  const usage = /"usage":(\{"prompt.*?\}\s*\})/.exec(answer.text);
+  const { prompt_tokens: input, completion_tokens: output } = usage ? JSON.parse(usage[1]) : { prompt_tokens: 0, completion_tokens: 0 };
+  return { answer, cost: BigInt(Math.ceil(input * 2.5 + output * 10)) };
+}
+
+test("A stream is charged though its payer has made the deposit itself, before the facilitator could", async () => {
+  const salt = freshSalt();
+  const [dear] = (await streamed()).answer.terms.accepts;
+  const payment = await signChannelPayment(dear, { type: "deposit", total: dear.amount, amount: 100_000, config: { salt } });
+  fake.script("/settle", async (body) => {
+    await on.deposit(payment.payload);
+    return { json: await official("/settle", body) };
+  });
+  const { answer, cost } = await streamed(payment);
+  assert.equal(answer.status, 200);
+  assert.ok(cost > 0n);
+  assert.equal((await on.read(idOf(salt))).balance, 100_000n);
+  const corrected = await pay(gateway, "/any/count", await sign(salt, 0));
+  assert.equal(corrected.terms?.accepts[0].extra.channelState?.chargedCumulativeAmount, String(cost), corrected.text);
+});
+
 // ---- What fills the ledger ------------------------------------------------------------------------------------------
 
 test("A deposit does not vouch for what was charged before it: nothing that cannot be claimed stays in the ledger", async () => {
@@ -131,4 +158,162 @@ test("A deposit does not vouch for what was charged before it: nothing that cann
   await sleep(17_000);
   assert.deepEqual(mark.calls("/settle"), [], "something is claimed of channels without money");
   assert.deepEqual([await statOf("channels"), await statOf("unclaimed")], before);
+});
+
+// ---- What is signed once ------------------------------------------------------------------------------------------------
+
+/** The same payment, written in other ways: some are the same to whoever reads them, and some are nothing. */
+function spellings(payment) {
+  const { payload, accepted } = payment;
+  const { voucher, channelConfig } = payload;
+  const text = JSON.stringify(payment);
+  const withVoucher = (changes) => ({ ...payment, payload: { ...payload, voucher: { ...voucher, ...changes } } });
+  const upper = (hex) => `0x${hex.slice(2).toUpperCase()}`;
+  const reversed = (object) => Object.fromEntries(Object.entries(object).reverse());
+  const total = voucher.maxClaimableAmount;
+  return [
+    payment,
+    reversed(payment),
+    { ...payment, payload: reversed({ ...payload, voucher: reversed(voucher), channelConfig: reversed(channelConfig) }) },
+    JSON.stringify(payment, null, 2),
+    `\ufeff${text}`,
+    ` ${text}\n`,
+    withVoucher({ channelId: upper(voucher.channelId) }),
+    withVoucher({ channelId: voucher.channelId.toUpperCase() }),
+    withVoucher({ signature: upper(voucher.signature) }),
+    withVoucher({ maxClaimableAmount: `0${total}` }),
+    withVoucher({ maxClaimableAmount: ` ${total}` }),
+    withVoucher({ maxClaimableAmount: `+${total}` }),
+    withVoucher({ maxClaimableAmount: Number(total) }),
+    withVoucher({ maxClaimableAmount: `0x${BigInt(total).toString(16)}` }),
+    withVoucher({ maxClaimableAmount: `${total}.0` }),
+    withVoucher({ maxClaimableAmount: [...total].map((digit) => String.fromCodePoint(0xff10 + Number(digit))).join("") }),
+    { ...payment, payload: { ...payload, channelConfig: { ...channelConfig, payer: channelConfig.payer.toLowerCase() } } },
+    { ...payment, payload: { ...payload, channelConfig: { ...channelConfig, withdrawDelay: String(channelConfig.withdrawDelay) } } },
+    { ...payment, payload: { ...payload, type: "Voucher" } },
+    { ...payment, payload: { ...payload, more: "something" } },
+    text.replace('"maxClaimableAmount"', '"maxClaimableAmount":"1","maxClaimableAmount"'),
+    text.replace('"type"', '"type":"refund","type"'),
+    text.replaceAll("voucher", "\\u0076oucher"),
+    { ...payment, accepted: { ...accepted, amount: "1" } },
+    { ...payment, accepted: { ...accepted, extra: { ...accepted.extra, withdrawDelay: 901 } } },
+    { ...payment, resource: { url: "http://127.0.0.1/dear/x" } },
+  ];
+}
+
+test("However a voucher is written, it buys its response, and that once more where it was lost, and no more", async () => {
+  const salt = await opened();
+  const [mark, payment] = [await since(gateway), await sign(salt, 2n * PRICE)];
+  const all = spellings(payment);
+  for (let round = 0; round < 3; round++) {
+    const answers = await Promise.all(all.map((spelling) => pay(gateway, "/any/x", spelling)));
+    for (const { status } of answers) assert.ok([200, 400, 402, 409].includes(status), String(status));
+  }
+  assert.ok(mark.seen().length >= 1 && mark.seen().length <= 2, `the upstream saw ${mark.seen().length} requests`);
+  assert.deepEqual(mark.calls(), []);
+  const next = await pay(gateway, "/any/x", await sign(salt, 3n * PRICE));
+  assert.equal(next.receipt.extra.channelState.chargedCumulativeAmount, "30000");
+});
+
+test("What is not the next total, or not of this channel, buys nothing", async () => {
+  const [salt, other] = [await opened(), await opened()];
+  const mark = await since(gateway);
+  const payment = await sign(salt, 2n * PRICE);
+  const ofOther = await sign(other, 2n * PRICE);
+  const [huge, negative] = [2n ** 128n - 1n, { maxClaimableAmount: "-1" }];
+  const payload = (changes) => ({ ...payment, payload: { ...payment.payload, ...changes } });
+  const attempts = [
+    ["/dear/x", payment],
+    ["/any/x", await sign(salt, huge)],
+    ["/any/x", await sign(salt, huge, { type: "deposit", amount: huge })],
+    ["/any/x", await sign(salt, 2n * PRICE, { type: "deposit", amount: 0 })],
+    ["/any/x", await sign(salt, 30n * PRICE, { type: "deposit", amount: 1 })],
+    ["/any/x", await sign(salt, 2n * PRICE, { voucher: negative })],
+    ["/any/x", await sign(salt, 2n * PRICE, { high: true })],
+    ["/any/x", await sign(salt, 2n * PRICE, { signer: accounts[5] })],
+    ["/any/x", await sign(salt, 2n * PRICE, { domain: { chainId: 8453 } })],
+    ["/any/x", payload({ voucher: ofOther.payload.voucher })],
+    ["/any/x", payload({ channelConfig: ofOther.payload.channelConfig })],
+    ["/any/x", payload({ channelConfig: { ...payment.payload.channelConfig, receiver: payerAccount.address } })],
+    ["/any/x", payload({ channelConfig: { ...payment.payload.channelConfig, withdrawDelay: 899 } })],
+    ["/any/x", await sign(salt, 2n * PRICE, { config: { salt, receiver: payerAccount.address } })],
+    ["/any/x", await sign(salt, 2n * PRICE, { config: { salt, receiverAuthorizer: payerAccount.address } })],
+    ["/any/x", await sign(salt, 2n * PRICE, { config: { salt, payerAuthorizer: `0x${"00".repeat(20)}` } })],
+    ["/any/x", await sign(salt, 2n * PRICE, { config: { salt, withdrawDelay: 1 } })],
+    ["/any/x", await sign(salt, PRICE, { type: "refund", amount: 0 })],
+    ["/any/x", await sign(salt, PRICE - 1n, { type: "refund" })],
+    ["/any/x", await sign(salt, 100n * PRICE, { type: "refund" })],
+  ];
+  for (const [index, [path, attempt]] of attempts.entries()) {
+    const { status } = await pay(gateway, path, attempt);
+    assert.ok([400, 402].includes(status), `${index}: ${status}`);
+  }
+  assert.deepEqual([mark.seen(), mark.calls("/settle").filter(({ request }) => request.paymentPayload.payload.type !== "claim" && request.paymentPayload.payload.type !== "settle")], [[], []]);
+  // Neither of the two was kept from its payer.
+  for (const one of [salt, other]) assert.equal((await pay(gateway, "/any/x", await sign(one, 2n * PRICE))).status, 200);
+});
+
+test("A payer that does everything at once gets no more than what is claimed of its channel in the end", async () => {
+  const random = (below) => Math.floor(Math.random() * below);
+  const salt = await opened(50_000);
+  const id = idOf(salt);
+  const stats = {};
+  let [served, maybe, number] = [1, 0, 0];
+  async function act() {
+    const path = `/any/all-at-once-${++number}`;
+    // Mostly the next total, but others know of what is under way, too.
+    const next = BigInt(Math.max(0, served + maybe + [0, 0, 0, 0, 1, 1, 2, -1][random(8)]));
+    const kind = ["voucher", "voucher", "voucher", "voucher", "deposit", "refund", "part"][random(7)];
+    const payment = {
+      voucher: () => sign(salt, (next + 1n) * PRICE),
+      deposit: () => sign(salt, (next + 1n) * PRICE, { type: "deposit", amount: 10_000 * (1 + random(6)) }),
+      refund: () => sign(salt, next * PRICE, { type: "refund" }),
+      part: () => sign(salt, next * PRICE, { type: "refund", amount: 1 + random(30_000) }),
+    };
+    const { socket, answer } = send(gateway, path, { headers: paying(await payment[kind]()) });
+    const leaves = random(5) === 0 && setTimeout(() => socket.destroy(), random(120));
+    const { status } = await answer.catch(() => ({ status: "left" }));
+    clearTimeout(leaves);
+    stats[`${kind} ${status}`] = (stats[`${kind} ${status}`] ?? 0) + 1;
+    const buys = kind === "voucher" || kind === "deposit";
+    if (status === 200 && buys) served++;
+    // Whether it was charged, who has left does not know; the next corrective answer would tell.
+    const { balance, totalClaimed } = await on.read(id);
+    assert.ok(balance >= totalClaimed);
+  }
+  await Promise.all([1, 2, 3, 4, 5].map(async () => {
+    for (let call = 0; call < 16; call++) {
+      await act();
+      if (random(6) === 0) {
+        const corrected = await pay(gateway, "/any/count", await sign(salt, 0));
+        const state = corrected.terms?.accepts[0].extra.channelState;
+        if (state) maybe = Number(BigInt(state.chargedCumulativeAmount) / PRICE) - served;
+      }
+    }
+  }));
+  await sleep(3_000);
+  const flushed = await ask(gateway, "/internal/flush", { method: "POST", headers: { authorization: `Bearer ${SECRET}` } }).catch(() => null);
+  assert.ok(flushed === null || flushed.status === 200, flushed?.text);
+  const { totalClaimed } = await eventually(async () => {
+    const state = await on.read(id);
+    return state.totalClaimed >= BigInt(served) * PRICE && state;
+  }, `what was served is claimed: ${served} ${JSON.stringify(stats)}`, 20_000);
+  assert.ok(totalClaimed >= BigInt(served) * PRICE);
+});
+
+test("A wish to have everything claimed is heard from nobody but the operator, however its path is written", async () => {
+  const headers = { authorization: `Bearer ${SECRET}` };
+  for (const authorization of [`Bearer ${SECRET}x`, `Bearer ${SECRET.toUpperCase()}`, `Basic ${SECRET}`, "Bearer", SECRET]) {
+    assert.equal((await ask(gateway, "/internal/flush", { method: "POST", headers: { authorization } })).status, 404, authorization);
+  }
+  const twice = [["authorization", headers.authorization], ["authorization", "Bearer wrong"]];
+  assert.notEqual((await ask(gateway, "/internal/flush", { method: "POST", headers: twice })).status, 200);
+  const forged = { "x-forwarded-client-cert": 'URI="spiffe://cluster.local/ns/x/sa/operator"' };
+  assert.equal((await ask(gateway, "/internal/flush", { method: "POST", headers: forged })).status, 404);
+  const logs = () => gateway.envoy.logs().split("all channels are claimed now").length;
+  const before = logs();
+  for (const path of ["//internal/flush", "/internal/flush/", "/internal/%66lush", "/internal/./flush", "/internal/flush?x", "/INTERNAL/flush", "/internal/flush;x"]) {
+    await ask(gateway, path, { method: "POST" });
+  }
+  assert.equal(logs(), before);
 });

@@ -214,12 +214,14 @@ mod tests {
         let (channels, mut store) = (Channels::new(1), MemoryStore::default());
         let page = page_of(&SECRET, id(0)) - FIRST;
         for number in 0..5 {
-            let Operation::Reserve(mut wanted) = reserve(id(number), 0, 1) else { unreachable!() };
-            wanted.purpose = Purpose::Deposit { amount: 10 };
-            wanted.chain = Some(OnChain { at: at(1), ..OnChain::default() });
+            let mut wanted = reserve(id(number), 0, 1);
+            if let Operation::Reserve(wanted) = &mut wanted {
+                wanted.purpose = Purpose::Deposit { amount: 10 };
+                wanted.chain = Some(OnChain { at: at(1), ..OnChain::default() });
+            }
             let mut perform =
                 |operation| channels.perform(&mut store, &SECRET, id(number), Owner(1), &operation, at(1));
-            assert_eq!(perform(Operation::Reserve(wanted)), Answer::Reserved { base: 0 });
+            assert_eq!(perform(wanted), Answer::Reserved { base: 0 });
             if number > 0 {
                 assert!(matches!(perform(Operation::Release { chain: None }), Answer::Granted(_)));
             }

@@ -354,7 +354,7 @@ fn on_refund(Refundable { row, chain }: Refundable, said: Said) -> Consequences 
 /// What channels in one token hold, for stats.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Channels.
+    /// Channels that hold something, or of which something is to be claimed.
     pub channels: u64,
     /// Atomic units that they hold, without what is claimed.
     pub deposited: u128,
@@ -373,9 +373,9 @@ pub struct Totals {
 }
 
 impl Totals {
-    /// Adds a channel, unless it is empty.
+    /// Adds a channel that is not empty.
     pub fn add(&mut self, record: &Record, is_wanted: bool, now: UnixTime) {
-        if record.chain.balance <= record.chain.total_claimed && record.unclaimed() == 0 {
+        if record.is_empty() {
             return;
         }
         /// Claims that may fail before somebody should look.

@@ -146,7 +146,8 @@ pub struct Reserve {
 pub enum Operation {
     /// Take the channel for one request.
     Reserve(Box<Reserve>),
-    /// The request that holds the channel goes on until then.
+    /// The request that holds the channel goes on until then. It does where the answer is [`Answer::Withdrawing`], too, and had
+    /// better be charged before the payer takes it all.
     Extend {
         /// The time at which it is surely over.
         until: UnixTime,
@@ -383,12 +384,15 @@ fn go_on(mut record: Record, owner: u64, operation: &Operation, now: UnixTime) -
     match (operation, held) {
         (Operation::Extend { until }, Some(hold)) => {
             record.hold = Some(Hold { until: hold.until.max(*until), ..hold });
+            if record.chain.withdraw_requested_at != 0 {
+                return (Some(record), Answer::Withdrawing);
+            }
         }
         (Operation::Charge { amount, chain }, Some(hold)) => {
-            return record.deposited(*chain, now).charge(hold, *amount, now);
+            return record.deposited(*chain, hold, now).charge(hold, *amount, now);
         }
         (Operation::Release { chain }, Some(hold)) => {
-            record = record.deposited(*chain, now);
+            record = record.deposited(*chain, hold, now);
             record.hold = None;
             // What was not answered once more may still be.
             record.last.is_repeated &= !hold.is_repeat;
@@ -397,6 +401,7 @@ fn go_on(mut record: Record, owner: u64, operation: &Operation, now: UnixTime) -
         (Operation::Confirm { chain }, _) => record = record.confirmed(*chain),
         (Operation::Renew, _) => record.outdate(now),
         (Operation::Refunded { chain }, Some(hold)) if hold.purpose == Purpose::Refund => {
+            // The record stays, for requests may be under way that were told of the money while it was there.
             record = record.refunded(*chain, now);
             record.hold = None;
             // The count is remembered: a request that heard of the channel before would begin with an older one.
@@ -447,6 +452,9 @@ fn go_on(mut record: Record, owner: u64, operation: &Operation, now: UnixTime) -
 
 /// Seconds that no question takes longer than, and in which no withdrawal is over.
 const OVERLAP_SECONDS: u64 = 600;
+
+/// Seconds that a record of a channel that holds something is kept in any case.
+const KEPT_SECONDS: u64 = 3600;
 
 /// The owner of what nobody owns.
 const NOBODY: u64 = u64::MAX;
@@ -511,15 +519,44 @@ impl Record {
         self.is_outdated || self.hold.is_some_and(has_vanished)
     }
 
-    /// The record once a deposit has come about, where one has. A block that was read meanwhile may be from before it.
+    /// The record once the deposit of the request that holds the channel has come about, where it has. A block that was read
+    /// meanwhile may be from before it.
     #[must_use]
-    fn deposited(mut self, news: Option<OnChain>, now: UnixTime) -> Self {
-        self = self.refreshed(news);
+    fn deposited(mut self, news: Option<OnChain>, hold: Hold, now: UnixTime) -> Self {
         if let Some(news) = news {
-            self.chain.balance = self.chain.balance.max(news.balance);
+            let balance = match hold.purpose {
+                Purpose::Deposit { amount } if self.is_outrun(&news) => {
+                    self.chain.balance.saturating_add(amount)
+                }
+                _ => news.balance,
+            };
+            self = self.refreshed(Some(news));
+            self.chain.balance = self.chain.balance.max(balance);
             self.moved_at = now;
         }
         self
+    }
+
+    /// Returns whether the channel holds nothing, and nothing of it is to be claimed.
+    pub fn is_empty(&self) -> bool {
+        self.chain.balance <= self.chain.total_claimed && self.owed() == 0
+    }
+
+    /// Returns whether nothing was ever put into the channel, and no request holds it: then nothing is forgotten with the record.
+    /// Else everybody could fill the ledger for nothing, by deposits for requests that fail.
+    pub fn is_unused(&self, now: UnixTime) -> bool {
+        let is_untouched = self.charged == 0 && self.chain.balance == 0 && self.moved_at == UnixTime::default();
+        is_untouched && !self.is_held_at(now)
+    }
+
+    /// Returns whether the record may be forgotten where there is no room for another: nobody uses it, and nothing is lost with
+    /// it that the chain and the client do not know.
+    pub fn is_needless(&self, now: UnixTime) -> bool {
+        let seconds = if self.is_empty() { OVERLAP_SECONDS } else { KEPT_SECONDS };
+        self.unclaimed() == 0
+            && !self.is_held_at(now)
+            && !self.is_claimed_at(now)
+            && self.last_used.max(self.moved_at).plus(seconds) <= now
     }
 
     /// The record once a refund has come about. It is kept though the channel is empty: who has asked about the channel before may still
@@ -635,12 +672,6 @@ impl Record {
         let may_hold_more = self.is_outdated && self.failed_claims < MOST_TRIED;
         let is_held = self.charged <= self.chain.balance;
         if may_hold_more || is_held { self.charged } else { self.chain.balance }
-    }
-
-    /// Returns whether the channel holds nothing that is of use to anybody, and no request may come again for its response.
-    pub const fn is_closed(&self) -> bool {
-        let is_empty = self.chain.balance <= self.charged && self.owed() == 0;
-        is_empty && self.hold.is_none() && self.last.max_claimable == 0
     }
 
     /// Returns whether a claim has failed, and nobody has the right to claim since.

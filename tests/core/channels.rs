@@ -823,7 +823,7 @@ fn a_refund_is_for_what_is_charged() {
     assert_eq!(life.perform(2, 3, &refunded(30, 30)), Answer::NotHeld);
     assert!(matches!(life.perform(2, 2, &refunded(30, 30)), Answer::Granted(_)));
     // Its count stays for a while: who heard of the channel before does not begin anew.
-    assert!(life.record.unwrap().is_closed());
+    assert!(life.record.unwrap().is_empty());
     assert_eq!(life.standing().charged, 30);
     let early = life.reserve(2, 3, |wanted| (wanted.max_claimable, wanted.chain) = (30, Some(state(1, 100, 20))));
     assert!(matches!(early, Answer::Stale(standing) if standing.charged == 30), "{early:?}");
@@ -834,6 +834,7 @@ fn a_refund_is_for_what_is_charged() {
         life.reserve(3, 3, |wanted| (wanted.max_claimable, wanted.chain) = (40, Some(late(3)))),
         Answer::OverBalance
     );
+    assert!(life.record.is_some_and(|record| record.is_empty() && record.hold.is_none()));
     // In part; and what is yet to be claimed is not forgotten.
     for (balance, claimed) in [(31, 30), (30, 29)] {
         let mut life = Life::begun();
@@ -845,6 +846,59 @@ fn a_refund_is_for_what_is_charged() {
     assert_eq!(refund(&mut life, 50), Answer::Reserved { base: 50 });
     assert_eq!(life.standing().charged, 50);
     assert_eq!(Life::begun().perform(2, 2, &refunded(30, 30)), Answer::NotHeld);
+}
+
+#[test]
+fn what_was_told_before_a_refund_is_not_believed_after_it() {
+    let refunded = |now, balance, refund_nonce| OnChain { refund_nonce, ..state(now, balance, 20) };
+    let reserve = |life: &mut Life, now, max, purpose, chain| {
+        life.reserve(now, 3, |wanted| {
+            (wanted.max_claimable, wanted.purpose, wanted.chain) = (max, purpose, Some(chain))
+        })
+    };
+    // Of a channel that was not known before, whose refund gives back all, or a part.
+    for left in [20, 25] {
+        let mut life = Life::new();
+        assert_eq!(reserve(&mut life, 1, 20, Purpose::Refund, state(1, 100, 20)), Answer::Reserved { base: 20 });
+        let done = Operation::Refunded { chain: refunded(2, left, 1) };
+        assert!(matches!(life.perform(2, 3, &done), Answer::Granted(_)));
+        // Another request has heard of the channel before, and comes later.
+        assert_eq!(reserve(&mut life, 3, 30, Purpose::Serve, state(3, 100, 20)), Answer::OverBalance);
+        assert_eq!(life.standing().chain, refunded(2, left, 1));
+        // Its deposit adds to what is left, and not to what was there.
+        let deposit = Purpose::Deposit { amount: 50 };
+        assert_eq!(reserve(&mut life, 3, 30, deposit, state(3, 100, 20)), Answer::Reserved { base: 20 });
+        let charge = Operation::Charge { amount: 10, chain: Some(state(3, 150, 20)) };
+        assert!(matches!(life.perform(4, 3, &charge), Answer::Granted(_)));
+        assert_eq!(life.standing().chain.balance, left + 50);
+        // A chain that has forgotten the refund is believed in the end.
+        assert_eq!(reserve(&mut life, 400, 40, Purpose::Serve, state(400, 150, 20)), Answer::Reserved { base: 30 });
+    }
+}
+
+#[test]
+fn a_channel_without_money_is_nothing_to_keep() {
+    let reserve = |life: &mut Life, max| {
+        life.reserve(1, 3, |wanted| {
+            (wanted.max_claimable, wanted.purpose) = (max, Purpose::Deposit { amount: 100 });
+            wanted.chain = Some(state(1, 0, 0));
+        })
+    };
+    // What was charged before, the deposit does not vouch for.
+    let mut life = Life::new();
+    assert_eq!(reserve(&mut life, 90), Answer::OverBalance);
+    assert_eq!(life.record, None);
+    let free = Operation::Charge { amount: 0, chain: None };
+    for operation in [Operation::Release { chain: None }, free] {
+        assert_eq!(reserve(&mut life, 10), Answer::Reserved { base: 0 });
+        assert!(life.record.is_some_and(|record| !record.is_unused(at(1))));
+        assert!(matches!(life.perform(1, 3, &operation), Answer::Granted(_)));
+        assert!(life.record.is_some_and(|record| record.is_unused(at(1)) && record.is_empty()));
+    }
+    assert_eq!(reserve(&mut life, 10), Answer::Reserved { base: 0 });
+    let settled = Operation::Release { chain: Some(state(2, 100, 0)) };
+    assert!(matches!(life.perform(2, 3, &settled), Answer::Granted(_)));
+    assert!(life.record.is_some_and(|record| !record.is_unused(at(2)) && !record.is_empty()));
 }
 
 #[test]

@@ -525,9 +525,7 @@ impl Record {
     fn deposited(mut self, news: Option<OnChain>, hold: Hold, now: UnixTime) -> Self {
         if let Some(news) = news {
             let balance = match hold.purpose {
-                Purpose::Deposit { amount } if self.is_outrun(&news) => {
-                    self.chain.balance.saturating_add(amount)
-                }
+                Purpose::Deposit { amount } if self.is_outrun(&news) => self.chain.balance.saturating_add(amount),
                 _ => news.balance,
             };
             self = self.refreshed(Some(news));
@@ -666,10 +664,12 @@ impl Record {
     }
 
     /// Atomic units that are claimed in all once all is that can be. Of a channel that may hold more than is known, all that is
-    /// charged is tried first.
+    /// charged is tried first: who told of it may have looked before the last deposit.
     const fn claimable(&self) -> u128 {
         const MOST_TRIED: u8 = 3;
-        let may_hold_more = self.is_outdated && self.failed_claims < MOST_TRIED;
+        let (told, moved) = (self.chain.at.as_secs(), self.moved_at.as_secs());
+        let may_be_early = moved > 0 && told < moved.saturating_add(OVERLAP_SECONDS);
+        let may_hold_more = (self.is_outdated || may_be_early) && self.failed_claims < MOST_TRIED;
         let is_held = self.charged <= self.chain.balance;
         if may_hold_more || is_held { self.charged } else { self.chain.balance }
     }

@@ -872,7 +872,7 @@ fn what_was_told_before_a_refund_is_not_believed_after_it() {
         assert!(matches!(life.perform(4, 3, &charge), Answer::Granted(_)));
         assert_eq!(life.standing().chain.balance, left + 50);
         // A chain that has forgotten the refund is believed in the end.
-        assert_eq!(reserve(&mut life, 400, 40, Purpose::Serve, state(400, 150, 20)), Answer::Reserved { base: 30 });
+        assert_eq!(reserve(&mut life, 700, 40, Purpose::Serve, state(700, 150, 20)), Answer::Reserved { base: 30 });
     }
 }
 
@@ -950,15 +950,19 @@ fn what_its_payer_has_taken_is_lost_and_the_rest_is_claimed() {
         matches!(life.perform(2, 8, &Operation::BeginClaim { until: at(60) }), Answer::Row(row) if row.charged == 25)
     );
     assert!(matches!(life.perform(3, 8, &Operation::EndClaim { claimed: 25 }), Answer::Granted(_)));
+    // Who told of the balance may have looked before something was put in: the rest is tried until that is long ago.
+    let record = life.record.unwrap();
+    assert_eq!((record.unclaimed(), record.lost(), record.row().charged), (5, 0, 30));
+    life.perform(700, 9, &Operation::Refresh { chain: state(700, 25, 25) });
     let record = life.record.unwrap();
     assert_eq!((record.unclaimed(), record.lost(), record.unclaimed_since), (0, 5, at(0)));
     let policy = Policy { claim_above: 1, claim_every: 1, refund_idle: Some(1) };
-    assert_eq!(due(&record, &policy, at(1000)), Due::Nothing);
-    assert_eq!(life.perform(4, 8, &Operation::BeginClaim { until: at(60) }), Answer::NotHeld);
+    assert_eq!(due(&record, &policy, at(1700)), Due::Nothing);
+    assert_eq!(life.perform(701, 8, &Operation::BeginClaim { until: at(760) }), Answer::NotHeld);
     // Who puts it in again has paid it.
-    life.perform(5, 9, &Operation::Refresh { chain: state(5, 100, 25) });
+    life.perform(702, 9, &Operation::Refresh { chain: state(702, 100, 25) });
     let record = life.record.unwrap();
-    assert_eq!((record.unclaimed(), record.lost(), record.unclaimed_since), (5, 0, at(5)));
+    assert_eq!((record.unclaimed(), record.lost(), record.unclaimed_since), (5, 0, at(702)));
 }
 
 #[test]
@@ -1112,4 +1116,21 @@ fn a_payment_that_is_written_for_a_facilitator_later_is_the_one_that_is_written_
         assert_eq!(payment.companions().to_wire(&"payload", requirement), at_once);
         assert!(beside.is_empty() || at_once.contains(r#""resource":{"url""#), "{at_once}");
     }
+}
+
+#[test]
+fn who_looked_before_a_deposit_and_tells_of_it_later_hides_nothing_of_what_is_claimed() {
+    let mut life = Life::new();
+    let deposit = life.reserve(1000, 1, |wanted| {
+        (wanted.max_claimable, wanted.purpose) = (40, Purpose::Deposit { amount: 100 });
+        (wanted.amount, wanted.chain) = (40, Some(state(1000, 0, 0)));
+    });
+    assert_eq!(deposit, Answer::Reserved { base: 0 });
+    let charge = Operation::Charge { amount: 40, chain: Some(state(1000, 100, 0)) };
+    assert!(matches!(life.perform(1000, 1, &charge), Answer::Granted(_)));
+    life.perform(1000, 2, &Operation::Refresh { chain: state(1000, 0, 0) });
+    let record = life.record.unwrap();
+    assert_eq!((record.unclaimed(), record.lost(), record.row().charged), (40, 0, 40));
+    let policy = Policy { claim_above: 1000, claim_every: 300, refund_idle: None };
+    assert_eq!(due(&record, &policy, at(1300)), Due::Claim { is_urgent: false });
 }

@@ -1053,9 +1053,21 @@ impl Rules {
         for channel in 0..CHANNELS {
             text += &format!("\n    {:?} {:?}", world.truths[channel], world.books[channel]);
             if let Some(record) = self.record(world.store, channel as u8) {
-                let Record { charged, max_claimable, chain, hold, claim, last, is_outdated, .. } = record;
+                let Record {
+                    charged,
+                    max_claimable,
+                    chain,
+                    hold,
+                    claim,
+                    last,
+                    is_outdated,
+                    moved_at,
+                    unclaimed_since,
+                    failed_claims,
+                    ..
+                } = record;
                 text += &format!(
-                    "\n      charged={charged} max={max_claimable} {chain:?} outdated={is_outdated} {hold:?} {claim:?} {last:?}"
+                    "\n      charged={charged} max={max_claimable} {chain:?} outdated={is_outdated} moved={moved_at:?} since={unclaimed_since:?} failed={failed_claims} {hold:?} {claim:?} {last:?}"
                 );
             }
         }

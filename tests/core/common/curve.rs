@@ -1,7 +1,7 @@
 //! Signatures over secp256k1 where implementations of the curve go wrong, judged a second time by k256.
 
 use k256::ecdsa::{self, RecoveryId, VerifyingKey};
-use k256::elliptic_curve::ops::{Invert, Reduce};
+use k256::elliptic_curve::ops::Reduce;
 use k256::elliptic_curve::point::AffineCoordinates;
 use k256::{ProjectivePoint, Scalar, U256};
 use x402_proxy_wasm::evm::signature::{Signature, SignatureError};

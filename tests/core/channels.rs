@@ -1042,13 +1042,9 @@ fn a_record_survives_the_store_and_nothing_else_is_one() {
 
 #[cfg(not(target_arch = "wasm32"))]
 mod at_random {
-    use std::time::{Duration, Instant};
-
     use proptest::collection::vec;
     use proptest::prelude::*;
-    use x402_proxy_wasm::channel::message::voucher_digest;
     use x402_proxy_wasm::evm::keccak256;
-    use x402_proxy_wasm::evm::signature::{SecretKey, Signature, remember_signer};
 
     use crate::common::lives;
 
@@ -1072,29 +1068,6 @@ mod at_random {
             })
             .sum();
         assert!(charges > 2000, "{charges}");
-    }
-
-    /// `cargo test --release --test core -- --ignored --nocapture a_known_signer`
-    #[test]
-    #[ignore = "measures"]
-    #[allow(clippy::print_stdout, reason = "it tells what it measured")]
-    fn a_known_signer_takes_less_time() {
-        const TIMES: u32 = 2000;
-        let key = SecretKey::from_bytes(&[5; 32]).unwrap();
-        let vouchers: Vec<_> = (0..TIMES)
-            .map(|number| {
-                let digest = voucher_digest(&[1; 32], lives::channel().1, number.into());
-                (Signature::from_bytes(&key.sign(&digest)).unwrap(), digest)
-            })
-            .collect();
-        let measure = || -> Duration {
-            let start = Instant::now();
-            assert!(vouchers.iter().all(|(signature, digest)| signature.is_by(digest, key.address())));
-            start.elapsed() / TIMES
-        };
-        let unknown = measure();
-        remember_signer(key.address());
-        println!("unknown signer {unknown:?}, known signer {:?}", measure());
     }
 }
 

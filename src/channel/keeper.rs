@@ -132,7 +132,7 @@ pub struct Consequences {
 }
 
 /// The work that waits, and the work that is under way: of each group at most one claim or payout at a time.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Keeper {
     claims: BTreeMap<Group, VecDeque<Batch>>,
     payouts: BTreeMap<Group, Payout>,
@@ -166,6 +166,12 @@ impl Keeper {
     /// Takes in a channel that is to be given back.
     pub fn refund(&mut self, refundable: Refundable) {
         self.refunds.push_back(refundable);
+    }
+
+    /// Returns whether a channel that is taken in to be given back is asked for at once: one that waits might do so until its hold
+    /// ends, and be given back while others are served for what it holds.
+    pub fn has_room_for_refund(&self) -> bool {
+        self.refunds.len().saturating_add(self.refunding) < MOST_REFUNDS
     }
 
     /// Returns whether nothing waits and nothing is under way.
@@ -348,7 +354,7 @@ fn on_refund(Refundable { row, chain }: Refundable, said: Said) -> Consequences 
 /// What channels in one token hold, for stats.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Channels.
+    /// Channels that hold something, or of which something is to be claimed.
     pub channels: u64,
     /// Atomic units that they hold, without what is claimed.
     pub deposited: u128,
@@ -367,8 +373,11 @@ pub struct Totals {
 }
 
 impl Totals {
-    /// Adds a channel.
+    /// Adds a channel that is not empty.
     pub fn add(&mut self, record: &Record, is_wanted: bool, now: UnixTime) {
+        if record.is_empty() {
+            return;
+        }
         /// Claims that may fail before somebody should look.
         const MOST_FAILED: u8 = 2;
         let begun = record.chain.withdraw_requested_at;
@@ -564,6 +573,23 @@ mod tests {
             let consequences = refundable().renewed(over).unwrap_err();
             assert_eq!(consequences.operations, [(row(1).id, Operation::Release { chain: Some(over) })]);
         }
+    }
+
+    #[test]
+    fn no_refund_waits_for_others() {
+        let mut keeper = Keeper::default();
+        let mut taken = 0;
+        while keeper.has_room_for_refund() {
+            keeper.refund(Refundable { row: row(1), chain: OnChain::default() });
+            taken += 1;
+        }
+        assert_eq!(taken, MOST_REFUNDS);
+        let mut jobs = keeper.take_due(at(0));
+        assert_eq!(jobs.len(), taken);
+        assert!(!keeper.has_room_for_refund());
+        let (group, job) = jobs.pop().unwrap();
+        keeper.on_answer(group, job, Said::Done, at(1));
+        assert!(keeper.has_room_for_refund());
     }
 
     #[test]

@@ -620,11 +620,10 @@ impl Keeping {
 
     fn consider(&mut self, around: &Around<'_, impl Host>, record: &Record, now: UnixTime) {
         let purse = (record.chain_id, record.config.token);
-        if record.is_closed() {
-            return;
-        }
         let is_wanted = around.is_wanted(record);
-        self.totals.entry(purse).or_default().add(record, is_wanted, now);
+        if !record.is_empty() {
+            self.totals.entry(purse).or_default().add(record, is_wanted, now);
+        }
         if !is_wanted && record.unclaimed() > 0 && around.is_lost(record) {
             let (channels, unclaimed) = self.strangers.entry(record.config.receiver_authorizer).or_default();
             *channels = channels.saturating_add(1);
@@ -644,6 +643,7 @@ impl Keeping {
         }
         match due {
             Due::Nothing => {}
+            Due::Refund if !self.keeper.has_room_for_refund() => {}
             Due::Claim { is_urgent } => {
                 let until = now.plus(CLAIM_SECONDS);
                 let operation = match self.flush {

@@ -1,7 +1,7 @@
 //! Tests of the pure core, natively and in wasm32 with the arithmetic that is chosen there:
 //!
 //! `cargo test --test core`, and
-//! `cargo test --target wasm32-unknown-unknown --no-default-features --features solana,cdp --test core`
+//! `cargo test --target wasm32-unknown-unknown --no-default-features --features libsecp256k1,solana,cdp --test core`
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -20,6 +20,7 @@ mod chain;
 mod channel_stories;
 mod channels;
 mod common;
+mod curve;
 mod exchange;
 mod extensions;
 mod facilitators;

@@ -72,6 +72,8 @@ function pluginOf({ version, urls, withRpc, verify, isOtherMarket }) {
       match: { path: "/channel/{*rest}" },
       price: { amount: CHANNEL.amount },
       accepts: [{ ...OFFER, scheme: "batch-settlement", min_deposit: CHANNEL.deposit }],
+      // A request whose answer was lost holds its channel for about as long.
+      max_timeout_seconds: 20,
       description: `Version ${version}`,
     }),
     unmatched: "free",

@@ -1,6 +1,7 @@
 //! What the tests share: a client that pays, a store in memory, and a stage on which exchanges are played.
 
 pub mod channel_payer;
+pub mod curve;
 pub mod lives;
 pub mod node;
 

@@ -149,7 +149,6 @@ impl Task {
                 let change = match change {
                     ChannelChange::Keep => Change::Keep,
                     ChannelChange::Put(record) => Change::Put(record.encode().to_vec()),
-                    ChannelChange::Remove => Change::Remove,
                 };
                 (change, Said::Channel(answer))
             }

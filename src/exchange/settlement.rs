@@ -412,17 +412,6 @@ impl Settling {
                     None => settling.leave_unknown(context, &reason),
                 }
             }
-            // Something on the way may have asked twice, and let the second answer through. Where another ledger takes the same
-            // payments it may as well have been spent there, and then nothing is to be had for it here.
-            Settlement::Refused(reason)
-                if reason == reason::NONCE_USED
-                    && self.can_ask_chain()
-                    && context.is_exclusive_since(self.pursuit.since)
-                    && is_first =>
-            {
-                let unknown = Unknown::MaybeSettledBefore;
-                self.with(|pursuit| Pursuit { unknown, ..pursuit }).ask_chain(context)
-            }
             Settlement::Refused(reason) => self.end_refused(&reason),
         }
     }

@@ -459,8 +459,8 @@ pub(super) struct Founding {
 }
 
 impl From<Founding> for Memory {
-    fn from(Founding { secret, since }: Founding) -> Self {
-        Self { secret, since, is_known: true }
+    fn from(Founding { secret, .. }: Founding) -> Self {
+        Self { secret, is_known: true }
     }
 }
 

@@ -455,9 +455,7 @@ fn configure(host: &impl Host, size: usize) -> Result<(Configured, Memory), Stri
     let period = if config.needs_introduction || config.shared_ledger.is_some() { FIRST_TICK_PERIOD } else { TICK_PERIOD };
     host.set_tick_period(period).map_err(|error| error.to_string())?;
     let secret = store::shared_secret(host).ok_or("the host's shared data or random numbers do not work")?;
-    let since = host.unix_time().ok().and_then(|now| store::ledger_since(host, now));
-    let since = since.ok_or("the host's clock or shared data does not work")?;
     properties::declare(host);
     let is_known = config.shared_ledger.is_none();
-    Ok((Configured { config: Arc::new(config), number }, Memory { secret, since, is_known }))
+    Ok((Configured { config: Arc::new(config), number }, Memory { secret, is_known }))
 }

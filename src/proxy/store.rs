@@ -35,8 +35,6 @@ const LEASE_PREFIX: &str = "x402.lease.1.";
 
 const FLUSH_PREFIX: &str = "x402.flush.1.";
 
-const SINCE_KEY: &str = "x402.ledger_since.1";
-
 /// Attempts at a value that others write at the same time.
 const ATTEMPTS: u32 = 1024;
 
@@ -124,14 +122,6 @@ pub(super) fn share_founding(host: &impl Host, name: &str, founding: Founding) -
     let version = host.shared_data(&key).ok()?.map(|(_, version)| version);
     let is_written = host.set_shared_data(&key, &founding.to_bytes(), version).ok()?;
     if is_written { Some(founding) } else { self::founding(host, name) }
-}
-
-/// When the shared data began, as far as any plugin of this ledger knows; `None` where it does not work.
-pub(super) fn ledger_since(host: &impl Host, now: UnixTime) -> Option<UnixTime> {
-    (0..ATTEMPTS).find_map(|_| match host.shared_data(SINCE_KEY).ok()? {
-        Some((bytes, _)) => Some(UnixTime::from_secs(u64::from_le_bytes(bytes.try_into().ok()?))),
-        None => host.set_shared_data(SINCE_KEY, &now.as_secs().to_le_bytes(), None).ok()?.then_some(now),
-    })
 }
 
 /// Takes the right to do what one worker of the process does for all, or keeps it: until `until`. `false` where a newer one

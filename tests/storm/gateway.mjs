@@ -58,9 +58,6 @@ function pluginOf({ version, urls, withRpc, verify, isOtherMarket }) {
     defaults: { pay_to: payTo, accepts: [OFFER] },
     // Soon enough for claims to come in the storm.
     channels: { claim_every: "3s" },
-    // Something between the filter and the facilitator repeats questions, and there is no other proxy.
-    // Nobody restarts this Envoy hot, so there is no older one that could still settle something.
-    ledger: { exclusive: true, exclusive_after: "0s" },
     routes: routesOf(withRpc).map(([name, { amount, otherAmount = amount, twin, ...route }]) => ({
       name,
       match: { path: `/${name}/{*rest}` },

@@ -44,7 +44,9 @@ impl Held {
     fn note(&mut self, task: &Task, said: &Said) {
         match (task, said) {
             (Task::Ledger(key, operation), Said::Ledger(answer)) => match operation {
-                Operation::Claim { .. } | Operation::Resume { .. } | Operation::Recover { .. } if is_granted(*answer) => {
+                Operation::Claim { .. } | Operation::Resume { .. } | Operation::Recover { .. }
+                    if is_granted(*answer) =>
+                {
                     self.claims.push(*key);
                 }
                 Operation::Spend { .. }
@@ -55,10 +57,9 @@ impl Held {
                 _ => {}
             },
             (Task::Channel(id, operation), Said::Channel(answer)) => match (operation, answer) {
-                (
-                    channel::Operation::Reserve(_),
-                    channel::Answer::Reserved { .. } | channel::Answer::Repeat { .. },
-                ) => self.channel = Some(*id),
+                (channel::Operation::Reserve(_), channel::Answer::Reserved { .. } | channel::Answer::Repeat { .. }) => {
+                    self.channel = Some(*id)
+                }
                 (
                     channel::Operation::Charge { .. }
                     | channel::Operation::Release { .. }

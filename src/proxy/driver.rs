@@ -247,7 +247,10 @@ impl<H: Host> Driver<H> {
         let seen = if head.may_be_seen() { properties::seen(&self.host) } else { Seen::Never };
         let next = Exchange::start(self.context(begun), head, seen);
         if !self.shared.memory.is_known && !passes(&next.1) {
-            return Ok((Exchange::Over, Effects { stream: Stream::Reply(Reply::ledger_out_of_reach()), ..Effects::default() }));
+            return Ok((
+                Exchange::Over,
+                Effects { stream: Stream::Reply(Reply::ledger_out_of_reach()), ..Effects::default() },
+            ));
         }
         if !next.0.is_over() {
             self.request_id = properties::request_id(&self.host);
@@ -525,9 +528,10 @@ impl<H: Host> Driver<H> {
             effects.chunk = None;
         }
         let (rest, at_once) = if runs_on { (None, Some(effects)) } else { (Some(effects), None) };
-        let mut waiting = self.asking.take().unwrap_or_else(|| {
-            Box::new(Waiting { asking: Asking::new(), rest: None, queue: VecDeque::new() })
-        });
+        let mut waiting = self
+            .asking
+            .take()
+            .unwrap_or_else(|| Box::new(Waiting { asking: Asking::new(), rest: None, queue: VecDeque::new() }));
         waiting.asking.add(jobs);
         waiting.rest = rest;
         if !waiting.asking.go_on(&self.host, fleet, self.owner, &mut self.held, None) {

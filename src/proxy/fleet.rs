@@ -11,7 +11,9 @@ use super::{heads, stats};
 use crate::config::{Service, SharedLedger};
 use crate::exchange::LogText;
 use crate::ledger::remote::etcd::{self, Call, Etcd, Listed, Raw, Reply};
-use crate::ledger::remote::{Ask, Attempt, Copies, Copy, Kind, RecordKey, Revision, Said, Step, Task, Told, Undo, Write};
+use crate::ledger::remote::{
+    Ask, Attempt, Copies, Copy, Kind, RecordKey, Revision, Said, Step, Task, Told, Undo, Write,
+};
 use crate::ledger::{Answer, Ledger, Operation, Owner, PaymentKey};
 use crate::time::UnixTime;
 
@@ -124,8 +126,7 @@ impl Fleet {
 
     fn call(&self, host: &impl Host, call: &Call) -> Option<u32> {
         let Service { cluster, scheme, authority, timeout, headers, .. } = &self.service;
-        let mut head =
-            vec![(":method", "POST"), (":scheme", scheme), (":authority", authority), (":path", call.path)];
+        let mut head = vec![(":method", "POST"), (":scheme", scheme), (":authority", authority), (":path", call.path)];
         head.extend(etcd::HEADERS);
         head.extend(headers.iter().map(|(name, value)| (name.as_str(), value.as_str())));
         match host.dispatch(cluster, &head, &call.body, *timeout) {
@@ -207,7 +208,10 @@ impl Fleet {
             (status, None) => format!("status {status}"),
         };
         let cluster = &self.service.cluster;
-        host.log(LogLevel::Warn, &format!("x402: the ledger's store (cluster {cluster:?}) gave no answer that counts ({why})"));
+        host.log(
+            LogLevel::Warn,
+            &format!("x402: the ledger's store (cluster {cluster:?}) gave no answer that counts ({why})"),
+        );
     }
 }
 
@@ -388,7 +392,10 @@ impl Fleet {
     fn remember(&self, host: &impl Host, running: Running) {
         let mut mends = self.mends.borrow_mut();
         if mends.len() >= MOST_MENDS {
-            host.log(LogLevel::Critical, "x402: too much was left open at the ledger's store; a claim waits for its hold to end");
+            host.log(
+                LogLevel::Critical,
+                "x402: too much was left open at the ledger's store; a claim waits for its hold to end",
+            );
             return;
         }
         let until = host.unix_time().unwrap_or_default().plus(MEND_SECONDS);
@@ -408,7 +415,10 @@ impl Fleet {
             let is_kept = mend.until > now || mend.running.token().is_some();
             if !is_kept {
                 stats::change_mends(host, -1);
-                host.log(LogLevel::Critical, "x402: the ledger's store was silent for too long; what it was asked last stays open");
+                host.log(
+                    LogLevel::Critical,
+                    "x402: the ledger's store was silent for too long; what it was asked last stays open",
+                );
             }
             is_kept
         });
@@ -498,7 +508,13 @@ impl FoundingQuestion {
     }
 
     /// Takes in the answer; `None` where it says nothing.
-    pub(super) fn hear(&mut self, host: &impl Host, fleet: &Fleet, headers: usize, body_size: usize) -> Option<Founding> {
+    pub(super) fn hear(
+        &mut self,
+        host: &impl Host,
+        fleet: &Fleet,
+        headers: usize,
+        body_size: usize,
+    ) -> Option<Founding> {
         match self.question.hear(host, fleet, headers, body_size)? {
             Told::Written(_) => Some(self.proposed),
             Told::Found(Some((bytes, _))) => Founding::read(&bytes),

@@ -507,14 +507,8 @@ impl Keeping {
     }
 
     fn begin_flush(&mut self, around: &Around<'_, impl Host>, number: u64, now: UnixTime) {
-        self.flush = Some(Flushing {
-            number,
-            since: now,
-            total: None,
-            left: 0,
-            is_blind: false,
-            hastened: BTreeSet::new(),
-        });
+        self.flush =
+            Some(Flushing { number, since: now, total: None, left: 0, is_blind: false, hastened: BTreeSet::new() });
         self.keeper.hasten(now);
         around.host.log(LogLevel::Info, "x402: all channels are claimed now, as an operator has asked");
     }

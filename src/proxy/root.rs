@@ -324,7 +324,8 @@ impl<H: Host> RootContext<H> {
 
     /// Asks the shared store for what the fleet has in common, until it is known; the token of the callout.
     pub(super) fn ask_founding(&mut self) -> Option<u32> {
-        let Some(fleet) = self.shared.fleet.clone().filter(|_| remote::IS_BUILT_IN && !self.shared.memory.is_known) else {
+        let Some(fleet) = self.shared.fleet.clone().filter(|_| remote::IS_BUILT_IN && !self.shared.memory.is_known)
+        else {
             return None;
         };
         if let Some(known) = self.founded() {
@@ -353,7 +354,10 @@ impl<H: Host> RootContext<H> {
             None => {
                 let token = question.token();
                 if token.is_none() {
-                    self.host.log(LogLevel::Warn, "x402: the ledger's store is out of reach; until it answers, nothing is sold");
+                    self.host.log(
+                        LogLevel::Warn,
+                        "x402: the ledger's store is out of reach; until it answers, nothing is sold",
+                    );
                 }
                 self.founding = token.map(|_| question);
                 token
@@ -452,7 +456,8 @@ fn configure(host: &impl Host, size: usize) -> Result<(Configured, Memory), Stri
     let config =
         Config::from_host(&bytes, &|name| host.variable(name).ok().flatten()).map_err(|error| error.to_string())?;
     let number = store::draw_number(host).ok_or("the host's shared data does not work")?;
-    let period = if config.needs_introduction || config.shared_ledger.is_some() { FIRST_TICK_PERIOD } else { TICK_PERIOD };
+    let period =
+        if config.needs_introduction || config.shared_ledger.is_some() { FIRST_TICK_PERIOD } else { TICK_PERIOD };
     host.set_tick_period(period).map_err(|error| error.to_string())?;
     let secret = store::shared_secret(host).ok_or("the host's shared data or random numbers do not work")?;
     properties::declare(host);

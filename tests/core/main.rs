@@ -36,10 +36,10 @@ mod policies;
 #[cfg(not(target_arch = "wasm32"))]
 mod properties;
 #[cfg(not(target_arch = "wasm32"))]
+mod remote;
+#[cfg(not(target_arch = "wasm32"))]
 mod secrets;
 mod shadow;
-#[cfg(not(target_arch = "wasm32"))]
-mod remote;
 mod sign_in;
 mod svm;
 mod tokens;

@@ -276,10 +276,9 @@ impl<H: Host> Contexts<H> {
     fn forget_callouts(&self) {
         self.with_table(|Table { callouts, streams, .. }| {
             callouts.retain(|(token, id)| {
-                let awaits = |stream: &Box<HttpContext<H>>| {
-                    [stream.callout_token(), stream.store_token()].contains(&Some(*token))
-                };
-                streams.get(id).is_some_and(awaits)
+                let awaits =
+                    |stream: &HttpContext<H>| [stream.callout_token(), stream.store_token()].contains(&Some(*token));
+                streams.get(id).is_some_and(|stream| awaits(stream))
             });
         });
     }

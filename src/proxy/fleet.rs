@@ -263,6 +263,7 @@ pub(super) struct Running {
 }
 
 /// How far a task is.
+#[allow(clippy::large_enum_variant, reason = "it lives as long as a call")]
 pub(super) enum Progress {
     /// The store is being asked, or will be at the next tick.
     Waiting,
@@ -441,7 +442,7 @@ impl Fleet {
             }
         }
         mends.retain(|mend| !done.contains(&mend.id));
-        stats::change_mends(host, -i64::try_from(done.len()).unwrap_or_default());
+        stats::change_mends(host, i64::try_from(done.len()).map_or(0, i64::saturating_neg));
         asked
     }
 

@@ -144,7 +144,6 @@ impl Rules {
             failing: 0,
             draw: 0,
             secret: SECRET,
-            ledger_since: at(0),
         }
     }
 

@@ -213,8 +213,6 @@ impl<H: Host> Contexts<H> {
             if !root.is_due() {
                 return;
             }
-            root.adopt_supported();
-            root.probe_failing();
             root.tell_exposure();
             let facilitators =
                 root.ask_supported().into_iter().map(|(token, place)| (token, Asked::Facilitator(place)));

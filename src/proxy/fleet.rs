@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use super::host::{Buffer, Host, LogLevel, Map, to_unix_time};
 use super::shared::Memory;
@@ -13,6 +14,7 @@ use crate::exchange::LogText;
 use crate::ledger::remote::etcd::{self, Call, Etcd, Listed, Raw, Reply};
 use crate::ledger::remote::{Ask, Attempt, Copies, Copy, Kind, RecordKey, Revision, Said, Step, Task, Told, Undo, Write};
 use crate::ledger::{Answer, Ledger, Operation, Owner, PaymentKey};
+use crate::schedule::mix;
 use crate::time::UnixTime;
 
 /// Bytes of an answer that are read at most: a record is far shorter.
@@ -48,14 +50,6 @@ pub(super) struct Fleet {
     told_at: Cell<UnixTime>,
 }
 
-/// Mixes the bits of a number: each result comes of one number alone.
-const fn mix(number: u64) -> u64 {
-    let number = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    number ^ (number >> 31)
-}
-
 impl Fleet {
     /// The store of a configuration. `random` is nobody else's.
     pub(super) fn new(ledger: &SharedLedger, rules: Ledger, random: [u8; 32]) -> Self {
@@ -84,6 +78,11 @@ impl Fleet {
         self.moves.set(number);
         // 0 stands for no move.
         mix(self.seed.rotate_left(17) ^ number).max(1)
+    }
+
+    /// Returns how long an answer of the store is waited for.
+    pub(super) const fn timeout(&self) -> Duration {
+        self.service.timeout
     }
 
     /// Returns the nanoseconds for which a question is repeated.

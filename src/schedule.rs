@@ -94,7 +94,46 @@ pub enum Word {
     Fails,
 }
 
+/// What a proxy does that has read the times of a question that one proxy of a fleet asks for all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// It notes other times, and asks for all if they are written.
+    Take(Schedule),
+    /// It asks for itself: nobody has heard anything for too long.
+    Alone,
+    /// It looks again at this time.
+    Wait(u64),
+}
+
 impl Schedule {
+    /// Returns what a proxy of a fleet does that has read these times, which are those of the fleet.
+    pub const fn turn(self, pace: Pace, need: Need, now: u64, random: u64) -> Turn {
+        /// Milliseconds within which all proxies look again.
+        const SPREAD: u64 = 10_000;
+        let is_known = self.heard_at > 0;
+        // What the fleet has heard, a proxy that has just come is about to read.
+        let need = Need { is_unknown: need.is_unknown && !is_known, ..need };
+        match self.step(pace, need, now, random) {
+            Step::Ask(next) | Step::Plan(next) => return Turn::Take(next),
+            Step::Wait => {}
+        }
+        if is_known && now.saturating_sub(self.heard_at) > 2 * (Self::STEADY + Self::STEADY_JITTER) {
+            return Turn::Alone;
+        }
+        if !is_known && self.failures == 0 {
+            // Somebody is asking, for the first time.
+            return Turn::Wait(now.saturating_add(Self::SLACK).saturating_add(part(Self::SLACK, random)));
+        }
+        Turn::Wait(self.due.saturating_add(part(SPREAD, random)))
+    }
+
+    /// Returns whether nothing has failed since it was answered last.
+    pub const fn is_undisturbed(self) -> bool {
+        self.failed_at == 0 || self.is_calm()
+    }
+
+    /// Bytes of [`Self::to_bytes`].
+    pub const BYTES: usize = 28;
     /// Milliseconds within which a process asks first, where something waits for the answer.
     pub const SOON: u64 = 1_000;
     /// The same where nothing waits.

@@ -141,7 +141,7 @@ impl Fleet {
 }
 
 /// One question to the store, under way.
-struct Question {
+pub(super) struct Question {
     ask: Ask,
     /// The host's mark of the answer; `None` where nothing is awaited.
     token: Option<u32>,
@@ -152,14 +152,18 @@ struct Question {
 }
 
 impl Question {
-    fn send(host: &impl Host, fleet: &Fleet, ask: Ask) -> Self {
+    pub(super) fn send(host: &impl Host, fleet: &Fleet, ask: Ask) -> Self {
         let now = host.read_clock().unwrap_or_default();
         let token = fleet.call(host, &fleet.etcd.call(&ask, to_unix_time(now)));
         Self { ask, token, is_preparing: false, preparations: 0, sent_at: now }
     }
 
+    pub(super) const fn token(&self) -> Option<u32> {
+        self.token
+    }
+
     /// Takes in an answer; `None` while there is more to be heard.
-    fn hear(&mut self, host: &impl Host, fleet: &Fleet, headers: usize, body_size: usize) -> Option<Told> {
+    pub(super) fn hear(&mut self, host: &impl Host, fleet: &Fleet, headers: usize, body_size: usize) -> Option<Told> {
         self.token = None;
         let now = host.read_clock().unwrap_or_default();
         let (status, grpc_status, message, body) = read_raw(host, headers, body_size, MAX_ANSWER_BYTES);

@@ -14,6 +14,7 @@ use super::http::HttpContext;
 use super::keeper::{Around, Keeping, Tokens};
 use super::properties;
 use super::shared::{Memory, Shared};
+use super::words::{Next, Sharing};
 use super::{stats, store};
 use crate::chain::{self, MAX_ANSWER_BYTES};
 use crate::channel::IS_BUILT_IN;
@@ -38,6 +39,8 @@ pub(super) struct RootContext<H> {
     shared: Shared,
     /// When each facilitator answered last, as far as this worker knows: milliseconds since the epoch, 0 for never.
     heard_at: Vec<u64>,
+    /// What the fleet knows of each.
+    words: Vec<Sharing>,
     /// Differs among all root contexts of all proxies.
     seed: u64,
     /// The facilitators of which the log has said what they support.
@@ -74,6 +77,7 @@ impl<H: Host> RootContext<H> {
             configured: None,
             shared: Shared::default(),
             heard_at: Vec::new(),
+            words: Vec::new(),
             seed: 0,
             introduced: BTreeSet::new(),
             missed: BTreeSet::new(),
@@ -101,6 +105,8 @@ impl<H: Host> RootContext<H> {
                 self.shared.supported = Arc::new(vec![Supported::default(); facilitators]);
                 self.shared.health = Rc::new(RefCell::new(Health::new(facilitators)));
                 self.heard_at = vec![0; facilitators];
+                self.words.clear();
+                self.words.resize_with(facilitators, Sharing::default);
                 self.seed = self.host.random().ok().and_then(|bytes| bytes.first_chunk().copied()).map_or(0, u64::from_be_bytes);
                 self.keeping.jitter_by(self.seed);
                 self.nodes = configured.config.nodes();
@@ -166,7 +172,9 @@ impl<H: Host> RootContext<H> {
     pub(super) fn ask_supported(&mut self) -> Vec<(u32, usize)> {
         let (Some(Configured { config, .. }), Some(now)) = (&self.configured, self.millis()) else { return Vec::new() };
         let config = Arc::clone(config);
-        if !config.has_offers {
+        // Of a fleet that is out of reach, nothing is sold.
+        let is_cut_off = self.shared.fleet.is_some() && !self.shared.memory.is_known;
+        if !config.has_offers || is_cut_off {
             return Vec::new();
         }
         let places = config.facilitators.iter().enumerate();
@@ -179,26 +187,65 @@ impl<H: Host> RootContext<H> {
         let (schedule, version) = store::schedule(&self.host, &name)?;
         let schedule = schedule.unwrap_or_default();
         self.adopt_supported(config, place, service, schedule.heard_at);
-        let need = Need {
-            is_failing: self.shared.health.borrow().is_failing(config, place),
-            is_unknown: config.needs_introduction && self.shared.supported.get(place).is_none_or(|one| one.kinds.is_empty()),
-            timeout: millis(service.timeout),
-        };
+        let need = self.need(config, place, service);
         match schedule.step(Pace::FACILITATOR, need, now, self.draw(now)) {
             Step::Wait => None,
             Step::Plan(next) => {
                 store::set_schedule(&self.host, &name, next, version);
                 None
             }
-            Step::Ask(next) if store::set_schedule(&self.host, &name, next, version) => {
-                let tokens = &self.shared.tokens;
-                let token = callouts::dispatch(&self.host, tokens, service, "GET", Supported::PATH, "").ok();
-                if token.is_none() {
-                    self.note_word(&name, Pace::FACILITATOR, Word::Fails, need.is_failing || config.needs_introduction);
-                }
-                token
-            }
+            Step::Ask(next) if store::set_schedule(&self.host, &name, next, version) => self
+                .look_up(place, service, schedule)
+                .or_else(|| self.ask_facilitator(service, need.is_failing || config.needs_introduction)),
             Step::Ask(_) => None,
+        }
+    }
+
+    fn need(&self, config: &Config, place: usize, service: &Service) -> Need {
+        let of_store = self.shared.fleet.as_ref().map_or(Duration::ZERO, |fleet| fleet.timeout().saturating_mul(3));
+        Need {
+            is_failing: self.shared.health.borrow().is_failing(config, place),
+            is_unknown: config.needs_introduction && self.shared.supported.get(place).is_none_or(|one| one.kinds.is_empty()),
+            timeout: millis(service.timeout.saturating_add(of_store)),
+        }
+    }
+
+    fn ask_facilitator(&self, service: &Service, is_urgent: bool) -> Option<u32> {
+        let token = callouts::dispatch(&self.host, &self.shared.tokens, service, "GET", Supported::PATH, "").ok();
+        if token.is_none() {
+            self.note_word(&store::supported_schedule(service), Pace::FACILITATOR, Word::Fails, is_urgent);
+        }
+        token
+    }
+
+    /// Asks the fleet's store first, where nothing has failed lately: another proxy may know.
+    fn look_up(&mut self, place: usize, service: &Service, schedule: Schedule) -> Option<u32> {
+        let fleet = self.shared.fleet.clone().filter(|_| remote::IS_BUILT_IN && schedule.is_undisturbed())?;
+        self.words.get_mut(place)?.look(&self.host, &fleet, service)
+    }
+
+    /// The store has said what the fleet knows of a facilitator; the token of what is asked next.
+    fn on_word(&mut self, place: usize, headers: usize, body_size: usize) -> Option<u32> {
+        let (fleet, now) = (self.shared.fleet.clone()?, self.millis()?);
+        let config = Arc::clone(&self.configured.as_ref()?.config);
+        let service = &config.facilitators.get(place)?.service;
+        let (need, at) = (self.need(&config, place, service), (now, self.draw(now)));
+        match self.words.get_mut(place)?.hear(&self.host, &fleet, need, (headers, body_size), at) {
+            Next::More(token) => Some(token),
+            Next::Nothing => None,
+            Next::Ask => self.ask_facilitator(service, need.is_failing || config.needs_introduction),
+            Next::Wait(known, due) => {
+                let is_known = known.is_some();
+                if let Some(known) = known {
+                    store::share_supported(&self.host, service, |earlier| known.clone().or_earlier(earlier));
+                }
+                store::note_word(&self.host, &store::supported_schedule(service), &|schedule| Schedule {
+                    due,
+                    heard_at: if is_known { now } else { schedule.heard_at },
+                    ..schedule
+                });
+                None
+            }
         }
     }
 
@@ -234,11 +281,15 @@ impl<H: Host> RootContext<H> {
         store::note_word(&self.host, name, &|schedule| schedule.heard(pace, word, is_urgent, now, random));
     }
 
-    /// The facilitator at a place has answered what it supports, or has not.
-    pub(super) fn on_supported(&mut self, place: usize, headers: usize, body_size: usize) {
+    /// The facilitator at a place has answered what it supports, or has not, or the fleet's store was asked about it; the token of
+    /// what is asked next.
+    pub(super) fn on_supported(&mut self, place: usize, headers: usize, body_size: usize) -> Option<u32> {
+        if remote::IS_BUILT_IN && self.words.get(place).is_some_and(Sharing::is_under_way) {
+            return self.on_word(place, headers, body_size);
+        }
         let answer = callouts::read_answer(&self.host, headers, body_size, MAX_SUPPORTED_BYTES);
-        let Some(Configured { config, .. }) = &self.configured else { return };
-        let Some(facilitator) = config.facilitators.get(place) else { return };
+        let Configured { config, .. } = self.configured.as_ref()?;
+        let facilitator = config.facilitators.get(place)?;
         let Facilitator { name, service, .. } = facilitator;
         self.shared.health.borrow_mut().note(&self.host, config, service, &answer);
         let supported = Supported::read(&answer);
@@ -248,6 +299,7 @@ impl<H: Host> RootContext<H> {
             None => Word::Answers,
         };
         let is_urgent = config.needs_introduction || self.shared.health.borrow().is_failing(config, place);
+        let mut text = None;
         match supported {
             Some(supported) => {
                 // A client is given terms by one worker and pays at another, so all have to know the same accounts.
@@ -256,7 +308,9 @@ impl<H: Host> RootContext<H> {
                 if self.introduced.insert(place) {
                     log_introduction(&self.host, facilitator, &answer, &supported);
                 }
-                set_supported(&mut self.shared.supported, place, merged.unwrap_or(supported));
+                let known = merged.unwrap_or(supported);
+                text = self.shared.fleet.as_ref().map(|_| known.to_text());
+                set_supported(&mut self.shared.supported, place, known);
                 // Behind what all are to read then.
                 self.note_word(&store::supported_schedule(service), Pace::FACILITATOR, word, is_urgent);
                 self.log_left_out();
@@ -279,6 +333,16 @@ impl<H: Host> RootContext<H> {
                 }
             }
         }
+        self.tell_fleet(place, word, is_urgent, text)
+    }
+
+    /// Tells the fleet what came of a question that this worker has asked for all; the token of the callout.
+    fn tell_fleet(&mut self, place: usize, word: Word, is_urgent: bool, supported: Option<String>) -> Option<u32> {
+        let fleet = self.shared.fleet.clone().filter(|_| remote::IS_BUILT_IN)?;
+        let now = self.millis()?;
+        let random = self.draw(now);
+        let hear = |schedule: Schedule| schedule.heard(Pace::FACILITATOR, word, is_urgent, now, random);
+        self.words.get_mut(place)?.tell(&self.host, &fleet, &hear, supported, now)
     }
 
     /// Asks the nodes which chains they are of, once; the tokens of the callouts, each with the place of its node.

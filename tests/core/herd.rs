@@ -1,6 +1,6 @@
 //! A fleet that asks its facilitator what it supports: how many questions a second reach it. The pure scheduler and a clock.
 
-use x402_proxy_wasm::schedule::{Need, Pace, Schedule, Step, Word, jittered, mix, part};
+use x402_proxy_wasm::schedule::{Need, Pace, Schedule, Step, Turn, Word, jittered, mix, part};
 
 const PROXIES: u64 = 1000;
 const WORKERS: u64 = 4;
@@ -19,6 +19,8 @@ struct Proxy {
     workers: Vec<(u64, bool)>,
     /// An answer that is under way: when it comes, of which worker.
     answer: Option<(u64, usize)>,
+    /// Whether it asks for all of the fleet.
+    has_turn: bool,
 }
 
 /// The fleet, the facilitator's state, and the questions of each second since it began.
@@ -28,7 +30,10 @@ struct Fleet {
     needs_word: bool,
     is_down: bool,
     went_down_at: u64,
+    /// The times of the fleet, where its proxies share a store.
+    store: Option<Schedule>,
     asked: Vec<u32>,
+    looked: Vec<u32>,
 }
 
 const BEGIN: u64 = 1_800_000_000_000;
@@ -43,9 +48,10 @@ impl Fleet {
             is_known: false,
             workers: vec![(0, false); 4],
             answer: None,
+            has_turn: false,
         };
         let proxies = (0..PROXIES).map(proxy).collect();
-        Self { proxies, now: BEGIN, needs_word, is_down, went_down_at: BEGIN, asked: vec![0] }
+        Self { proxies, now: BEGIN, needs_word, is_down, went_down_at: BEGIN, store: None, asked: vec![0], looked: vec![0] }
     }
 
     fn run(&mut self, seconds: u64) -> Vec<u32> {
@@ -58,15 +64,16 @@ impl Fleet {
 
     fn step(&mut self) {
         let Self { now, needs_word, is_down, went_down_at, .. } = *self;
-        let mut asked = 0;
+        let (mut asked, mut looked) = (0, 0);
         for proxy in &mut self.proxies {
             // The answer takes a few milliseconds, of a facilitator that is down a time-out for every other proxy.
             if let Some((_, worker)) = proxy.answer.take_if(|(at, _)| *at <= now) {
                 let word = if is_down { Word::Fails } else { Word::Says };
                 let is_urgent = needs_word || (is_down && proxy.workers[worker].1);
                 proxy.schedule = proxy.schedule.heard(Pace::FACILITATOR, word, is_urgent, now, mix(proxy.number ^ now));
-                if !is_down {
-                    proxy.is_known = true;
+                proxy.is_known |= !is_down;
+                if let (Some(store), true) = (&mut self.store, std::mem::take(&mut proxy.has_turn)) {
+                    *store = store.heard(Pace::FACILITATOR, word, is_urgent, now, mix(proxy.number ^ now));
                 }
             }
             for worker in 0..WORKERS {
@@ -86,7 +93,22 @@ impl Fleet {
                     Step::Wait => {}
                     Step::Plan(next) => proxy.schedule = next,
                     Step::Ask(next) => {
+                        let turn = self.store.filter(|_| proxy.schedule.is_undisturbed()).map(|store| {
+                            looked += 1;
+                            (store, store.turn(Pace::FACILITATOR, need, now, mix(proxy.number ^ now)))
+                        });
                         proxy.schedule = next;
+                        match turn {
+                            Some((_, Turn::Take(next))) => (self.store, proxy.has_turn) = (Some(next), true),
+                            Some((store, Turn::Wait(until))) => {
+                                proxy.schedule.due = until;
+                                if store.heard_at > 0 {
+                                    (proxy.is_known, proxy.schedule.heard_at) = (true, now);
+                                }
+                                continue;
+                            }
+                            Some((_, Turn::Alone)) | None => {}
+                        }
                         let delay = if is_down && proxy.number % 2 == 0 { TIMEOUT } else { STEP };
                         proxy.answer = Some((now + delay, usize::try_from(worker).unwrap()));
                         asked += 1;
@@ -95,9 +117,11 @@ impl Fleet {
             }
         }
         *self.asked.last_mut().unwrap() += asked;
+        *self.looked.last_mut().unwrap() += looked;
         self.now += STEP;
         if self.now % 1000 == 0 {
             self.asked.push(0);
+            self.looked.push(0);
         }
     }
 
@@ -161,6 +185,31 @@ fn a_thousand_proxies_are_no_herd() {
         tell("the twenty minutes after that", &after, 0);
         assert!(mean(&after) <= 2.0 && peak(&after) <= 20, "{} {}", mean(&after), peak(&after));
     }
+
+    let mut fleet = Fleet::start(true, false);
+    fleet.store = Some(Schedule::default());
+    let within = fleet.until_all(|proxy| proxy.is_known);
+    tell("with a store: start, something waits for the answer", &fleet.asked.clone(), within);
+    assert!(fleet.asked.iter().sum::<u32>() == 1 && within <= 5, "{:?} {within}", fleet.asked);
+    fleet.run(600);
+    let (steady, looked) = (fleet.run(3600), fleet.looked.split_off(600));
+    tell("with a store: steady, for an hour", &steady, 0);
+    println!("| the same, questions to the store | {} | {:.1} | |", peak(&looked), mean(&looked));
+    assert!(steady.iter().sum::<u32>() <= 7 && peak(&looked) <= 200, "{} {}", mean(&steady), peak(&looked));
+    fleet.looked = vec![0];
+    (fleet.is_down, fleet.went_down_at) = (true, fleet.now);
+    let down = fleet.run(600);
+    tell("with a store: down for ten minutes", &down, 0);
+    assert!(mean(&down[60..]) <= 20.0 && peak(&down[60..]) <= 60, "{} {}", mean(&down), peak(&down));
+    fleet.is_down = false;
+    let (back_at, from) = (fleet.now, fleet.asked.len() - 1);
+    let within = fleet.until_all(|proxy| proxy.schedule.heard_at >= back_at);
+    tell("with a store: back", &fleet.asked[from..].to_vec(), within);
+    assert!(within <= 90, "{within}");
+    fleet.run(700);
+    let after = fleet.run(1200);
+    tell("with a store: twenty minutes later", &after, 0);
+    assert!(after.iter().sum::<u32>() <= 4, "{after:?}");
 
     let mut fleet = Fleet::start(true, true);
     let start = fleet.run(60);

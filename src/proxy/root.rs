@@ -107,7 +107,12 @@ impl<H: Host> RootContext<H> {
                 self.heard_at = vec![0; facilitators];
                 self.words.clear();
                 self.words.resize_with(facilitators, Sharing::default);
-                self.seed = self.host.random().ok().and_then(|bytes| bytes.first_chunk().copied()).map_or(0, u64::from_be_bytes);
+                self.seed = self
+                    .host
+                    .random()
+                    .ok()
+                    .and_then(|bytes| bytes.first_chunk().copied())
+                    .map_or(0, u64::from_be_bytes);
                 self.keeping.jitter_by(self.seed);
                 self.nodes = configured.config.nodes();
                 self.exposed = configured.config.exposed();
@@ -205,7 +210,8 @@ impl<H: Host> RootContext<H> {
         let of_store = self.shared.fleet.as_ref().map_or(Duration::ZERO, |fleet| fleet.timeout().saturating_mul(3));
         Need {
             is_failing: self.shared.health.borrow().is_failing(config, place),
-            is_unknown: config.needs_introduction && self.shared.supported.get(place).is_none_or(|one| one.kinds.is_empty()),
+            is_unknown: config.needs_introduction
+                && self.shared.supported.get(place).is_none_or(|one| one.kinds.is_empty()),
             timeout: millis(service.timeout.saturating_add(of_store)),
         }
     }
@@ -432,7 +438,8 @@ impl<H: Host> RootContext<H> {
 
     /// Asks the shared store for what the fleet has in common, until it is known; the token of the callout.
     pub(super) fn ask_founding(&mut self) -> Option<u32> {
-        let Some(fleet) = self.shared.fleet.clone().filter(|_| remote::IS_BUILT_IN && !self.shared.memory.is_known) else {
+        let Some(fleet) = self.shared.fleet.clone().filter(|_| remote::IS_BUILT_IN && !self.shared.memory.is_known)
+        else {
             return None;
         };
         if let Some(known) = self.founded() {
@@ -482,7 +489,10 @@ impl<H: Host> RootContext<H> {
                 let token = question.token();
                 if token.is_none() {
                     self.note_founding_failure();
-                    self.host.log(LogLevel::Warn, "x402: the ledger's store is out of reach; until it answers, nothing is sold");
+                    self.host.log(
+                        LogLevel::Warn,
+                        "x402: the ledger's store is out of reach; until it answers, nothing is sold",
+                    );
                 }
                 self.founding = token.map(|_| question);
                 token
@@ -585,7 +595,8 @@ fn configure(host: &impl Host, size: usize) -> Result<(Configured, Memory), Stri
     let config =
         Config::from_host(&bytes, &|name| host.variable(name).ok().flatten()).map_err(|error| error.to_string())?;
     let number = store::draw_number(host).ok_or("the host's shared data does not work")?;
-    let period = if config.needs_introduction || config.shared_ledger.is_some() { FIRST_TICK_PERIOD } else { TICK_PERIOD };
+    let period =
+        if config.needs_introduction || config.shared_ledger.is_some() { FIRST_TICK_PERIOD } else { TICK_PERIOD };
     host.set_tick_period(period).map_err(|error| error.to_string())?;
     let secret = store::shared_secret(host).ok_or("the host's shared data or random numbers do not work")?;
     let since = host.unix_time().ok().and_then(|now| store::ledger_since(host, now));

@@ -139,7 +139,7 @@ fn a_store_that_is_silent_at_the_start_is_asked_by_one_worker_and_ever_more_seld
         for root in [ROOT, other] {
             envoy.tick(root);
             for callout in envoy.callouts() {
-                            assert_ne!(callout.path, "/supported", "nothing is sold, so nobody asks");
+                assert_ne!(callout.path, "/supported", "nothing is sold, so nobody asks");
                 founding += u32::from(String::from_utf8_lossy(&callout.bytes).contains(&"0".repeat(64)));
                 envoy.answer_with(callout.token, Vec::new(), Vec::new());
             }

@@ -438,10 +438,7 @@ impl<H: Host> RootContext<H> {
 
     /// Asks the shared store for what the fleet has in common, until it is known; the token of the callout.
     pub(super) fn ask_founding(&mut self) -> Option<u32> {
-        let Some(fleet) = self.shared.fleet.clone().filter(|_| remote::IS_BUILT_IN && !self.shared.memory.is_known)
-        else {
-            return None;
-        };
+        let fleet = self.shared.fleet.clone().filter(|_| remote::IS_BUILT_IN && !self.shared.memory.is_known)?;
         if let Some(known) = self.founded() {
             self.found(known);
             return None;

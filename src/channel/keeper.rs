@@ -10,6 +10,7 @@ use super::claims::{Signer, claim_payload, refund_payload, settle_payload};
 use super::message::ChannelId;
 use super::record::{OnChain, Operation, Record, Row};
 use crate::evm::Address;
+use crate::schedule::{jittered, mix};
 use crate::time::UnixTime;
 
 /// Rows of one claim, at most. Official facilitators take a hundred.
@@ -141,9 +142,23 @@ pub struct Keeper {
     busy: Vec<Group>,
     /// Refunds that are under way.
     refunding: usize,
+    /// By which pauses differ among proxies.
+    seed: u64,
 }
 
 impl Keeper {
+    /// Takes in a number that no other proxy has.
+    pub const fn jitter_by(&mut self, seed: u64) {
+        self.seed = seed;
+    }
+
+    /// Returns the seconds until the next attempt.
+    fn pause(&self, attempts: u32, now: UnixTime) -> u64 {
+        const LONGEST_SECONDS: u64 = 60;
+        let pause = 1_u64.checked_shl(attempts).unwrap_or(LONGEST_SECONDS).min(LONGEST_SECONDS);
+        jittered(pause, mix(self.seed ^ now.as_secs()))
+    }
+
     /// Takes in a row that is to be claimed.
     pub fn claim(&mut self, claimable: Claimable, now: UnixTime) {
         let batches = self.claims.entry(Group::of(&claimable.row)).or_default();
@@ -224,7 +239,8 @@ impl Keeper {
                 self.busy.retain(|busy| *busy != group);
                 if said != Said::Done && attempts < MOST_PAYOUTS {
                     let attempts = attempts.saturating_add(1);
-                    self.payouts.entry(group).or_insert(Payout { due: now.plus(pause(attempts)), attempts });
+                    let due = now.plus(self.pause(attempts, now));
+                    self.payouts.entry(group).or_insert(Payout { due, attempts });
                 }
                 Consequences::default()
             }
@@ -273,6 +289,8 @@ impl Keeper {
         said: Said,
         now: UnixTime,
     ) -> Consequences {
+        let attempts = attempts.saturating_add(1);
+        let again_at = now.plus(self.pause(attempts, now));
         let batches = self.claims.entry(group).or_default();
         let consequences = match said {
             Said::Done => {
@@ -287,9 +305,8 @@ impl Keeper {
                 }
                 Consequences::default()
             }
-            Said::Nothing if attempts < MOST_ATTEMPTS => {
-                let attempts = attempts.saturating_add(1);
-                batches.push_front(Batch { rows, attempts, due: now.plus(pause(attempts)) });
+            Said::Nothing if attempts <= MOST_ATTEMPTS => {
+                batches.push_front(Batch { rows, attempts, due: again_at });
                 Consequences::default()
             }
             Said::Refused | Said::Nothing => {
@@ -303,12 +320,6 @@ impl Keeper {
         }
         consequences
     }
-}
-
-/// Seconds until the next attempt.
-fn pause(attempts: u32) -> u64 {
-    const LONGEST_SECONDS: u64 = 60;
-    1_u64.checked_shl(attempts).unwrap_or(LONGEST_SECONDS).min(LONGEST_SECONDS)
 }
 
 impl Refundable {

@@ -292,6 +292,11 @@ impl<H: Host> Around<'_, H> {
 }
 
 impl Keeping {
+    /// Takes in a number that no other proxy has: by it attempts are not repeated by all in the same second.
+    pub(super) const fn jitter_by(&mut self, seed: u64) {
+        self.keeper.jitter_by(seed);
+    }
+
     /// Does what is due.
     pub(super) fn keep(&mut self, around: &Around<'_, impl Host>, now: UnixTime) -> Tokens {
         if let Some(fleet) = around.shared.fleet.clone().filter(|_| remote::IS_BUILT_IN) {

@@ -7,6 +7,7 @@ use crate::config::Service;
 use crate::exchange::{Flush, Flushed};
 use crate::facilitator::Supported;
 use crate::ledger::{CLAIM_BYTES, Store, StoreFailed, Written, is_of_payments};
+use crate::schedule::Schedule;
 use crate::time::UnixTime;
 
 /// Shared data: one value for each page, seen by all workers that run the same `vm_id`.
@@ -32,6 +33,8 @@ const SUPPORTED_PREFIX: &str = "x402.settlers.2.";
 const SECRET_KEY: &str = "x402.secret.1";
 
 const LEASE_PREFIX: &str = "x402.lease.1.";
+
+const SCHEDULE_PREFIX: &str = "x402.schedule.1.";
 
 const FLUSH_PREFIX: &str = "x402.flush.1.";
 
@@ -90,6 +93,31 @@ pub(super) fn share_supported(
         let changed = change(&earlier);
         host.set_shared_data(&key, changed.to_text().as_bytes(), version).ok()?.then_some(changed)
     })
+}
+
+/// Returns the name of the times at which a facilitator is asked what it supports.
+pub(super) fn supported_schedule(facilitator: &Service) -> String {
+    hex::encode(facilitator.identity())
+}
+
+/// Reads the times of a question that the workers of this process ask in turns, and the mark of their version; `None` where the
+/// store does not work.
+pub(super) fn schedule(host: &impl Host, name: &str) -> Option<(Option<Schedule>, Option<u32>)> {
+    let stored = host.shared_data(&format!("{SCHEDULE_PREFIX}{name}")).ok()?;
+    Some((stored.as_ref().and_then(|(bytes, _)| Schedule::read(bytes)), stored.map(|(_, version)| version)))
+}
+
+/// Writes them if they still have this version; `false` where they have not, or the store does not work.
+pub(super) fn set_schedule(host: &impl Host, name: &str, schedule: Schedule, version: Option<u32>) -> bool {
+    host.set_shared_data(&format!("{SCHEDULE_PREFIX}{name}"), &schedule.to_bytes(), version) == Ok(true)
+}
+
+/// Notes what an answer was worth.
+pub(super) fn note_word(host: &impl Host, name: &str, hear: &dyn Fn(Schedule) -> Schedule) {
+    let _ = (0..ATTEMPTS).find(|_| match schedule(host, name) {
+        Some((known, version)) => set_schedule(host, name, hear(known.unwrap_or_default()), version),
+        None => true,
+    });
 }
 
 /// Several plugins of one VM may have several facilitators, or accounts with one, and must not hear of each other's.

@@ -597,8 +597,11 @@ fn the_background_asks_later_and_later_until_it_is_of_no_use() {
         assert_eq!(outcome(&request), Outcome::Unknown);
     }
     // No facilitator settles what lives for less than six seconds more.
-    assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
-    assert!(scene.stage.now <= NOW + 294 && scene.stage.now + 60 > NOW + 294);
+    for (pause, least) in pauses.iter().zip([1, 2, 4, 8, 16, 32, 60, 60, 60]) {
+        assert!((least..=least + least / 2).contains(pause), "{pauses:?}");
+    }
+    assert!((8..=9).contains(&pauses.len()), "{pauses:?}");
+    assert!(scene.stage.now <= NOW + 294 && scene.stage.now + 90 > NOW + 294);
     assert_eq!(scene.play([lost()]).status(), 502, "and the client is not asked to pay again");
 }
 

@@ -25,6 +25,9 @@ mod exchange;
 mod extensions;
 mod facilitators;
 mod foreign;
+#[cfg(not(target_arch = "wasm32"))]
+#[allow(clippy::print_stdout, reason = "it shows its table")]
+mod herd;
 mod keeping;
 #[cfg(not(target_arch = "wasm32"))]
 #[allow(clippy::as_conversions, clippy::print_stdout, reason = "it tells how far it went")]

@@ -18,6 +18,7 @@ mod channels;
 mod common;
 mod fake_envoy;
 mod faults;
+mod fleet;
 mod keeping;
 mod leaving;
 mod purchase;

@@ -199,17 +199,20 @@ pub(super) fn begin_settlement(payment: Payment, context: Context<'_>, waiter: W
     payment.ask_ledger(operation, |payment| BeginningSettlement { payment, waiter })
 }
 
+/// Asks for the settlement of a payment whose claim says so already.
+pub(super) fn settle_claimed(payment: Payment, context: Context<'_>, waiter: Waiter) -> Next {
+    let edits = payment.forwarding(None);
+    let (exchange, effects) = Settling::begin(payment, context, waiter);
+    let stream = if waiter == Waiter::Upstream { Stream::Forward(edits) } else { effects.stream };
+    (exchange, Effects { stream, ..effects })
+}
+
 impl State for BeginningSettlement {
     fn handle(self, context: Context<'_>, event: Event) -> Next {
         let Event::Ledger(answer) = event else { return self.ignore(event) };
         let Self { payment, waiter } = self;
         match answer {
-            Answer::Granted => {
-                let edits = payment.forwarding(None);
-                let (exchange, effects) = Settling::begin(payment, context, waiter);
-                let stream = if waiter == Waiter::Upstream { Stream::Forward(edits) } else { effects.stream };
-                (exchange, Effects { stream, ..effects })
-            }
+            Answer::Granted => settle_claimed(payment, context, waiter),
             Answer::NotHeld => payment.end_in_flight(),
             _ => payment.out_of_order(),
         }

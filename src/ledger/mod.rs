@@ -251,6 +251,15 @@ pub enum Operation {
         /// True if the payment is proven: the filter has checked its signature, or `/verify` has said yes.
         is_proven: bool,
     },
+    /// The same for a payment that is proven, and of which settlement is asked for at once: what would be two moves is one.
+    ClaimToSettle {
+        /// The time at which the payment's validity ends, and with it the claim.
+        expires: UnixTime,
+        /// The time at which the request has surely ended.
+        until: UnixTime,
+        /// The binding of what came.
+        binding: Binding,
+    },
     /// Take the claim, if nobody holds it and settlement was asked for before. For a payment whose validity has ended:
     /// it buys nothing new, but it may have settled, and then it still buys its response.
     Resume {
@@ -346,7 +355,7 @@ pub enum Operation {
 impl Operation {
     /// Returns whether it asks for a claim, and does nothing to one.
     pub const fn begins(self) -> bool {
-        matches!(self, Self::Claim { .. } | Self::Resume { .. } | Self::Look { .. })
+        matches!(self, Self::Claim { .. } | Self::ClaimToSettle { .. } | Self::Resume { .. } | Self::Look { .. })
     }
 
     /// The first of the pages that it concerns: payments, what is noted, and what is noted once have their own.
@@ -565,6 +574,11 @@ impl Ledger {
                     expires,
                     binding,
                 })
+            }
+            (Operation::ClaimToSettle { expires, until, binding }, _) => {
+                let hold = Hold { owner, until };
+                let begun = Next::Restart { state: Settling(hold, None), expires, binding };
+                self.take_over(claim, hold, binding, true, now).unwrap_or(begun)
             }
             (Operation::Resume { until, binding }, _) => {
                 let taken = self.take_over(claim, Hold { owner, until }, binding, true, now);

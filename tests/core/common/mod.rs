@@ -753,6 +753,7 @@ const fn name_of(operation: Operation) -> &'static str {
     match operation {
         Operation::Claim { is_proven: true, .. } => "claim",
         Operation::Claim { is_proven: false, .. } => "claim unproven",
+        Operation::ClaimToSettle { .. } => "claim",
         Operation::Resume { .. } => "resume",
         Operation::Recover { .. } => "recover",
         Operation::Look { .. } => "look",

@@ -219,7 +219,7 @@ fn forgetful(
     operation: Operation,
     now: UnixTime,
 ) -> Answer {
-    if matches!(operation, Operation::Claim { .. }) {
+    if matches!(operation, Operation::Claim { .. } | Operation::ClaimToSettle { .. }) {
         *store = MemoryStore::default();
     }
     tables::perform(ledger, store, key, owner, operation, now)

@@ -1016,6 +1016,7 @@ fn held_until(operation: Operation) -> u32 {
         // What is not proven gives way to what is.
         Operation::Claim { is_proven: false, .. } => 0,
         Operation::Claim { until, .. }
+        | Operation::ClaimToSettle { until, .. }
         | Operation::Resume { until, .. }
         | Operation::Recover { until }
         | Operation::Settle { until, .. }

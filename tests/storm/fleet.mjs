@@ -22,7 +22,7 @@ import { startBackends, startStage } from "../../stage/stage.mjs";
 import { bold, green, item, line, red } from "../../stage/terminal.mjs";
 import { layCable } from "../e2e/cable.mjs";
 import { signPermit2Payment } from "../e2e/permit2.mjs";
-import { assertAlive, encoded, eventually, quote, signPayment } from "../e2e/support.mjs";
+import { assertAlive, encoded, eventually, signPayment } from "../e2e/support.mjs";
 import { MARK, receiptOf, tagOf, termsOf } from "./books.mjs";
 import { randomOf } from "./random.mjs";
 import { ask } from "./wire.mjs";
@@ -39,17 +39,25 @@ const MINTED = 1_000_000_000n;
 const SKEW_SECONDS = 5;
 const OFFER = { scheme: "exact", network: "base-sepolia", asset: "USDC" };
 
-/** The most that a payment of `upto` may cost; what it costs is another amount for each, by which the chain tells them apart. */
-const CEILING = 1_000_000;
-const chargeOf = (serial) => 100_000 + serial;
+/** What an inference costs: ten atomic units a token. Each gives another number of them, by which the chain tells them apart. */
+const TARIFF = { usage: "openai", models: { "*": { input: "$0", output: "$10.00" } }, max_output_tokens: 50_000, minimum: "$0.00001" };
+const tokensOf = (serial) => 10_000 + serial;
+const PROMPT = JSON.stringify({ model: "fake-echo-1", messages: [{ role: "user", content: "Hello" }], max_tokens: 50_000 });
 
 /** What is for sale, by the first segment of its path, and how often it is bought. */
 const ROUTES = [
-  { name: "after", weight: 3, settle: "after", amount: "1000" },
-  { name: "before", weight: 4, settle: "before", amount: "2000" },
-  { name: "concurrent", weight: 2, settle: "concurrent", amount: "3000" },
-  { name: "upto", weight: 2, amount: String(CEILING), accepts: [{ ...OFFER, scheme: "upto" }], settlement_overrides: true },
+  { name: "after", weight: 3, settle: "after", price: { amount: "1000" } },
+  { name: "before", weight: 4, settle: "before", price: { amount: "2000" } },
+  { name: "concurrent", weight: 2, settle: "concurrent", price: { amount: "3000" } },
+  { name: "upto", weight: 2, accepts: [{ ...OFFER, scheme: "upto" }], price: TARIFF },
 ];
+
+/** The request of a payment; all proxies of a fleet have one name. */
+const requestOf = (route) => ({
+  method: route === "upto" ? "POST" : "GET",
+  headers: { host: "shop.example.com", ...(route === "upto" && { "content-type": "application/json" }) },
+  ...(route === "upto" && { body: PROMPT }),
+});
 
 /** What clients do with a payment, and how often. */
 const HABITS = [
@@ -66,7 +74,7 @@ const pluginOf = ({ facilitator, node }) => ({
   rpc: { [NETWORK]: { cluster: "chain", url: node, timeout: "1s", confirmations: 1 } },
   defaults: { pay_to: payTo, accepts: [OFFER] },
   ledger: { store: { etcd: { cluster: "etcd", fleet: "storm", timeout: "1s" } } },
-  routes: ROUTES.map(({ name, weight: _, amount, ...route }) => ({ name, match: { path: `/${name}/{*rest}` }, price: { amount }, ...route })),
+  routes: ROUTES.map(({ name, weight: _, ...route }) => ({ name, match: { path: `/${name}/{*rest}` }, ...route })),
   unmatched: "free",
 });
 
@@ -102,7 +110,7 @@ async function openPlace({ tell }) {
       logs.push(stage.envoy.accessLog);
       await eventually(async () => /store answers/.test(stage.envoy.logs()), "the ledger's store is reached", 20_000);
       await eventually(async () => {
-        const all = await Promise.all([1, 2, 3, 4, 5, 6].map(() => fetch(`${stage.url}/upto/ready`)));
+        const all = await Promise.all([1, 2, 3, 4, 5, 6].map(() => ask({ port: stage.envoy.port, path: "/upto/ready", ...requestOf("upto") })));
         return all.every(({ status }) => status === 402);
       }, "every worker knows who settles", 20_000);
       return stage;
@@ -181,7 +189,7 @@ const FAULTS = {
     const env = skewedClock(place.run);
     if (!env) return "left out: there is no C compiler";
     await place.replace(1, env);
-    const { headers } = await fetch(`${place.envoys[1].url}/upto/time`);
+    const { headers } = await fetch(`${place.envoys[1].url}/after/time`);
     const ahead = (Date.parse(headers.get("date")) - Date.now()) / 1000;
     if (Math.abs(ahead - SKEW_SECONDS) > 2) throw new Error(`the clock is ${ahead} s fast`);
     await sleep(brief ? 3_000 : 8_000);
@@ -299,7 +307,7 @@ function makeBuyers({ seed, place, books, deadline }) {
     const entry = place.entries[route.name];
     if (route.name === "upto") {
       const signed = await signPermit2Payment(entry, { account: payerAccount });
-      return books.open({ ...facts, charge: chargeOf(number), nonce: signed.payload.permit2Authorization.nonce, header: encoded(signed) });
+      return books.open({ ...facts, charge: 10 * tokensOf(number), nonce: signed.payload.permit2Authorization.nonce, header: encoded(signed) });
     }
     const signed = await signPayment(entry, { account: random.pick(payers) });
     return books.open({ ...facts, nonce: signed.payload.authorization.nonce, header: encoded(signed) });
@@ -310,7 +318,8 @@ function makeBuyers({ seed, place, books, deadline }) {
     const at = underWay.get(payment) ?? new Set();
     underWay.set(payment, at.add(envoy));
     const { port } = envoy;
-    const reply = await ask({ port, path: payment.path, headers: { "payment-signature": payment.header }, ...more });
+    const { headers, ...request } = requestOf(payment.route);
+    const reply = await ask({ port, path: payment.path, headers: { ...headers, "payment-signature": payment.header }, ...request, ...more });
     at.delete(envoy);
     if (reply.end === "hung up" && reply.status === null) payment.hasLeft = true;
     books.receive(payment, reply, "AB"[index]);
@@ -422,7 +431,7 @@ export async function runFleetStorm({ payments, seed, brief = false, only = faul
   const place = await openPlace({ tell: (what) => books.violate(what) });
   const { chain, inference } = place;
   try {
-    const entryOf = async ({ name }) => [name, (await quote(place.envoys[0].envoy, `/${name}/x`)).accepts[0]];
+    const entryOf = async ({ name }) => [name, termsOf(await ask({ port: place.envoys[0].envoy.port, path: `/${name}/x`, ...requestOf(name) })).accepts[0]];
     place.entries = Object.fromEntries(await Promise.all(ROUTES.map(entryOf)));
     const firstBlock = (await chain.client.getBlockNumber()) + 1n;
     let marks = 0;
@@ -440,14 +449,14 @@ export async function runFleetStorm({ payments, seed, brief = false, only = faul
       books.given.set(mark, tag);
       books.count("upstream");
       response.setHeader(MARK, mark);
-      if (payment.charge) response.setHeader("settlement-overrides", JSON.stringify({ amount: String(payment.charge) }));
       if (random.chance(0.08)) {
         books.count("upstream failed");
         books.note(payment, `upstream: 500 ${mark}`);
         return sendJson(response, 500, { error: "a mood" });
       }
       books.note(payment, `upstream: ${mark}`);
-      sendJson(response, 200, { tag, mark });
+      const usage = { prompt_tokens: 0, completion_tokens: tokensOf(payment.number), total_tokens: tokensOf(payment.number) };
+      sendJson(response, 200, { tag, mark, usage });
     };
 
     let [isOver, deadline] = [false, Infinity];

@@ -247,7 +247,10 @@ impl<H: Host> Driver<H> {
         let seen = if head.may_be_seen() { properties::seen(&self.host) } else { Seen::Never };
         let next = Exchange::start(self.context(begun), head, seen);
         if !self.shared.memory.is_known && !passes(&next.1) {
-            return Ok((Exchange::Over, Effects { stream: Stream::Reply(Reply::ledger_out_of_reach()), ..Effects::default() }));
+            return Ok((
+                Exchange::Over,
+                Effects { stream: Stream::Reply(Reply::ledger_out_of_reach()), ..Effects::default() },
+            ));
         }
         if !next.0.is_over() {
             self.request_id = properties::request_id(&self.host);
@@ -525,12 +528,14 @@ impl<H: Host> Driver<H> {
             effects.chunk = None;
         }
         let (rest, at_once) = if runs_on { (None, Some(effects)) } else { (Some(effects), None) };
-        let mut waiting = self.asking.take().unwrap_or_else(|| {
-            Box::new(Waiting { asking: Asking::new(), rest: None, queue: VecDeque::new() })
-        });
+        let mut waiting = self
+            .asking
+            .take()
+            .unwrap_or_else(|| Box::new(Waiting { asking: Asking::new(), rest: None, queue: VecDeque::new() }));
         waiting.asking.add(jobs);
         waiting.rest = rest;
-        if !waiting.asking.go_on(&self.host, fleet, self.owner, &mut self.held, None) {
+        let is_in_vain = self.has_ended() && self.exchange.is_about_to_deliver();
+        if !waiting.asking.go_on(&self.host, fleet, self.owner, &mut self.held, is_in_vain, None) {
             self.asking = Some(waiting);
             return at_once.map_or(Ok((false, None)), |effects| self.carry_out_here(effects, caller));
         }
@@ -558,7 +563,8 @@ impl<H: Host> Driver<H> {
     /// Takes in what happens to the question to the shared store that is under way.
     pub(super) fn on_store(&mut self, context_id: u32, happening: Happening) {
         let (Some(mut waiting), Some(fleet)) = (self.asking.take(), self.shared.fleet.clone()) else { return };
-        if !waiting.asking.go_on(&self.host, &fleet, self.owner, &mut self.held, Some(happening)) {
+        let is_in_vain = self.has_ended() && self.exchange.is_about_to_deliver();
+        if !waiting.asking.go_on(&self.host, &fleet, self.owner, &mut self.held, is_in_vain, Some(happening)) {
             self.asking = Some(waiting);
             if self.asks_again() {
                 let _ = self.host.set_tick_period(IMPATIENT_TICK_PERIOD);

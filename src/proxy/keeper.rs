@@ -369,7 +369,7 @@ impl Keeping {
 
     /// Has the shared store do something.
     fn begin_task(&mut self, around: &Around<'_, impl Host>, fleet: &Fleet, task: Task, after: After, now: UnixTime) {
-        let (running, progress) = Running::begin(around.host, fleet, task, around.owner());
+        let (running, progress) = Running::begin(around.host, fleet, task, around.owner(), false);
         self.on_progress(around, fleet, Box::new(running), after, progress, now);
     }
 
@@ -389,6 +389,8 @@ impl Keeping {
                 self.sent.extend(token.map(|token| (token, number)));
             }
             Progress::Done(said) => self.on_said(around, &said, after, now),
+            // The keeper wants what it asks for.
+            Progress::Unwanted(_) => {}
             Progress::GaveUp(undo) => {
                 if let Some(undo) = undo {
                     fleet.mend(around.host, Task::Undo(undo), around.owner());
@@ -507,14 +509,8 @@ impl Keeping {
     }
 
     fn begin_flush(&mut self, around: &Around<'_, impl Host>, number: u64, now: UnixTime) {
-        self.flush = Some(Flushing {
-            number,
-            since: now,
-            total: None,
-            left: 0,
-            is_blind: false,
-            hastened: BTreeSet::new(),
-        });
+        self.flush =
+            Some(Flushing { number, since: now, total: None, left: 0, is_blind: false, hastened: BTreeSet::new() });
         self.keeper.hasten(now);
         around.host.log(LogLevel::Info, "x402: all channels are claimed now, as an operator has asked");
     }

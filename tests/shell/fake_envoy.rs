@@ -54,6 +54,8 @@ pub struct SentCallout {
     pub headers: Headers,
     pub path: String,
     pub body: Value,
+    /// The body as it was sent.
+    pub bytes: Vec<u8>,
     root: u32,
 }
 
@@ -390,6 +392,7 @@ impl Host for FakeHost {
                 headers: owned(headers),
                 path: path.expect("a callout has a path"),
                 body: serde_json::from_slice(body).unwrap_or_default(),
+                bytes: body.to_vec(),
                 root,
             });
             Ok(state.tokens)

@@ -17,7 +17,11 @@ mod channels;
 #[path = "../core/common/mod.rs"]
 mod common;
 mod fake_envoy;
+#[cfg(feature = "etcd")]
+mod fake_etcd;
 mod faults;
+#[cfg(feature = "etcd")]
+mod fleet;
 mod keeping;
 mod leaving;
 mod purchase;

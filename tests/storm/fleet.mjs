@@ -35,6 +35,9 @@ const PATIENCE_MS = 45_000;
 const BRIEF_PATIENCE_MS = 10_000;
 
 const LANES = 10;
+
+/** Purchases that are under way at a time, at most: those that wait for a fault's end must not crowd out the others. */
+const MOST_OPEN = 30;
 const MINTED = 1_000_000_000n;
 const SKEW_SECONDS = 5;
 const OFFER = { scheme: "exact", network: "base-sepolia", asset: "USDC" };
@@ -70,7 +73,7 @@ const HABITS = [
 const payers = [1, 3, 4, 5, 6].map((index) => accounts[index]);
 
 const pluginOf = ({ facilitator, node }) => ({
-  facilitator: { cluster: "facilitator", url: facilitator, timeout: "2s" },
+  facilitator: { cluster: "facilitator", url: facilitator, timeout: "4s" },
   rpc: { [NETWORK]: { cluster: "chain", url: node, timeout: "1s", confirmations: 1 } },
   defaults: { pay_to: payTo, accepts: [OFFER] },
   ledger: { store: { etcd: { cluster: "etcd", fleet: "storm", timeout: "1s" } } },
@@ -469,10 +472,13 @@ export async function runFleetStorm({ payments, seed, brief = false, only = faul
     };
     const unfinished = [];
     const watching = watch({ buyers, isOver: () => isOver, unfinished });
+    let open = 0;
     const lanes = Array.from({ length: brief ? 6 : LANES }, async () => {
       while (!isOver) {
         // Whoever has to wait long is not waited for.
-        const purchase = buyers.buy();
+        while (open >= MOST_OPEN && !isOver) await sleep(50);
+        open++;
+        const purchase = buyers.buy().finally(() => open--);
         await Promise.race([purchase, sleep(2_000)]);
         unfinished.push(purchase);
       }

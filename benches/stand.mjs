@@ -113,8 +113,9 @@ const clusterOf = (name, port) => ({
  * @param {Record<string, number>} [options.clusters] name → port
  * @param {string} [options.logLevel] `info` is Envoy's own default
  */
-export async function startEnvoy({ name, core = SERVER_CORE, routes, filters = [], clusters = {}, logLevel = "info", requestId = true }) {
+export async function startEnvoy({ name, core = SERVER_CORE, routes, filters = [], clusters = {}, logLevel = "info", requestId = true, isAdministered = false }) {
   const port = await freePort();
+  const adminPort = isAdministered ? await freePort() : null;
   const manager = {
     "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
     stat_prefix: "bench",
@@ -127,6 +128,7 @@ export async function startEnvoy({ name, core = SERVER_CORE, routes, filters = [
     route_config: { virtual_hosts: [{ name: "all", domains: ["*"], routes }] },
   };
   const bootstrap = {
+    ...(adminPort && { admin: { address: { socket_address: { address: "127.0.0.1", port_value: adminPort } } } }),
     static_resources: {
       listeners: [
         {
@@ -144,7 +146,9 @@ export async function startEnvoy({ name, core = SERVER_CORE, routes, filters = [
   const envoy = await start({ name, command: ENVOY, args, port, core });
   // It accepts connections before its worker has configured the filter; that takes a while where there are many routes.
   await until(async () => (await (await fetch(`${envoy.url}/direct`)).arrayBuffer(), true), { what: name, timeoutMs: 60_000 });
-  return envoy;
+  /** The bytes that Envoy has allocated, by its own count: without those of the VM. */
+  const allocated = async () => Number((await (await fetch(`http://127.0.0.1:${adminPort}/memory`)).json()).allocated);
+  return { ...envoy, ...(adminPort && { allocated }) };
 }
 
 /** The upstream: an Envoy that answers by itself. */
@@ -202,12 +206,13 @@ export const DEFAULTS = {
 };
 
 /** Envoy with the filter in front of the upstream. `priced` are its routes; what they leave is free. */
-export function startGateway({ name, upstream, facilitator, verify = "remote", routes, defaults = DEFAULTS, more = {}, logLevel }) {
+export function startGateway({ name, upstream, facilitator, verify = "remote", routes, defaults = DEFAULTS, more = {}, logLevel, isAdministered }) {
   if (!existsSync(WASM)) throw new Error(`${WASM} is not there: run \`make build\``);
   const plugin = { facilitator: { cluster: "facilitator", url: facilitator.url, verify }, defaults, routes, unmatched: "free", ...more };
   return startEnvoy({
     name,
     logLevel,
+    isAdministered,
     filters: [paymentFilter(plugin)],
     routes: routesTo("upstream"),
     clusters: { upstream: upstream.port, facilitator: facilitator.port },
@@ -281,7 +286,10 @@ export function load(options) {
       const result = JSON.parse(output.stdout);
       // A benchmark of failures is worth nothing.
       if (result.wrong > 0 || result.requests === 0) {
-        return reject(new Error(`wrong answers: ${JSON.stringify({ requests: result.requests, statuses: result.statuses, broken: result.broken, options })}`));
+        const { requests, statuses, broken, first_wrong: first } = result;
+        const terms = /^payment-required: *(\S+)/im.exec(first ?? "")?.[1];
+        const error = terms && JSON.parse(Buffer.from(terms, "base64")).error;
+        return reject(new Error(`wrong answers: ${JSON.stringify({ requests, statuses, broken, error: error ?? first?.slice(0, 300), options })}`));
       }
       resolve(result);
     });

@@ -25,6 +25,7 @@ pub mod proxy;
 mod recent;
 pub mod route;
 mod scan;
+pub mod schedule;
 pub mod scheme;
 #[cfg(feature = "solana")]
 pub mod svm;

@@ -14,7 +14,7 @@ const SUITES = [
   {
     name: 'in wasm',
     // Not --quiet: cargo passes it on to the runner, which does not know it.
-    command: ['cargo', 'test', '--locked', '--target', TARGET, '--no-default-features', '--features', 'solana,cdp,channels,bundles,optimistic', '--test', 'core'],
+    command: ['cargo', 'test', '--locked', '--target', TARGET, '--no-default-features', '--features', 'libsecp256k1,solana,cdp,channels,bundles,optimistic', '--test', 'core'],
     count: countCargo,
   },
   {

@@ -20,6 +20,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "facilitator" => answers(),
         "chain" => node_answers(),
         "signature" => signatures(),
+        "recovery" => noise("recovery", 24, 36),
         "sign_in" => sign_ins(),
         "texts" => texts(),
         "channel_payload" => channel_payloads(),

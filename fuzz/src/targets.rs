@@ -13,6 +13,7 @@ mod ledger;
 mod pairs;
 mod payment;
 mod purchases;
+mod recovery;
 mod route;
 mod sign_in;
 mod signature;
@@ -79,6 +80,13 @@ pub const ALL: &[Target] = &[
         run: signature::run,
         max_length: 1024,
         mutations: 4_000,
+    },
+    Target {
+        name: "recovery",
+        what: "who signed, by two implementations of the curve",
+        run: recovery::run,
+        max_length: 36,
+        mutations: 8_000,
     },
     Target { name: "sign_in", what: "sign-ins", run: sign_in::run, max_length: 1024, mutations: 4_000 },
     Target { name: "texts", what: "numbers, hex, ids, patterns", run: texts::run, max_length: 256, mutations: 50_000 },

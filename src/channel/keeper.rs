@@ -10,6 +10,7 @@ use super::claims::{Signer, claim_payload, refund_payload, settle_payload};
 use super::message::ChannelId;
 use super::record::{OnChain, Operation, Record, Row};
 use crate::evm::Address;
+use crate::schedule::{jittered, mix};
 use crate::time::UnixTime;
 
 /// Rows of one claim, at most. Official facilitators take a hundred.
@@ -132,7 +133,7 @@ pub struct Consequences {
 }
 
 /// The work that waits, and the work that is under way: of each group at most one claim or payout at a time.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Keeper {
     claims: BTreeMap<Group, VecDeque<Batch>>,
     payouts: BTreeMap<Group, Payout>,
@@ -141,9 +142,23 @@ pub struct Keeper {
     busy: Vec<Group>,
     /// Refunds that are under way.
     refunding: usize,
+    /// By which pauses differ among proxies.
+    seed: u64,
 }
 
 impl Keeper {
+    /// Takes in a number that no other proxy has.
+    pub const fn jitter_by(&mut self, seed: u64) {
+        self.seed = seed;
+    }
+
+    /// Returns the seconds until the next attempt.
+    fn pause(&self, attempts: u32, now: UnixTime) -> u64 {
+        const LONGEST_SECONDS: u64 = 60;
+        let pause = 1_u64.checked_shl(attempts).unwrap_or(LONGEST_SECONDS).min(LONGEST_SECONDS);
+        jittered(pause, mix(self.seed ^ now.as_secs()))
+    }
+
     /// Takes in a row that is to be claimed.
     pub fn claim(&mut self, claimable: Claimable, now: UnixTime) {
         let batches = self.claims.entry(Group::of(&claimable.row)).or_default();
@@ -166,6 +181,12 @@ impl Keeper {
     /// Takes in a channel that is to be given back.
     pub fn refund(&mut self, refundable: Refundable) {
         self.refunds.push_back(refundable);
+    }
+
+    /// Returns whether a channel that is taken in to be given back is asked for at once: one that waits might do so until its hold
+    /// ends, and be given back while others are served for what it holds.
+    pub fn has_room_for_refund(&self) -> bool {
+        self.refunds.len().saturating_add(self.refunding) < MOST_REFUNDS
     }
 
     /// Returns whether nothing waits and nothing is under way.
@@ -218,7 +239,8 @@ impl Keeper {
                 self.busy.retain(|busy| *busy != group);
                 if said != Said::Done && attempts < MOST_PAYOUTS {
                     let attempts = attempts.saturating_add(1);
-                    self.payouts.entry(group).or_insert(Payout { due: now.plus(pause(attempts)), attempts });
+                    let due = now.plus(self.pause(attempts, now));
+                    self.payouts.entry(group).or_insert(Payout { due, attempts });
                 }
                 Consequences::default()
             }
@@ -267,6 +289,8 @@ impl Keeper {
         said: Said,
         now: UnixTime,
     ) -> Consequences {
+        let attempts = attempts.saturating_add(1);
+        let again_at = now.plus(self.pause(attempts, now));
         let batches = self.claims.entry(group).or_default();
         let consequences = match said {
             Said::Done => {
@@ -281,9 +305,8 @@ impl Keeper {
                 }
                 Consequences::default()
             }
-            Said::Nothing if attempts < MOST_ATTEMPTS => {
-                let attempts = attempts.saturating_add(1);
-                batches.push_front(Batch { rows, attempts, due: now.plus(pause(attempts)) });
+            Said::Nothing if attempts <= MOST_ATTEMPTS => {
+                batches.push_front(Batch { rows, attempts, due: again_at });
                 Consequences::default()
             }
             Said::Refused | Said::Nothing => {
@@ -297,12 +320,6 @@ impl Keeper {
         }
         consequences
     }
-}
-
-/// Seconds until the next attempt.
-fn pause(attempts: u32) -> u64 {
-    const LONGEST_SECONDS: u64 = 60;
-    1_u64.checked_shl(attempts).unwrap_or(LONGEST_SECONDS).min(LONGEST_SECONDS)
 }
 
 impl Refundable {
@@ -348,7 +365,7 @@ fn on_refund(Refundable { row, chain }: Refundable, said: Said) -> Consequences 
 /// What channels in one token hold, for stats.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Channels.
+    /// Channels that hold something, or of which something is to be claimed.
     pub channels: u64,
     /// Atomic units that they hold, without what is claimed.
     pub deposited: u128,
@@ -367,8 +384,11 @@ pub struct Totals {
 }
 
 impl Totals {
-    /// Adds a channel.
+    /// Adds a channel that is not empty.
     pub fn add(&mut self, record: &Record, is_wanted: bool, now: UnixTime) {
+        if record.is_empty() {
+            return;
+        }
         /// Claims that may fail before somebody should look.
         const MOST_FAILED: u8 = 2;
         let begun = record.chain.withdraw_requested_at;
@@ -564,6 +584,23 @@ mod tests {
             let consequences = refundable().renewed(over).unwrap_err();
             assert_eq!(consequences.operations, [(row(1).id, Operation::Release { chain: Some(over) })]);
         }
+    }
+
+    #[test]
+    fn no_refund_waits_for_others() {
+        let mut keeper = Keeper::default();
+        let mut taken = 0;
+        while keeper.has_room_for_refund() {
+            keeper.refund(Refundable { row: row(1), chain: OnChain::default() });
+            taken += 1;
+        }
+        assert_eq!(taken, MOST_REFUNDS);
+        let mut jobs = keeper.take_due(at(0));
+        assert_eq!(jobs.len(), taken);
+        assert!(!keeper.has_room_for_refund());
+        let (group, job) = jobs.pop().unwrap();
+        keeper.on_answer(group, job, Said::Done, at(1));
+        assert!(keeper.has_room_for_refund());
     }
 
     #[test]

@@ -146,7 +146,8 @@ pub struct Reserve {
 pub enum Operation {
     /// Take the channel for one request.
     Reserve(Box<Reserve>),
-    /// The request that holds the channel goes on until then.
+    /// The request that holds the channel goes on until then. It does where the answer is [`Answer::Withdrawing`], too, and had
+    /// better be charged before the payer takes it all.
     Extend {
         /// The time at which it is surely over.
         until: UnixTime,
@@ -289,8 +290,6 @@ pub enum Change {
     Keep,
     /// The record is this one from now on.
     Put(Box<Record>),
-    /// The record goes.
-    Remove,
 }
 
 /// Returns what becomes of a record by an operation of `owner`, and the answer. Pure: the rules of channels.
@@ -304,7 +303,6 @@ pub fn apply(record: Option<&Record>, owner: u64, operation: &Operation, now: Un
     let change = match after {
         Some(after) if Some(&after) == record => Change::Keep,
         Some(after) => Change::Put(Box::new(after)),
-        None if record.is_some() => Change::Remove,
         None => Change::Keep,
     };
     (change, answer)
@@ -320,7 +318,7 @@ fn reserve(known: Option<&Record>, owner: u64, wanted: &Reserve, now: UnixTime) 
     };
     // What is not reserved leaves no new record, but the news.
     let refuse = |record: Record, answer| (known.map(|_| record), answer);
-    if record.is_outdated || now.as_secs().saturating_sub(record.chain.at.as_secs()) > record.lifetime() {
+    if record.is_in_doubt(now) || now.as_secs().saturating_sub(record.chain.at.as_secs()) > record.lifetime() {
         return refuse(record, Answer::AskFirst);
     }
     if record.chain.withdraw_requested_at != 0 && !is_refund {
@@ -386,12 +384,15 @@ fn go_on(mut record: Record, owner: u64, operation: &Operation, now: UnixTime) -
     match (operation, held) {
         (Operation::Extend { until }, Some(hold)) => {
             record.hold = Some(Hold { until: hold.until.max(*until), ..hold });
+            if record.chain.withdraw_requested_at != 0 {
+                return (Some(record), Answer::Withdrawing);
+            }
         }
         (Operation::Charge { amount, chain }, Some(hold)) => {
-            return record.deposited(*chain, now).charge(hold, *amount, now);
+            return record.deposited(*chain, hold, now).charge(hold, *amount, now);
         }
         (Operation::Release { chain }, Some(hold)) => {
-            record = record.deposited(*chain, now);
+            record = record.deposited(*chain, hold, now);
             record.hold = None;
             // What was not answered once more may still be.
             record.last.is_repeated &= !hold.is_repeat;
@@ -400,6 +401,7 @@ fn go_on(mut record: Record, owner: u64, operation: &Operation, now: UnixTime) -
         (Operation::Confirm { chain }, _) => record = record.confirmed(*chain),
         (Operation::Renew, _) => record.outdate(now),
         (Operation::Refunded { chain }, Some(hold)) if hold.purpose == Purpose::Refund => {
+            // The record stays, for requests may be under way that were told of the money while it was there.
             record = record.refunded(*chain, now);
             record.hold = None;
             // The count is remembered: a request that heard of the channel before would begin with an older one.
@@ -448,6 +450,12 @@ fn go_on(mut record: Record, owner: u64, operation: &Operation, now: UnixTime) -
     (Some(record), Answer::Granted(record.standing()))
 }
 
+/// Seconds that no question takes longer than, and in which no withdrawal is over.
+const OVERLAP_SECONDS: u64 = 600;
+
+/// Seconds that a record of a channel that holds something is kept in any case.
+const KEPT_SECONDS: u64 = 3600;
+
 /// The owner of what nobody owns.
 const NOBODY: u64 = u64::MAX;
 
@@ -476,29 +484,81 @@ impl Record {
     /// The record with news from the chain, unless they are older than what is known. What is claimed stays claimed.
     #[must_use]
     fn refreshed(mut self, news: Option<OnChain>) -> Self {
-        if let Some(news) = news.filter(|news| news.at >= self.chain.at) {
+        if let Some(news) = news.filter(|news| news.at >= self.chain.at && !self.is_outrun(news)) {
             let total_claimed = news.total_claimed.max(self.chain.total_claimed);
+            let withdraw_requested_at = self.withdrawal_since(&news);
             if total_claimed > self.chain.total_claimed {
                 self.moved_at = self.moved_at.max(news.at);
             }
-            self.chain = OnChain { total_claimed, ..news };
+            self.chain = OnChain { total_claimed, withdraw_requested_at, ..news };
             self.is_outdated = false;
         }
         self
     }
 
-    /// The record once a deposit has come about, where one has. A block that was read meanwhile may be from before it.
+    /// The time at which the payer began to withdraw, by news that are no older than what is known. Who tells of no withdrawal soon
+    /// after one has begun may have looked before that.
+    fn withdrawal_since(&self, news: &OnChain) -> u64 {
+        let begun = self.chain.withdraw_requested_at;
+        let is_later = news.at >= UnixTime::from_secs(begun).min(self.chain.at).plus(OVERLAP_SECONDS);
+        // A refund takes from what is to be withdrawn.
+        let may_be_over = is_later || news.refund_nonce > self.chain.refund_nonce;
+        if news.withdraw_requested_at == 0 && !may_be_over { begun } else { news.withdraw_requested_at }
+    }
+
+    /// Returns whether a refund has come about since somebody looked for these news.
+    fn is_outrun(&self, news: &OnChain) -> bool {
+        news.refund_nonce < self.chain.refund_nonce && news.at < self.moved_at.plus(OVERLAP_SECONDS)
+    }
+
+    /// Returns whether something may have happened on the chain that is not known: somebody has said so, or the request for a refund
+    /// has vanished, whose worker has failed, and nobody has told of the channel since.
+    fn is_in_doubt(&self, now: UnixTime) -> bool {
+        let has_vanished =
+            |hold: Hold| hold.purpose == Purpose::Refund && hold.until <= now && self.chain.at < hold.until;
+        self.is_outdated || self.hold.is_some_and(has_vanished)
+    }
+
+    /// The record once the deposit of the request that holds the channel has come about, where it has. A block that was read
+    /// meanwhile may be from before it.
     #[must_use]
-    fn deposited(mut self, news: Option<OnChain>, now: UnixTime) -> Self {
-        self = self.refreshed(news);
+    fn deposited(mut self, news: Option<OnChain>, hold: Hold, now: UnixTime) -> Self {
         if let Some(news) = news {
-            self.chain.balance = self.chain.balance.max(news.balance);
+            let balance = match hold.purpose {
+                Purpose::Deposit { amount } if self.is_outrun(&news) => self.chain.balance.saturating_add(amount),
+                _ => news.balance,
+            };
+            self = self.refreshed(Some(news));
+            self.chain.balance = self.chain.balance.max(balance);
             self.moved_at = now;
         }
         self
     }
 
-    /// The record once a refund has come about. A block that was read meanwhile may be from before it.
+    /// Returns whether the channel holds nothing, and nothing of it is to be claimed.
+    pub fn is_empty(&self) -> bool {
+        self.chain.balance <= self.chain.total_claimed && self.owed() == 0
+    }
+
+    /// Returns whether nothing was ever put into the channel, and no request holds it: then nothing is forgotten with the record.
+    /// Else everybody could fill the ledger for nothing, by deposits for requests that fail.
+    pub fn is_unused(&self, now: UnixTime) -> bool {
+        let is_untouched = self.charged == 0 && self.chain.balance == 0 && self.moved_at == UnixTime::default();
+        is_untouched && !self.is_held_at(now)
+    }
+
+    /// Returns whether the record may be forgotten where there is no room for another: nobody uses it, and nothing is lost with
+    /// it that the chain and the client do not know.
+    pub fn is_needless(&self, now: UnixTime) -> bool {
+        let seconds = if self.is_empty() { OVERLAP_SECONDS } else { KEPT_SECONDS };
+        self.unclaimed() == 0
+            && !self.is_held_at(now)
+            && !self.is_claimed_at(now)
+            && self.last_used.max(self.moved_at).plus(seconds) <= now
+    }
+
+    /// The record once a refund has come about. It is kept though the channel is empty: who has asked about the channel before may still
+    /// come with the answer, and would make a new record of what is gone. A block that was read meanwhile may be from before it.
     #[must_use]
     fn refunded(mut self, news: OnChain, now: UnixTime) -> Self {
         self = self.refreshed(Some(news));
@@ -538,13 +598,16 @@ impl Record {
     }
 
     /// Returns whether the chain should be asked of it, that no request has to ask first and that a withdrawal is seen: it is in
-    /// use, or something is unclaimed, and what is known is about to wear out. `lag` is how many seconds old the chain's word is when it comes.
+    /// use, or something is unclaimed, and what is known is about to wear out. Or somebody has said that a deposit or a claim has come about,
+    /// and no block has shown it. `lag` is how many seconds old the chain's word is when it comes.
     pub fn wants_news(&self, lag: u64, now: UnixTime) -> bool {
         let lifetime = self.lifetime();
         let is_in_use = self.last_used.plus(lifetime) > now || self.is_held_at(now) || self.unclaimed() > 0;
         let age = now.as_secs().saturating_sub(self.chain.at.as_secs());
         let due = lifetime.checked_div(2).unwrap_or(0).max(lag.saturating_mul(2));
-        is_in_use && (self.is_outdated || age >= due)
+        let has_moved = self.moved_at >= self.chain.at && self.moved_at != UnixTime::default();
+        let is_unproven = has_moved && self.moved_at.plus(due) <= now;
+        is_in_use && (self.is_in_doubt(now) || age >= due) || is_unproven
     }
 
     /// Seconds that what is known of the chain is good for: the official server's figure.
@@ -601,18 +664,14 @@ impl Record {
     }
 
     /// Atomic units that are claimed in all once all is that can be. Of a channel that may hold more than is known, all that is
-    /// charged is tried first.
+    /// charged is tried first: who told of it may have looked before the last deposit.
     const fn claimable(&self) -> u128 {
         const MOST_TRIED: u8 = 3;
-        let may_hold_more = self.is_outdated && self.failed_claims < MOST_TRIED;
+        let (told, moved) = (self.chain.at.as_secs(), self.moved_at.as_secs());
+        let may_be_early = moved > 0 && told < moved.saturating_add(OVERLAP_SECONDS);
+        let may_hold_more = (self.is_outdated || may_be_early) && self.failed_claims < MOST_TRIED;
         let is_held = self.charged <= self.chain.balance;
         if may_hold_more || is_held { self.charged } else { self.chain.balance }
-    }
-
-    /// Returns whether the channel holds nothing that is of use to anybody, and no request may come again for its response.
-    pub const fn is_closed(&self) -> bool {
-        let is_empty = self.chain.balance <= self.charged && self.owed() == 0;
-        is_empty && self.hold.is_none() && self.last.max_claimable == 0
     }
 
     /// Returns whether a claim has failed, and nobody has the right to claim since.

@@ -37,7 +37,7 @@ impl Config {
 }
 
 /// What to write instead, by the key (any, where that is empty) and by two things that the error says. The first that fits counts.
-const CURES: [(&str, [&str; 2], &str); 24] = [
+const CURES: [(&str, [&str; 2], &str); 23] = [
     // A flag in the place of a word, as YAML reads `off` and `no`.
     ("mode", ["expected value", ""], "; write \"enforce\" or \"shadow\""),
     ("unmatched", ["expected value", ""], "; write \"free\" or \"deny\""),
@@ -53,7 +53,6 @@ const CURES: [(&str, [&str; 2], &str); 24] = [
     ("models", ["", "an object"], "; write {gpt-4o: {input: \"$2.50\", output: \"$10\"}}"),
     ("timeout", ["type: ", "a string"], "; write it with its unit, in quotes: \"10s\""),
     ("lasts", ["type: ", "a string"], "; write it with its unit, in quotes: \"3600s\""),
-    ("exclusive_after", ["type: ", "a string"], "; write it with its unit, in quotes: \"1200s\""),
     ("page", ["boolean", "an object"], "; write {enabled: false} for none"),
     ("price", ["integer", ""], "; write dollars in quotes: \"$0.001\""),
     ("price", ["floating", ""], "; write dollars in quotes: \"$0.001\""),
@@ -84,10 +83,11 @@ fn with_cure(JsonError { path, message }: JsonError) -> ConfigError {
 fn of_key(said: &str) -> Option<String> {
     let (key, expected) = said.split_once('`')?;
     let known = expected.split('`').skip(1).step_by(2);
-    let cure = match (secret::nearest(known, key), secret::place_of(key)) {
-        (Some(meant), _) => format!("did you mean `{meant}`?"),
-        (None, Some(place)) => format!("it belongs {place}"),
-        (None, None) => return None,
+    let cure = match (secret::instead_of(key), secret::nearest(known, key), secret::place_of(key)) {
+        (Some(instead), ..) => instead.to_owned(),
+        (None, Some(meant), _) => format!("did you mean `{meant}`?"),
+        (None, None, Some(place)) => format!("it belongs {place}"),
+        (None, None, None) => return None,
     };
     Some(format!("unknown field `{key}` ({cure}){expected}"))
 }

@@ -57,9 +57,6 @@ pub struct Config {
     pub ledger: Ledger,
     /// The store that a fleet of proxies shares; `None` where claims stand in the shared data of one process.
     pub shared_ledger: Option<SharedLedger>,
-    /// Seconds from the ledger's beginning after which no other ledger takes these payments: a nonce that is used then was
-    /// used by way of this one, or before the payment was first seen. `None` where others take them, too.
-    pub ledger_exclusive_after: Option<u64>,
     /// The rules for payment channels.
     pub channels: Channels,
     /// True if an entry is paid out of channels.

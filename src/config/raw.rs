@@ -596,12 +596,6 @@ pub(super) struct Ledger {
     /// About how many payments can be remembered at a time (default 262144).
     #[serde(default, deserialize_with = "json::optional_whole_number")]
     pub max_claims: Option<u64>,
-    /// Whether no other proxy takes the same payments.
-    #[serde(default)]
-    pub exclusive: bool,
-    /// How long after the proxy's start exclusive does not count yet, because a process that it replaces by a hot restart may
-    /// still take payments: whole seconds with s (default 1200s).
-    pub exclusive_after: Option<String>,
     /// How often a payment that has settled may come again after its client disconnected before the response (default 3, at
     /// least 1).
     #[serde(default, deserialize_with = "json::optional_whole_number")]

@@ -108,15 +108,15 @@ impl<'de> Deserialize<'de> for Secret {
 const KEYS: &str = "accepts address allow amount app ask_for_usage asset assets auth authorizer bazaar body body_schema \
     body_type builder_code bundle bytes_per_token cache_write cached_input cached_input_tokens calls cdp chain_id \
     channels choices claim_above claim_every cluster confirm confirmations contract_wallets cors credit csp \
-    decimals defaults deny description discovery eip712 enabled enforce_min_deposit env exclusive \
-    exclusive_after exposure extensions extra facilitator facilitators flush free free_for headers hosts html icon_url \
+    decimals defaults deny description discovery eip712 enabled enforce_min_deposit env etcd exposure \
+    extensions extra facilitator facilitators fleet flush free free_for headers hosts html icon_url \
     input input_tokens keep_headers key key_id key_secret lasts ledger log_range match max_body_bytes \
     max_channels max_claims max_failures max_output_tokens max_redemptions max_response_bytes \
     max_timeout_seconds metadata method methods mime_type min_deposit minimum missing_usage mode model \
     models name namespace network networks offer_receipt offers origins output output_schema output_tokens \
     page path path_params path_params_schema pay_to payer payers payment_identifier price principals query \
     query_schema quote refund_idle routes rpc scheme schemes secret service_name services settle \
-    settlement_overrides sign_in_with_x split statement tags timeout to total transaction transfer_method \
+    settlement_overrides sign_in_with_x split statement store tags timeout to total transaction transfer_method \
     unmatched url usage usd_pegged verify version weight withdraw_delay";
 
 /// Keys that belong elsewhere than where people put them, and where that is.
@@ -140,7 +140,7 @@ const PLACES: [(&str, &str); 13] = [
     ("auth cluster headers max_failures schemes timeout url verify", "in `facilitator`"),
     ("authorizer claim_above claim_every flush max_channels refund_idle", "in `channels`"),
     ("key_id key_secret", "in `facilitator.auth.cdp`"),
-    ("exclusive exclusive_after max_claims max_redemptions", "in `ledger`"),
+    ("max_claims max_redemptions store", "in `ledger`"),
     ("calls credit", "in `bundle` of a route"),
     ("bazaar builder_code payment_identifier sign_in_with_x", "in `extensions`"),
 ];
@@ -148,6 +148,17 @@ const PLACES: [(&str, &str); 13] = [
 /// Returns where a key belongs, if that is known.
 pub(super) fn place_of(key: &str) -> Option<&'static str> {
     PLACES.iter().find(|(keys, _)| keys.split(' ').any(|known| known == key)).map(|(_, place)| *place)
+}
+
+/// Keys that mean nothing any more, and what does their work.
+const GONE: [(&str, &str); 1] = [(
+    "exclusive exclusive_after",
+    "it no longer exists; let all proxies that take the same payments share one ledger by `ledger.store`",
+)];
+
+/// Returns what to write instead of a key that means nothing any more, if it is one.
+pub(super) fn instead_of(key: &str) -> Option<&'static str> {
+    GONE.iter().find(|(keys, _)| keys.split(' ').any(|gone| gone == key)).map(|(_, instead)| *instead)
 }
 
 /// Returns the one of these keys that was meant, if one was.
@@ -170,7 +181,7 @@ pub(super) fn shows_key(around: &str, key: &str) -> bool {
     match around {
         "headers" => is_known_header(key),
         _ if NAMED.contains(&around) => is_harmless(key),
-        _ => KEYS.split(' ').any(|known| is_near(known, key)) || place_of(key).is_some(),
+        _ => KEYS.split(' ').any(|known| is_near(known, key)) || place_of(key).is_some() || instead_of(key).is_some(),
     }
 }
 

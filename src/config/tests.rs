@@ -1414,7 +1414,7 @@ fn what_is_odd_is_warned_about_once_with_its_path() {
     };
     assert_eq!(odd(&|_| {}), [""; 0]);
     type Change<'a> = &'a dyn Fn(&mut Value);
-    let cases: [(Change<'_>, &str, &str); 16] = [
+    let cases: [(Change<'_>, &str, &str); 15] = [
         (&|json| json["routes"] = json!([]), "routes", "nothing is for sale"),
         (&|json| json["routes"] = json!([{"match": {"path": "/"}, "free": true}]), "routes", "nothing is for sale"),
         (&|json| json["routes"][0]["match"]["path"] = "/api/".into(), "routes[0].match.path", "write {*rest}"),
@@ -1436,7 +1436,6 @@ fn what_is_odd_is_warned_about_once_with_its_path() {
             "routes[0].settlement_overrides",
             "only scheme upto",
         ),
-        (&|json| json["ledger"] = json!({"exclusive": true}), "ledger.exclusive", "configure rpc"),
         (&|json| json["payers"] = json!({"allow": []}), "payers.allow", "nobody may pay"),
         (&|json| json["cors"] = json!({"origins": []}), "cors.origins", "is empty"),
         (&|json| json["keep_headers"] = json!(["x-mine"]), "keep_headers[0]", "is never removed"),
@@ -1496,6 +1495,8 @@ fn every_message_says_what_to_write_instead() {
         ("/routes/0/payTo", json!(PAY_TO), "routes[0].payTo", "did you mean `pay_to`?"),
         ("/routes/0/mimeType", json!("a/b"), "routes[0].mimeType", "did you mean `mime_type`?"),
         ("/facilitator/uri", json!("http://f"), "facilitator.uri", "did you mean `url`?"),
+        ("/ledger", json!({"exclusive": true}), "ledger.exclusive", "share one ledger by `ledger.store`"),
+        ("/ledger", json!({"exclusive_after": "0s"}), "ledger.exclusive_after", "share one ledger by `ledger.store`"),
         ("/mode", json!("dark"), "mode", "expected `enforce` or `shadow`"),
     ] {
         assert_refused(&refused(&with(pointer, value.clone())), path, message, &format!("{pointer} {value}"));

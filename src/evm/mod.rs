@@ -4,6 +4,7 @@ pub mod eip3009;
 pub mod eip712;
 pub mod erc6492;
 pub mod permit2;
+mod recovery;
 pub mod signature;
 
 use std::fmt;

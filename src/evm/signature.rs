@@ -1,21 +1,29 @@
 //! ECDSA signatures over secp256k1, with the rules of Ethereum's tokens.
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use k256::ecdsa::{SigningKey, VerifyingKey};
 
-use k256::ecdsa::{self, RecoveryId, SigningKey, VerifyingKey};
-use k256::elliptic_curve::ops::{Invert, MulByGeneratorVartime, Reduce};
-use k256::elliptic_curve::point::AffineCoordinates;
-use k256::{ProjectivePoint, Scalar, U256};
-
+use super::recovery::{self, Coordinates};
 use super::{Address, keccak256};
+
+/// The order of the group, big-endian.
+const ORDER: [u8; 32] = [
+    0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xfe, 0xba, 0xae, 0xdc,
+    0xe6, 0xaf, 0x48, 0xa0, 0x3b, 0xbf, 0xd2, 0x5e, 0x8c, 0xd0, 0x36, 0x41, 0x41,
+];
+
+/// Half of [`ORDER`], rounded down: the largest `s` that is low.
+const HALF_ORDER: [u8; 32] = [
+    0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x5d, 0x57, 0x6e,
+    0x73, 0x57, 0xa4, 0x50, 0x1d, 0xdf, 0xe9, 0x2f, 0x46, 0x68, 0x1b, 0x20, 0xa0,
+];
 
 /// A signature of 65 bytes (`r ‖ s ‖ v`) in the one form that tokens accept: `s` in the lower half of the
 /// group's order (EIP-2), `v` 27 or 28.
 #[derive(Debug, Clone, Copy)]
 pub struct Signature {
-    rs: ecdsa::Signature,
-    recovery_id: RecoveryId,
+    rs: [u8; 64],
+    /// The parity of the `y` of the point whose `x` is `r`.
+    y_is_odd: bool,
 }
 
 /// The reason why bytes are not a signature that a token would accept.
@@ -51,17 +59,23 @@ impl Signature {
             Some((rs, [v])) if bytes.len() == Self::LENGTH => (rs, *v),
             _ => return Err(SignatureError::Length),
         };
-        let recovery_id = match v {
-            27 => RecoveryId::new(false, false),
-            28 => RecoveryId::new(true, false),
+        let y_is_odd = match v {
+            27 => false,
+            28 => true,
             _ => return Err(SignatureError::RecoveryId),
         };
-        let rs = ecdsa::Signature::from_slice(rs).map_err(|_| SignatureError::Scalar)?;
+        let (Some(rs), Some((r, s))) = (rs.first_chunk(), rs.split_at_checked(32)) else {
+            return Err(SignatureError::Length);
+        };
+        let is_scalar = |number: &[u8]| number < ORDER.as_slice() && number.iter().any(|byte| *byte != 0);
+        if !is_scalar(r) || !is_scalar(s) {
+            return Err(SignatureError::Scalar);
+        }
         // Recovery itself takes a high s without complaint.
-        if rs.normalize_s() != rs {
+        if s > HALF_ORDER.as_slice() {
             return Err(SignatureError::HighS);
         }
-        Ok(Self { rs, recovery_id })
+        Ok(Self { rs: *rs, y_is_odd })
     }
 
     /// The same for a signature of a text by [`personal_digest`], where some wallets write `v` as 0 or 1.
@@ -80,81 +94,21 @@ impl Signature {
     /// # Errors
     /// [`SignatureError::Unrecoverable`].
     pub fn recover(&self, digest: &[u8; 32]) -> Result<Address, SignatureError> {
-        let key = self.recover_key(digest).ok_or(SignatureError::Unrecoverable)?;
+        let key = recovery::recover(&self.rs, self.y_is_odd, digest).ok_or(SignatureError::Unrecoverable)?;
         address_of(&key).ok_or(SignatureError::Unrecoverable)
     }
 
-    /// Returns whether the key of `address` signed `digest`: as [`Self::recover`] says, in less time for a signer that is
-    /// remembered ([`remember_signer`]).
+    /// Returns whether the key of `address` signed `digest`, as [`Self::recover`] says.
+    ///
+    /// A key that is known saves a tenth of the time, for a verification needs no square root; but it would not tell a wrong `v`, by which
+    /// the contract recovers another signer.
     pub fn is_by(&self, digest: &[u8; 32], address: Address) -> bool {
-        SIGNERS.with(|signers| {
-            let Ok(mut signers) = signers.try_borrow_mut() else { return self.recover(digest) == Ok(address) };
-            if let Some(key) = signers.keys.get(&address) {
-                return self.is_by_key(digest, key);
-            }
-            let Some(key) = self.recover_key(digest).filter(|key| address_of(key) == Some(address)) else {
-                return false;
-            };
-            signers.last = Some((address, key));
-            true
-        })
-    }
-
-    fn recover_key(&self, digest: &[u8; 32]) -> Option<VerifyingKey> {
-        VerifyingKey::recover_from_prehash(digest, &self.rs, self.recovery_id).ok()
-    }
-
-    /// Verifies the signature by the point that it was made with, whose `y` has to be of the parity that `v` says: the contract recovers
-    /// another signer where only that is wrong, and a verification as such would not tell.
-    #[allow(clippy::arithmetic_side_effects, reason = "scalars of the group are closed under multiplication")]
-    fn is_by_key(&self, digest: &[u8; 32], key: &VerifyingKey) -> bool {
-        let (r, s) = self.rs.split_scalars();
-        let inverse = *s.invert_vartime();
-        let by_generator = <Scalar as Reduce<U256>>::reduce(&U256::from_be_slice(digest)) * inverse;
-        let by_key = *r * inverse;
-        let key = ProjectivePoint::from(*key.as_affine());
-        let point = ProjectivePoint::mul_by_generator_and_mul_add_vartime(&by_generator, &by_key, &key).to_affine();
-        point.x() == self.rs.split_bytes().0 && bool::from(point.y_is_odd()) == self.recovery_id.is_y_odd()
+        self.recover(digest) == Ok(address)
     }
 }
 
-thread_local! {
-    static SIGNERS: RefCell<Signers> = const { RefCell::new(Signers { keys: BTreeMap::new(), order: VecDeque::new(), last: None }) };
-}
-
-/// The keys of signers that come again and again.
-struct Signers {
-    keys: BTreeMap<Address, VerifyingKey>,
-    /// The addresses of `keys`, the oldest first.
-    order: VecDeque<Address>,
-    /// The last one that was recovered.
-    last: Option<(Address, VerifyingKey)>,
-}
-
-/// Keys that are remembered at most.
-const MOST_SIGNERS: usize = 4096;
-
-/// Remembers the key of a signer that [`Signature::is_by`] has just recovered; the oldest of 4096 gives way. For signers who have paid:
-/// anybody has a signature.
-pub fn remember_signer(address: Address) {
-    SIGNERS.with(|signers| {
-        let Ok(mut signers) = signers.try_borrow_mut() else { return };
-        let Some((_, key)) = signers.last.take_if(|(known, _)| *known == address) else { return };
-        if signers.keys.len() >= MOST_SIGNERS
-            && let Some(oldest) = signers.order.pop_front()
-        {
-            signers.keys.remove(&oldest);
-        }
-        if signers.keys.insert(address, key).is_none() {
-            signers.order.push_back(address);
-        }
-    });
-}
-
-fn address_of(key: &VerifyingKey) -> Option<Address> {
-    let point = key.to_sec1_point(false);
-    let [_tag, coordinates @ ..] = point.as_bytes() else { return None };
-    keccak256(coordinates).last_chunk::<20>().copied().map(Address::from_bytes)
+fn address_of(key: &Coordinates) -> Option<Address> {
+    keccak256(key).last_chunk::<20>().copied().map(Address::from_bytes)
 }
 
 /// A key to sign with, and its account. Never shown.
@@ -174,7 +128,7 @@ impl SecretKey {
     /// The key of 32 bytes; `None` for zero and what is not below the group's order.
     pub fn from_bytes(bytes: &[u8; 32]) -> Option<Self> {
         let key = SigningKey::from_slice(bytes).ok()?;
-        let address = address_of(key.verifying_key())?;
+        let address = address_of(&coordinates_of(key.verifying_key())?)?;
         Some(Self { key, address })
     }
 
@@ -196,71 +150,12 @@ impl SecretKey {
     }
 }
 
+fn coordinates_of(key: &VerifyingKey) -> Option<Coordinates> {
+    recovery::without_tag(key.to_sec1_point(false).as_bytes())
+}
+
 /// The digest of a text that a wallet signs as such (EIP-191, version `E`).
 pub fn personal_digest(text: &str) -> [u8; 32] {
     let prefix = format!("\x19Ethereum Signed Message:\n{}", text.len());
     keccak256(&[prefix.as_bytes(), text.as_bytes()].concat())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn key(byte: u8) -> SecretKey {
-        SecretKey::from_bytes(&[byte; 32]).unwrap()
-    }
-
-    #[test]
-    fn a_signer_that_is_remembered_is_judged_as_one_that_is_not() {
-        let (one, other) = (key(1), key(2));
-        let mut known = Vec::new();
-        for is_known in [false, true] {
-            let mut judged = Vec::new();
-            for number in 0..40 {
-                let digest = keccak256(&[number]);
-                let bytes = one.sign(&digest);
-                let mut flipped = bytes;
-                flipped[64] = 55 - flipped[64];
-                let mut wrong = bytes;
-                wrong[usize::from(number)] ^= 1;
-                for (bytes, digest, signer) in [
-                    (bytes, digest, one.address()),
-                    (bytes, digest, other.address()),
-                    (flipped, digest, one.address()),
-                    (wrong, digest, one.address()),
-                    (bytes, keccak256(b"other"), one.address()),
-                    (other.sign(&digest), digest, one.address()),
-                ] {
-                    let Ok(signature) = Signature::from_bytes(&bytes) else { continue };
-                    let is_by = signature.is_by(&digest, signer);
-                    assert_eq!(is_by, signature.recover(&digest) == Ok(signer));
-                    judged.push(is_by);
-                }
-            }
-            known.push(judged);
-            let digest = [7; 32];
-            assert!(Signature::from_bytes(&one.sign(&digest)).unwrap().is_by(&digest, one.address()));
-            remember_signer(one.address());
-            SIGNERS.with(|signers| assert!(signers.borrow().keys.contains_key(&one.address()), "{is_known}"));
-        }
-        assert_eq!(known[0], known[1]);
-    }
-
-    #[test]
-    fn no_more_signers_are_remembered_than_there_is_room_for() {
-        let point = *key(3).key.verifying_key();
-        for number in 0..MOST_SIGNERS + 10 {
-            let mut bytes = [0; 20];
-            bytes[..8].copy_from_slice(&number.to_be_bytes());
-            let address = Address::from_bytes(bytes);
-            SIGNERS.with(|signers| signers.borrow_mut().last = Some((address, point)));
-            remember_signer(Address::from_bytes([9; 20]));
-            remember_signer(address);
-        }
-        SIGNERS.with(|signers| {
-            let signers = signers.borrow();
-            assert_eq!((signers.keys.len(), signers.order.len()), (MOST_SIGNERS, MOST_SIGNERS));
-            assert!(!signers.keys.contains_key(&Address::from_bytes([0; 20])));
-        });
-    }
 }

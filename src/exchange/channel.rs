@@ -24,7 +24,6 @@ use crate::channel::{
     Answer, ChannelId, IS_BUILT_IN, Kind, OnChain, Operation, Payload, Purpose, Reserve, Row, Signer, Standing,
 };
 use crate::evm::eip712::Word;
-use crate::evm::signature;
 use crate::facilitator::{self, CalloutAnswer, Settlement, Unknown};
 use crate::json;
 use crate::ledger;
@@ -187,13 +186,6 @@ impl Payment {
         self.channel_operation(Operation::Release { chain: self.deposited().filter(|_| is_settled) })
     }
 
-    /// Keeps the key in mind that has signed the voucher: it will sign the next one.
-    fn remember_signer(&self) {
-        if let Some(channel) = &self.purchase.channel {
-            signature::remember_signer(channel.payload.config.payer_authorizer);
-        }
-    }
-
     /// Returns the time from which on a response that streams renews its hold on the channel.
     pub(super) fn renews_at(&self) -> Option<UnixTime> {
         self.holding.until.map(|until| UnixTime::from_secs(until.as_secs().saturating_sub(RENEWAL_SECONDS)))
@@ -348,7 +340,6 @@ impl Reserving {
         };
         match answer {
             Answer::Reserved { .. } => {
-                payment.remember_signer();
                 payment.holding.until = Some(payment.purchase.surely_served(context));
                 begin_reserved(payment, context)
             }

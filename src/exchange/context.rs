@@ -21,9 +21,6 @@ pub struct Context<'a> {
     pub draw: u64,
     /// Random bytes that no client can know, the same for as long as the ledger lives.
     pub secret: [u8; 32],
-    /// The time at which the ledger began: what was before, it does not know, nor what an earlier process of the same proxy
-    /// does while that one ends.
-    pub ledger_since: UnixTime,
 }
 
 /// Facilitators that were asked the same question, a bit for each by its place.
@@ -73,10 +70,5 @@ impl<'a> Context<'a> {
     /// Returns the facilitator at a place of the configuration.
     pub(super) fn facilitator(&self, place: usize) -> Option<&'a Facilitator> {
         self.config.facilitators.get(place)
-    }
-
-    /// Returns whether a payment that was first seen then can have been used by way of this ledger alone.
-    pub(super) fn is_exclusive_since(&self, seen: UnixTime) -> bool {
-        self.config.ledger_exclusive_after.is_some_and(|seconds| seen >= self.ledger_since.plus(seconds))
     }
 }

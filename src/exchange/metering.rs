@@ -10,7 +10,7 @@ use super::event::SETTLEMENT_OVERRIDES;
 use super::settlement::{Settling, Waiter, begin_settlement};
 use super::state::State;
 use super::{Body, Context, Effects, Event, Next, Outcome, Payment, Reply, ResponseEdits, Stream, Tail, UpstreamHead};
-use crate::channel::Answer as ChannelAnswer;
+use crate::channel::{Answer as ChannelAnswer, IS_BUILT_IN};
 use crate::ledger::{Answer, Operation};
 use crate::money::Amount;
 use crate::price::Tariff;
@@ -187,7 +187,8 @@ impl Opening {
 impl State for Opening {
     fn handle(mut self, context: Context<'_>, event: Event) -> Next {
         match event {
-            Event::Channel(ChannelAnswer::Granted(_)) => {
+            // What is short is over before a withdrawal is.
+            Event::Channel(ChannelAnswer::Granted(_) | ChannelAnswer::Withdrawing) if IS_BUILT_IN => {
                 self.payment.on_extended(context);
                 if !self.payment.has_deposit() {
                     return self.begin_stream();
@@ -195,7 +196,7 @@ impl State for Opening {
                 let Self { payment, delivery, meter, passing } = self;
                 payment.ask_ledger(Operation::Open, |payment| Self { payment, delivery, meter, passing })
             }
-            Event::Channel(_) => self.payment.end_taken(Some(Operation::Release), None),
+            Event::Channel(_) if IS_BUILT_IN => self.payment.end_taken(Some(Operation::Release), None),
             Event::Ledger(Answer::Granted) => self.begin_stream(),
             Event::Ledger(Answer::NotHeld) => self.payment.end_in_flight(),
             Event::Ledger(_) => self.payment.out_of_order(),
@@ -293,12 +294,17 @@ impl State for Metering {
             Event::Ended | Event::Redirected => self.on_left(context),
             Event::Tick if context.now >= self.closes_at() => self.cut(context),
             Event::Tick => self.renew(context),
-            Event::Channel(ChannelAnswer::Granted(_)) => {
+            Event::Channel(ChannelAnswer::Granted(_)) if IS_BUILT_IN => {
                 self.payment.on_extended(context);
                 self.stay()
             }
+            // What has come is charged while the money is there.
+            Event::Channel(ChannelAnswer::Withdrawing) if IS_BUILT_IN => {
+                self.payment.on_extended(context);
+                self.cut(context)
+            }
             // Another request has the channel: nothing more is given out of it.
-            Event::Channel(ChannelAnswer::NotHeld) => self.cut(context),
+            Event::Channel(ChannelAnswer::NotHeld) if IS_BUILT_IN => self.cut(context),
             _ => self.ignore(event),
         }
     }

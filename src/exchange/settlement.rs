@@ -23,6 +23,7 @@ use crate::config::Facilitator;
 use crate::facilitator::{self, CalloutAnswer, Settlement, Unknown};
 use crate::ledger::exposure::IS_BUILT_IN;
 use crate::ledger::{Answer, Operation, PaymentKey, Unheard};
+use crate::schedule::{jittered, mix};
 use crate::scheme::MIN_LIFETIME_SECONDS;
 use crate::time::UnixTime;
 use crate::x402::payment::Payer;
@@ -412,17 +413,6 @@ impl Settling {
                     None => settling.leave_unknown(context, &reason),
                 }
             }
-            // Something on the way may have asked twice, and let the second answer through. Where another ledger takes the same
-            // payments it may as well have been spent there, and then nothing is to be had for it here.
-            Settlement::Refused(reason)
-                if reason == reason::NONCE_USED
-                    && self.can_ask_chain()
-                    && context.is_exclusive_since(self.pursuit.since)
-                    && is_first =>
-            {
-                let unknown = Unknown::MaybeSettledBefore;
-                self.with(|pursuit| Pursuit { unknown, ..pursuit }).ask_chain(context)
-            }
             Settlement::Refused(reason) => self.end_refused(&reason),
         }
     }
@@ -562,7 +552,8 @@ impl Settling {
             _ => 1_u64.checked_shl(pursuit.attempts).unwrap_or(LONGEST_PAUSE_SECONDS).min(LONGEST_PAUSE_SECONDS),
         };
         let attempts = pursuit.attempts.saturating_add(1);
-        let due = now.plus(pause);
+        // What one failure of the facilitator has left unheard is not asked for in one moment again.
+        let due = now.plus(jittered(pause, mix(u64::from(payment.purchase.key.number() ^ pursuit.attempts))));
         let can_settle = due.plus(MIN_LIFETIME_SECONDS) <= payment.purchase.settles_until;
         // Where Permit2 is concerned, the chain knows no more in the end than that the nonce was used, unless it is asked about
         // a transaction.

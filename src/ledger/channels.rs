@@ -9,12 +9,6 @@ use crate::time::UnixTime;
 /// The first page of records: payments and two kinds of notes have theirs before it.
 const FIRST: u32 = super::PAGES * 3;
 
-/// Seconds that a record without anything to claim is kept in any case.
-const KEPT_SECONDS: u64 = 3600;
-
-/// Seconds that the record of a channel is kept in any case that was given back: longer than a facilitator is asked for.
-const KEPT_CLOSED_SECONDS: u64 = 120;
-
 /// The records of channels over a store: carries out operations on them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Channels {
@@ -73,12 +67,15 @@ impl Channels {
         let (change, answer) = apply(record.as_ref(), owner.0, operation, now);
         match change {
             Change::Keep => return Ok(Some(answer)),
-            Change::Remove => bytes = without(records, position),
             Change::Put(record) => {
-                let is_full = records.len() >= self.records_per_page;
-                if position.is_none() && is_full {
-                    let Some(unused) = longest_unused(records, now)? else { return Ok(Some(Answer::Full)) };
-                    bytes = without(records, Some(unused));
+                if position.is_none() {
+                    let needless = most_needless(records, now)?;
+                    let is_full = records.len() >= self.records_per_page;
+                    match needless {
+                        Some((needless, is_unused)) if is_full || is_unused => bytes = without(records, Some(needless)),
+                        None if is_full => return Ok(Some(Answer::Full)),
+                        _ => {}
+                    }
                 }
                 let (records, _) = bytes.as_chunks_mut::<{ Record::BYTES }>();
                 match position.and_then(|position| records.get_mut(position)) {
@@ -118,20 +115,20 @@ fn without(records: &[[u8; Record::BYTES]], position: Option<usize>) -> Vec<u8> 
     kept.flat_map(|(_, record)| *record).collect()
 }
 
-/// The record that was unused for longest, of those that nobody misses.
-fn longest_unused(records: &[[u8; Record::BYTES]], now: UnixTime) -> Result<Option<usize>, StoreFailed> {
-    let mut unused = None;
+/// The record that nobody misses, where there is one, and whether its channel was never used: such a one first, or else the one
+/// that was last used longest ago.
+fn most_needless(records: &[[u8; Record::BYTES]], now: UnixTime) -> Result<Option<(usize, bool)>, StoreFailed> {
+    let mut oldest = None;
     for (index, bytes) in records.iter().enumerate() {
         let record = Record::decode(bytes).ok_or(StoreFailed)?;
-        let is_needed = record.unclaimed() > 0
-            || record.is_held_at(now)
-            || record.is_claimed_at(now)
-            || record.last_used.plus(if record.is_closed() { KEPT_CLOSED_SECONDS } else { KEPT_SECONDS }) > now;
-        if !is_needed && unused.is_none_or(|(_, last_used)| record.last_used < last_used) {
-            unused = Some((index, record.last_used));
+        if record.is_unused(now) {
+            return Ok(Some((index, true)));
+        }
+        if record.is_needless(now) && oldest.is_none_or(|(_, last_used)| record.last_used < last_used) {
+            oldest = Some((index, record.last_used));
         }
     }
-    Ok(unused.map(|(index, _)| index))
+    Ok(oldest.map(|(index, _)| (index, false)))
 }
 
 #[cfg(test)]
@@ -209,6 +206,27 @@ mod tests {
         assert_eq!(records.len(), room);
         assert!(records.iter().any(|record| record.id == late));
         assert_eq!(channels.on_page(&mut store, (page + 1) % Channels::PAGES), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn channels_without_money_take_the_place_of_one_another() {
+        let (channels, mut store) = (Channels::new(1), MemoryStore::default());
+        let page = page_of(&SECRET, id(0)) - FIRST;
+        for number in 0..5 {
+            let mut wanted = reserve(id(number), 0, 1);
+            if let Operation::Reserve(wanted) = &mut wanted {
+                wanted.purpose = Purpose::Deposit { amount: 10 };
+                wanted.chain = Some(OnChain { at: at(1), ..OnChain::default() });
+            }
+            let mut perform =
+                |operation| channels.perform(&mut store, &SECRET, id(number), Owner(1), &operation, at(1));
+            assert_eq!(perform(wanted), Answer::Reserved { base: 0 });
+            if number > 0 {
+                assert!(matches!(perform(Operation::Release { chain: None }), Answer::Granted(_)));
+            }
+            // The first is held.
+            assert_eq!(channels.on_page(&mut store, page).unwrap().len(), 1 + usize::from(number > 0));
+        }
     }
 
     #[test]

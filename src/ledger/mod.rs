@@ -134,7 +134,7 @@ impl PaymentKey {
     }
 
     /// Its page among those of one kind.
-    fn number(self) -> u32 {
+    pub(crate) fn number(self) -> u32 {
         let [a, b, c, d, ..] = self.0;
         u32::from_be_bytes([a, b, c, d]).checked_rem(PAGES).unwrap_or(0)
     }

@@ -22,6 +22,7 @@ pub struct Contexts<H> {
 /// Whom a root context has asked about itself, by its place in the configuration.
 #[derive(Clone, Copy)]
 enum Asked {
+    /// Or the shared store, about it.
     Facilitator(usize),
     Node(usize),
     /// About channels, by the number of the keeper's question.
@@ -181,7 +182,10 @@ impl<H: Host> Contexts<H> {
             let (root_id, asked) = take_by_token(&mut table.introductions, token)?;
             let root = table.root(root_id)?;
             match asked {
-                Asked::Facilitator(place) => root.on_supported(place, headers, body_size),
+                Asked::Facilitator(place) => {
+                    let next = root.on_supported(place, headers, body_size);
+                    table.introductions.extend(next.map(|token| (token, (root_id, Asked::Facilitator(place)))));
+                }
                 Asked::Node(place) => root.on_chain_id(place, headers, body_size),
                 Asked::Job(number) => {
                     let next = root.on_job(number, headers, body_size).into_iter();
@@ -213,8 +217,6 @@ impl<H: Host> Contexts<H> {
             if !root.is_due() {
                 return;
             }
-            root.adopt_supported();
-            root.probe_failing();
             root.tell_exposure();
             let facilitators =
                 root.ask_supported().into_iter().map(|(token, place)| (token, Asked::Facilitator(place)));
@@ -276,8 +278,9 @@ impl<H: Host> Contexts<H> {
     fn forget_callouts(&self) {
         self.with_table(|Table { callouts, streams, .. }| {
             callouts.retain(|(token, id)| {
-                let awaits = |stream: &Box<HttpContext<H>>| [stream.callout_token(), stream.store_token()].contains(&Some(*token));
-                streams.get(id).is_some_and(awaits)
+                let awaits =
+                    |stream: &HttpContext<H>| [stream.callout_token(), stream.store_token()].contains(&Some(*token));
+                streams.get(id).is_some_and(|stream| awaits(stream))
             });
         });
     }

@@ -369,9 +369,9 @@ impl<H: Host> Driver<H> {
         let now = to_unix_time(nanoseconds);
         // Good enough for sharing out: neighbouring requests draw numbers that have nothing in common.
         let draw = (nanoseconds ^ owner.0.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 16;
-        let Memory { secret, since: ledger_since, .. } = shared.memory;
+        let Memory { secret, .. } = shared.memory;
         let failing = shared.health.borrow().failing(config);
-        Context { config, now, supported: &shared.supported, failing, draw, secret, ledger_since }
+        Context { config, now, supported: &shared.supported, failing, draw, secret }
     }
 
     // -------------------------------------------------------------------------------------------------- the effects

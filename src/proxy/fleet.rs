@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use super::host::{Buffer, Host, LogLevel, Map, to_unix_time};
 use super::shared::Memory;
@@ -15,6 +16,7 @@ use crate::ledger::remote::{
     Ask, Attempt, Copies, Copy, Kind, RecordKey, Revision, Said, Step, Task, Told, Undo, Write,
 };
 use crate::ledger::{Answer, Ledger, Operation, Owner, PaymentKey};
+use crate::schedule::mix;
 use crate::time::UnixTime;
 
 /// Bytes of an answer that are read at most: a record is far shorter.
@@ -50,14 +52,6 @@ pub(super) struct Fleet {
     told_at: Cell<UnixTime>,
 }
 
-/// Mixes the bits of a number: each result comes of one number alone.
-const fn mix(number: u64) -> u64 {
-    let number = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    number ^ (number >> 31)
-}
-
 impl Fleet {
     /// The store of a configuration. `random` is nobody else's.
     pub(super) fn new(ledger: &SharedLedger, rules: Ledger, random: [u8; 32]) -> Self {
@@ -86,6 +80,11 @@ impl Fleet {
         self.moves.set(number);
         // 0 stands for no move.
         mix(self.seed.rotate_left(17) ^ number).max(1)
+    }
+
+    /// Returns how long an answer of the store is waited for.
+    pub(super) const fn timeout(&self) -> Duration {
+        self.service.timeout
     }
 
     /// Returns the nanoseconds for which a question is repeated.
@@ -143,7 +142,7 @@ impl Fleet {
 }
 
 /// One question to the store, under way.
-struct Question {
+pub(super) struct Question {
     ask: Ask,
     /// The host's mark of the answer; `None` where nothing is awaited.
     token: Option<u32>,
@@ -154,14 +153,18 @@ struct Question {
 }
 
 impl Question {
-    fn send(host: &impl Host, fleet: &Fleet, ask: Ask) -> Self {
+    pub(super) fn send(host: &impl Host, fleet: &Fleet, ask: Ask) -> Self {
         let now = host.read_clock().unwrap_or_default();
         let token = fleet.call(host, &fleet.etcd.call(&ask, to_unix_time(now)));
         Self { ask, token, is_preparing: false, preparations: 0, sent_at: now }
     }
 
+    pub(super) const fn token(&self) -> Option<u32> {
+        self.token
+    }
+
     /// Takes in an answer; `None` while there is more to be heard.
-    fn hear(&mut self, host: &impl Host, fleet: &Fleet, headers: usize, body_size: usize) -> Option<Told> {
+    pub(super) fn hear(&mut self, host: &impl Host, fleet: &Fleet, headers: usize, body_size: usize) -> Option<Told> {
         self.token = None;
         let now = host.read_clock().unwrap_or_default();
         let (status, grpc_status, message, body) = read_raw(host, headers, body_size, MAX_ANSWER_BYTES);
@@ -265,6 +268,7 @@ pub(super) struct Running {
 }
 
 /// How far a task is.
+#[allow(clippy::large_enum_variant, reason = "it lives as long as a call")]
 pub(super) enum Progress {
     /// The store is being asked, or will be at the next tick.
     Waiting,
@@ -452,7 +456,7 @@ impl Fleet {
             }
         }
         mends.retain(|mend| !done.contains(&mend.id));
-        stats::change_mends(host, -i64::try_from(done.len()).unwrap_or_default());
+        stats::change_mends(host, i64::try_from(done.len()).map_or(0, i64::saturating_neg));
         asked
     }
 
@@ -480,8 +484,8 @@ pub(super) struct Founding {
 }
 
 impl From<Founding> for Memory {
-    fn from(Founding { secret, since }: Founding) -> Self {
-        Self { secret, since, is_known: true }
+    fn from(Founding { secret, .. }: Founding) -> Self {
+        Self { secret, is_known: true }
     }
 }
 

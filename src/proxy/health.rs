@@ -49,6 +49,17 @@ impl Health {
         }
     }
 
+    /// Takes in that the facilitator at a place answers another worker.
+    pub(super) fn revive(&mut self, host: &impl Host, config: &Config, place: usize) {
+        let was_failing = self.is_failing(config, place);
+        if let Some(failures) = self.failures.get_mut(place) {
+            *failures = 0;
+        }
+        if let Some(facilitator) = config.facilitators.get(place).filter(|_| was_failing) {
+            tell_answering(host, facilitator);
+        }
+    }
+
     /// Takes back what the host was told of facilitators that fail, for their configuration is replaced. What is still heard of
     /// them says nothing about those of the next one.
     pub(super) fn retire(&mut self, host: &impl Host, config: &Config) {

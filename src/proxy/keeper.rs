@@ -292,6 +292,11 @@ impl<H: Host> Around<'_, H> {
 }
 
 impl Keeping {
+    /// Takes in a number that no other proxy has: by it attempts are not repeated by all in the same second.
+    pub(super) const fn jitter_by(&mut self, seed: u64) {
+        self.keeper.jitter_by(seed);
+    }
+
     /// Does what is due.
     pub(super) fn keep(&mut self, around: &Around<'_, impl Host>, now: UnixTime) -> Tokens {
         if let Some(fleet) = around.shared.fleet.clone().filter(|_| remote::IS_BUILT_IN) {
@@ -616,11 +621,10 @@ impl Keeping {
 
     fn consider(&mut self, around: &Around<'_, impl Host>, record: &Record, now: UnixTime) {
         let purse = (record.chain_id, record.config.token);
-        if record.is_closed() {
-            return;
-        }
         let is_wanted = around.is_wanted(record);
-        self.totals.entry(purse).or_default().add(record, is_wanted, now);
+        if !record.is_empty() {
+            self.totals.entry(purse).or_default().add(record, is_wanted, now);
+        }
         if !is_wanted && record.unclaimed() > 0 && around.is_lost(record) {
             let (channels, unclaimed) = self.strangers.entry(record.config.receiver_authorizer).or_default();
             *channels = channels.saturating_add(1);
@@ -640,6 +644,7 @@ impl Keeping {
         }
         match due {
             Due::Nothing => {}
+            Due::Refund if !self.keeper.has_room_for_refund() => {}
             Due::Claim { is_urgent } => {
                 let until = now.plus(CLAIM_SECONDS);
                 let operation = match self.flush {

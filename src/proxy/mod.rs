@@ -27,6 +27,7 @@ mod store;
 mod tokens;
 #[cfg(target_arch = "wasm32")]
 mod wasm_host;
+mod words;
 
 pub use contexts::Contexts;
 pub use host::Host;

@@ -14,6 +14,7 @@ use super::http::HttpContext;
 use super::keeper::{Around, Keeping, Tokens};
 use super::properties;
 use super::shared::{Memory, Shared};
+use super::words::{Next, Sharing};
 use super::{stats, store};
 use crate::chain::{self, MAX_ANSWER_BYTES};
 use crate::channel::IS_BUILT_IN;
@@ -21,6 +22,7 @@ use crate::config::{Config, Facilitator, Offer, Rpc, Service};
 use crate::exchange::{LogText, Warning};
 use crate::facilitator::{self, CalloutAnswer, Directory, MAX_SUPPORTED_BYTES, Supported};
 use crate::ledger::{exposure, remote};
+use crate::schedule::{Need, Pace, Schedule, Step, Word, mix};
 use crate::time::UnixTime;
 use crate::x402::NetworkId;
 
@@ -30,19 +32,17 @@ pub(super) const TICK_PERIOD: Duration = Duration::from_secs(1);
 /// The same, until it is known what the facilitator supports.
 const FIRST_TICK_PERIOD: Duration = Duration::from_millis(100);
 
-/// Seconds between two questions to a facilitator that does not say what it supports.
-const RETRY_SECONDS: u64 = 2;
-
-/// Seconds after which a facilitator that has said what it supports is asked again.
-const REFRESH_SECONDS: u64 = 600;
-
 /// A root context.
 pub(super) struct RootContext<H> {
     host: H,
     configured: Option<Configured>,
     shared: Shared,
-    /// When each facilitator is asked again what it supports.
-    asks_at: Vec<Option<UnixTime>>,
+    /// When each facilitator answered last, as far as this worker knows: milliseconds since the epoch, 0 for never.
+    heard_at: Vec<u64>,
+    /// What the fleet knows of each.
+    words: Vec<Sharing>,
+    /// Differs among all root contexts of all proxies.
+    seed: u64,
     /// The facilitators of which the log has said what they support.
     introduced: BTreeSet<usize>,
     /// Those of which it has said that they do not say so.
@@ -76,7 +76,9 @@ impl<H: Host> RootContext<H> {
             host,
             configured: None,
             shared: Shared::default(),
-            asks_at: Vec::new(),
+            heard_at: Vec::new(),
+            words: Vec::new(),
+            seed: 0,
             introduced: BTreeSet::new(),
             missed: BTreeSet::new(),
             nodes: Vec::new(),
@@ -102,7 +104,16 @@ impl<H: Host> RootContext<H> {
                 let facilitators = configured.config.facilitators.len();
                 self.shared.supported = Arc::new(vec![Supported::default(); facilitators]);
                 self.shared.health = Rc::new(RefCell::new(Health::new(facilitators)));
-                self.asks_at = vec![None; facilitators];
+                self.heard_at = vec![0; facilitators];
+                self.words.clear();
+                self.words.resize_with(facilitators, Sharing::default);
+                self.seed = self
+                    .host
+                    .random()
+                    .ok()
+                    .and_then(|bytes| bytes.first_chunk().copied())
+                    .map_or(0, u64::from_be_bytes);
+                self.keeping.jitter_by(self.seed);
                 self.nodes = configured.config.nodes();
                 self.exposed = configured.config.exposed();
                 let routes = configured.config.routes.len();
@@ -114,11 +125,24 @@ impl<H: Host> RootContext<H> {
                     self.host.log(LogLevel::Warn, &format!("x402: {warning}"));
                 }
                 self.configured = Some(configured);
+                self.plan_questions();
                 true
             }
             Err(error) => {
                 self.host.log(LogLevel::Critical, &format!("x402: the configuration is refused: {error}"));
                 false
+            }
+        }
+    }
+
+    /// Has the facilitators asked soon that no worker of this process has asked: not by all proxies in one moment.
+    fn plan_questions(&self) {
+        let (Some(Configured { config, .. }), Some(now)) = (&self.configured, self.millis()) else { return };
+        let window = if config.needs_introduction { Schedule::SOON } else { Schedule::LATER };
+        for facilitator in config.facilitators.iter().filter(|_| config.has_offers) {
+            let name = store::supported_schedule(&facilitator.service);
+            if let Some((None, version)) = store::schedule(&self.host, &name) {
+                store::set_schedule(&self.host, &name, Schedule::start(window, now, self.seed), version);
             }
         }
     }
@@ -148,63 +172,141 @@ impl<H: Host> RootContext<H> {
         is_new
     }
 
-    /// Asks the facilitators what they support that it is time to ask; the tokens of the callouts, each with a place.
+    /// Takes over what other workers have heard of the facilitators, and asks those whose turn it is what they support; the tokens
+    /// of the callouts, each with a place.
     pub(super) fn ask_supported(&mut self) -> Vec<(u32, usize)> {
-        let (Some(Configured { config, .. }), Ok(now)) = (&self.configured, self.host.unix_time()) else {
-            return Vec::new();
-        };
-        if !config.has_offers {
+        let (Some(Configured { config, .. }), Some(now)) = (&self.configured, self.millis()) else { return Vec::new() };
+        let config = Arc::clone(config);
+        // Of a fleet that is out of reach, nothing is sold.
+        let is_cut_off = self.shared.fleet.is_some() && !self.shared.memory.is_known;
+        if !config.has_offers || is_cut_off {
             return Vec::new();
         }
-        let mut asked = Vec::new();
-        for (place, facilitator) in config.facilitators.iter().enumerate() {
-            let Some(asks_at) = self.asks_at.get_mut(place).filter(|due| due.is_none_or(|due| now >= due)) else {
-                continue;
-            };
-            // One that does not answer is probed by this question.
-            let is_urgent = config.needs_introduction || self.shared.health.borrow().is_failing(config, place);
-            *asks_at = Some(now.plus(if is_urgent { RETRY_SECONDS } else { REFRESH_SECONDS }));
-            let token =
-                callouts::dispatch(&self.host, &self.shared.tokens, &facilitator.service, "GET", Supported::PATH, "");
-            asked.extend(token.map(|token| (token, place)));
-        }
-        asked
+        let places = config.facilitators.iter().enumerate();
+        places.filter_map(|(place, one)| Some((self.ask_in_turn(&config, place, one, now)?, place))).collect()
     }
 
-    /// Asks a facilitator soon that has failed.
-    pub(super) fn probe_failing(&mut self) {
-        let (Some(Configured { config, .. }), Ok(now)) = (&self.configured, self.host.unix_time()) else { return };
-        let soon = now.plus(RETRY_SECONDS);
-        for (place, asks_at) in self.asks_at.iter_mut().enumerate() {
-            if self.shared.health.borrow().is_failing(config, place) && asks_at.is_some_and(|due| due > soon) {
-                *asks_at = Some(soon);
+    fn ask_in_turn(&mut self, config: &Config, place: usize, facilitator: &Facilitator, now: u64) -> Option<u32> {
+        let service = &facilitator.service;
+        let name = store::supported_schedule(service);
+        let (schedule, version) = store::schedule(&self.host, &name)?;
+        let schedule = schedule.unwrap_or_default();
+        self.adopt_supported(config, place, service, schedule.heard_at);
+        let need = self.need(config, place, service);
+        match schedule.step(Pace::FACILITATOR, need, now, self.draw(now)) {
+            Step::Wait => None,
+            Step::Plan(next) => {
+                store::set_schedule(&self.host, &name, next, version);
+                None
             }
+            Step::Ask(next) if store::set_schedule(&self.host, &name, next, version) => self
+                .look_up(place, service, schedule)
+                .or_else(|| self.ask_facilitator(service, need.is_failing || config.needs_introduction)),
+            Step::Ask(_) => None,
         }
     }
 
-    /// Takes over what other workers have heard of the facilitators.
-    pub(super) fn adopt_supported(&mut self) {
-        let Some(Configured { config, .. }) = self.configured.as_ref().filter(|one| one.config.has_offers) else {
-            return;
-        };
-        for (place, facilitator) in config.facilitators.iter().enumerate() {
-            match (store::supported(&self.host, &facilitator.service), self.shared.supported.get(place)) {
-                (Some(known), Some(mine)) if known.says_other_than(mine) => {
-                    set_supported(&mut self.shared.supported, place, known);
+    fn need(&self, config: &Config, place: usize, service: &Service) -> Need {
+        let of_store = self.shared.fleet.as_ref().map_or(Duration::ZERO, |fleet| fleet.timeout().saturating_mul(3));
+        Need {
+            is_failing: self.shared.health.borrow().is_failing(config, place),
+            is_unknown: config.needs_introduction
+                && self.shared.supported.get(place).is_none_or(|one| one.kinds.is_empty()),
+            timeout: millis(service.timeout.saturating_add(of_store)),
+        }
+    }
+
+    fn ask_facilitator(&self, service: &Service, is_urgent: bool) -> Option<u32> {
+        let token = callouts::dispatch(&self.host, &self.shared.tokens, service, "GET", Supported::PATH, "").ok();
+        if token.is_none() {
+            self.note_word(&store::supported_schedule(service), Pace::FACILITATOR, Word::Fails, is_urgent);
+        }
+        token
+    }
+
+    /// Asks the fleet's store first, where nothing has failed lately: another proxy may know.
+    fn look_up(&mut self, place: usize, service: &Service, schedule: Schedule) -> Option<u32> {
+        let fleet = self.shared.fleet.clone().filter(|_| remote::IS_BUILT_IN && schedule.is_undisturbed())?;
+        self.words.get_mut(place)?.look(&self.host, &fleet, service)
+    }
+
+    /// The store has said what the fleet knows of a facilitator; the token of what is asked next.
+    fn on_word(&mut self, place: usize, headers: usize, body_size: usize) -> Option<u32> {
+        let (fleet, now) = (self.shared.fleet.clone()?, self.millis()?);
+        let config = Arc::clone(&self.configured.as_ref()?.config);
+        let service = &config.facilitators.get(place)?.service;
+        let (need, at) = (self.need(&config, place, service), (now, self.draw(now)));
+        match self.words.get_mut(place)?.hear(&self.host, &fleet, need, (headers, body_size), at) {
+            Next::More(token) => Some(token),
+            Next::Nothing => None,
+            Next::Ask => self.ask_facilitator(service, need.is_failing || config.needs_introduction),
+            Next::Wait(known, due) => {
+                let is_known = known.is_some();
+                if let Some(known) = known {
+                    store::share_supported(&self.host, service, |earlier| known.clone().or_earlier(earlier));
                 }
-                _ => {}
+                store::note_word(&self.host, &store::supported_schedule(service), &|schedule| Schedule {
+                    due,
+                    heard_at: if is_known { now } else { schedule.heard_at },
+                    ..schedule
+                });
+                None
             }
         }
     }
 
-    /// The facilitator at a place has answered what it supports, or has not.
-    pub(super) fn on_supported(&mut self, place: usize, headers: usize, body_size: usize) {
+    /// Takes over what another worker has heard of the facilitator at a place, where that is news.
+    fn adopt_supported(&mut self, config: &Config, place: usize, service: &Service, heard_at: u64) {
+        let Some(seen) = self.heard_at.get_mut(place).filter(|seen| **seen != heard_at) else { return };
+        *seen = heard_at;
+        self.shared.health.borrow_mut().revive(&self.host, config, place);
+        let known = store::supported(&self.host, service).unwrap_or_default();
+        if known.kinds.is_empty() && known.extensions.is_empty() {
+            return;
+        }
+        set_supported(&mut self.shared.supported, place, known);
+        self.introduced.insert(place);
+        self.log_left_out();
+        let _ = self.host.set_tick_period(TICK_PERIOD);
+    }
+
+    /// Returns milliseconds since the epoch.
+    fn millis(&self) -> Option<u64> {
+        self.host.now().ok()?.checked_div(1_000_000)
+    }
+
+    /// Returns a number that nobody else has at the time.
+    const fn draw(&self, now: u64) -> u64 {
+        mix(self.seed ^ now)
+    }
+
+    /// Notes for all workers of the process what an answer was worth.
+    fn note_word(&self, name: &str, pace: Pace, word: Word, is_urgent: bool) {
+        let Some(now) = self.millis() else { return };
+        let random = self.draw(now);
+        store::note_word(&self.host, name, &|schedule| schedule.heard(pace, word, is_urgent, now, random));
+    }
+
+    /// The facilitator at a place has answered what it supports, or has not, or the fleet's store was asked about it; the token of
+    /// what is asked next.
+    pub(super) fn on_supported(&mut self, place: usize, headers: usize, body_size: usize) -> Option<u32> {
+        if remote::IS_BUILT_IN && self.words.get(place).is_some_and(Sharing::is_under_way) {
+            return self.on_word(place, headers, body_size);
+        }
         let answer = callouts::read_answer(&self.host, headers, body_size, MAX_SUPPORTED_BYTES);
-        let Some(Configured { config, .. }) = &self.configured else { return };
-        let Some(facilitator) = config.facilitators.get(place) else { return };
+        let Configured { config, .. } = self.configured.as_ref()?;
+        let facilitator = config.facilitators.get(place)?;
         let Facilitator { name, service, .. } = facilitator;
         self.shared.health.borrow_mut().note(&self.host, config, service, &answer);
-        match Supported::read(&answer) {
+        let supported = Supported::read(&answer);
+        let word = match &supported {
+            Some(_) => Word::Says,
+            None if facilitator::is_failing(&answer) => Word::Fails,
+            None => Word::Answers,
+        };
+        let is_urgent = config.needs_introduction || self.shared.health.borrow().is_failing(config, place);
+        let mut text = None;
+        match supported {
             Some(supported) => {
                 // A client is given terms by one worker and pays at another, so all have to know the same accounts.
                 let merge = |earlier: &Supported| supported.clone().or_earlier(earlier);
@@ -212,14 +314,16 @@ impl<H: Host> RootContext<H> {
                 if self.introduced.insert(place) {
                     log_introduction(&self.host, facilitator, &answer, &supported);
                 }
-                set_supported(&mut self.shared.supported, place, merged.unwrap_or(supported));
-                if let Some(asks_at) = self.asks_at.get_mut(place) {
-                    *asks_at = self.host.unix_time().ok().map(|now| now.plus(REFRESH_SECONDS));
-                }
+                let known = merged.unwrap_or(supported);
+                text = self.shared.fleet.as_ref().map(|_| known.to_text());
+                set_supported(&mut self.shared.supported, place, known);
+                // Behind what all are to read then.
+                self.note_word(&store::supported_schedule(service), Pace::FACILITATOR, word, is_urgent);
                 self.log_left_out();
                 let _ = self.host.set_tick_period(TICK_PERIOD);
             }
             None => {
+                self.note_word(&store::supported_schedule(service), Pace::FACILITATOR, word, is_urgent);
                 let report = LogText::new(&facilitator::report(service, Supported::PATH, &answer));
                 let consequence = match config.needs_introduction {
                     true => {
@@ -235,6 +339,16 @@ impl<H: Host> RootContext<H> {
                 }
             }
         }
+        self.tell_fleet(place, word, is_urgent, text)
+    }
+
+    /// Tells the fleet what came of a question that this worker has asked for all; the token of the callout.
+    fn tell_fleet(&mut self, place: usize, word: Word, is_urgent: bool, supported: Option<String>) -> Option<u32> {
+        let fleet = self.shared.fleet.clone().filter(|_| remote::IS_BUILT_IN)?;
+        let now = self.millis()?;
+        let random = self.draw(now);
+        let hear = |schedule: Schedule| schedule.heard(Pace::FACILITATOR, word, is_urgent, now, random);
+        self.words.get_mut(place)?.tell(&self.host, &fleet, &hear, supported, now)
     }
 
     /// Asks the nodes which chains they are of, once; the tokens of the callouts, each with the place of its node.
@@ -324,21 +438,39 @@ impl<H: Host> RootContext<H> {
 
     /// Asks the shared store for what the fleet has in common, until it is known; the token of the callout.
     pub(super) fn ask_founding(&mut self) -> Option<u32> {
-        let Some(fleet) = self.shared.fleet.clone().filter(|_| remote::IS_BUILT_IN && !self.shared.memory.is_known) else {
-            return None;
-        };
+        let fleet = self.shared.fleet.clone().filter(|_| remote::IS_BUILT_IN && !self.shared.memory.is_known)?;
         if let Some(known) = self.founded() {
             self.found(known);
             return None;
         }
-        if self.founding.is_some() {
+        if self.founding.is_some() || !self.takes_turn_at_store(&fleet) {
             return None;
         }
         let proposed = Founding { secret: self.host.random().ok()?, since: self.host.unix_time().ok()? };
         let question = FoundingQuestion::ask(&self.host, &fleet, proposed);
         let token = question.token();
+        if token.is_none() {
+            self.note_founding_failure();
+        }
         self.founding = token.map(|_| question);
         token
+    }
+
+    /// Returns whether this worker is to ask for it, for all of the process.
+    fn takes_turn_at_store(&self, fleet: &Fleet) -> bool {
+        let (Some(name), Some(now)) = (self.founding_name(), self.millis()) else { return false };
+        let Some((schedule, version)) = store::schedule(&self.host, &name) else { return false };
+        let need = Need { timeout: millis(fleet.timeout()), ..Need::default() };
+        match schedule.unwrap_or_default().step(Pace::STORE, need, now, self.draw(now)) {
+            Step::Ask(next) => store::set_schedule(&self.host, &name, next, version),
+            Step::Wait | Step::Plan(_) => false,
+        }
+    }
+
+    fn note_founding_failure(&self) {
+        if let Some(name) = self.founding_name() {
+            self.note_word(&name, Pace::STORE, Word::Fails, true);
+        }
     }
 
     /// The shared store has said what the fleet has in common, or has not; the token of what it is asked next.
@@ -353,7 +485,11 @@ impl<H: Host> RootContext<H> {
             None => {
                 let token = question.token();
                 if token.is_none() {
-                    self.host.log(LogLevel::Warn, "x402: the ledger's store is out of reach; until it answers, nothing is sold");
+                    self.note_founding_failure();
+                    self.host.log(
+                        LogLevel::Warn,
+                        "x402: the ledger's store is out of reach; until it answers, nothing is sold",
+                    );
                 }
                 self.founding = token.map(|_| question);
                 token
@@ -418,6 +554,10 @@ impl<H: Host> RootContext<H> {
     }
 }
 
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 fn set_supported(all: &mut Arc<Vec<Supported>>, place: usize, supported: Supported) {
     if let Some(known) = Arc::make_mut(all).get_mut(place) {
         *known = supported;
@@ -452,12 +592,11 @@ fn configure(host: &impl Host, size: usize) -> Result<(Configured, Memory), Stri
     let config =
         Config::from_host(&bytes, &|name| host.variable(name).ok().flatten()).map_err(|error| error.to_string())?;
     let number = store::draw_number(host).ok_or("the host's shared data does not work")?;
-    let period = if config.needs_introduction || config.shared_ledger.is_some() { FIRST_TICK_PERIOD } else { TICK_PERIOD };
+    let period =
+        if config.needs_introduction || config.shared_ledger.is_some() { FIRST_TICK_PERIOD } else { TICK_PERIOD };
     host.set_tick_period(period).map_err(|error| error.to_string())?;
     let secret = store::shared_secret(host).ok_or("the host's shared data or random numbers do not work")?;
-    let since = host.unix_time().ok().and_then(|now| store::ledger_since(host, now));
-    let since = since.ok_or("the host's clock or shared data does not work")?;
     properties::declare(host);
     let is_known = config.shared_ledger.is_none();
-    Ok((Configured { config: Arc::new(config), number }, Memory { secret, since, is_known }))
+    Ok((Configured { config: Arc::new(config), number }, Memory { secret, is_known }))
 }

@@ -9,7 +9,6 @@ use super::fleet::Fleet;
 use super::health::Health;
 use super::tokens::Tokens;
 use crate::facilitator::Supported;
-use crate::time::UnixTime;
 
 /// The things that the requests of a plugin and worker share.
 #[derive(Clone, Default)]
@@ -35,8 +34,6 @@ pub(super) struct Shared {
 pub(super) struct Memory {
     /// Random bytes that all who share it know, and nobody else.
     pub(super) secret: [u8; 32],
-    /// When it began.
-    pub(super) since: UnixTime,
     /// True if they are known: a store that a fleet shares has to be asked first.
     pub(super) is_known: bool,
 }

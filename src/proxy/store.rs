@@ -7,6 +7,7 @@ use crate::config::Service;
 use crate::exchange::{Flush, Flushed};
 use crate::facilitator::Supported;
 use crate::ledger::{CLAIM_BYTES, Store, StoreFailed, Written, is_of_payments};
+use crate::schedule::Schedule;
 use crate::time::UnixTime;
 
 /// Shared data: one value for each page, seen by all workers that run the same `vm_id`.
@@ -33,9 +34,9 @@ const SECRET_KEY: &str = "x402.secret.1";
 
 const LEASE_PREFIX: &str = "x402.lease.1.";
 
-const FLUSH_PREFIX: &str = "x402.flush.1.";
+const SCHEDULE_PREFIX: &str = "x402.schedule.1.";
 
-const SINCE_KEY: &str = "x402.ledger_since.1";
+const FLUSH_PREFIX: &str = "x402.flush.1.";
 
 /// Attempts at a value that others write at the same time.
 const ATTEMPTS: u32 = 1024;
@@ -94,6 +95,31 @@ pub(super) fn share_supported(
     })
 }
 
+/// Returns the name of the times at which a facilitator is asked what it supports.
+pub(super) fn supported_schedule(facilitator: &Service) -> String {
+    hex::encode(facilitator.identity())
+}
+
+/// Reads the times of a question that the workers of this process ask in turns, and the mark of their version; `None` where the
+/// store does not work.
+pub(super) fn schedule(host: &impl Host, name: &str) -> Option<(Option<Schedule>, Option<u32>)> {
+    let stored = host.shared_data(&format!("{SCHEDULE_PREFIX}{name}")).ok()?;
+    Some((stored.as_ref().and_then(|(bytes, _)| Schedule::read(bytes)), stored.map(|(_, version)| version)))
+}
+
+/// Writes them if they still have this version; `false` where they have not, or the store does not work.
+pub(super) fn set_schedule(host: &impl Host, name: &str, schedule: Schedule, version: Option<u32>) -> bool {
+    host.set_shared_data(&format!("{SCHEDULE_PREFIX}{name}"), &schedule.to_bytes(), version) == Ok(true)
+}
+
+/// Notes what an answer was worth.
+pub(super) fn note_word(host: &impl Host, name: &str, hear: &dyn Fn(Schedule) -> Schedule) {
+    let _ = (0..ATTEMPTS).find(|_| match schedule(host, name) {
+        Some((known, version)) => set_schedule(host, name, hear(known.unwrap_or_default()), version),
+        None => true,
+    });
+}
+
 /// Several plugins of one VM may have several facilitators, or accounts with one, and must not hear of each other's.
 fn supported_key(facilitator: &Service) -> String {
     format!("{SUPPORTED_PREFIX}{}", hex::encode(facilitator.identity()))
@@ -124,14 +150,6 @@ pub(super) fn share_founding(host: &impl Host, name: &str, founding: Founding) -
     let version = host.shared_data(&key).ok()?.map(|(_, version)| version);
     let is_written = host.set_shared_data(&key, &founding.to_bytes(), version).ok()?;
     if is_written { Some(founding) } else { self::founding(host, name) }
-}
-
-/// When the shared data began, as far as any plugin of this ledger knows; `None` where it does not work.
-pub(super) fn ledger_since(host: &impl Host, now: UnixTime) -> Option<UnixTime> {
-    (0..ATTEMPTS).find_map(|_| match host.shared_data(SINCE_KEY).ok()? {
-        Some((bytes, _)) => Some(UnixTime::from_secs(u64::from_le_bytes(bytes.try_into().ok()?))),
-        None => host.set_shared_data(SINCE_KEY, &now.as_secs().to_le_bytes(), None).ok()?.then_some(now),
-    })
 }
 
 /// Takes the right to do what one worker of the process does for all, or keeps it: until `until`. `false` where a newer one

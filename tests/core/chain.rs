@@ -44,11 +44,6 @@ impl Scene {
         }
     }
 
-    /// No other ledger takes these payments.
-    fn exclusive(settle: &str) -> Self {
-        Self::new(settle, |config| config["ledger"] = json!({"exclusive": true}))
-    }
-
     fn confirming(settle: &str, confirmations: u64) -> Self {
         Self::new(settle, |config| {
             config["rpc"]["base-sepolia"]["confirmations"] = confirmations.into();
@@ -602,8 +597,11 @@ fn the_background_asks_later_and_later_until_it_is_of_no_use() {
         assert_eq!(outcome(&request), Outcome::Unknown);
     }
     // No facilitator settles what lives for less than six seconds more.
-    assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
-    assert!(scene.stage.now <= NOW + 294 && scene.stage.now + 60 > NOW + 294);
+    for (pause, least) in pauses.iter().zip([1, 2, 4, 8, 16, 32, 60, 60, 60]) {
+        assert!((least..=least + least / 2).contains(pause), "{pauses:?}");
+    }
+    assert!((8..=9).contains(&pauses.len()), "{pauses:?}");
+    assert!(scene.stage.now <= NOW + 294 && scene.stage.now + 90 > NOW + 294);
     assert_eq!(scene.play([lost()]).status(), 502, "and the client is not asked to pay again");
 }
 
@@ -649,32 +647,11 @@ fn a_client_that_comes_back_meanwhile_waits() {
     assert_eq!(again.story(), "claim in flight, = in_flight, reply 409");
 }
 
-// ------------------------------------------------------------------------------------------------ asked twice on the way
-
-#[test]
-fn a_settlement_that_something_on_the_way_asked_for_twice_is_found() {
-    // The first answer went astray, and the second says that the nonce is used: by the first.
-    for (settle, before, after) in [
-        ("after", vec![valid(), upstream(200)], vec![]),
-        ("before", vec![], vec![upstream(200)]),
-        ("concurrent", vec![upstream(200)], vec![]),
-    ] {
-        let mut scene = Scene::exclusive(settle);
-        let mut request = scene.play(before);
-        scene.settle_on_chain();
-        scene.stage.step(&mut request, refused("invalid_exact_evm_nonce_already_used"));
-        scene.ask_node(&mut request);
-        for event in after {
-            scene.stage.step(&mut request, event);
-        }
-        assert_eq!(outcome(&request), Outcome::Served, "{}", request.story());
-        assert_eq!(outcome(&scene.play([])), Outcome::Spent);
-    }
-}
+// --------------------------------------------------------------------------------------------------- nonces that are used
 
 #[test]
 fn a_payment_that_was_spent_elsewhere_or_before_a_restart_buys_nothing() {
-    let mut scene = Scene::exclusive("before");
+    let mut scene = Scene::new("before", |_| ());
     scene.settle_on_chain();
     // This ledger has never seen it.
     scene.stage.now += 16;
@@ -705,10 +682,10 @@ fn where_other_ledgers_take_the_same_payments_a_used_nonce_buys_nothing() {
 
 #[test]
 fn that_a_nonce_is_used_is_believed_only_where_the_chain_says_for_what() {
-    let mut scene = Scene::exclusive("before");
+    let mut scene = Scene::new("before", |_| ());
     scene.settle_on_chain();
     scene.node.refuses = vec!["eth_getLogs"];
-    let request = scene.play([refused("invalid_exact_evm_nonce_already_used")]);
+    let request = scene.play([lost()]);
     assert_eq!((request.status(), request.reply_header("payment-required")), (502, None), "{}", request.story());
     scene.node.refuses = vec![];
     scene.stage.now += 60;

@@ -957,6 +957,25 @@ fn a_stream_whose_channel_went_to_another_request_is_not_begun_or_broken_off() {
 }
 
 #[test]
+fn a_stream_whose_payer_withdraws_is_broken_off_and_charged() {
+    let (mut stage, payer, most) = chatting(100_000);
+    let mut request = stage.start(&post(&payer.voucher(most)));
+    for event in [body(), streams(), chunk(WORD, false)] {
+        stage.step(&mut request, event);
+    }
+    stage.now += 100;
+    let withdraw_requested_at = stage.now;
+    let chain = OnChain { at: UnixTime::from_secs(stage.now), withdraw_requested_at, ..record(&stage, &payer).chain };
+    assert!(matches!(stage.meddle(payer.id, u64::MAX, &Operation::Confirm { chain }), channel::Answer::Granted(_)));
+    stage.now = request.wakes_at().unwrap();
+    stage.step(&mut request, Event::Tick);
+    assert!(request.is_over() && request.story().contains("extend Withdrawing"), "{}", request.story());
+    assert_eq!(outcome(&request), Outcome::Billed, "{}", request.story());
+    assert!(books(&stage, &payer).unwrap().0 > 0, "{}", request.story());
+    check_left(&stage, &payer, &request);
+}
+
+#[test]
 fn a_stream_with_a_deposit_settles_at_its_end() {
     let deposit = 50_000;
     let whole = || [streams(), chunk(WORD, false), chunk(USAGE, false), chunk("data: [DONE]\n\n", true)];
@@ -1108,13 +1127,31 @@ fn a_refund_of_all_ends_the_channel_and_one_of_a_part_goes_on() {
     let request = play(&mut stage, &payer, &all, [payer.verified(DEPOSIT - 2000, PRICE), settled()]);
     assert_eq!(outcome(&request), Outcome::Refunded, "{}", request.story());
     assert_eq!(decode(request.reply_header("payment-response").unwrap())["amount"], (left - 2000).to_string());
-    assert!(record(&stage, &payer).is_closed(), "nothing is left but the count");
+    assert!(record(&stage, &payer).is_empty(), "nothing is left but the count");
+    assert_eq!(books(&stage, &payer), Some((PRICE, PRICE, PRICE)), "the record stays");
     assert_eq!(request.settlements.len(), 1);
     // More than there is is all that there is.
     let (mut stage, payer) = charged();
     let more = paid("/weather", &payer.refund(PRICE, Some(u128::MAX)));
     let request = play(&mut stage, &payer, &more, [payer.verified(DEPOSIT, 0), settled()]);
     assert_eq!(decode(request.reply_header("payment-response").unwrap())["amount"], left.to_string());
+}
+
+#[test]
+fn who_was_verified_before_a_refund_gets_nothing_out_of_the_empty_channel() {
+    let (mut stage, payer) = charged();
+    // A second deposit is never sent: it only makes the facilitator be asked before the refund, and heard of after it.
+    let mut late = stage.start(&paid("/weather", &payer.deposit(2 * PRICE, PRICE, 9)));
+    let refund = paid("/weather", &payer.refund(PRICE, None));
+    let refunded = play(&mut stage, &payer, &refund, [payer.verified(DEPOSIT, 0), settled()]);
+    assert_eq!(outcome(&refunded), Outcome::Refunded, "{}", refunded.story());
+    stage.step(&mut late, payer.verified(DEPOSIT, 0));
+    let balance = record(&stage, &payer).chain.balance;
+    assert_eq!(balance, PRICE, "news from before the refund: {}", late.story());
+    let voucher = paid("/weather", &payer.voucher(3 * PRICE));
+    stage.step(&mut late, Event::Ended);
+    let next = stage.play(&voucher, [payer.verified(DEPOSIT, 0)]);
+    assert_eq!(next.status(), 402, "{}", next.story());
 }
 
 #[test]
@@ -1179,7 +1216,8 @@ fn a_refund_whose_client_has_gone_or_whose_record_is_not_to_be_had_is_no_secret(
     let refund = paid("/weather", &payer.refund(PRICE, None));
     let request = play(&mut stage, &payer, &refund, [payer.verified(DEPOSIT, 0), Event::Ended, settled()]);
     assert_eq!(outcome(&request), Outcome::Refunded, "{}", request.story());
-    assert!(record(&stage, &payer).is_closed());
+    assert!(record(&stage, &payer).is_empty());
+    assert_eq!(books(&stage, &payer), Some((PRICE, PRICE, PRICE)));
     for answer in [channel::Answer::NotHeld, channel::Answer::Failed] {
         let (mut stage, payer) = charged();
         stage.forced_channel = Some(("refunded", answer));

@@ -567,7 +567,6 @@ impl Life {
         match change {
             Change::Keep => {}
             Change::Put(record) => self.record = Some(*record),
-            Change::Remove => self.record = None,
         }
         answer
     }
@@ -745,6 +744,68 @@ fn a_withdrawal_ends_the_channel_and_is_claimed_at_once() {
 }
 
 #[test]
+fn who_looked_before_a_withdrawal_does_not_undo_it() {
+    let begun = |life: &mut Life| {
+        let withdrawing = OnChain { withdraw_requested_at: at(40).as_secs(), ..state(40, 100, 20) };
+        assert!(matches!(life.perform(40, 0, &Operation::Refresh { chain: withdrawing }), Answer::Granted(_)));
+    };
+    // What was asked before comes after, in the same second or in a later one.
+    for (now, answer) in [
+        (40, Answer::Withdrawing),
+        (45, Answer::Withdrawing),
+        (639, Answer::Withdrawing),
+        (640, Answer::Reserved { base: 30 }),
+    ] {
+        let mut life = Life::begun();
+        begun(&mut life);
+        let chain = Some(state(now, 100, 20));
+        assert_eq!(life.reserve(now, 2, |wanted| (wanted.max_claimable, wanted.chain) = (40, chain)), answer, "{now}");
+    }
+    // A refund takes from what is to be withdrawn.
+    let mut life = Life::begun();
+    begun(&mut life);
+    let refunded = Some(OnChain { refund_nonce: 1, ..state(45, 60, 20) });
+    assert_eq!(
+        life.reserve(45, 2, |wanted| (wanted.max_claimable, wanted.chain) = (40, refunded)),
+        Answer::Reserved { base: 30 }
+    );
+}
+
+#[test]
+fn a_refund_that_nobody_ended_may_have_come_about() {
+    let refunding = || {
+        let mut life = Life::begun();
+        let chain = Some(state(1, 100, 20));
+        let reserved = life.reserve(1, 2, |wanted| {
+            (wanted.max_claimable, wanted.purpose, wanted.chain) = (30, Purpose::Refund, chain);
+        });
+        assert_eq!(reserved, Answer::Reserved { base: 30 });
+        life
+    };
+    // Its worker has failed: the money may be gone.
+    let mut life = refunding();
+    let next = |wanted: &mut Reserve| wanted.max_claimable = 40;
+    assert_eq!(life.reserve(10, 3, next), Answer::Busy);
+    assert_eq!(life.reserve(11, 3, next), Answer::AskFirst);
+    assert!(life.record.unwrap().wants_news(0, at(11)) && !life.record.unwrap().wants_news(0, at(10)));
+    // News from while it was under way prove nothing, and those since do.
+    for (read, answer) in [(10, Answer::AskFirst), (11, Answer::OverBalance)] {
+        let mut life = refunding();
+        life.perform(12, 0, &Operation::Refresh { chain: state(read, 30, 30) });
+        assert_eq!(life.reserve(12, 3, next), answer);
+    }
+    let chain = Some(state(12, 100, 20));
+    assert_eq!(
+        life.reserve(12, 3, |wanted| (wanted.max_claimable, wanted.chain) = (40, chain)),
+        Answer::Reserved { base: 30 }
+    );
+    // Of one that ended nothing is in doubt.
+    let mut life = refunding();
+    assert!(matches!(life.perform(2, 2, &Operation::Release { chain: None }), Answer::Granted(_)));
+    assert_eq!(life.reserve(11, 3, next), Answer::Reserved { base: 30 });
+}
+
+#[test]
 fn a_refund_is_for_what_is_charged() {
     let refund = |life: &mut Life, max: u128| {
         life.reserve(1, 2, |wanted| {
@@ -757,15 +818,23 @@ fn a_refund_is_for_what_is_charged() {
     assert_eq!(refund(&mut life, 30), Answer::Reserved { base: 30 });
     assert_eq!(life.standing().max_claimable, 40);
     assert_eq!(life.charge(1, 2, 1), Answer::TooMuch);
-    let refunded = |balance, claimed| Operation::Refunded { chain: state(2, balance, claimed) };
+    let refunded =
+        |balance, claimed| Operation::Refunded { chain: OnChain { refund_nonce: 1, ..state(2, balance, claimed) } };
     assert_eq!(life.perform(2, 3, &refunded(30, 30)), Answer::NotHeld);
     assert!(matches!(life.perform(2, 2, &refunded(30, 30)), Answer::Granted(_)));
     // Its count stays for a while: who heard of the channel before does not begin anew.
-    assert!(life.record.unwrap().is_closed());
+    assert!(life.record.unwrap().is_empty());
     assert_eq!(life.standing().charged, 30);
     let early = life.reserve(2, 3, |wanted| (wanted.max_claimable, wanted.chain) = (30, Some(state(1, 100, 20))));
     assert!(matches!(early, Answer::Stale(standing) if standing.charged == 30), "{early:?}");
     assert_eq!(life.record.unwrap().chain.balance, 30);
+    // Who was told of the channel before that comes too late with it.
+    let late = |now| OnChain { refund_nonce: 0, ..state(now, 100, 20) };
+    assert_eq!(
+        life.reserve(3, 3, |wanted| (wanted.max_claimable, wanted.chain) = (40, Some(late(3)))),
+        Answer::OverBalance
+    );
+    assert!(life.record.is_some_and(|record| record.is_empty() && record.hold.is_none()));
     // In part; and what is yet to be claimed is not forgotten.
     for (balance, claimed) in [(31, 30), (30, 29)] {
         let mut life = Life::begun();
@@ -777,6 +846,59 @@ fn a_refund_is_for_what_is_charged() {
     assert_eq!(refund(&mut life, 50), Answer::Reserved { base: 50 });
     assert_eq!(life.standing().charged, 50);
     assert_eq!(Life::begun().perform(2, 2, &refunded(30, 30)), Answer::NotHeld);
+}
+
+#[test]
+fn what_was_told_before_a_refund_is_not_believed_after_it() {
+    let refunded = |now, balance, refund_nonce| OnChain { refund_nonce, ..state(now, balance, 20) };
+    let reserve = |life: &mut Life, now, max, purpose, chain| {
+        life.reserve(now, 3, |wanted| {
+            (wanted.max_claimable, wanted.purpose, wanted.chain) = (max, purpose, Some(chain))
+        })
+    };
+    // Of a channel that was not known before, whose refund gives back all, or a part.
+    for left in [20, 25] {
+        let mut life = Life::new();
+        assert_eq!(reserve(&mut life, 1, 20, Purpose::Refund, state(1, 100, 20)), Answer::Reserved { base: 20 });
+        let done = Operation::Refunded { chain: refunded(2, left, 1) };
+        assert!(matches!(life.perform(2, 3, &done), Answer::Granted(_)));
+        // Another request has heard of the channel before, and comes later.
+        assert_eq!(reserve(&mut life, 3, 30, Purpose::Serve, state(3, 100, 20)), Answer::OverBalance);
+        assert_eq!(life.standing().chain, refunded(2, left, 1));
+        // Its deposit adds to what is left, and not to what was there.
+        let deposit = Purpose::Deposit { amount: 50 };
+        assert_eq!(reserve(&mut life, 3, 30, deposit, state(3, 100, 20)), Answer::Reserved { base: 20 });
+        let charge = Operation::Charge { amount: 10, chain: Some(state(3, 150, 20)) };
+        assert!(matches!(life.perform(4, 3, &charge), Answer::Granted(_)));
+        assert_eq!(life.standing().chain.balance, left + 50);
+        // A chain that has forgotten the refund is believed in the end.
+        assert_eq!(reserve(&mut life, 700, 40, Purpose::Serve, state(700, 150, 20)), Answer::Reserved { base: 30 });
+    }
+}
+
+#[test]
+fn a_channel_without_money_is_nothing_to_keep() {
+    let reserve = |life: &mut Life, max| {
+        life.reserve(1, 3, |wanted| {
+            (wanted.max_claimable, wanted.purpose) = (max, Purpose::Deposit { amount: 100 });
+            wanted.chain = Some(state(1, 0, 0));
+        })
+    };
+    // What was charged before, the deposit does not vouch for.
+    let mut life = Life::new();
+    assert_eq!(reserve(&mut life, 90), Answer::OverBalance);
+    assert_eq!(life.record, None);
+    let free = Operation::Charge { amount: 0, chain: None };
+    for operation in [Operation::Release { chain: None }, free] {
+        assert_eq!(reserve(&mut life, 10), Answer::Reserved { base: 0 });
+        assert!(life.record.is_some_and(|record| !record.is_unused(at(1))));
+        assert!(matches!(life.perform(1, 3, &operation), Answer::Granted(_)));
+        assert!(life.record.is_some_and(|record| record.is_unused(at(1)) && record.is_empty()));
+    }
+    assert_eq!(reserve(&mut life, 10), Answer::Reserved { base: 0 });
+    let settled = Operation::Release { chain: Some(state(2, 100, 0)) };
+    assert!(matches!(life.perform(2, 3, &settled), Answer::Granted(_)));
+    assert!(life.record.is_some_and(|record| !record.is_unused(at(2)) && !record.is_empty()));
 }
 
 #[test]
@@ -828,15 +950,19 @@ fn what_its_payer_has_taken_is_lost_and_the_rest_is_claimed() {
         matches!(life.perform(2, 8, &Operation::BeginClaim { until: at(60) }), Answer::Row(row) if row.charged == 25)
     );
     assert!(matches!(life.perform(3, 8, &Operation::EndClaim { claimed: 25 }), Answer::Granted(_)));
+    // Who told of the balance may have looked before something was put in: the rest is tried until that is long ago.
+    let record = life.record.unwrap();
+    assert_eq!((record.unclaimed(), record.lost(), record.row().charged), (5, 0, 30));
+    life.perform(700, 9, &Operation::Refresh { chain: state(700, 25, 25) });
     let record = life.record.unwrap();
     assert_eq!((record.unclaimed(), record.lost(), record.unclaimed_since), (0, 5, at(0)));
     let policy = Policy { claim_above: 1, claim_every: 1, refund_idle: Some(1) };
-    assert_eq!(due(&record, &policy, at(1000)), Due::Nothing);
-    assert_eq!(life.perform(4, 8, &Operation::BeginClaim { until: at(60) }), Answer::NotHeld);
+    assert_eq!(due(&record, &policy, at(1700)), Due::Nothing);
+    assert_eq!(life.perform(701, 8, &Operation::BeginClaim { until: at(760) }), Answer::NotHeld);
     // Who puts it in again has paid it.
-    life.perform(5, 9, &Operation::Refresh { chain: state(5, 100, 25) });
+    life.perform(702, 9, &Operation::Refresh { chain: state(702, 100, 25) });
     let record = life.record.unwrap();
-    assert_eq!((record.unclaimed(), record.lost(), record.unclaimed_since), (5, 0, at(5)));
+    assert_eq!((record.unclaimed(), record.lost(), record.unclaimed_since), (5, 0, at(702)));
 }
 
 #[test]
@@ -916,13 +1042,9 @@ fn a_record_survives_the_store_and_nothing_else_is_one() {
 
 #[cfg(not(target_arch = "wasm32"))]
 mod at_random {
-    use std::time::{Duration, Instant};
-
     use proptest::collection::vec;
     use proptest::prelude::*;
-    use x402_proxy_wasm::channel::message::voucher_digest;
     use x402_proxy_wasm::evm::keccak256;
-    use x402_proxy_wasm::evm::signature::{SecretKey, Signature, remember_signer};
 
     use crate::common::lives;
 
@@ -947,29 +1069,6 @@ mod at_random {
             .sum();
         assert!(charges > 2000, "{charges}");
     }
-
-    /// `cargo test --release --test core -- --ignored --nocapture a_known_signer`
-    #[test]
-    #[ignore = "measures"]
-    #[allow(clippy::print_stdout, reason = "it tells what it measured")]
-    fn a_known_signer_takes_less_time() {
-        const TIMES: u32 = 2000;
-        let key = SecretKey::from_bytes(&[5; 32]).unwrap();
-        let vouchers: Vec<_> = (0..TIMES)
-            .map(|number| {
-                let digest = voucher_digest(&[1; 32], lives::channel().1, number.into());
-                (Signature::from_bytes(&key.sign(&digest)).unwrap(), digest)
-            })
-            .collect();
-        let measure = || -> Duration {
-            let start = Instant::now();
-            assert!(vouchers.iter().all(|(signature, digest)| signature.is_by(digest, key.address())));
-            start.elapsed() / TIMES
-        };
-        let unknown = measure();
-        remember_signer(key.address());
-        println!("unknown signer {unknown:?}, known signer {:?}", measure());
-    }
 }
 
 #[test]
@@ -990,4 +1089,21 @@ fn a_payment_that_is_written_for_a_facilitator_later_is_the_one_that_is_written_
         assert_eq!(payment.companions().to_wire(&"payload", requirement), at_once);
         assert!(beside.is_empty() || at_once.contains(r#""resource":{"url""#), "{at_once}");
     }
+}
+
+#[test]
+fn who_looked_before_a_deposit_and_tells_of_it_later_hides_nothing_of_what_is_claimed() {
+    let mut life = Life::new();
+    let deposit = life.reserve(1000, 1, |wanted| {
+        (wanted.max_claimable, wanted.purpose) = (40, Purpose::Deposit { amount: 100 });
+        (wanted.amount, wanted.chain) = (40, Some(state(1000, 0, 0)));
+    });
+    assert_eq!(deposit, Answer::Reserved { base: 0 });
+    let charge = Operation::Charge { amount: 40, chain: Some(state(1000, 100, 0)) };
+    assert!(matches!(life.perform(1000, 1, &charge), Answer::Granted(_)));
+    life.perform(1000, 2, &Operation::Refresh { chain: state(1000, 0, 0) });
+    let record = life.record.unwrap();
+    assert_eq!((record.unclaimed(), record.lost(), record.row().charged), (40, 0, 40));
+    let policy = Policy { claim_above: 1000, claim_every: 300, refund_idle: None };
+    assert_eq!(due(&record, &policy, at(1300)), Due::Claim { is_urgent: false });
 }

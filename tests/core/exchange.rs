@@ -2682,27 +2682,6 @@ fn a_request_that_the_proxy_has_begun_anew_is_stopped_and_one_that_is_through_pa
 }
 
 #[test]
-fn a_young_ledger_is_not_taken_for_the_only_one() {
-    let mut config = before();
-    config["rpc"] = json!({"base-sepolia": {"cluster": "node", "url": "http://node:8545"}});
-    config["ledger"] = json!({"exclusive": true});
-    let used = || refused("invalid_exact_evm_nonce_already_used");
-    for (since, asks) in [(NOW, false), (NOW - 1199, false), (NOW - 1200, true)] {
-        let mut stage = Stage::new(&config);
-        stage.ledger_since = since;
-        let head = paid("/weather", &long_lived(&mut stage));
-        let request = stage.play(&head, [used()]);
-        let last = request.trace.last().unwrap().as_str();
-        assert_eq!(last, if asks { "chain?" } else { "release granted, = refused, reply 402" });
-    }
-    config["ledger"]["exclusive_after"] = "0s".into();
-    let mut stage = Stage::new(&config);
-    stage.ledger_since = NOW;
-    let head = paid("/weather", &long_lived(&mut stage));
-    assert_eq!(stage.play(&head, [used()]).trace.last().unwrap(), "chain?");
-}
-
-#[test]
 fn no_payer_fills_the_queue_of_settlements_to_look_into_and_streams_have_room() {
     let recovery = |secret: u8, nonce: u8| {
         let mut stage = Stage::new(&before());

@@ -119,7 +119,6 @@ impl Life {
         match change {
             Change::Keep => {}
             Change::Put(record) => self.0 = Some(*record),
-            Change::Remove => self.0 = None,
         }
         answer
     }
@@ -180,6 +179,21 @@ fn the_chain_takes_back_what_a_facilitator_made_up() {
     );
     // The client signs the next total as if nothing had been.
     assert_eq!(life.reserve(81, 20, 10, None), Answer::Reserved { base: 10 });
+}
+
+#[test]
+fn a_claim_that_was_made_up_is_found_out_though_nobody_comes() {
+    let mut life = Life::begun();
+    assert!(matches!(life.perform(400, &Operation::BeginClaim { until: at(409) }), Answer::Row(_)));
+    assert!(matches!(life.perform(405, &Operation::EndClaim { claimed: 10 }), Answer::Granted(_)));
+    let record = life.record();
+    assert!(!record.wants_news(0, at(554)) && record.wants_news(0, at(555)), "nobody has used it for 300 s");
+    assert!(!record.wants_news(100, at(604)) && record.wants_news(100, at(605)));
+    let mut honest = Life(Some(record));
+    life.confirm(560, 545, 100, 0);
+    assert_eq!(life.record().unclaimed(), 10);
+    honest.confirm(560, 545, 100, 10);
+    assert!(!honest.record().wants_news(0, at(100_000)), "a block has shown it");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Tests of the pure core, natively and in wasm32 with the arithmetic that is chosen there:
 //!
 //! `cargo test --test core`, and
-//! `cargo test --target wasm32-unknown-unknown --no-default-features --features solana,cdp --test core`
+//! `cargo test --target wasm32-unknown-unknown --no-default-features --features libsecp256k1,solana,cdp --test core`
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -20,10 +20,14 @@ mod chain;
 mod channel_stories;
 mod channels;
 mod common;
+mod curve;
 mod exchange;
 mod extensions;
 mod facilitators;
 mod foreign;
+#[cfg(not(target_arch = "wasm32"))]
+#[allow(clippy::print_stdout, reason = "it shows its table")]
+mod herd;
 mod keeping;
 #[cfg(not(target_arch = "wasm32"))]
 #[allow(clippy::as_conversions, clippy::print_stdout, reason = "it tells how far it went")]
@@ -35,10 +39,10 @@ mod policies;
 #[cfg(not(target_arch = "wasm32"))]
 mod properties;
 #[cfg(not(target_arch = "wasm32"))]
+mod remote;
+#[cfg(not(target_arch = "wasm32"))]
 mod secrets;
 mod shadow;
-#[cfg(not(target_arch = "wasm32"))]
-mod remote;
 mod sign_in;
 mod svm;
 mod tokens;

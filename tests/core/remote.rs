@@ -98,6 +98,7 @@ struct Proxy {
 
 /// What came of a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "a test")]
 enum End {
     Done(Said),
     GaveUp(Option<Undo>),

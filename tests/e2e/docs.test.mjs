@@ -10,6 +10,7 @@ import { test } from "node:test";
 import { parse } from "yaml";
 import { makePayer } from "../../stage/client.mjs";
 import { ENVOY } from "../../stage/envoy.mjs";
+import { startEtcd } from "../../stage/etcd.mjs";
 import { checkout, startProcess, until } from "../../stage/processes.mjs";
 import { startStage } from "../../stage/stage.mjs";
 import { startFakeFacilitator } from "./fake-facilitator.mjs";
@@ -50,7 +51,8 @@ process.env.NODE_URL = backends.chain.rpcUrl;
 
 for (const [page, number, plugin] of examples) {
   test(`${page}: example ${number} goes live, and its first route asks for payment`, async () => {
-    const edit = handing(...variables(plugin));
+    const etcd = plugin.ledger?.store && (await startEtcd({ run: backends.run, size: 1 }));
+    const edit = (bootstrap) => (handing(...variables(plugin))(bootstrap), etcd?.edit(bootstrap));
     const stage = await startStage({ backends, plugin, facilitator: fake.url, allowOnHeadersStopIteration: true, edit });
     try {
       const [{ match }] = plugin.routes;
@@ -64,6 +66,7 @@ for (const [page, number, plugin] of examples) {
       assert.equal(await status(), match.hosts?.[0] ? 200 : 402);
     } finally {
       await stage.stop();
+      await etcd?.stop();
     }
   });
 }

@@ -16,9 +16,10 @@ import * as filterModels from "@kubernetes-models/istio/networking.istio.io/v1al
 import { parse, parseAllDocuments } from "yaml";
 import { makePayer } from "../../stage/client.mjs";
 import { ENVOY, WASM } from "../../stage/envoy.mjs";
+import { startEtcd } from "../../stage/etcd.mjs";
 import { checkout, startProcess, until } from "../../stage/processes.mjs";
 import { startStage } from "../../stage/stage.mjs";
-import { openBackends } from "./support.mjs";
+import { openBackends, pluginOf } from "./support.mjs";
 
 /** The status that curl gets; 000 where there is none. It can choose host and certificate, which fetch cannot. */
 const curl = async (...args) => {
@@ -40,6 +41,9 @@ const manifests = ["istio", "envoy-gateway"].flatMap((folder) =>
     .flatMap((file) => parseAllDocuments(read(`${folder}/${file}`)).map((document) => [`${folder}/${file}`, document.toJS()])),
 );
 
+/** The one document of a kind in a file. */
+const manifest = (file, kind) => manifests.find(([where, document]) => where === file && document.kind === kind)[1];
+
 /** Starts the filter with what a manifest gives it; its first route asks for payment. */
 async function assertTaken(plugin, where) {
   const clusters = { [plugin.facilitator.cluster]: backends.facilitator.port };
@@ -59,7 +63,8 @@ async function assertTaken(plugin, where) {
 test("There are manifests for Istio and for Envoy Gateway", () => {
   const kinds = manifests.map(([, { kind }]) => kind).sort();
   assert.deepEqual(kinds, [
-    "DestinationRule", "EnvoyExtensionPolicy", "EnvoyFilter", "EnvoyPatchPolicy", "ServiceEntry", "WasmPlugin", "WasmPlugin", "WasmPlugin",
+    "DestinationRule", "DestinationRule", "EnvoyExtensionPolicy", "EnvoyFilter", "EnvoyFilter", "EnvoyPatchPolicy", "EnvoyPatchPolicy", "EnvoyProxy",
+    "ServiceEntry", "ServiceEntry", "WasmPlugin", "WasmPlugin", "WasmPlugin",
   ]);
 });
 
@@ -71,7 +76,7 @@ for (const [file, manifest] of manifests) {
     assert.equal(model.apiVersion, manifest.apiVersion);
     model.validate();
     const broken = structuredClone(manifest);
-    broken.spec = { ...broken.spec, targetRefs: 7, targetRef: 7, hosts: 7, host: 7, configPatches: 7 };
+    broken.spec = { ...broken.spec, targetRefs: 7, targetRef: 7, hosts: 7, host: 7, configPatches: 7, provider: 7 };
     assert.throws(() => new Model(broken).validate(), "a schema that takes anything says nothing");
   });
 }
@@ -87,7 +92,7 @@ test("envoy-gateway/policy.yaml: the filter takes its configuration", () => {
 });
 
 test("istio/envoyfilter.yaml: Envoy takes the filter, and the filter its configuration", async () => {
-  const [, { spec }] = manifests.find(([, { kind }]) => kind === "EnvoyFilter");
+  const { spec } = manifest("istio/envoyfilter.yaml", "EnvoyFilter");
   const filter = spec.configPatches[0].patch.value;
   const { configuration } = filter.typed_config.config;
   await assertTaken(configuration.value, "envoyfilter.yaml");
@@ -102,10 +107,60 @@ test("istio/envoyfilter.yaml: Envoy takes the filter, and the filter its configu
 });
 
 test("envoy-gateway/facilitator.yaml: Envoy takes the cluster", async () => {
-  const [, { spec }] = manifests.find(([, { kind }]) => kind === "EnvoyPatchPolicy");
+  const { spec } = manifest("envoy-gateway/facilitator.yaml", "EnvoyPatchPolicy");
   const cluster = spec.jsonPatches[0].operation.value;
   const edit = ({ static_resources }) => static_resources.clusters.push(cluster);
   await (await startStage({ backends, edit })).stop();
+});
+
+let etcd;
+
+/** A payment is claimed in a real etcd by way of the cluster of this name, which is made of the stage's own. */
+async function assertClaims(name, fleet, clusterOf) {
+  etcd ??= startEtcd({ run: backends.run }).then((started) => (backends.atEnd(started.stop), started));
+  const store = await etcd;
+  const facilitator = { cluster: "facilitator", url: backends.facilitator.url };
+  const plugin = pluginOf({ facilitator, ledger: { store: { etcd: { cluster: name, fleet } } } });
+  const edit = (bootstrap) => {
+    store.edit(bootstrap);
+    const { clusters } = bootstrap.static_resources;
+    clusters.push(clusterOf(clusters.pop(), store.certificates));
+  };
+  const stage = await startStage({ backends, plugin, edit });
+  try {
+    await until(async () => (await fetch(`${stage.url}/weather`)).status === 402, { what: `the store by ${name}` });
+    assert.equal((await makePayer().fetch(`${stage.url}/weather`)).status, 200);
+    const prefix = `x402:${fleet}:c:`;
+    assert.match(store.ctl("get", "--prefix", "--keys-only", prefix), new RegExp(`^${prefix}[0-9a-f]{64}$`, "m"));
+  } finally {
+    await stage.stop();
+  }
+}
+
+test("envoy-gateway/ledger.yaml: the cluster leads to a real etcd, and a payment is claimed there", () =>
+  assertClaims("x402-ledger", "edge", (own, certificates) => {
+    const { spec } = manifest("envoy-gateway/ledger.yaml", "EnvoyPatchPolicy");
+    const text = JSON.stringify(spec.jsonPatches[0].operation.value)
+      .replaceAll("/etc/x402/ledger/tls.crt", certificates.gate)
+      .replaceAll("/etc/x402/ledger/tls.key", certificates.gateKey)
+      .replaceAll("/etc/x402/ledger/ca.crt", certificates.ca);
+    const cluster = JSON.parse(text);
+    assert.equal(cluster.load_assignment.endpoints[0].lb_endpoints.length, own.load_assignment.endpoints[0].lb_endpoints.length);
+    cluster.type = "STATIC";
+    cluster.load_assignment.endpoints = own.load_assignment.endpoints;
+    return cluster;
+  }));
+
+test("istio/ledger.yaml: a cluster of Istio's name, with what the manifest merges, leads to a real etcd", () => {
+  const [entry, rule, filter] = ["ServiceEntry", "DestinationRule", "EnvoyFilter"].map((kind) => manifest("istio/ledger.yaml", kind).spec);
+  const [[host], [{ number }], [{ match, patch }]] = [entry.hosts, entry.ports, filter.configPatches];
+  assert.deepEqual(match.cluster, { service: host, portNumber: number });
+  assert.deepEqual([rule.host, rule.trafficPolicy.tls.subjectAltNames], [host, [host]]);
+  const name = `outbound|${number}||${host}`;
+  return assertClaims(name, "mesh", (own) => {
+    assert.equal(own.transport_socket.typed_config.sni, host);
+    return { ...own, name, load_assignment: { ...own.load_assignment, cluster_name: name }, ...patch.value };
+  });
 });
 
 test("istio/kustomization.yaml names files that are there", () => {

@@ -6,6 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { parse, stringify } from "yaml";
+import { startEtcd } from "../../stage/etcd.mjs";
 import { checkout, startProcess, until } from "../../stage/processes.mjs";
 import { makeChannelPayer } from "./channels-support.mjs";
 import { ANY, ask, assertServed, eventually, openGateway, openBackends, pay, paymentFor, payTo, pluginOf, quote, signPayment, USDC } from "./support.mjs";
@@ -23,6 +24,13 @@ const channels = await openGateway(backends, {
     channels: { claim_every: "1s" },
     routes: [{ ...ANY, accepts: [{ scheme: "batch-settlement", network: "base-sepolia", asset: "USDC" }] }],
   }),
+});
+
+const etcd = await startEtcd({ run: backends.run, size: 1 });
+backends.atEnd(etcd.stop);
+const fleet = await openGateway(backends, {
+  plugin: pluginOf({ facilitator: {}, ledger: { store: { etcd: { cluster: "etcd", fleet: "stats" } } } }),
+  edit: (bootstrap) => etcd.edit(bootstrap),
 });
 
 /** Prometheus with the shipped configuration, but for where it finds Envoy and how often it looks. */
@@ -64,7 +72,7 @@ async function startPrometheus(gateways) {
   };
 }
 
-const prometheus = await startPrometheus([gateway, broken, channels]);
+const prometheus = await startPrometheus([gateway, broken, channels, fleet]);
 
 /** The value of a stat with these labels; 0 where there is none. */
 async function value(name, labels) {
@@ -133,6 +141,23 @@ test("Channels are told of: what they hold, what is unclaimed of that, and claim
   for (let call = 1; call <= 2; call++) assert.equal((await payer.fetch(`${channels.url}/any/x`)).status, 200);
 });
 
+test("A shared ledger's store is timed, and counted where it does not answer", async () => {
+  await eventually(async () => (await ask(fleet, "/weather")).status === 402, "the store is reached");
+  assertServed(await pay(fleet, "/weather", await paymentFor(fleet, "/weather")));
+  await eventually(async () => (await value("x402_store_microseconds_count", {})) >= 3, "the store's answers");
+  const payment = await paymentFor(fleet, "/weather");
+  etcd.members[0].pause();
+  const answer = await pay(fleet, "/weather", payment);
+  etcd.members[0].resume();
+  assert.equal(answer.status, 503, answer.text);
+  assert.ok(answer.get("retry-after"));
+  assert.equal(answer.terms, null, "an unknown outcome is no reason to pay anew");
+  await eventually(async () => (await value("x402_store_failures", {})) >= 1, "the failures");
+  // The lost claim is taken back once the store answers again.
+  await eventually(async () => (await value("x402_store_unfinished", {})) === 0, "nothing is left open", 40_000);
+  await eventually(async () => (await pay(fleet, "/weather", payment)).status === 200, "the payment is good again", 40_000);
+});
+
 test("Every query of the dashboard gives numbers", async () => {
   const { panels } = JSON.parse(readFileSync(join(observability, "dashboard.json"), "utf8"));
   const queries = panels.flatMap(({ title, targets = [] }) => targets.map(({ expr }) => ({ title, expr })));
@@ -155,7 +180,7 @@ test("The alerts are rules that Prometheus takes, and speak of stats that are th
   const known = new Set((await prometheus.query('count by (__name__) ({__name__=~"x402_.+"})')).map(({ metric }) => metric.__name__));
   for (const { name, query } of rules) {
     for (const [stat] of query.matchAll(/x402_\w+/g)) {
-      assert.ok(known.has(stat) || ["x402_unknown_settlements", "x402_recoveries_shed", "x402_facilitators_failing", "x402_losses"].includes(stat), `${name} speaks of ${stat}`);
+      assert.ok(known.has(stat) || ["x402_unknown_settlements", "x402_recoveries_shed", "x402_facilitators_failing", "x402_losses", "x402_store_fenced"].includes(stat), `${name} speaks of ${stat}`);
     }
   }
 });

@@ -67,7 +67,6 @@ const LEDGER = process.env.LEDGER;
 let fleets = 0;
 
 async function shareLedger(backends, plugin, { edit }) {
-  if (plugin.ledger?.exclusive) return {};
   backends.shared.etcd ??= startEtcd({ run: backends.run, size: 1 }).then((etcd) => (backends.atEnd(etcd.stop), etcd));
   const etcd = await backends.shared.etcd;
   const store = { etcd: { cluster: "etcd", fleet: `shop-${++fleets}` } };

@@ -95,7 +95,7 @@ test("Every cluster, manifest and example that speaks TLS checks whose certifica
   const found = all.flatMap(([where, document]) => [...tlsIn(document)].map(([what, fault]) => ({ where, what, fault })));
   assert.deepEqual(found.filter(({ fault }) => fault), []);
   const files = new Set(found.map(({ where }) => where));
-  for (const file of ["envoy/gateway.yaml", "envoy/own-api.yaml", "envoy/istio/facilitator.yaml", "envoy/envoy-gateway/facilitator.yaml"]) {
+  for (const file of ["envoy/gateway.yaml", "envoy/own-api.yaml", "envoy/istio/facilitator.yaml", "envoy/envoy-gateway/facilitator.yaml", "envoy/istio/ledger.yaml", "envoy/envoy-gateway/ledger.yaml"]) {
     assert.ok(files.has(file), `${file} says nothing of TLS`);
   }
 });

@@ -54,7 +54,7 @@ pub struct SentCallout {
     pub headers: Headers,
     pub path: String,
     pub body: Value,
-    /// The body as it was sent.
+    /// The same, as it was sent.
     pub bytes: Vec<u8>,
     root: u32,
 }

@@ -20,9 +20,10 @@ mod fake_envoy;
 #[cfg(feature = "etcd")]
 mod fake_etcd;
 mod faults;
-#[cfg(feature = "etcd")]
 mod fleet;
 mod keeping;
 mod leaving;
 mod purchase;
 mod roots;
+#[cfg(feature = "etcd")]
+mod store;

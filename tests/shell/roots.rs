@@ -87,6 +87,10 @@ fn a_root_that_is_deleted_takes_its_question_with_it() {
     let mut scene = Scene::new(&purchase);
     let other = scene.envoy.add_root(&purchase.config).expect("the configuration is good");
     scene.envoy.tick(other);
+    assert!(scene.envoy.callouts().is_empty(), "it knows what the first has heard");
+    scene.envoy.wait(MOST_STEADY_SECONDS);
+    scene.envoy.tick(other);
+    scene.envoy.tick(ROOT);
     let question = scene.envoy.callout();
     assert_eq!((question.path.as_str(), scene.envoy.contexts.callouts()), ("/supported", 1));
     scene.envoy.delete_root(other);
@@ -106,29 +110,42 @@ fn a_configuration_that_is_refused_serves_nothing() {
     assert_eq!(scene.envoy.status(id), 503);
 }
 
+/// The most seconds from a good answer to the next question.
+const MOST_STEADY_SECONDS: u64 = 660;
+
+/// The most seconds from a bad answer to the next question, and a tick.
+const MOST_PAUSE_SECONDS: u32 = 81;
+
 #[test]
 fn ticks_ask_the_facilitator_again_until_it_answers_and_then_seldom() {
     let purchase = super::purchase::json_by_use();
     let mut envoy = FakeEnvoy::new(&purchase.config, crate::common::NOW);
-    let mut asked = 0;
-    for _ in 0..10 {
-        envoy.tick(ROOT);
-        for callout in envoy.callouts() {
-            asked += 1;
-            envoy.answer(callout.token, 500, &json!({}));
+    let other = envoy.add_root(&purchase.config).expect("the configuration is good");
+    let mut failing = |seconds: u32| {
+        let mut asked = 0;
+        for second in 0..seconds {
+            // Of two workers, one asks for both.
+            envoy.tick(if second % 2 == 0 { ROOT } else { other });
+            for callout in envoy.callouts() {
+                asked += 1;
+                envoy.answer(callout.token, 500, &json!({}));
+            }
         }
-    }
-    assert_eq!(asked, 5, "every two seconds");
+        asked
+    };
+    let (first, later) = (failing(10), failing(600));
+    assert!((2..=4).contains(&first), "{first}: at first every two to eight seconds");
+    assert!((7..=20).contains(&later), "{later}: at last every 40 to 80");
     let kinds = json!({"kinds": [{"x402Version": 2, "scheme": "upto", "network": "eip155:84532"}]});
     let mut asked = 0;
-    for _ in 0..1300 {
-        envoy.tick(ROOT);
+    for second in 0..1300 {
+        envoy.tick(if second % 2 == 0 { ROOT } else { other });
         for callout in envoy.callouts() {
             asked += 1;
             envoy.answer(callout.token, 200, &kinds);
         }
     }
-    assert_eq!(asked, 3, "every ten minutes");
+    assert!((2..=3).contains(&asked), "{asked}: every nine to eleven minutes");
     assert_eq!(envoy.contexts.callouts(), 0);
 }
 
@@ -162,7 +179,7 @@ fn a_facilitator_that_fails_is_counted_for_as_long_as_its_configuration_lives() 
     assert_eq!(gauge(&envoy), 0, "nobody speaks of it any more");
     tick(&mut envoy, other, 1300, 503, b"{}");
     assert_eq!(gauge(&envoy), 1);
-    tick(&mut envoy, other, 3, 200, br#"{"kinds": []}"#);
+    tick(&mut envoy, other, MOST_PAUSE_SECONDS, 200, br#"{"kinds": []}"#);
     assert_eq!(gauge(&envoy), 0, "it answers again");
     envoy.delete_root(other);
     assert_eq!(gauge(&envoy), 0);
@@ -188,7 +205,7 @@ fn a_facilitator_that_is_late_is_introduced_once_it_answers() {
     tick(&mut envoy, ROOT, 1300, 503, b"{}");
     assert!(envoy.has_logged("does not say what it supports"));
     let kinds = br#"{"kinds": [{"x402Version": 2, "scheme": "exact", "network": "eip155:84532"}, 7]}"#;
-    tick(&mut envoy, ROOT, 3, 200, kinds);
+    tick(&mut envoy, ROOT, MOST_PAUSE_SECONDS, 200, kinds);
     assert!(envoy.has_logged("answers (200), and supports exact on eip155:84532"));
     assert!(envoy.has_logged("an entry of kinds is left out"), "and what it does not understand of that");
 }
@@ -245,13 +262,13 @@ fn a_token_is_signed_once_a_minute_for_each_call() {
     let first = asked_with(&mut envoy, root, "authorization").unwrap();
     assert!(first.starts_with("Bearer eyJ") && first.split('.').count() == 3, "{first}");
     assert_eq!(draws(&envoy), before + 1);
-    // It is asked again after ten minutes.
-    envoy.wait(600);
+    // It is asked again after about ten minutes.
+    envoy.wait(MOST_STEADY_SECONDS);
     let later = asked_with(&mut envoy, root, "authorization").unwrap();
     assert_ne!(later, first);
     assert_eq!(draws(&envoy), before + 2);
     // Where nothing can be signed, nothing is asked.
-    envoy.wait(600);
+    envoy.wait(MOST_STEADY_SECONDS);
     envoy.fail(Faults::Named("random_get"));
     envoy.tick(root);
     assert!(envoy.callouts().is_empty());

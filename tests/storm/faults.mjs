@@ -127,19 +127,13 @@ const SETTLE = {
       await question.forward();
     },
   },
-  // Something on the way asks again when an answer gets lost, and then hears that the nonce is used.
-  "twice, the second heard": {
-    weight: 4,
-    act: async (question) => {
-      await question.forward();
-      question.answer(await question.forward());
-    },
-  },
+  // Something on the way that asks twice must pass on the yes: to the filter a first "the nonce is used" means that somebody else
+  // has spent the payment.
   "twice at once": {
     weight: 4,
     act: async (question) => {
       const answers = await Promise.all([question.forward(), question.forward()]);
-      question.answer(question.random.pick(answers));
+      question.answer(answers.find((answer) => answer && transactionIn(answer)) ?? question.random.pick(answers));
     },
   },
   "shaped like /verify": saying(1, (question) => json({ isValid: true, payer: payerOf(question) })),

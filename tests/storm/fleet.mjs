@@ -519,6 +519,7 @@ export async function runFleetStorm({ payments, seed, brief = false, only = faul
       });
       if (recovery && Math.max(...recovery) > RECOVERY_MS) books.violate(`${name}: it took ${Math.max(...recovery)} ms until both sold again`);
     }
+    await calm(payments);
     isOver = true;
     deadline = Date.now() + (brief ? BRIEF_PATIENCE_MS : PATIENCE_MS);
     await Promise.all([watching.over, ...lanes]);

@@ -58,9 +58,6 @@ function pluginOf({ version, urls, withRpc, verify, isOtherMarket }) {
     defaults: { pay_to: payTo, accepts: [OFFER] },
     // Soon enough for claims to come in the storm.
     channels: { claim_every: "3s" },
-    // Something between the filter and the facilitator repeats questions, and there is no other proxy.
-    // Nobody restarts this Envoy hot, so there is no older one that could still settle something.
-    ledger: { exclusive: true, exclusive_after: "0s" },
     routes: routesOf(withRpc).map(([name, { amount, otherAmount = amount, twin, ...route }]) => ({
       name,
       match: { path: `/${name}/{*rest}` },
@@ -72,6 +69,8 @@ function pluginOf({ version, urls, withRpc, verify, isOtherMarket }) {
       match: { path: "/channel/{*rest}" },
       price: { amount: CHANNEL.amount },
       accepts: [{ ...OFFER, scheme: "batch-settlement", min_deposit: CHANNEL.deposit }],
+      // A request whose answer was lost holds its channel for about as long.
+      max_timeout_seconds: 20,
       description: `Version ${version}`,
     }),
     unmatched: "free",

@@ -133,6 +133,8 @@ function tamenessOf({ sums, channelSums, counts, seconds, withRpc, without }) {
   atLeast(1, "refused", sums.refused);
   atLeast(seconds / 4, "channels", channelSums.channels);
   atLeast(1, "claimed", Number(channelSums.claimed));
+  atLeast(1, "given back out of channels", Number(channelSums.refunded));
+  atLeast(1, "withdrawn out of channels", Number(channelSums.withdrawn));
   atLeast(seconds, "faults", total(counts["/settle"]) + total(counts["/verify"]) + total(counts.node));
   atLeast(seconds, "garbage", total(counts.garbage));
   atLeast(seconds / 4, "troubles", total(counts.troubles));
@@ -210,7 +212,8 @@ export function printOutcome({ sums, channelSums, counts, violations, tame, logs
     ["  deposited", channelSums.deposited],
     ["  served, and charged", channelSums.charged],
     ["  claimed", `${channelSums.claimed}${channelSums.byHand ? `  of ${channelSums.byHand} channels in the end by hand` : ""}`],
-    ["  given back", channelSums.returned],
+    ["  given back", channelSums.refunded],
+    ["  withdrawn", channelSums.withdrawn],
     ["  left in them", channelSums.remaining],
     ["violations", violations.length ? red(String(violations.length)) : green("0")],
   ];

@@ -157,7 +157,6 @@ impl Warnings {
 
 /// The parts of a configuration outside of its routes that may be of no effect.
 pub(super) struct About<'a> {
-    pub(super) ledger: &'a raw::Ledger,
     pub(super) payers: &'a raw::Payers,
     pub(super) cors: Option<&'a raw::Cors>,
     pub(super) keep_headers: &'a [String],
@@ -172,9 +171,6 @@ impl About<'_> {
         }
         if terms(routes).any(|terms| terms.mode == Mode::Shadow) {
             warnings.add("", "mode", "there are routes in shadow: nobody is asked to pay for them");
-        }
-        if self.ledger.exclusive && !offers(routes).any(|offer| offer.rpc.is_some()) {
-            warnings.add("", "ledger.exclusive", "is of no effect without a node to ask: configure rpc");
         }
         if self.payers.allow.as_ref().is_some_and(Vec::is_empty) {
             warnings.add("", "payers.allow", "is empty, so that nobody may pay; leave it out for anybody");

@@ -7,9 +7,6 @@ use crate::config::{Service, SharedLedger, raw};
 use crate::ledger::{Ledger, remote::IS_BUILT_IN};
 use crate::time::parse_duration;
 
-/// Long enough for an Envoy that was replaced by a hot restart: it goes on for a quarter of an hour
-/// (`--parent-shutdown-time-s`), and what it asked for last may settle a little later.
-const DEFAULT_EXCLUSIVE_AFTER_SECONDS: u64 = 1200;
 /// Few enough to take 42 MB, if it were ever full.
 const DEFAULT_MAX_CLAIMS: u32 = 262_144;
 /// As many as 4 GB have room for; a page of them has a megabyte, and is read and written whole.
@@ -50,9 +47,6 @@ pub(super) fn shared(raw: &raw::Ledger) -> Result<Option<SharedLedger>> {
             format_args!("{fleet:?} is not of 1 to {MAX_FLEET_BYTES} letters, digits, \"-\", \"_\" and \".\""),
         );
     }
-    if raw.exclusive {
-        return refuse("ledger.exclusive", "is for a proxy without ledger.store: what the store does not have is new everywhere");
-    }
     let timeout = match timeout.as_deref().map_or(Some(DEFAULT_STORE_TIMEOUT), parse_duration) {
         Some(timeout) if !timeout.is_zero() && timeout <= MAX_STORE_TIMEOUT => timeout,
         _ => return refuse(format!("{PATH}.etcd.timeout"), "is not more than 0s and at most 10s, such as \"1s\""),
@@ -73,18 +67,5 @@ fn max_redemptions(raw: &raw::Ledger) -> Result<u8> {
     match raw.max_redemptions.map_or(Ok(Ledger::DEFAULT_MAX_REDEMPTIONS), u8::try_from) {
         Ok(redemptions @ 1..) => Ok(redemptions),
         _ => refuse("ledger.max_redemptions", "is not between 1 and 255"),
-    }
-}
-
-/// Resolves the seconds after which no other ledger takes the same payments; `None` where others take them, too.
-pub(super) fn exclusive_after(raw: &raw::Ledger) -> Result<Option<u64>> {
-    const PATH: &str = "ledger.exclusive_after";
-    match (&raw.exclusive_after, raw.exclusive) {
-        (None, is_exclusive) => Ok(is_exclusive.then_some(DEFAULT_EXCLUSIVE_AFTER_SECONDS)),
-        (Some(_), false) => refuse(PATH, "needs ledger.exclusive: true"),
-        (Some(text), true) => match parse_duration(text).filter(|duration| duration.subsec_nanos() == 0) {
-            Some(duration) => Ok(Some(duration.as_secs())),
-            None => refuse(PATH, format_args!("{text:?} is not of whole seconds such as \"1200s\"")),
-        },
     }
 }

@@ -72,13 +72,8 @@ pub(super) fn config(raw: raw::Config, environment: Environment<'_>) -> Result<C
     };
     let table = table(&routes, matchers);
     checks::all_are_reached(&table)?;
-    let about = checks::About {
-        ledger: &raw.ledger,
-        payers: &raw.payers,
-        cors: raw.cors.as_ref(),
-        keep_headers: &raw.keep_headers,
-        nodes: &nodes,
-    };
+    let about =
+        checks::About { payers: &raw.payers, cors: raw.cors.as_ref(), keep_headers: &raw.keep_headers, nodes: &nodes };
     let mut warnings = checks::warnings(&about, issuer.as_ref(), &routes, &table, &facilitators);
     warnings.extend(catalogue.warning(&origins));
     Ok(Config {
@@ -107,7 +102,6 @@ pub(super) fn config(raw: raw::Config, environment: Environment<'_>) -> Result<C
         kept_headers: text::kept_headers(&raw.keep_headers)?,
         ledger: ledger::ledger(&raw.ledger)?,
         shared_ledger: ledger::shared(&raw.ledger)?,
-        ledger_exclusive_after: ledger::exclusive_after(&raw.ledger)?,
     })
 }
 

@@ -66,6 +66,7 @@ struct Sent {
 
 /// What comes next in an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "it lives as long as a call")]
 pub enum Step {
     /// The store is to be asked.
     Ask(Ask),

@@ -206,4 +206,3 @@ fn read_transaction(message: Fields<'_>, key: &[u8]) -> Option<Told> {
     let response = message.message(3)??;
     read_range(response.message(1)??, key).map(Told::Found)
 }
-

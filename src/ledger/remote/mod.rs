@@ -40,7 +40,7 @@ pub enum Kind {
     Bundle,
     /// A channel.
     Channel,
-    /// What the proxies of a fleet have in common: one record.
+    /// What the proxies of a fleet have in common: how it began, and what each facilitator supports.
     Fleet,
     /// The right of one proxy to do what is done once for all.
     Lease,

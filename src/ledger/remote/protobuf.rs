@@ -120,7 +120,7 @@ impl<'a> Fields<'a> {
             Value::Number(value) if number == field => Some(value),
             _ => None,
         });
-        Some(numbers.last().unwrap_or(0))
+        Some(numbers.fold(0, |_, last| last))
     }
 
     /// The last bytes under a field's number; `None` inside where there are none.

@@ -3,9 +3,9 @@
 use super::record::Value;
 use super::{Kind, RecordKey};
 use crate::channel::{self, ChannelId, record::Change as ChannelChange};
+use crate::evm::keccak256;
 use crate::ledger::page::{CLAIM_BYTES, Claim};
 use crate::ledger::{Answer, Fate, Ledger, Operation, Owner, PaymentKey, StoreFailed, bundles};
-use crate::evm::keccak256;
 use crate::time::UnixTime;
 
 /// Something that a request wants of the shared ledger.
@@ -149,7 +149,6 @@ impl Task {
                 let change = match change {
                     ChannelChange::Keep => Change::Keep,
                     ChannelChange::Put(record) => Change::Put(record.encode().to_vec()),
-                    ChannelChange::Remove => Change::Remove,
                 };
                 (change, Said::Channel(answer))
             }
@@ -177,7 +176,8 @@ const fn kind_of(operation: Operation) -> Kind {
 
 /// Returns whether a claim that the store still has is of no more use to a request that begins: a store drops them late.
 fn is_over(claim: &Claim, operation: Operation, now: UnixTime) -> bool {
-    let begins = matches!(operation, Operation::Claim { .. } | Operation::ConsumeNonce { .. } | Operation::Grant { .. });
+    let begins =
+        matches!(operation, Operation::Claim { .. } | Operation::ConsumeNonce { .. } | Operation::Grant { .. });
     begins && claim.needed_until() <= now
 }
 

@@ -110,6 +110,7 @@ impl Life {
                 }
                 Operation::Refunded { chain: self.chain(bytes)?.unwrap_or(self.told()) }
             }
+            70..73 => Operation::Confirm { chain: self.block(bytes)? },
             _ => {
                 self.happen(bytes)?;
                 return Some(false);
@@ -144,6 +145,14 @@ impl Life {
             140 => Some(OnChain { total_claimed: self.truth.total_claimed + 7, ..self.told() }),
             141 if bytes.next()? == 0 => Some(OnChain { balance: 3, total_claimed: u128::MAX / 2, ..self.told() }),
             _ => None,
+        })
+    }
+
+    /// A block that a node shows, which lies about nothing and may lag behind.
+    fn block(&self, bytes: &mut Bytes<'_>) -> Option<OnChain> {
+        Some(match bytes.next()? {
+            old @ 0..60 => self.past.get(usize::from(old) % self.past.len()).copied().unwrap_or(self.told()),
+            _ => self.told(),
         })
     }
 
@@ -193,16 +202,10 @@ impl Life {
         match change {
             Change::Keep => {}
             Change::Put(record) => self.record = Record::decode(&record.encode()),
-            Change::Remove => self.record = None,
         }
         let ended = self.record;
         let what = || format!("{operation:?} by {owner} at {now:?}: {answer:?}\nfrom {before:?}\nto {ended:?}");
         let Some(after) = self.record else {
-            if let (Some(before), Operation::Refunded { chain }) = (before, operation) {
-                let claimed = chain.total_claimed.max(before.chain.total_claimed);
-                assert!(claimed >= before.charged, "what is to be claimed is lost: {}", what());
-                return false;
-            }
             assert_eq!(before, None, "{}", what());
             return false;
         };
@@ -210,7 +213,15 @@ impl Life {
         let is_taken = matches!(answer, Answer::Reserved { .. } | Answer::Repeat { .. });
         assert!(!is_taken || live.is_none_or(|hold| hold.owner == owner), "two hold it: {}", what());
         assert!(before.is_none_or(|before| before.charged <= after.charged), "charged sinks: {}", what());
-        assert!(before.is_none_or(|before| before.chain.total_claimed <= after.chain.total_claimed), "{}", what());
+        if let (Operation::Confirm { chain }, Some(before)) = (operation, before) {
+            let is_late = chain.at < before.chain.at || chain.at <= before.moved_at;
+            let expected = if is_late { before.chain } else { *chain };
+            assert_eq!(after.chain, expected, "a block counts unless something has moved since: {}", what());
+            assert_eq!((after.hold, after.last), (before.hold, before.last), "{}", what());
+        } else {
+            let is_kept = |before: Record| before.chain.total_claimed <= after.chain.total_claimed;
+            assert!(before.is_none_or(is_kept), "what is claimed is forgotten: {}", what());
+        }
         assert!(after.charged <= after.max_claimable, "charged is above the voucher: {}", what());
         assert!(self.signed.contains(&after.max_claimable), "nobody signed that: {}", what());
         assert_eq!(after.signature, signature_of(after.max_claimable), "another's signature: {}", what());

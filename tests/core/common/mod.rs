@@ -1,6 +1,7 @@
 //! What the tests share: a client that pays, a store in memory, and a stage on which exchanges are played.
 
 pub mod channel_payer;
+pub mod curve;
 pub mod lives;
 pub mod node;
 
@@ -288,8 +289,6 @@ pub struct Stage {
     pub failing: u32,
     pub draw: u64,
     pub secret: [u8; 32],
-    /// When the ledger began.
-    pub ledger_since: u64,
     /// What the filter has done before about the requests that come.
     pub seen: Seen,
     /// What the ledger says to the operation of this name, in place of what it would say.
@@ -354,7 +353,6 @@ impl Stage {
             failing: 0,
             draw: 0,
             secret: [7; 32],
-            ledger_since: 0,
             seen: Seen::Never,
             forced: None,
             forced_channel: None,
@@ -581,7 +579,6 @@ impl Stage {
 
     fn context(&self) -> Context<'_> {
         let (config, now) = (&self.config, UnixTime::from_secs(self.now));
-        let ledger_since = UnixTime::from_secs(self.ledger_since);
         Context {
             config,
             now,
@@ -589,7 +586,6 @@ impl Stage {
             failing: self.failing,
             draw: self.draw,
             secret: self.secret,
-            ledger_since,
         }
     }
 }

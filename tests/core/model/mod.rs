@@ -10,6 +10,7 @@
 //! | two with one payment, what the chain must confirm, a facilitator that lies | 158,000 to 197,000 |
 //! | two with one payment that only the facilitator can judge, redirects inside the proxy, one redemption | 59,000 to 74,000; with a node 167,000 to 195,000 |
 
+mod channels;
 mod tables;
 mod world;
 

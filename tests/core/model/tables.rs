@@ -208,7 +208,6 @@ impl Tables {
             failing: 0,
             draw: 0,
             secret: [0; 32],
-            ledger_since: at(0),
         };
         let claims = fresh
             .iter()
@@ -229,7 +228,6 @@ impl Tables {
             failing: 0,
             draw: 0,
             secret: [0; 32],
-            ledger_since: at(0),
         }
     }
 

@@ -93,6 +93,20 @@ struct Work {
     /// Payments that buy a response are good for one request each.
     is_used_up: bool,
     next: usize,
+    /// Of vouchers: whether a request is under way on each channel, whose turn comes with every so many requests. Its next total
+    /// is not sent before that is answered.
+    busy: Vec<bool>,
+}
+
+impl Work {
+    fn new(requests: Vec<Vec<u8>>, expected: u16, is_used_up: bool, channels: u64) -> Self {
+        Self { requests, expected, is_used_up, next: 0, busy: vec![false; channels as usize] }
+    }
+
+    /// The channel of a request; `None` where it has none.
+    fn channel(&self, request: usize) -> Option<usize> {
+        request.checked_rem(self.busy.len())
+    }
 }
 
 fn works(options: &Options) -> Result<Vec<Work>, Failure> {
@@ -108,14 +122,14 @@ fn works(options: &Options) -> Result<Vec<Work>, Failure> {
     let mut work = |(kind, expected): &(String, u16)| -> Result<Work, Failure> {
         let kind = match kind.as_str() {
             "free" | "unpaid" => {
-                return Ok(Work { requests: vec![head("")], expected: *expected, is_used_up: false, next: 0 });
+                return Ok(Work::new(vec![head("")], *expected, false, 0));
             }
             "voucher" => {
                 let payer = ChannelPayer::new(&quote(options.port, &head(""))?, options.channels, &options.seed)?;
                 let request =
                     |number| Ok(head(&format!("payment-signature: {}\r\n", payer.voucher(options.first + number)?)));
                 let requests = in_order(options.payments, &request)?;
-                return Ok(Work { requests, expected: *expected, is_used_up: true, next: 0 });
+                return Ok(Work::new(requests, *expected, true, options.channels));
             }
             "honest" => Kind::Honest,
             "forged" => Kind::Forged,
@@ -127,12 +141,7 @@ fn works(options: &Options) -> Result<Vec<Work>, Failure> {
             none => none.insert(Payer::new(&quote(options.port, &head(""))?, options.entry)?),
         };
         let request = |number| Ok(head(&format!("payment-signature: {}\r\n", payer.payment(number, kind)?)));
-        Ok(Work {
-            requests: in_parallel(options.payments, &request)?,
-            expected: *expected,
-            is_used_up: kind == Kind::Honest,
-            next: 0,
-        })
+        Ok(Work::new(in_parallel(options.payments, &request)?, *expected, kind == Kind::Honest, 0))
     };
     options.kinds.iter().map(&mut work).collect()
 }
@@ -206,9 +215,21 @@ fn status_of(bytes: &[u8]) -> Option<(u16, bool)> {
 struct Connection {
     socket: TcpStream,
     received: Vec<u8>,
-    /// The kind of the request and when it was sent; `None` once there is nothing left to send.
-    waits: Option<(usize, Instant)>,
+    /// The request that it waits for; `None` where there is nothing to send.
+    waits: Option<Sent>,
     unsent: Vec<u8>,
+    /// True if it has nothing to send until a channel is free.
+    is_idle: bool,
+}
+
+/// A request that is under way.
+#[derive(Clone, Copy)]
+struct Sent {
+    /// The kind.
+    turn: usize,
+    /// The channel, of a voucher.
+    channel: Option<usize>,
+    at: Instant,
 }
 
 /// What has been counted since the warm-up.
@@ -218,6 +239,8 @@ struct Counts {
     all: u64,
     statuses: BTreeMap<u16, u64>,
     nanoseconds: Vec<u32>,
+    /// The first answer that was not expected, whenever it came.
+    first_wrong: Option<String>,
 }
 
 struct Run {
@@ -232,29 +255,37 @@ struct Run {
 }
 
 impl Run {
-    /// Sends the next request of the next kind; `false` where there is none.
-    fn send(&mut self, connection: &mut Connection) -> bool {
+    /// Sends the next request of the next kind, where there is one.
+    fn send(&mut self, connection: &mut Connection) {
         connection.waits = None;
+        connection.is_idle = false;
         if self.sent >= self.most {
-            return false;
+            return;
         }
         let turn = self.turn % self.works.len();
         let work = &mut self.works[turn];
         if work.next >= work.requests.len() {
             if work.is_used_up {
-                return false;
+                return;
             }
             work.next = 0;
+        }
+        let channel = work.channel(work.next);
+        if let Some(busy) = channel.and_then(|channel| work.busy.get_mut(channel)) {
+            if *busy {
+                connection.is_idle = true;
+                return;
+            }
+            *busy = true;
         }
         let request = &work.requests[work.next];
         work.next += 1;
         self.turn += 1;
         self.sent += 1;
-        connection.waits = Some((turn, Instant::now()));
+        connection.waits = Some(Sent { turn, channel, at: Instant::now() });
         let written = connection.socket.write(request).unwrap_or(0);
         connection.unsent.clear();
         connection.unsent.extend_from_slice(&request[written..]);
-        true
     }
 
     /// Reads what is there. `None` where the connection is of no more use.
@@ -271,6 +302,12 @@ impl Run {
                 Err(_) => return None,
             }
             let Some((status, closes)) = status_of(&connection.received) else { continue };
+            if let Some(Sent { turn, .. }) = connection.waits
+                && status != self.works[turn].expected
+            {
+                let answer = || String::from_utf8_lossy(&connection.received).into_owned();
+                self.counts.first_wrong.get_or_insert_with(answer);
+            }
             connection.received.clear();
             self.count(connection, status);
             if closes {
@@ -280,8 +317,17 @@ impl Run {
         }
     }
 
+    /// Takes in that nothing is under way any more on a connection, and so on its channel.
+    fn free(&mut self, connection: &mut Connection) -> Option<Sent> {
+        let sent = connection.waits.take()?;
+        if let Some(busy) = sent.channel.and_then(|channel| self.works[sent.turn].busy.get_mut(channel)) {
+            *busy = false;
+        }
+        Some(sent)
+    }
+
     fn count(&mut self, connection: &mut Connection, status: u16) {
-        let Some((turn, sent)) = connection.waits.take() else { return };
+        let Some(Sent { turn, at, .. }) = self.free(connection) else { return };
         if !self.is_counting {
             return;
         }
@@ -289,7 +335,7 @@ impl Run {
         counts.all += 1;
         *counts.statuses.entry(status).or_default() += 1;
         counts.right += u64::from(status == self.works[turn].expected);
-        counts.nanoseconds.push(u32::try_from(sent.elapsed().as_nanos()).unwrap_or(u32::MAX));
+        counts.nanoseconds.push(u32::try_from(at.elapsed().as_nanos()).unwrap_or(u32::MAX));
     }
 
     fn connect(&self, poll: &Poll, token: usize) -> Result<Connection, Failure> {
@@ -298,7 +344,7 @@ impl Run {
         blocking.set_nonblocking(true)?;
         let mut socket = TcpStream::from_std(blocking);
         poll.registry().register(&mut socket, Token(token), Interest::READABLE | Interest::WRITABLE)?;
-        Ok(Connection { socket, received: Vec::new(), waits: None, unsent: Vec::new() })
+        Ok(Connection { socket, received: Vec::new(), waits: None, unsent: Vec::new(), is_idle: false })
     }
 }
 
@@ -386,9 +432,13 @@ fn main() -> Result<(), Failure> {
             if run.receive(connection).is_none() {
                 // A connection that breaks with a request under way is a failure of that request.
                 broken += u64::from(connection.waits.is_some() && run.is_counting);
+                run.free(connection);
                 *connection = run.connect(&poll, token)?;
                 run.send(&mut connections[token]);
             }
+        }
+        for connection in connections.iter_mut().filter(|connection| connection.is_idle) {
+            run.send(connection);
         }
         let now = Instant::now();
         let is_over = connections.iter().all(|connection| connection.waits.is_none());
@@ -415,7 +465,7 @@ fn main() -> Result<(), Failure> {
     drain(&mut run, &mut poll, &mut connections)?;
 
     let sent = run.sent;
-    let Counts { right, all, statuses, mut nanoseconds } = run.counts;
+    let Counts { right, all, statuses, mut nanoseconds, first_wrong } = run.counts;
     nanoseconds.sort_unstable();
     let at = |part: f64| {
         let index = (nanoseconds.len() as f64 * part) as usize;
@@ -428,6 +478,7 @@ fn main() -> Result<(), Failure> {
         "wrong": all - right + broken,
         "broken": broken,
         "statuses": statuses,
+        "first_wrong": first_wrong,
         "seconds": elapsed,
         "rate": right as f64 / elapsed,
         "p50_us": at(0.5),

@@ -84,7 +84,6 @@ impl Stage {
             failing: 0,
             draw: 1,
             secret: [0; 32],
-            ledger_since: UnixTime::from_secs(0),
         }
     }
 

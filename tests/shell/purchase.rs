@@ -289,8 +289,12 @@ impl Scene {
             is_client_slow: false,
             root: ROOT,
         };
-        scene.envoy.tick(ROOT);
-        scene.answer_all();
+        // A fleet agrees first on who asks.
+        let ticks = if purchase.config["ledger"]["store"].is_object() { 6 } else { 1 };
+        for _ in 0..ticks {
+            scene.envoy.tick(ROOT);
+            scene.answer_all();
+        }
         scene
     }
 

@@ -19,7 +19,9 @@ REMAP := --config 'target.$(TARGET).rustflags=[$(foreach dir,$(wildcard $(CARGO_
 WASM_BINDGEN := $(shell sed -n '/^name = "wasm-bindgen"$$/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)
 MDBOOK := 0.4.52
 PYTHON ?= python3
-DEBIAN := prometheus chromium
+# Programs, each with Debian's package where that has another name.
+ETCD := etcd:etcd-server etcdctl:etcd-client
+DEBIAN := prometheus chromium $(ETCD)
 
 .DEFAULT_GOAL := help
 PANICKING := target/provoke-panic
@@ -55,14 +57,17 @@ rust-target:
 	@test -d "$$(rustc --print sysroot)/lib/rustlib/$(TARGET)" \
 		|| (echo "Adding Rust's target $(TARGET)" && rustup --quiet target add $(TARGET))
 
-# Programs that only Debian packages: a Prometheus and a browser for the tests.
+# Programs that only Debian packages: a Prometheus, a browser and an etcd for the tests. A service that comes with a package is
+# nobody's here: the tests start their own.
 debian:
-	@missing=$$(for program in $(DEBIAN); do command -v $$program >/dev/null || echo $$program; done); \
+	@missing=$$(for program in $(DEBIAN); do command -v $${program%:*} >/dev/null || echo $${program#*:}; done); \
 	if [ -n "$$missing" ]; then \
 		echo "Installing Debian's packages" $$missing; \
 		root=$$(test "$$(id -u)" = 0 || echo sudo); \
 		$$root apt-get -qq update >/dev/null && $$root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends $$missing >/dev/null \
-			|| (echo "make test needs" $$missing "on the PATH: install them" && exit 1); fi
+			|| (echo "make test needs" $$missing "on the PATH: install them" && exit 1); \
+		for package in $$missing; do service=$${package%-server}; \
+			$$root systemctl disable --quiet --now $$service 2>/dev/null || $$root service $$service stop >/dev/null 2>&1 || true; done; fi
 
 # Builds the filter, in a target directory and with flags of cargo, and optimizes what cargo has linked; before all else by the passes of
 # wasm-opt that are named.
@@ -127,9 +132,11 @@ test-matrix: setup build build-provoke-panic .tools/python-v1.stamp ## The end-t
 test-peers: setup build ## Suites of others on the filter: hostile-facilitator and x402-conformance (three minutes)
 	@node tests/peers.mjs
 
-storm: setup build ## Everything at once, then hostile clients, and the books (SECONDS=60 HOSTILE=100000 HONEST=1000 SEED=1)
+storm: DEBIAN := $(ETCD)
+storm: setup debian build ## Everything at once, then hostile clients, then a fleet on etcd, and the books (SECONDS=60 HOSTILE=100000 HONEST=1000 PAYMENTS=2000 SEED=1)
 	@node tests/storm/storm.mjs --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED))
 	@node tests/storm/hostile.mjs --hostile $(or $(HOSTILE),100000) --honest $(or $(HONEST),1000) $(if $(SEED),--seed $(SEED))
+	@node tests/storm/fleet.mjs --payments $(or $(PAYMENTS),2000) $(if $(SEED),--seed $(SEED))
 
 fuzz: ## Fuzz every parser and the whole exchange for a long time (MINUTES=5 for each target)
 	@cargo run --quiet --locked --manifest-path fuzz/Cargo.toml -- bounded --rounds 125 recovery # a million signatures

@@ -153,8 +153,9 @@ const accepts = (port) =>
  *
  * @param {Omit<Parameters<typeof renderBootstrap>[0], "accessLog"> & {
  *   run: ReturnType<import("./processes.mjs").makeRunDirectory>, name?: string, concurrency?: number,
- *   logLevel?: string, args?: string[]}} options those of renderBootstrap; `name` distinguishes several in one run
- *   directory; `concurrency` is the number of workers (1); `logLevel` is Envoy's (`info`); `args` are more of its own
+ *   logLevel?: string, args?: string[], env?: Record<string, string>}} options those of renderBootstrap; `name` distinguishes
+ *   several in one run directory; `concurrency` is the number of workers (1); `logLevel` is Envoy's (`info`); `args` are more
+ *   of its own, and `env` more of its environment
  * @returns {Promise<Envoy>}
  *
  * @typedef {object} Envoy
@@ -170,7 +171,7 @@ const accepts = (port) =>
  * @property {Promise<void>} onEnd resolves when the process has ended, for whatever reason
  * @property {() => Promise<void>} stop
  */
-export async function startEnvoy({ run, name = "envoy", concurrency = 1, logLevel = "info", args = [], ...options }) {
+export async function startEnvoy({ run, name = "envoy", concurrency = 1, logLevel = "info", args = [], env, ...options }) {
   const { port, adminPort, wasm = WASM } = options;
   if (wasm !== null && !existsSync(wasm)) throw new Error(`${wasm} is not there: run \`make build\``);
   const accessLog = join(run.path, `${name}-access.jsonl`);
@@ -189,6 +190,7 @@ export async function startEnvoy({ run, name = "envoy", concurrency = 1, logLeve
       "--file-flush-interval-msec", "50",
       ...args,
     ],
+    env,
     run,
   });
   const adminUrl = `http://127.0.0.1:${adminPort}`;

@@ -1,7 +1,8 @@
 /** A real etcd: one or three members on loopback, with certificates, and the Envoy cluster that leads to them. */
-import { execFileSync } from "node:child_process";
+import { execFile, execFileSync } from "node:child_process";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { promisify } from "node:util";
 import { claimPorts } from "./ports.mjs";
 import { startProcess, until } from "./processes.mjs";
 
@@ -72,13 +73,14 @@ export async function startEtcd({ run, size = 3, quota }) {
       ].flat(),
     });
   const endpoints = plan.map(({ port }) => `https://127.0.0.1:${port}`);
-  const ctlAt = (where, args) =>
-    execFileSync(ETCDCTL, ["--endpoints", where, "--cacert", certificates.ca, "--cert", certificates.root, "--key", certificates.rootKey, "--command-timeout", "10s", ...args], {
-      encoding: "utf8",
-      env: { ...process.env, ETCDCTL_API: "3" },
-      stdio: ["ignore", "pipe", "pipe"],
-    });
-  const ctl = (...args) => ctlAt(endpoints.join(","), args);
+  const commandAt = (where, args) => [
+    ETCDCTL,
+    ["--endpoints", where, "--cacert", certificates.ca, "--cert", certificates.root, "--key", certificates.rootKey, "--command-timeout", "10s", ...args],
+    { encoding: "utf8", env: { ...process.env, ETCDCTL_API: "3" }, stdio: ["ignore", "pipe", "pipe"] },
+  ];
+  // Not one that this process waits for: its own clients run meanwhile.
+  const ctlAt = async (where, args) => (await promisify(execFile)(...commandAt(where, args))).stdout;
+  const ctl = (...args) => execFileSync(...commandAt(endpoints.join(","), args));
   const members = plan.map((member) => {
     let process_ = begin(member);
     const signal = (name) => process.kill(process_.pid, name);
@@ -91,7 +93,7 @@ export async function startEtcd({ run, size = 3, quota }) {
       start: async () => {
         await process_.stop();
         process_ = begin(member);
-        await until(async () => (ctlAt(`https://127.0.0.1:${member.port}`, ["endpoint", "health"]), true), { what: member.name, timeoutMs: 30_000 });
+        await until(async () => (await ctlAt(`https://127.0.0.1:${member.port}`, ["endpoint", "health"]), true), { what: member.name, timeoutMs: 30_000 });
       },
       stop: async () => {
         if (!process_.ended()) signal("SIGCONT");
@@ -105,7 +107,7 @@ export async function startEtcd({ run, size = 3, quota }) {
   };
   try {
     for (const endpoint of endpoints) {
-      await until(async () => (ctlAt(endpoint, ["endpoint", "health"]), true), { what: endpoint, timeoutMs: 60_000 });
+      await until(async () => (await ctlAt(endpoint, ["endpoint", "health"]), true), { what: endpoint, timeoutMs: 60_000 });
     }
     // Users are names of certificates: the gate may touch the ledger's records alone.
     ctl("user", "add", "root", "--no-password");
@@ -156,7 +158,7 @@ export async function startEtcd({ run, size = 3, quota }) {
   const leader = async () => {
     for (const member of members) {
       try {
-        const [{ Status }] = JSON.parse(ctlAt(`https://127.0.0.1:${member.port}`, ["--command-timeout", "2s", "endpoint", "status", "-w", "json"]));
+        const [{ Status }] = JSON.parse(await ctlAt(`https://127.0.0.1:${member.port}`, ["--command-timeout", "2s", "endpoint", "status", "-w", "json"]));
         if (Status.leader === Status.header.member_id) return member;
       } catch {
         // It is down.

@@ -149,15 +149,16 @@ export function makeRunDirectory(label, { exact = false } = {}) {
 /**
  * Starts a program whose output goes to `<name>.log` in the run directory.
  *
- * @param {{name: string, command: string, args: string[], run: ReturnType<typeof makeRunDirectory>}} what
+ * @param {{name: string, command: string, args: string[], env?: Record<string, string>,
+ *   run: ReturnType<typeof makeRunDirectory>}} what `env` is added to this process's own
  * @returns {{pid: number, logPath: string, log: () => string, ended: () => boolean, onEnd: Promise<void>,
  *   stop: () => Promise<void>}} `log` gives all output so far; `stop` returns once the process is gone
  */
-export function startProcess({ name, command, args, run }) {
+export function startProcess({ name, command, args, env, run }) {
   if (!existsSync(command)) throw new Error(`${command} is not there: run \`make setup\``);
   const logPath = join(run.path, `${name}.log`);
   const output = openSync(logPath, "a");
-  const child = spawn(command, args, { stdio: ["ignore", output, output], cwd: checkout });
+  const child = spawn(command, args, { stdio: ["ignore", output, output], cwd: checkout, env: { ...process.env, ...env } });
   closeSync(output);
   live.add(child);
   const onEnd = new Promise((resolve) => {

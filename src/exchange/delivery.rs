@@ -82,6 +82,11 @@ impl Spending {
     pub(super) fn begin(payment: Payment, delivery: Delivery, transaction: TransactionId) -> Next {
         payment.ask_ledger(Operation::Spend { transaction }, |payment| Self { payment, delivery, transaction })
     }
+
+    /// Returns whether the payment buys this response, and neither a bundle nor a place in a channel that its payer has already.
+    pub(super) fn is_of_response_alone(&self) -> bool {
+        !self.payment.purchase.buys_bundle() && !self.payment.has_channel()
+    }
 }
 
 impl State for Spending {

@@ -172,6 +172,11 @@ impl State for Weighing {
 }
 
 impl Opening {
+    /// Returns whether the payment buys this response, and nothing is drawn on that its payer has already.
+    pub(super) fn is_of_response_alone(&self) -> bool {
+        !self.payment.is_visit() && !self.payment.has_channel()
+    }
+
     fn begin_stream(self) -> Next {
         let Self { payment, delivery, meter, passing: chunk } = self;
         let stream = Stream::Deliver(payment.edits_of_stream(delivery));

@@ -260,6 +260,16 @@ impl Exchange {
         matches!(self, Self::AwaitingTurn(_))
     }
 
+    /// Returns whether the exchange waits for nothing but the ledger's word that the payment has bought the response that is there:
+    /// where its client leaves before that comes, the payment has bought nothing after all.
+    pub fn is_about_to_deliver(&self) -> bool {
+        match self {
+            Self::Spending(spending) => spending.is_of_response_alone(),
+            Self::Opening(opening) => opening.is_of_response_alone(),
+            _ => false,
+        }
+    }
+
     /// Returns whether the exchange wants to see the pieces of the response's body.
     pub const fn reads_chunks(&self) -> bool {
         matches!(self, Self::Metering(_) | Self::Weighing(_))

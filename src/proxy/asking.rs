@@ -9,6 +9,7 @@ use crate::channel::{self, ChannelId};
 use crate::exchange::{Effects, Event};
 use crate::ledger::remote::{Said, Task};
 use crate::ledger::{Answer, Operation, Owner, PaymentKey};
+use crate::x402::TransactionId;
 
 /// A task, and whether the exchange waits for what comes of it.
 pub(super) struct Job {
@@ -86,6 +87,25 @@ impl Held {
     }
 }
 
+/// Returns whether a response goes out once a task is done.
+const fn delivers(task: &Task) -> bool {
+    matches!(task, Task::Ledger(_, Operation::Spend { .. } | Operation::Open))
+}
+
+/// Returns the payment and the transaction of a task by which a payment has bought its response.
+const fn spends(task: &Task) -> Option<(PaymentKey, TransactionId)> {
+    match task {
+        Task::Ledger(key, Operation::Spend { transaction }) => Some((*key, *transaction)),
+        _ => None,
+    }
+}
+
+/// Returns what is done in place of such a task, where nothing was delivered.
+fn kept(task: &Task) -> Option<Task> {
+    let (key, transaction) = spends(task)?;
+    Some(Task::Ledger(key, Operation::Keep { transaction }))
+}
+
 const fn is_granted(answer: Answer) -> bool {
     matches!(answer, Answer::Granted | Answer::GrantedUnknown(_) | Answer::GrantedSettled(..))
 }
@@ -137,15 +157,21 @@ impl Asking {
         self.heard.take()
     }
 
-    /// Goes on as far as that is possible now; `true` once everything is done.
+    /// Goes on as far as that is possible now; `true` once everything is done. `is_in_vain`: what the exchange waits to deliver has
+    /// nobody to go to any more.
     pub(super) fn go_on(
         &mut self,
         host: &impl Host,
         fleet: &Fleet,
         owner: Owner,
         held: &mut Held,
+        is_in_vain: bool,
         happening: Option<Happening>,
     ) -> bool {
+        if let Some((running, gives)) = &mut self.running {
+            // Nothing of the response goes out before this is answered, and nothing will: the payment has bought nothing.
+            running.set_unwanted(is_in_vain && *gives && delivers(running.task()));
+        }
         let mut progress = match (&mut self.running, happening) {
             (Some((running, _)), Some(Happening::Answered(headers, size))) => {
                 Some(running.on_answer(host, fleet, headers, size))
@@ -168,12 +194,21 @@ impl Asking {
                     }
                     self.hear(said, gives);
                 }
+                (Some(Progress::Unwanted(undo)), Some((running, gives))) => {
+                    held.is_in_doubt = true;
+                    self.hear(running.task().failed(), gives);
+                    // At once: whoever asks meanwhile is told that the payment is spent.
+                    let keep = kept(running.task());
+                    let back = [Some(Task::Undo(undo)), keep].into_iter().flatten();
+                    back.rev().for_each(|task| self.todo.push_front(Job { task, gives: false }));
+                }
                 (Some(Progress::GaveUp(undo)), Some((running, gives))) => {
                     if gives {
                         held.is_in_doubt = true;
                         self.hear(running.task().failed(), true);
-                        if let Some(undo) = undo {
-                            fleet.mend(host, Task::Undo(undo), owner);
+                        let keep = kept(running.task());
+                        for task in undo.map(Task::Undo).into_iter().chain(keep) {
+                            fleet.mend(host, task, owner);
                         }
                     } else {
                         fleet.repeat(host, running);
@@ -182,7 +217,9 @@ impl Asking {
                 _ => {}
             }
             let Some(Job { task, gives }) = self.todo.pop_front() else { return true };
-            let (running, begun) = Running::begin(host, fleet, task, owner);
+            // Once it is verified, a payment is claimed a second time: by then others may have been told that it is in flight.
+            let is_held = task.begins_with().is_some_and(|payment| held.claims.contains(&payment));
+            let (running, begun) = Running::begin(host, fleet, task, owner, is_held);
             self.running = Some((running, gives));
             progress = Some(begun);
         }

@@ -534,7 +534,8 @@ impl<H: Host> Driver<H> {
             .unwrap_or_else(|| Box::new(Waiting { asking: Asking::new(), rest: None, queue: VecDeque::new() }));
         waiting.asking.add(jobs);
         waiting.rest = rest;
-        if !waiting.asking.go_on(&self.host, fleet, self.owner, &mut self.held, None) {
+        let is_in_vain = self.has_ended() && self.exchange.is_about_to_deliver();
+        if !waiting.asking.go_on(&self.host, fleet, self.owner, &mut self.held, is_in_vain, None) {
             self.asking = Some(waiting);
             return at_once.map_or(Ok((false, None)), |effects| self.carry_out_here(effects, caller));
         }
@@ -562,7 +563,8 @@ impl<H: Host> Driver<H> {
     /// Takes in what happens to the question to the shared store that is under way.
     pub(super) fn on_store(&mut self, context_id: u32, happening: Happening) {
         let (Some(mut waiting), Some(fleet)) = (self.asking.take(), self.shared.fleet.clone()) else { return };
-        if !waiting.asking.go_on(&self.host, &fleet, self.owner, &mut self.held, Some(happening)) {
+        let is_in_vain = self.has_ended() && self.exchange.is_about_to_deliver();
+        if !waiting.asking.go_on(&self.host, &fleet, self.owner, &mut self.held, is_in_vain, Some(happening)) {
             self.asking = Some(waiting);
             if self.asks_again() {
                 let _ = self.host.set_tick_period(IMPATIENT_TICK_PERIOD);

@@ -263,6 +263,8 @@ pub(super) struct Running {
     /// The question to be repeated as soon as there is a tick.
     again: Option<Ask>,
     gives_up_at: u64,
+    /// True if it is taken back should it come about: what it was done for is not wanted any more.
+    is_unwanted: bool,
 }
 
 /// How far a task is.
@@ -274,16 +276,19 @@ pub(super) enum Progress {
     Done(Said),
     /// The time for it is over, and nobody knows what came of it: how to take it back.
     GaveUp(Option<Undo>),
+    /// It is done, and was not wanted any more: how to take it back.
+    Unwanted(Undo),
 }
 
 impl Running {
-    /// Begins with a task.
-    pub(super) fn begin(host: &impl Host, fleet: &Fleet, task: Task, owner: Owner) -> (Self, Progress) {
-        let no = task.begins_with().and_then(|payment| fleet.known_no(host, payment));
+    /// Begins with a task. `is_held`: the owner holds what it is about, so that what the process knows of others says nothing.
+    pub(super) fn begin(host: &impl Host, fleet: &Fleet, task: Task, owner: Owner, is_held: bool) -> (Self, Progress) {
+        let payment = task.begins_with().filter(|_| !is_held);
+        let no = payment.and_then(|payment| fleet.known_no(host, payment));
         let copy = fleet.copies.borrow().get(&task.key());
         let attempt = Attempt::new(task, owner, fleet.next_move(), copy);
         let gives_up_at = host.read_clock().unwrap_or_default().saturating_add(fleet.patience());
-        let mut running = Self { attempt, question: None, again: None, gives_up_at };
+        let mut running = Self { attempt, question: None, again: None, gives_up_at, is_unwanted: false };
         if let Some(no) = no {
             return (running, Progress::Done(Said::Ledger(no)));
         }
@@ -301,6 +306,11 @@ impl Running {
     /// Returns the token of the callout whose answer it waits for.
     pub(super) fn token(&self) -> Option<u32> {
         self.question.as_ref().and_then(|question| question.token)
+    }
+
+    /// Notes whether it is wanted still.
+    pub(super) const fn set_unwanted(&mut self, is_unwanted: bool) {
+        self.is_unwanted = is_unwanted;
     }
 
     /// Returns whether it waits for time to pass.
@@ -342,12 +352,17 @@ impl Running {
         match step {
             Step::Ask(ask) => self.ask(host, fleet, ask),
             Step::AskAgain(ask) => {
+                // Who wants it done in any case goes on from here.
+                self.again = Some(ask);
                 if host.read_clock().unwrap_or(u64::MAX) >= self.gives_up_at {
                     fleet.copies.borrow_mut().keep(self.attempt.key(), None);
                     return Progress::GaveUp(self.attempt.undo());
                 }
-                self.again = Some(ask);
                 Progress::Waiting
+            }
+            Step::Done(Said::Ledger(Answer::Granted), _) if self.is_unwanted => {
+                fleet.copies.borrow_mut().keep(self.attempt.key(), None);
+                Progress::Unwanted(self.attempt.take_back())
             }
             Step::Done(said, copy) => {
                 fleet.note_no(host, self.attempt.task(), &said, copy.as_ref());
@@ -377,10 +392,6 @@ struct Mend {
 impl Fleet {
     /// Has a task carried out until it is certain, as the same attempt: nobody waits for its answer.
     pub(super) fn repeat(&self, host: &impl Host, mut running: Running) {
-        // It is asked again at the next tick.
-        if let Some(question) = running.question.take() {
-            running.again = Some(question.ask);
-        }
         running.gives_up_at = u64::MAX;
         self.remember(host, running);
     }
@@ -390,7 +401,7 @@ impl Fleet {
         let key = task.key();
         let attempt = Attempt::new(task, owner, self.next_move(), None);
         let again = Some(Ask::Read(key));
-        self.remember(host, Running { attempt, question: None, again, gives_up_at: u64::MAX });
+        self.remember(host, Running { attempt, question: None, again, gives_up_at: u64::MAX, is_unwanted: false });
     }
 
     fn remember(&self, host: &impl Host, running: Running) {
@@ -441,7 +452,7 @@ impl Fleet {
             }
             match mend.running.on_tick(host, self) {
                 Progress::Waiting => asked.extend(mend.running.token().map(|token| (token, mend.id))),
-                Progress::Done(_) | Progress::GaveUp(_) => done.push(mend.id),
+                Progress::Done(_) | Progress::GaveUp(_) | Progress::Unwanted(_) => done.push(mend.id),
             }
         }
         mends.retain(|mend| !done.contains(&mend.id));
@@ -456,7 +467,7 @@ impl Fleet {
         let mend = mends.get_mut(position)?;
         match mend.running.on_answer(host, self, headers, body_size) {
             Progress::Waiting => mend.running.token(),
-            Progress::Done(_) | Progress::GaveUp(_) => {
+            Progress::Done(_) | Progress::GaveUp(_) | Progress::Unwanted(_) => {
                 mends.remove(position);
                 stats::change_mends(host, -1);
                 None

@@ -374,7 +374,7 @@ impl Keeping {
 
     /// Has the shared store do something.
     fn begin_task(&mut self, around: &Around<'_, impl Host>, fleet: &Fleet, task: Task, after: After, now: UnixTime) {
-        let (running, progress) = Running::begin(around.host, fleet, task, around.owner());
+        let (running, progress) = Running::begin(around.host, fleet, task, around.owner(), false);
         self.on_progress(around, fleet, Box::new(running), after, progress, now);
     }
 
@@ -394,6 +394,8 @@ impl Keeping {
                 self.sent.extend(token.map(|token| (token, number)));
             }
             Progress::Done(said) => self.on_said(around, &said, after, now),
+            // The keeper wants what it asks for.
+            Progress::Unwanted(_) => {}
             Progress::GaveUp(undo) => {
                 if let Some(undo) = undo {
                     fleet.mend(around.host, Task::Undo(undo), around.owner());

@@ -232,6 +232,33 @@ fn a_spent_that_arrives_late_does_not_lose_what_was_not_delivered() {
     }
 }
 
+#[test]
+fn what_was_bought_for_a_client_that_had_left_is_given_back() {
+    for redeems in [true, false] {
+        let (mut store, mut a, mut b) = (FakeStore::default(), Proxy::default(), Proxy::default());
+        a.ledger(&mut store, 1, claim(), &[]);
+        a.ledger(&mut store, 1, Operation::Settle { until: at(1070), charge: None }, &[]);
+        if redeems {
+            let redeem = Operation::Redeem { transaction: transaction(), until: at(1080) };
+            assert_eq!(a.ledger(&mut store, 1, redeem, &[]), GRANTED);
+        }
+        let spend = Task::Ledger(payment(), Operation::Spend { transaction: transaction() });
+        let mut attempt = Attempt::new(spend, Owner(1), 77, None);
+        let mut step = attempt.begin(&rules(), NOW);
+        while let Step::Ask(ask) = step {
+            step = attempt.hear(&rules(), store.ask(&ask, Fault::None), NOW);
+        }
+        assert!(matches!(step, Step::Done(Said::Ledger(Answer::Granted), _)));
+        assert_eq!(a.perform(&mut store, 1, Task::Undo(attempt.take_back()), &[]), End::Done(Said::Undone));
+        assert_eq!(a.ledger(&mut store, 1, Operation::Keep { transaction: transaction() }, &[]), GRANTED);
+        assert_eq!(b.ledger(&mut store, 2, claim(), &[]), said(Answer::GrantedSettled(transaction(), None)));
+        assert_eq!(b.ledger(&mut store, 2, Operation::Spend { transaction: transaction() }, &[]), GRANTED);
+        // Once others have gone on from it, nothing is taken back.
+        assert_eq!(a.perform(&mut store, 1, Task::Undo(attempt.take_back()), &[]), End::Done(Said::Undone));
+        assert_eq!(a.ledger(&mut store, 3, claim(), &[]), said(Answer::Spent));
+    }
+}
+
 fn faults() -> impl Strategy<Value = Vec<Fault>> {
     let fault = prop_oneof![
         3 => Just(Fault::None),

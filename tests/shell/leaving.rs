@@ -2,6 +2,12 @@
 
 use super::purchase::{Delivery, Purchase, Scene, purchases};
 
+/// All kinds of purchases, with each place of the ledger.
+fn all_purchases() -> Vec<Purchase> {
+    let shared = if cfg!(feature = "etcd") { purchases() } else { Vec::new() };
+    purchases().into_iter().chain(shared.into_iter().map(Purchase::in_fleet)).collect()
+}
+
 /// Plays a purchase whose client leaves after so many steps; `None` where it is over before.
 fn leave_after(purchase: &Purchase, steps: usize, is_upstream_fast: bool) -> Option<(Scene, String, bool, Delivery)> {
     let mut scene = Scene::new(purchase);
@@ -23,7 +29,7 @@ fn leave_after(purchase: &Purchase, steps: usize, is_upstream_fast: bool) -> Opt
 }
 
 fn each_departure(check: impl Fn(&Purchase, usize, Scene, &str, bool, Delivery)) {
-    for purchase in purchases() {
+    for purchase in all_purchases() {
         for is_upstream_fast in [false, purchase.is_concurrent()] {
             let mut departures = 0;
             while let Some((scene, payment, had_moved, delivery)) = leave_after(&purchase, departures, is_upstream_fast)

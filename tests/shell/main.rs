@@ -17,9 +17,13 @@ mod channels;
 #[path = "../core/common/mod.rs"]
 mod common;
 mod fake_envoy;
+#[cfg(feature = "etcd")]
+mod fake_etcd;
 mod faults;
 mod fleet;
 mod keeping;
 mod leaving;
 mod purchase;
 mod roots;
+#[cfg(feature = "etcd")]
+mod store;

@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::fake_envoy::{FakeEnvoy, Headers, Piece, ROOT, SentCallout};
+#[cfg(feature = "etcd")]
+use super::fake_etcd::FakeEtcd;
 use crate::common::channel_payer::{AUTHORIZER, ChannelPayer};
 use crate::common::{FACILITATOR, NOW, Wallet, base_config, decode, encode};
 
@@ -132,6 +134,12 @@ impl Purchase {
         self
     }
 
+    /// The same, with the ledger in a store that a fleet shares.
+    pub fn in_fleet(mut self) -> Self {
+        self.config["ledger"] = json!({"store": {"etcd": {"cluster": "etcd", "fleet": "shop", "timeout": "1s"}}});
+        self
+    }
+
     /// Whether the upstream has the request while the facilitator is asked to settle.
     pub fn is_concurrent(&self) -> bool {
         self.config["defaults"]["settle"] == "concurrent"
@@ -242,6 +250,9 @@ impl Facilitator {
 pub struct Scene {
     pub envoy: FakeEnvoy,
     pub facilitator: Facilitator,
+    /// The store that its ledger is in, where it is not shared data.
+    #[cfg(feature = "etcd")]
+    pub etcd: FakeEtcd,
     pub purchase: Purchase,
     /// Whether the upstream answers before the facilitator does.
     pub is_upstream_fast: bool,
@@ -271,13 +282,19 @@ impl Scene {
         let mut scene = Self {
             envoy: FakeEnvoy::new(&purchase.config, NOW),
             facilitator: Facilitator::default(),
+            #[cfg(feature = "etcd")]
+            etcd: FakeEtcd::default(),
             purchase: purchase.clone(),
             is_upstream_fast: false,
             is_client_slow: false,
             root: ROOT,
         };
-        scene.envoy.tick(ROOT);
-        scene.answer_all();
+        // A fleet agrees first on who asks.
+        let ticks = if purchase.config["ledger"]["store"].is_object() { 6 } else { 1 };
+        for _ in 0..ticks {
+            scene.envoy.tick(ROOT);
+            scene.answer_all();
+        }
         scene
     }
 
@@ -350,9 +367,14 @@ impl Scene {
         }
     }
 
-    /// Lets the facilitator answer one callout.
+    /// Lets the facilitator, or the ledger's store, answer one callout.
     pub fn answer_one(&mut self) -> bool {
         let Some(callout) = self.envoy.callouts().first().cloned() else { return false };
+        #[cfg(feature = "etcd")]
+        if FakeEtcd::is_asked(&callout.path) {
+            let (headers, body) = self.etcd.answer(&callout.path, &callout.bytes);
+            return self.envoy.answer_with(callout.token, headers, body);
+        }
         let answer = self.facilitator.answer(&callout);
         self.envoy.answer(callout.token, 200, &answer)
     }

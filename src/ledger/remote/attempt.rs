@@ -114,6 +114,11 @@ impl Attempt {
         })
     }
 
+    /// Returns how to take the move back, where it has come about and nothing else has been done about it.
+    pub fn take_back(&self) -> Undo {
+        Undo { key: self.key.clone(), number: self.number, before: self.copy.value.record.clone() }
+    }
+
     fn fail(&self) -> Step {
         Step::Done(self.task.failed(), None)
     }

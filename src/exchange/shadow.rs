@@ -53,7 +53,7 @@ fn watch(context: Context<'_>, remove: Vec<String>, (mut decides, mut effects): 
             Effects { record: Some(_), .. } => break,
             Effects { ledger: Some((_, Operation::Claim { .. })), .. } => Event::Ledger(Answer::Granted),
             // It would be served, or money would move.
-            Effects { ledger: Some((_, Operation::Settle { .. })), .. }
+            Effects { ledger: Some((_, Operation::Settle { .. } | Operation::ClaimToSettle { .. })), .. }
             | Effects { exposure: Some((_, exposure::Operation::Reserve { .. })), .. }
             | Effects { stream: Stream::Forward(_), .. } => {
                 is_good = true;

@@ -2557,9 +2557,9 @@ fn what_only_the_facilitator_can_judge_is_verified_before_anything_else_happens(
     for (config, valid_leads_to) in [
         (after(), "claim granted, forward"),
         (local(after()), "claim granted, forward"),
-        (before(), "claim granted, settle?"),
-        (local(before()), "claim granted, settle?"),
-        (concurrent(), "claim granted, settle?, forward"),
+        (before(), "claim granted, settle granted, settle?"),
+        (local(before()), "claim granted, settle granted, settle?"),
+        (concurrent(), "claim granted, settle granted, settle?, forward"),
     ] {
         let mut stage = Stage::new(&config);
         let payment = contract_payment(&mut stage, 66);

@@ -426,7 +426,7 @@ fn solana() -> (Stage, Value, Value) {
 fn solanas_payments_are_checked_before_anybody_is_asked() {
     let (mut stage, accepted, payload) = solana();
     let request = stage.start(&paid("/weather", &payment(&accepted, &payload)));
-    assert_eq!(request.story(), "claim granted, settle granted, settle?");
+    assert_eq!(request.story(), "claim granted, settle?");
     let body: Value = serde_json::from_str(&request.call.as_ref().unwrap().body).unwrap();
     assert_eq!(body["paymentPayload"]["payload"], payload);
 

@@ -3,12 +3,16 @@
 use super::record::Value;
 use super::task::{Change, Said, Task, Undo, kept_until, spent_until};
 use super::{Ask, Kind, RecordKey, Revision, Told, Write};
-use crate::ledger::{Ledger, Owner, StoreFailed};
+use crate::ledger::{Answer, Ledger, Owner, StoreFailed};
 use crate::time::UnixTime;
 
 /// Times that a record may be found otherwise than it was last seen. Each time another one won, so to lose this often takes a store
 /// that is out of order.
 const MOST_RACES: u32 = 32;
+
+/// Seconds for which a payment that another proxy has spent counts as in flight: longer than a question is repeated, and than clocks
+/// differ.
+const DOUBT_SECONDS: u64 = 20;
 
 /// A record as a proxy last saw it. Good for trying a move at it, and for saying no where that is for good; never for saying yes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -175,18 +179,32 @@ impl Attempt {
             other => other?,
         };
         match change {
-            Change::Keep if self.is_fresh || self.key.kind() == Kind::Claim && spent_until(record).is_some() => {
-                Ok(Step::Done(said, Some(self.copy.clone())))
+            Change::Keep if self.is_fresh && self.may_be_taken_back(now) => {
+                let begins = self.task.begins_with().is_some();
+                let said = if begins { Said::Ledger(Answer::InFlight) } else { said };
+                Ok(Step::Done(said, None))
             }
+            Change::Keep if self.is_fresh || self.is_spent() => Ok(Step::Done(said, Some(self.copy.clone()))),
             Change::Keep => Ok(Step::Ask(Ask::Read(self.key.clone()))),
             Change::Put(record) => self.write(Some(record), said, now),
             Change::Remove => self.write(None, said, now),
         }
     }
 
+    /// Returns whether the record says that the payment of a claim has bought its response.
+    fn is_spent(&self) -> bool {
+        self.key.kind() == Kind::Claim && spent_until(self.copy.value.record.as_deref()).is_some()
+    }
+
+    /// Returns whether it says so of late: the proxy that wrote it may not have heard that it did, has delivered nothing then, and
+    /// takes it back.
+    fn may_be_taken_back(&self, now: UnixTime) -> bool {
+        self.is_spent() && self.copy.value.moved_at.plus(DOUBT_SECONDS) > now
+    }
+
     fn write(&mut self, record: Option<Vec<u8>>, said: Said, now: UnixTime) -> Result<Step, StoreFailed> {
         let kept_until = kept_until(self.key.kind(), record.as_deref(), now)?;
-        let after = self.copy.value.after(self.number, record);
+        let after = self.copy.value.after(self.number, record, now);
         let (key, expected) = (self.key.clone(), self.copy.revision);
         let write = Write { key, expected, value: after.encode(), kept_until };
         self.sent = Some(Sent { write: write.clone(), after, said });

@@ -506,7 +506,9 @@ test("with the store out of reach at the start nothing is sold, free routes go t
     const refused = await pay(gateway, "/after/x", next);
     assertNoTerms(refused, 503);
     assert.match(refused.get("retry-after"), /^\d+$/);
-    assert.equal(later.calls("/settle").length, 0);
+    // Of other payments, whose settlements went unheard before, some are still looked into.
+    const ofThis = later.calls("/settle").filter(({ body }) => JSON.stringify(body).includes(next.payload.authorization.nonce));
+    assert.equal(ofThis.length, 0);
     assert.equal((await ask(gateway, "/after/x")).status, 402, "whoever has not paid is told the price all the same");
     assert.equal((await ask(gateway, "/healthz")).status, 200);
     cable.mend();

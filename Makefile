@@ -151,6 +151,7 @@ test: setup debian build build-core build-provoke-panic build-sdk .tools/python-
 bench: setup build build-sdk ## Measure the filter beside its peers, on one core each (five minutes; QUICK=1 for a look)
 	@node benches/bench.mjs $(if $(QUICK),--quick)
 	@node benches/channels.mjs $(if $(QUICK),--quick)
+	@node benches/fleet.mjs $(if $(QUICK),--quick)
 	@node benches/sdk.mjs $(if $(QUICK),--quick)
 
 growth: setup build ## Measure what must not grow (routes, the ledger, memory over a soak: SOAK=100000 requests), and the worst that is not paid for (WORST=1: that alone)

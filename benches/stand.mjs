@@ -112,8 +112,9 @@ const clusterOf = (name, port) => ({
  * @param {object[]} [options.filters] in front of its router
  * @param {Record<string, number>} [options.clusters] name → port
  * @param {string} [options.logLevel] `info` is Envoy's own default
+ * @param {(bootstrap: object) => void} [options.edit] changes the bootstrap in any other way
  */
-export async function startEnvoy({ name, core = SERVER_CORE, routes, filters = [], clusters = {}, logLevel = "info", requestId = true, isAdministered = false }) {
+export async function startEnvoy({ name, core = SERVER_CORE, routes, filters = [], clusters = {}, logLevel = "info", requestId = true, isAdministered = false, edit }) {
   const port = await freePort();
   const adminPort = isAdministered ? await freePort() : null;
   const manager = {
@@ -140,6 +141,7 @@ export async function startEnvoy({ name, core = SERVER_CORE, routes, filters = [
       clusters: Object.entries(clusters).map(([cluster, at]) => clusterOf(cluster, at)),
     },
   };
+  edit?.(bootstrap);
   const config = join(run.path, `${name}.json`);
   writeFileSync(config, JSON.stringify(bootstrap, null, 2));
   const args = ["-c", config, "--disable-hot-restart", "--concurrency", "1", "--log-level", logLevel];
@@ -206,13 +208,14 @@ export const DEFAULTS = {
 };
 
 /** Envoy with the filter in front of the upstream. `priced` are its routes; what they leave is free. */
-export function startGateway({ name, upstream, facilitator, verify = "remote", routes, defaults = DEFAULTS, more = {}, logLevel, isAdministered }) {
+export function startGateway({ name, upstream, facilitator, verify = "remote", routes, defaults = DEFAULTS, more = {}, logLevel, isAdministered, edit }) {
   if (!existsSync(WASM)) throw new Error(`${WASM} is not there: run \`make build\``);
   const plugin = { facilitator: { cluster: "facilitator", url: facilitator.url, verify }, defaults, routes, unmatched: "free", ...more };
   return startEnvoy({
     name,
     logLevel,
     isAdministered,
+    edit,
     filters: [paymentFilter(plugin)],
     routes: routesTo("upstream"),
     clusters: { upstream: upstream.port, facilitator: facilitator.port },

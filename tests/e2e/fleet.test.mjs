@@ -507,7 +507,7 @@ test("with the store out of reach at the start nothing is sold, free routes go t
     assertNoTerms(refused, 503);
     assert.match(refused.get("retry-after"), /^\d+$/);
     // Of other payments, whose settlements went unheard before, some are still looked into.
-    const ofThis = later.calls("/settle").filter(({ body }) => JSON.stringify(body).includes(next.payload.authorization.nonce));
+    const ofThis = later.calls("/settle").filter(({ request }) => JSON.stringify(request).includes(next.payload.authorization.nonce));
     assert.equal(ofThis.length, 0);
     assert.equal((await ask(gateway, "/after/x")).status, 402, "whoever has not paid is told the price all the same");
     assert.equal((await ask(gateway, "/healthz")).status, 200);

@@ -615,6 +615,11 @@ pub(super) struct Store {
     pub dynamodb: Option<Object<DynamoDb>>,
 }
 
+/// What is not built in is refused, whatever it says.
+#[cfg(not(feature = "etcd"))]
+pub(super) type Etcd = serde::de::IgnoredAny;
+
+#[cfg(feature = "etcd")]
 #[derive(Debug, Clone, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
@@ -627,6 +632,11 @@ pub(super) struct Etcd {
     pub timeout: Option<String>,
 }
 
+/// What is not built in is refused, whatever it says.
+#[cfg(not(feature = "dynamodb"))]
+pub(super) type DynamoDb = serde::de::IgnoredAny;
+
+#[cfg(feature = "dynamodb")]
 #[derive(Debug, Clone, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]

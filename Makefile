@@ -48,6 +48,12 @@ setup: .venv/.stamp node_modules/.stamp rust-target ## Install what the demo and
 	@.tools/python-v1/bin/pip install --quiet --disable-pip-version-check --requirement tests/e2e/requirements-v1.txt
 	@touch $@
 
+.tools/moto.stamp: tests/e2e/requirements-moto.txt
+	@echo "Installing moto, a stand-in for DynamoDB, into .tools"
+	@$(PYTHON) -m venv .tools/moto
+	@.tools/moto/bin/pip install --quiet --disable-pip-version-check --requirement tests/e2e/requirements-moto.txt
+	@touch $@
+
 node_modules/.stamp: package.json package-lock.json
 	@echo "Installing the chain and the official x402 packages into node_modules"
 	@npm ci --loglevel=error --ignore-scripts >/dev/null
@@ -126,7 +132,7 @@ down: node_modules/.stamp ## End what `make up` started
 	@cargo install --quiet --root .tools --version $(WASM_BINDGEN) wasm-bindgen-cli
 	@touch $@
 
-test-matrix: setup build build-provoke-panic .tools/python-v1.stamp ## The end-to-end tests on Envoy 1.36 to 1.40 (takes about an hour)
+test-matrix: setup build build-provoke-panic .tools/python-v1.stamp .tools/moto.stamp ## The end-to-end tests on Envoy 1.36 to 1.40 (takes about an hour)
 	@node tests/matrix.mjs $(VERSIONS)
 
 test-peers: setup build ## Suites of others on the filter: hostile-facilitator and x402-conformance (three minutes)
@@ -145,7 +151,7 @@ fuzz: ## Fuzz every parser and the whole exchange for a long time (MINUTES=5 for
 model: ## Visit every interleaving of larger worlds than `make test` does (takes hours)
 	@cargo test --quiet --locked --release --test core model -- --ignored --nocapture
 
-test: setup debian build build-core build-provoke-panic build-sdk .tools/python-v1.stamp .tools/wasm-bindgen-$(WASM_BINDGEN).stamp ## Run every test: natively, in wasm, and in a real Envoy on a real chain
+test: setup debian build build-core build-provoke-panic build-sdk .tools/python-v1.stamp .tools/moto.stamp .tools/wasm-bindgen-$(WASM_BINDGEN).stamp ## Run every test: natively, in wasm, and in a real Envoy on a real chain
 	@node tests/run.mjs
 
 bench: setup build build-sdk ## Measure the filter beside its peers, on one core each (five minutes; QUICK=1 for a look)

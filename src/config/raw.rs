@@ -611,8 +611,15 @@ pub(super) struct Ledger {
 pub(super) struct Store {
     /// etcd, version 3.4 or later.
     pub etcd: Option<Object<Etcd>>,
+    /// A table of DynamoDB's, in one region.
+    pub dynamodb: Option<Object<DynamoDb>>,
 }
 
+/// What is not built in is refused, whatever it says.
+#[cfg(not(feature = "etcd"))]
+pub(super) type Etcd = serde::de::IgnoredAny;
+
+#[cfg(feature = "etcd")]
 #[derive(Debug, Clone, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
@@ -620,6 +627,25 @@ pub(super) struct Etcd {
     /// The proxy's cluster that its members are in: HTTP/2, with a client certificate where etcd asks for one.
     pub cluster: String,
     /// The fleet: proxies with the same name share their payments. All names of its records begin with "x402:", the fleet and ":".
+    pub fleet: String,
+    /// The longest time that one call may take, such as "1s" (default). What stays unanswered is repeated for four times that.
+    pub timeout: Option<String>,
+}
+
+/// What is not built in is refused, whatever it says.
+#[cfg(not(feature = "dynamodb"))]
+pub(super) type DynamoDb = serde::de::IgnoredAny;
+
+#[cfg(feature = "dynamodb")]
+#[derive(Debug, Clone, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub(super) struct DynamoDb {
+    /// The proxy's cluster that leads to DynamoDB's endpoint: it signs the calls by the filter aws_request_signing.
+    pub cluster: String,
+    /// The table: its keys are the texts p (partition) and k (sort), its time to live is the attribute t.
+    pub table: String,
+    /// The fleet: proxies with the same name share their payments. All partitions of its items begin with "x402:", the fleet and ":".
     pub fleet: String,
     /// The longest time that one call may take, such as "1s" (default). What stays unanswered is repeated for four times that.
     pub timeout: Option<String>,

@@ -108,7 +108,7 @@ impl<'de> Deserialize<'de> for Secret {
 const KEYS: &str = "accepts address allow amount app ask_for_usage asset assets auth authorizer bazaar body body_schema \
     body_type builder_code bundle bytes_per_token cache_write cached_input cached_input_tokens calls cdp chain_id \
     channels choices claim_above claim_every cluster confirm confirmations contract_wallets cors credit csp \
-    decimals defaults deny description discovery eip712 enabled enforce_min_deposit env etcd exposure \
+    decimals defaults deny description discovery dynamodb eip712 enabled enforce_min_deposit env etcd exposure \
     extensions extra facilitator facilitators fleet flush free free_for headers hosts html icon_url \
     input input_tokens keep_headers key key_id key_secret lasts ledger log_range match max_body_bytes \
     max_channels max_claims max_failures max_output_tokens max_redemptions max_response_bytes \
@@ -116,7 +116,7 @@ const KEYS: &str = "accepts address allow amount app ask_for_usage asset assets 
     models name namespace network networks offer_receipt offers origins output output_schema output_tokens \
     page path path_params path_params_schema pay_to payer payers payment_identifier price principals query \
     query_schema quote refund_idle routes rpc scheme schemes secret service_name services settle \
-    settlement_overrides sign_in_with_x split statement store tags timeout to total transaction transfer_method \
+    settlement_overrides sign_in_with_x split statement store table tags timeout to total transaction transfer_method \
     unmatched url usage usd_pegged verify version weight withdraw_delay";
 
 /// Keys that belong elsewhere than where people put them, and where that is.

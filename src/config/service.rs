@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use crate::evm::keccak256;
 use crate::facilitator::cdp::CdpKey;
+use crate::ledger::remote::Engine;
 use crate::x402::NetworkId;
 
 /// A facilitator, which verifies and settles payments.
@@ -78,14 +79,14 @@ impl Rpc {
 pub struct SharedLedger {
     /// The service at which it is called.
     pub service: Service,
-    /// The fleet's name.
-    pub fleet: String,
+    /// The engine, and its names of the fleet's records.
+    pub engine: Engine,
 }
 
 impl SharedLedger {
     /// Returns the name by which a process knows it.
     pub fn name(&self) -> String {
-        format!("{}.{}", self.service.cluster, self.fleet)
+        format!("{}.{}", self.service.cluster, self.engine.place())
     }
 }
 

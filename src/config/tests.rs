@@ -2048,3 +2048,40 @@ fn a_bundle_is_an_entry_more_for_each_that_can_be_paid_for_one() {
         assert!(warnings[0].starts_with("routes[0].bundle.price: ") && warnings[0].contains(message), "{warnings:?}");
     }
 }
+
+#[test]
+fn a_ledger_stands_in_one_store_that_is_named_whole() {
+    let of = |store: Value| with("/ledger/store", store);
+    let dynamodb = |changes: Value| {
+        let mut place = json!({"cluster": "dynamodb", "table": "x402", "fleet": "shop"});
+        place.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        of(json!({"dynamodb": place}))
+    };
+    let ledger = read(&dynamodb(json!({"timeout": "2s"}))).shared_ledger.unwrap();
+    assert_eq!((ledger.service.cluster.as_str(), ledger.service.timeout), ("dynamodb", Duration::from_secs(2)));
+    let others = [json!({"table": "x403"}), json!({"fleet": "stall"}), json!({"cluster": "other"})];
+    for other in others {
+        assert_ne!(read(&dynamodb(other.clone())).shared_ledger.unwrap().name(), ledger.name(), "{other}");
+    }
+    let etcd = json!({"cluster": "etcd", "fleet": "shop"});
+    read(&of(json!({"etcd": etcd}))).shared_ledger.unwrap();
+    for (config, path, message) in [
+        (of(json!({})), "ledger.store", "names no store"),
+        (
+            of(json!({"etcd": etcd, "dynamodb": {"cluster": "d", "table": "x402", "fleet": "shop"}})),
+            "ledger.store",
+            "names two stores",
+        ),
+        (of(json!({"etcd": {"cluster": "", "fleet": "shop"}})), "ledger.store.etcd.cluster", "is empty"),
+        (of(json!({"etcd": {"cluster": "etcd", "fleet": "a shop"}})), "ledger.store.etcd.fleet", "is not of 1 to 64"),
+        (dynamodb(json!({"cluster": ""})), "ledger.store.dynamodb.cluster", "is empty"),
+        (dynamodb(json!({"table": "x4"})), "ledger.store.dynamodb.table", "is not of 3 to 255"),
+        (dynamodb(json!({"table": "x402\"}"})), "ledger.store.dynamodb.table", "is not of 3 to 255"),
+        (dynamodb(json!({"table": "t".repeat(256)})), "ledger.store.dynamodb.table", "is not of 3 to 255"),
+        (dynamodb(json!({"fleet": ""})), "ledger.store.dynamodb.fleet", "is not of 1 to 64"),
+        (dynamodb(json!({"timeout": "0s"})), "ledger.store.dynamodb.timeout", "is not more than 0s"),
+        (dynamodb(json!({"timeout": "11s"})), "ledger.store.dynamodb.timeout", "at most 10s"),
+    ] {
+        assert_refused(&refused(&config), path, message, &config.to_string());
+    }
+}

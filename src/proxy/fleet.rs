@@ -11,9 +11,9 @@ use super::store::SharedData;
 use super::{heads, stats};
 use crate::config::{Service, SharedLedger};
 use crate::exchange::LogText;
-use crate::ledger::remote::etcd::{self, Call, Etcd, Listed, Raw, Reply};
+use crate::ledger::remote::engine::{Call, Listed, Raw, Reply};
 use crate::ledger::remote::{
-    Ask, Attempt, Copies, Copy, Kind, RecordKey, Revision, Said, Step, Task, Told, Undo, Write,
+    Ask, Attempt, Copies, Copy, Engine, Kind, RecordKey, Revision, Said, Step, Task, Told, Undo, Write,
 };
 use crate::ledger::{Answer, Ledger, Operation, Owner, PaymentKey};
 use crate::schedule::mix;
@@ -41,7 +41,7 @@ const MOST_MENDS: usize = 4096;
 /// The shared store, as a worker's plugin knows it.
 pub(super) struct Fleet {
     service: Service,
-    etcd: Etcd,
+    engine: Engine,
     rules: Ledger,
     copies: RefCell<Copies>,
     /// Differs among all plugins of all workers of the fleet.
@@ -58,7 +58,7 @@ impl Fleet {
         let [a, b, c, d, e, f, g, h, ..] = random;
         Self {
             service: ledger.service.clone(),
-            etcd: Etcd::new(&ledger.fleet),
+            engine: ledger.engine.clone(),
             rules,
             copies: RefCell::default(),
             seed: u64::from_be_bytes([a, b, c, d, e, f, g, h]),
@@ -126,7 +126,7 @@ impl Fleet {
     fn call(&self, host: &impl Host, call: &Call) -> Option<u32> {
         let Service { cluster, scheme, authority, timeout, headers, .. } = &self.service;
         let mut head = vec![(":method", "POST"), (":scheme", scheme), (":authority", authority), (":path", call.path)];
-        head.extend(etcd::HEADERS);
+        head.extend(call.headers);
         head.extend(headers.iter().map(|(name, value)| (name.as_str(), value.as_str())));
         match host.dispatch(cluster, &head, &call.body, *timeout) {
             Ok(token) => Some(token),
@@ -155,7 +155,7 @@ pub(super) struct Question {
 impl Question {
     pub(super) fn send(host: &impl Host, fleet: &Fleet, ask: Ask) -> Self {
         let now = host.read_clock().unwrap_or_default();
-        let token = fleet.call(host, &fleet.etcd.call(&ask, to_unix_time(now)));
+        let token = fleet.call(host, &fleet.engine.call(&ask, to_unix_time(now)));
         Self { ask, token, is_preparing: false, preparations: 0, sent_at: now }
     }
 
@@ -167,20 +167,20 @@ impl Question {
     pub(super) fn hear(&mut self, host: &impl Host, fleet: &Fleet, headers: usize, body_size: usize) -> Option<Told> {
         self.token = None;
         let now = host.read_clock().unwrap_or_default();
-        let (status, grpc_status, message, body) = read_raw(host, headers, body_size, MAX_ANSWER_BYTES);
-        let raw = Raw { status, grpc_status, body: &body };
+        let (status, grpc_status, grpc_message, body) = read_raw(host, headers, body_size, MAX_ANSWER_BYTES);
+        let raw = Raw { status, grpc_status, grpc_message: &grpc_message, body: &body };
         if std::mem::take(&mut self.is_preparing) {
-            if !Etcd::is_prepared(raw) {
-                fleet.note_failure(host, raw, &message, to_unix_time(now));
+            if !fleet.engine.is_prepared(raw) {
+                fleet.note_failure(host, raw, to_unix_time(now));
                 return Some(Told::Unknown);
             }
-            self.token = fleet.call(host, &fleet.etcd.call(&self.ask, to_unix_time(now)));
+            self.token = fleet.call(host, &fleet.engine.call(&self.ask, to_unix_time(now)));
             return if self.token.is_none() { Some(Told::Unknown) } else { None };
         }
-        match fleet.etcd.read(&self.ask, raw, to_unix_time(now)) {
+        match fleet.engine.read(&self.ask, raw, to_unix_time(now)) {
             Reply::Told(told) => {
                 if told == Told::Unknown {
-                    fleet.note_failure(host, raw, &message, to_unix_time(now));
+                    fleet.note_failure(host, raw, to_unix_time(now));
                 } else {
                     stats::time_store(host, now.saturating_sub(self.sent_at));
                 }
@@ -199,17 +199,13 @@ impl Question {
 
 impl Fleet {
     /// Notes that the store gave no answer that says anything, and tells the log so once a second.
-    fn note_failure(&self, host: &impl Host, raw: Raw<'_>, message: &str, now: UnixTime) {
+    fn note_failure(&self, host: &impl Host, raw: Raw<'_>, now: UnixTime) {
         stats::count_store_failure(host);
         if self.told_at.replace(now) == now {
             return;
         }
-        let Raw { status, grpc_status, .. } = raw;
-        let why = match (status, grpc_status) {
-            (0, _) => "none came in time".to_owned(),
-            (_, Some(status)) => format!("grpc-status {status}: {}", LogText::new(message)),
-            (status, None) => format!("status {status}"),
-        };
+        let why = self.engine.failure(raw);
+        let why = LogText::new(&why);
         let cluster = &self.service.cluster;
         host.log(
             LogLevel::Warn,
@@ -237,16 +233,16 @@ fn read_raw(host: &impl Host, headers: usize, body_size: usize, most: usize) -> 
 impl Fleet {
     /// Asks for records of channels behind the one of a name; the token of the callout.
     pub(super) fn list_channels(&self, host: &impl Host, behind: Option<&[u8]>) -> Option<u32> {
-        self.call(host, &self.etcd.list(Kind::Channel, behind, CHANNELS_AT_ONCE))
+        self.call(host, &self.engine.list(Kind::Channel, behind, CHANNELS_AT_ONCE))
     }
 
     /// Reads the answer to that; `None` where it says nothing.
     pub(super) fn read_channels(&self, host: &impl Host, headers: usize, body_size: usize) -> Option<Listed> {
-        let (status, grpc_status, message, body) = read_raw(host, headers, body_size, MAX_LIST_BYTES);
-        let raw = Raw { status, grpc_status, body: &body };
-        let listed = Etcd::read_list(raw);
+        let (status, grpc_status, grpc_message, body) = read_raw(host, headers, body_size, MAX_LIST_BYTES);
+        let raw = Raw { status, grpc_status, grpc_message: &grpc_message, body: &body };
+        let listed = self.engine.read_list(raw);
         if listed.is_none() {
-            self.note_failure(host, raw, &message, host.unix_time().unwrap_or_default());
+            self.note_failure(host, raw, host.unix_time().unwrap_or_default());
         }
         listed
     }

@@ -17,7 +17,7 @@ use crate::channel::{
 use crate::config::{Config, Facilitator, Offer, Rpc};
 use crate::exchange::{LogText, Warning};
 use crate::facilitator::{self, CalloutAnswer, Deed};
-use crate::ledger::remote::etcd::Listed;
+use crate::ledger::remote::engine::Listed;
 use crate::ledger::remote::{self, LeaseName, Said as StoreSaid, Task};
 use crate::ledger::{Channels, Owner};
 use crate::money::Amount;

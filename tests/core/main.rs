@@ -21,6 +21,8 @@ mod channel_stories;
 mod channels;
 mod common;
 mod curve;
+#[cfg(not(target_arch = "wasm32"))]
+mod dynamodb;
 mod exchange;
 mod extensions;
 mod facilitators;

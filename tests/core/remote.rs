@@ -216,6 +216,29 @@ fn a_lost_move_is_taken_back_for_good() {
     }
 }
 
+/// Two proxies lose the answers to their claims of one payment: whichever of them takes its move back first, no claim stays.
+#[test]
+fn moves_that_two_have_lost_are_taken_back_in_any_order() {
+    for is_first_one_first in [true, false] {
+        let (mut store, mut a, mut b) = (FakeStore::default(), Proxy::default(), Proxy::default());
+        let End::GaveUp(Some(won)) = a.ledger(&mut store, 1, claim(), &[Fault::AnswerLost]) else {
+            panic!("it gives up")
+        };
+        let End::GaveUp(Some(lost)) = b.ledger(&mut store, 2, claim(), &[Fault::AnswerLost]) else {
+            panic!("it gives up")
+        };
+        let undone = End::Done(Said::Undone);
+        if is_first_one_first {
+            assert_eq!(a.perform(&mut store, 1, Task::Undo(won), &[]), undone);
+            assert_eq!(b.perform(&mut store, 2, Task::Undo(lost), &[]), undone);
+        } else {
+            assert_eq!(b.perform(&mut store, 2, Task::Undo(lost), &[]), undone);
+            assert_eq!(a.perform(&mut store, 1, Task::Undo(won), &[]), undone);
+        }
+        assert_eq!(Proxy::default().ledger(&mut store, 3, claim(), &[]), GRANTED, "{is_first_one_first}");
+    }
+}
+
 #[test]
 fn a_spent_that_arrives_late_does_not_lose_what_was_not_delivered() {
     for arrives_before in [true, false] {

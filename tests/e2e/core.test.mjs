@@ -27,6 +27,8 @@ for (const [feature, path, more] of [
   ["cdp", "facilitator.auth", { facilitator: { auth: { cdp: { key_id: "a", key_secret: "b" } } } }],
   ["channels", "channels", { channels: { claim_every: "60s" } }],
   ["channels", "defaults.accepts[0].scheme", { defaults: { ...DEFAULTS, accepts: [{ scheme: "batch-settlement", network: "base-sepolia", asset: "USDC" }] } }],
+  ["etcd", "ledger.store", { ledger: { store: { etcd: { cluster: "etcd", fleet: "shop" } } } }],
+  ["dynamodb", "ledger.store", { ledger: { store: { dynamodb: { cluster: "dynamodb", table: "x402", fleet: "shop" } } } }],
   ["page", "page", { page: { enabled: true } }],
   ["page", "page", { page: { html: "<p>{{price}}</p>" } }],
   ["solana", "payers.deny[0]", { payers: { deny: [SOLANA] } }],

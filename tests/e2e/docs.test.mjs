@@ -13,6 +13,7 @@ import { ENVOY } from "../../stage/envoy.mjs";
 import { startEtcd } from "../../stage/etcd.mjs";
 import { checkout, startProcess, until } from "../../stage/processes.mjs";
 import { startStage } from "../../stage/stage.mjs";
+import { startFakeDynamoDb } from "./fake-dynamodb.mjs";
 import { startFakeFacilitator } from "./fake-facilitator.mjs";
 import { eventually, handing, openBackends, payTo } from "./support.mjs";
 
@@ -49,10 +50,16 @@ process.env.CDP_API_KEY_SECRET = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwfqSm
 process.env.CDP_API_KEY_ID = "docs";
 process.env.NODE_URL = backends.chain.rpcUrl;
 
+/** The store of a ledger. */
+function startStore({ etcd, dynamodb }) {
+  if (etcd) return startEtcd({ run: backends.run, size: 1 });
+  if (dynamodb) return startFakeDynamoDb({ run: backends.run, table: dynamodb.table });
+}
+
 for (const [page, number, plugin] of examples) {
   test(`${page}: example ${number} goes live, and its first route asks for payment`, async () => {
-    const etcd = plugin.ledger?.store && (await startEtcd({ run: backends.run, size: 1 }));
-    const edit = (bootstrap) => (handing(...variables(plugin))(bootstrap), etcd?.edit(bootstrap));
+    const store = await startStore(plugin.ledger?.store ?? {});
+    const edit = (bootstrap) => (handing(...variables(plugin))(bootstrap), store?.edit(bootstrap));
     const stage = await startStage({ backends, plugin, facilitator: fake.url, allowOnHeadersStopIteration: true, edit });
     try {
       const [{ match }] = plugin.routes;
@@ -66,7 +73,7 @@ for (const [page, number, plugin] of examples) {
       assert.equal(await status(), match.hosts?.[0] ? 200 : 402);
     } finally {
       await stage.stop();
-      await etcd?.stop();
+      await store?.stop();
     }
   });
 }

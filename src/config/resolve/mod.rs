@@ -25,6 +25,7 @@ mod price;
 mod recipient;
 mod route;
 mod service;
+mod store;
 mod terms;
 mod text;
 

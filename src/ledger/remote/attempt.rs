@@ -111,9 +111,10 @@ impl Attempt {
     /// Returns how to take the move back, where it may have come about although the store never said so.
     pub fn undo(&self) -> Option<Undo> {
         let is_move = !matches!(self.task, Task::Undo(_));
-        self.sent.as_ref().filter(|_| is_move && self.is_in_doubt).map(|_| Undo {
+        self.sent.as_ref().filter(|_| is_move && self.is_in_doubt).map(|sent| Undo {
             key: self.key.clone(),
             number: self.number,
+            expected: sent.write.expected,
             before: self.copy.value.record.clone(),
         })
     }
@@ -165,11 +166,12 @@ impl Attempt {
             if !self.is_fresh {
                 return Ok(Step::Ask(Ask::Read(self.key.clone())));
             }
-            if self.copy.value.names(undo.number) && !self.copy.value.was_written_by(undo.number) {
-                // Others have gone on from it.
+            let came_about = self.copy.value.was_written_by(undo.number);
+            if !came_about && self.copy.revision != undo.expected {
+                // Others have gone on, from it or without it: it came about and is of the past, or never will. Nothing is written
+                // then, for a write over the move of another one that is to be taken back, too, would hide it from that one.
                 return Ok(Step::Done(Said::Undone, Some(self.copy.clone())));
             }
-            let came_about = self.copy.value.was_written_by(undo.number);
             let record = if came_about { undo.before.clone() } else { self.copy.value.record.clone() };
             return self.write(record, Said::Undone, now);
         }

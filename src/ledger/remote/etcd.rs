@@ -7,6 +7,7 @@
 //!
 //! Source: etcd's `rpc.proto` and `kv.proto` (API version 3.4 and later).
 
+use super::engine::{Call, Listed, MARGIN_SECONDS, Raw, Reply};
 use super::protobuf::{Fields, Message};
 use super::{Ask, Kind, Revision, Told, Write};
 use crate::evm::keccak256;
@@ -18,48 +19,11 @@ pub struct Etcd {
     prefix: String,
 }
 
-/// A callout: a path, and a body.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Call {
-    /// The path.
-    pub path: &'static str,
-    /// The body.
-    pub body: Vec<u8>,
-}
+/// True if etcd is built in. Where it is not, a configuration that wants it is refused.
+pub const IS_BUILT_IN: bool = cfg!(feature = "etcd");
 
-/// An answer of etcd's as it came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Raw<'a> {
-    /// HTTP status; 0 where nothing came.
-    pub status: u16,
-    /// `grpc-status` of the head, where it is there: then the call failed.
-    pub grpc_status: Option<u32>,
-    /// The body.
-    pub body: &'a [u8],
-}
-
-/// Records, as they were listed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listed {
-    /// Their values.
-    pub values: Vec<Vec<u8>>,
-    /// The name of the last, by which the next are asked for.
-    pub last: Option<Vec<u8>>,
-    /// True if there are more.
-    pub has_more: bool,
-}
-
-/// What an answer means.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Reply {
-    /// An answer to the question.
-    Told(Told),
-    /// This has to be called first, and then the question again.
-    First(Call),
-}
-
-/// The header of every call, beside those of any callout.
-pub const HEADERS: [(&str, &str); 2] = [("content-type", "application/grpc"), ("te", "trailers")];
+/// The headers of every call, beside those of any callout.
+const HEADERS: [(&str, &str); 2] = [("content-type", "application/grpc"), ("te", "trailers")];
 
 const RANGE: &str = "/etcdserverpb.KV/Range";
 const TXN: &str = "/etcdserverpb.KV/Txn";
@@ -72,9 +36,6 @@ const FAILED_PRECONDITION: u32 = 9;
 
 /// `CompareTarget.MOD`.
 const MOD: u64 = 2;
-
-/// Seconds by which a record outlives the time that it is needed until: clocks of proxies may differ by as much.
-const MARGIN_SECONDS: u64 = 120;
 
 /// Records that are kept for less than this share a lease with those of their minute, others with those of their hour.
 const FINE_SECONDS: u64 = 2 * 60 * 60;
@@ -96,8 +57,8 @@ impl Etcd {
     /// The callout for a question.
     pub fn call(&self, ask: &Ask, now: UnixTime) -> Call {
         match ask {
-            Ask::Read(key) => Call { path: RANGE, body: range(&self.key(key.name())).framed() },
-            Ask::Write(write) => Call { path: TXN, body: self.transaction(write, now).framed() },
+            Ask::Read(key) => call(RANGE, range(&self.key(key.name()))),
+            Ask::Write(write) => call(TXN, self.transaction(write, now)),
         }
     }
 
@@ -108,7 +69,7 @@ impl Etcd {
         let end = self.key(format!("{};", kind.letter()));
         // The next name behind one is the same with a zero.
         let start = behind.map_or(first, |name| [name, &[0]].concat());
-        Call { path: RANGE, body: Message::default().bytes(1, &start).bytes(2, &end).number(3, most).framed() }
+        call(RANGE, Message::default().bytes(1, &start).bytes(2, &end).number(3, most))
     }
 
     /// Reads the answer to [`Self::list`]; `None` where it is none.
@@ -147,6 +108,14 @@ impl Etcd {
         raw.status == 200 && matches!(raw.grpc_status, None | Some(0 | FAILED_PRECONDITION))
     }
 
+    /// Returns what an answer says that counts for nothing.
+    pub fn failure(raw: Raw<'_>) -> String {
+        match raw.grpc_status {
+            Some(status) => format!("grpc-status {status}: {}", raw.grpc_message),
+            None => format!("status {}", raw.status),
+        }
+    }
+
     fn key(&self, name: String) -> Vec<u8> {
         [self.prefix.as_bytes(), name.as_bytes()].concat()
     }
@@ -177,8 +146,12 @@ impl Etcd {
     fn grant(&self, until: UnixTime, now: UnixTime) -> Call {
         let (id, end) = self.lease(until, now);
         let seconds = end.as_secs().saturating_sub(now.as_secs()).clamp(1, MOST_SECONDS);
-        Call { path: LEASE_GRANT, body: Message::default().number(1, seconds).number(2, id).framed() }
+        call(LEASE_GRANT, Message::default().number(1, seconds).number(2, id))
     }
+}
+
+fn call(path: &'static str, message: Message) -> Call {
+    Call { path, headers: HEADERS, body: message.framed() }
 }
 
 /// `RangeRequest` for one key.

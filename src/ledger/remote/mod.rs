@@ -1,14 +1,16 @@
 //! The ledger in a store that many proxies share, and that answers later: one record for each key, compare-and-swap by the
 //! record's revision.
 //!
-//! Pure: an [`Attempt`] says what the store is to be asked and takes in what it said; an engine ([`etcd`]) turns questions into
-//! callouts. The rules are those of the [`super::Ledger`] and of channels, on one record in place of a page.
+//! Pure: an [`Attempt`] says what the store is to be asked and takes in what it said; an [`Engine`] ([`etcd`], [`dynamodb`])
+//! turns questions into callouts. The rules are those of the [`super::Ledger`] and of channels, on one record in place of a page.
 //!
 //! The revision that a move is conditional on is its fencing token: who has lost a record writes nothing, and is told how it
 //! stands now. A record names the last moves that wrote it, so that a move whose answer was lost knows itself again.
 
 mod attempt;
 pub mod copies;
+pub mod dynamodb;
+pub mod engine;
 pub mod etcd;
 pub mod protobuf;
 mod record;
@@ -17,10 +19,11 @@ mod task;
 use crate::time::UnixTime;
 pub use attempt::{Attempt, Copy, Step};
 pub use copies::Copies;
+pub use engine::Engine;
 pub use task::{LeaseName, Said, Task, Undo, channel_of_value};
 
 /// True if a shared store is built in. Where it is not, a configuration that wants one is refused.
-pub const IS_BUILT_IN: bool = cfg!(feature = "etcd");
+pub const IS_BUILT_IN: bool = etcd::IS_BUILT_IN || dynamodb::IS_BUILT_IN;
 
 /// The name of a record within its fleet: its kind, and the hash that it is found by, in hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

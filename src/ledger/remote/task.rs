@@ -1,7 +1,7 @@
 //! What is to be done to one record, and the rules for that.
 
 use super::record::Value;
-use super::{Kind, RecordKey};
+use super::{Kind, RecordKey, Revision};
 use crate::channel::{self, ChannelId, record::Change as ChannelChange};
 use crate::evm::keccak256;
 use crate::ledger::page::{CLAIM_BYTES, Claim};
@@ -37,6 +37,8 @@ impl LeaseName {
 pub struct Undo {
     pub(super) key: RecordKey,
     pub(super) number: u64,
+    /// The revision that the record had to have for it.
+    pub(super) expected: Revision,
     /// What was recorded before.
     pub(super) before: Option<Vec<u8>>,
 }

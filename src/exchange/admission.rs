@@ -228,7 +228,9 @@ impl Candidate {
         let purchase = &self.payment.purchase;
         match (purchase.quote.terms.settle, self.payment.proof) {
             (_, Proof::None) => self.verify(context),
-            (Settle::Before | Settle::Concurrent | Settle::Optimistic, Proof::Signature) if self.is_verified_first() => {
+            (Settle::Before | Settle::Concurrent | Settle::Optimistic, Proof::Signature)
+                if self.is_verified_first() =>
+            {
                 self.verify(context)
             }
             (Settle::Before, _) => begin_settlement(self.payment, context, Waiter::Request),

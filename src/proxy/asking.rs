@@ -45,7 +45,10 @@ impl Held {
     fn note(&mut self, task: &Task, said: &Said) {
         match (task, said) {
             (Task::Ledger(key, operation), Said::Ledger(answer)) => match operation {
-                Operation::Claim { .. } | Operation::ClaimToSettle { .. } | Operation::Resume { .. } | Operation::Recover { .. }
+                Operation::Claim { .. }
+                | Operation::ClaimToSettle { .. }
+                | Operation::Resume { .. }
+                | Operation::Recover { .. }
                     if is_granted(*answer) =>
                 {
                     self.claims.push(*key);

@@ -111,7 +111,7 @@ impl<H: Host> Driver<H> {
     /// Makes a driver for the stream or pursuit `context_id` of a worker.
     pub(super) fn new(host: H, config: Arc<Config>, shared: Shared, worker: u32, context_id: u32) -> Self {
         let own = Owner((u64::from(worker) << u32::BITS) | u64::from(context_id));
-        let owner = shared.fleet.as_ref().map_or(own, |fleet| fleet.owner(context_id));
+        let owner = shared.fleet().map_or(own, |fleet| fleet.owner(context_id));
         Self {
             host,
             config,
@@ -268,7 +268,7 @@ impl<H: Host> Driver<H> {
 
     /// Has the exchange take in what happened.
     pub(super) fn step(&mut self, event: Event) -> Result<Next, HostError> {
-        if let Some(waiting) = self.asking.as_mut().filter(|waiting| waiting.rest.is_some()) {
+        if let Some(waiting) = self.asking.as_mut().filter(|waiting| remote::IS_BUILT_IN && waiting.rest.is_some()) {
             waiting.queue.push_back(event);
             return Ok((std::mem::replace(&mut self.exchange, Exchange::Over), Effects::default()));
         }
@@ -421,7 +421,7 @@ impl<H: Host> Driver<H> {
         if self.exchange.is_impatient() || self.asks_again() {
             self.host.set_tick_period(IMPATIENT_TICK_PERIOD)?;
         }
-        if let Some(fleet) = self.shared.fleet.as_ref().filter(|_| self.exchange.is_over() && self.asking.is_none()) {
+        if let Some(fleet) = self.shared.fleet().filter(|_| self.exchange.is_over() && self.asking.is_none()) {
             self.held.let_go(&self.host, fleet, self.owner);
         }
         Ok(goes_on)
@@ -429,7 +429,7 @@ impl<H: Host> Driver<H> {
 
     /// Carries out effects, in the order of the fields.
     fn carry_out(&mut self, effects: Effects, caller: Caller) -> Result<Carried, HostError> {
-        match self.shared.fleet.clone().filter(|_| remote::IS_BUILT_IN && wants_store(&effects)) {
+        match self.shared.fleet().cloned().filter(|_| wants_store(&effects)) {
             Some(fleet) => self.ask_store(&fleet, effects, caller),
             None => self.carry_out_here(effects, caller),
         }
@@ -562,7 +562,7 @@ impl<H: Host> Driver<H> {
 
     /// Takes in what happens to the question to the shared store that is under way.
     pub(super) fn on_store(&mut self, context_id: u32, happening: Happening) {
-        let (Some(mut waiting), Some(fleet)) = (self.asking.take(), self.shared.fleet.clone()) else { return };
+        let (Some(mut waiting), Some(fleet)) = (self.asking.take(), self.shared.fleet().cloned()) else { return };
         let is_in_vain = self.has_ended() && self.exchange.is_about_to_deliver();
         if !waiting.asking.go_on(&self.host, &fleet, self.owner, &mut self.held, is_in_vain, Some(happening)) {
             self.asking = Some(waiting);

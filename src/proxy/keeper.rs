@@ -192,12 +192,12 @@ impl<H: Host> Around<'_, H> {
     /// Returns the owner that marks what the keeper holds.
     fn owner(&self) -> Owner {
         let own = Owner(u64::from(self.number) << u32::BITS);
-        self.shared.fleet.as_ref().map_or(own, |fleet| fleet.owner(0))
+        self.shared.fleet().map_or(own, |fleet| fleet.owner(0))
     }
 
     /// Has the ledger do something whose answer nobody needs.
     fn note(&self, id: ChannelId, operation: &Operation, now: UnixTime) {
-        match self.shared.fleet.as_ref().filter(|_| remote::IS_BUILT_IN) {
+        match self.shared.fleet() {
             Some(fleet) => fleet.mend(self.host, Task::Channel(id, operation.clone()), self.owner()),
             None => {
                 self.perform(id, operation, now);
@@ -299,7 +299,7 @@ impl Keeping {
 
     /// Does what is due.
     pub(super) fn keep(&mut self, around: &Around<'_, impl Host>, now: UnixTime) -> Tokens {
-        if let Some(fleet) = around.shared.fleet.clone().filter(|_| remote::IS_BUILT_IN) {
+        if let Some(fleet) = around.shared.fleet().cloned() {
             return self.keep_for_fleet(around, &fleet, now);
         }
         let name = &around.config.facilitators_identity;
@@ -480,7 +480,7 @@ impl Keeping {
         (headers, body_size): (usize, usize),
         now: UnixTime,
     ) -> Tokens {
-        let Some(fleet) = around.shared.fleet.clone() else { return Tokens::new() };
+        let Some(fleet) = around.shared.fleet().cloned() else { return Tokens::new() };
         match self.asked.remove(&number) {
             Some(Asked::Task(mut running, after)) => {
                 let progress = running.on_answer(around.host, &fleet, headers, body_size);
@@ -669,7 +669,7 @@ impl Keeping {
         after: After,
         now: UnixTime,
     ) {
-        match around.shared.fleet.clone().filter(|_| remote::IS_BUILT_IN) {
+        match around.shared.fleet().cloned() {
             Some(fleet) => {
                 // The rest comes up again.
                 if self.asked.len() < MOST_ASKED {

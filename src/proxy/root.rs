@@ -97,10 +97,11 @@ impl<H: Host> RootContext<H> {
             Ok((configured, memory)) => {
                 self.retire();
                 self.shared.memory = memory;
-                self.shared.fleet = configured.config.shared_ledger.as_ref().and_then(|ledger| {
-                    let random = self.host.random().ok()?;
-                    Some(Rc::new(Fleet::new(ledger, configured.config.ledger, random)))
-                });
+                self.shared.store =
+                    configured.config.shared_ledger.as_ref().filter(|_| remote::IS_BUILT_IN).and_then(|ledger| {
+                        let random = self.host.random().ok()?;
+                        Some(Rc::new(Fleet::new(ledger, configured.config.ledger, random)))
+                    });
                 let facilitators = configured.config.facilitators.len();
                 self.shared.supported = Arc::new(vec![Supported::default(); facilitators]);
                 self.shared.health = Rc::new(RefCell::new(Health::new(facilitators)));
@@ -178,7 +179,7 @@ impl<H: Host> RootContext<H> {
         let (Some(Configured { config, .. }), Some(now)) = (&self.configured, self.millis()) else { return Vec::new() };
         let config = Arc::clone(config);
         // Of a fleet that is out of reach, nothing is sold.
-        let is_cut_off = self.shared.fleet.is_some() && !self.shared.memory.is_known;
+        let is_cut_off = self.shared.fleet().is_some() && !self.shared.memory.is_known;
         if !config.has_offers || is_cut_off {
             return Vec::new();
         }
@@ -207,7 +208,7 @@ impl<H: Host> RootContext<H> {
     }
 
     fn need(&self, config: &Config, place: usize, service: &Service) -> Need {
-        let of_store = self.shared.fleet.as_ref().map_or(Duration::ZERO, |fleet| fleet.timeout().saturating_mul(3));
+        let of_store = self.shared.fleet().map_or(Duration::ZERO, |fleet| fleet.timeout().saturating_mul(3));
         Need {
             is_failing: self.shared.health.borrow().is_failing(config, place),
             is_unknown: config.needs_introduction
@@ -226,13 +227,13 @@ impl<H: Host> RootContext<H> {
 
     /// Asks the fleet's store first, where nothing has failed lately: another proxy may know.
     fn look_up(&mut self, place: usize, service: &Service, schedule: Schedule) -> Option<u32> {
-        let fleet = self.shared.fleet.clone().filter(|_| remote::IS_BUILT_IN && schedule.is_undisturbed())?;
+        let fleet = self.shared.fleet().cloned().filter(|_| schedule.is_undisturbed())?;
         self.words.get_mut(place)?.look(&self.host, &fleet, service)
     }
 
     /// The store has said what the fleet knows of a facilitator; the token of what is asked next.
     fn on_word(&mut self, place: usize, headers: usize, body_size: usize) -> Option<u32> {
-        let (fleet, now) = (self.shared.fleet.clone()?, self.millis()?);
+        let (fleet, now) = (self.shared.fleet().cloned()?, self.millis()?);
         let config = Arc::clone(&self.configured.as_ref()?.config);
         let service = &config.facilitators.get(place)?.service;
         let (need, at) = (self.need(&config, place, service), (now, self.draw(now)));
@@ -290,7 +291,7 @@ impl<H: Host> RootContext<H> {
     /// The facilitator at a place has answered what it supports, or has not, or the fleet's store was asked about it; the token of
     /// what is asked next.
     pub(super) fn on_supported(&mut self, place: usize, headers: usize, body_size: usize) -> Option<u32> {
-        if remote::IS_BUILT_IN && self.words.get(place).is_some_and(Sharing::is_under_way) {
+        if self.words.get(place).is_some_and(Sharing::is_under_way) {
             return self.on_word(place, headers, body_size);
         }
         let answer = callouts::read_answer(&self.host, headers, body_size, MAX_SUPPORTED_BYTES);
@@ -315,7 +316,7 @@ impl<H: Host> RootContext<H> {
                     log_introduction(&self.host, facilitator, &answer, &supported);
                 }
                 let known = merged.unwrap_or(supported);
-                text = self.shared.fleet.as_ref().map(|_| known.to_text());
+                text = self.shared.fleet().map(|_| known.to_text());
                 set_supported(&mut self.shared.supported, place, known);
                 // Behind what all are to read then.
                 self.note_word(&store::supported_schedule(service), Pace::FACILITATOR, word, is_urgent);
@@ -344,7 +345,7 @@ impl<H: Host> RootContext<H> {
 
     /// Tells the fleet what came of a question that this worker has asked for all; the token of the callout.
     fn tell_fleet(&mut self, place: usize, word: Word, is_urgent: bool, supported: Option<String>) -> Option<u32> {
-        let fleet = self.shared.fleet.clone().filter(|_| remote::IS_BUILT_IN)?;
+        let fleet = self.shared.fleet().cloned()?;
         let now = self.millis()?;
         let random = self.draw(now);
         let hear = |schedule: Schedule| schedule.heard(Pace::FACILITATOR, word, is_urgent, now, random);
@@ -438,7 +439,7 @@ impl<H: Host> RootContext<H> {
 
     /// Asks the shared store for what the fleet has in common, until it is known; the token of the callout.
     pub(super) fn ask_founding(&mut self) -> Option<u32> {
-        let fleet = self.shared.fleet.clone().filter(|_| remote::IS_BUILT_IN && !self.shared.memory.is_known)?;
+        let fleet = self.shared.fleet().cloned().filter(|_| !self.shared.memory.is_known)?;
         if let Some(known) = self.founded() {
             self.found(known);
             return None;
@@ -475,7 +476,9 @@ impl<H: Host> RootContext<H> {
 
     /// The shared store has said what the fleet has in common, or has not; the token of what it is asked next.
     pub(super) fn on_founding(&mut self, headers: usize, body_size: usize) -> Option<u32> {
-        let (Some(mut question), Some(fleet)) = (self.founding.take(), self.shared.fleet.clone()) else { return None };
+        let (Some(mut question), Some(fleet)) = (self.founding.take(), self.shared.fleet().cloned()) else {
+            return None;
+        };
         match question.hear(&self.host, &fleet, headers, body_size) {
             Some(founding) => {
                 let known = self.founding_name().and_then(|name| store::share_founding(&self.host, &name, founding));
@@ -513,13 +516,13 @@ impl<H: Host> RootContext<H> {
 
     /// Brings to an end what was left open while the shared store was silent; the tokens of the callouts, each with a number.
     pub(super) fn mend(&self) -> Vec<(u32, u32)> {
-        let fleet = self.shared.fleet.as_ref().filter(|_| remote::IS_BUILT_IN);
+        let fleet = self.shared.fleet();
         fleet.map(|fleet| fleet.mend_some(&self.host)).unwrap_or_default()
     }
 
     /// The shared store has answered about what was left open; the token of what it is asked next.
     pub(super) fn on_mended(&self, number: u32, headers: usize, body_size: usize) -> Option<u32> {
-        self.shared.fleet.as_ref()?.on_mended(&self.host, number, headers, body_size)
+        self.shared.fleet()?.on_mended(&self.host, number, headers, body_size)
     }
 
     /// Logs which entries nobody can pay by, where that is news.

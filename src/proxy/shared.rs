@@ -9,6 +9,7 @@ use super::fleet::Fleet;
 use super::health::Health;
 use super::tokens::Tokens;
 use crate::facilitator::Supported;
+use crate::ledger::remote;
 
 /// The things that the requests of a plugin and worker share.
 #[derive(Clone, Default)]
@@ -25,8 +26,16 @@ pub(super) struct Shared {
     pub(super) tokens: Rc<RefCell<Tokens>>,
     /// Facts of the ledger itself.
     pub(super) memory: Memory,
-    /// The store that a fleet shares, where the ledger is there.
-    pub(super) fleet: Option<Rc<Fleet>>,
+    /// The store that a fleet shares, where the ledger is there: see [`Self::fleet`].
+    pub(super) store: Option<Rc<Fleet>>,
+}
+
+impl Shared {
+    /// Returns the store that a fleet shares, where the ledger is there. Of a build without one the compiler sees here that there is none.
+    #[inline(always)]
+    pub(super) const fn fleet(&self) -> Option<&Rc<Fleet>> {
+        if remote::IS_BUILT_IN { self.store.as_ref() } else { None }
+    }
 }
 
 /// Facts of the ledger itself.

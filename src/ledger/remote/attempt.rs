@@ -121,7 +121,8 @@ impl Attempt {
 
     /// Returns how to take the move back, where it has come about and nothing else has been done about it.
     pub fn take_back(&self) -> Undo {
-        Undo { key: self.key.clone(), number: self.number, before: self.copy.value.record.clone() }
+        let (expected, before) = (self.copy.revision, self.copy.value.record.clone());
+        Undo { key: self.key.clone(), number: self.number, expected, before }
     }
 
     fn fail(&self) -> Step {

@@ -178,8 +178,13 @@ const fn kind_of(operation: Operation) -> Kind {
 
 /// Returns whether a claim that the store still has is of no more use to a request that begins: a store drops them late.
 fn is_over(claim: &Claim, operation: Operation, now: UnixTime) -> bool {
-    let begins =
-        matches!(operation, Operation::Claim { .. } | Operation::ClaimToSettle { .. } | Operation::ConsumeNonce { .. } | Operation::Grant { .. });
+    let begins = matches!(
+        operation,
+        Operation::Claim { .. }
+            | Operation::ClaimToSettle { .. }
+            | Operation::ConsumeNonce { .. }
+            | Operation::Grant { .. }
+    );
     begins && claim.needed_until() <= now
 }
 

@@ -29,6 +29,9 @@ const LEAST_PATIENCE: u64 = 4_000_000_000;
 /// Calls' worth of time for which it is.
 const PATIENCE_CALLS: u32 = 4;
 
+/// Seconds for which it is not asked again whether a payment is spent that another proxy has so.
+const SPENT_ELSEWHERE_SECONDS: u64 = 5;
+
 /// Seconds for which what was left open is brought to an end.
 const MEND_SECONDS: u64 = 900;
 
@@ -116,6 +119,8 @@ impl Fleet {
             (_, Some(until)) => Some((payment, until)),
             // It may be over any time: the next second asks again.
             (Said::Ledger(Answer::InFlight), None) => Some((payment.in_flight(), now.plus(1))),
+            // The proxy that has it so may yet take it back.
+            _ if copy.is_some_and(Copy::is_spent) => Some((payment, now.plus(SPENT_ELSEWHERE_SECONDS))),
             _ => None,
         };
         if let Some((key, expires)) = note {

@@ -154,9 +154,32 @@ fn a_payment_buys_once_across_proxies() {
     assert_eq!(a.ledger(&mut store, 1, Operation::Settle { until: at(1070), charge: None }, &[]), GRANTED);
     assert_eq!(a.ledger(&mut store, 1, Operation::Spend { transaction: transaction() }, &[]), GRANTED);
     assert_eq!(b.ledger(&mut store, 3, claim(), &[]), said(Answer::Spent));
-    // From then on the proxy knows by itself.
+    // The proxy at which it bought its response knows by itself.
     let lost = [Fault::QuestionLost; 3];
-    assert_eq!(b.ledger(&mut store, 4, claim(), &lost), said(Answer::Spent));
+    assert_eq!(a.ledger(&mut store, 4, claim(), &lost), said(Answer::Spent));
+}
+
+/// A proxy with a payment that has settled, and a record that it bought its response that nobody answered: what takes that back.
+fn spent_in_doubt(store: &mut FakeStore, proxy: &mut Proxy, owner: u64) -> Task {
+    proxy.ledger(store, owner, claim(), &[]);
+    proxy.ledger(store, owner, Operation::Settle { until: at(1070), charge: None }, &[]);
+    let spend = Operation::Spend { transaction: transaction() };
+    let End::GaveUp(Some(undo)) = proxy.ledger(store, owner, spend, &[Fault::AnswerLost]) else {
+        panic!("it gives up")
+    };
+    Task::Undo(undo)
+}
+
+#[test]
+fn what_another_one_has_as_spent_is_not_so_for_good() {
+    let (mut store, mut a, mut b) = (FakeStore::default(), Proxy::default(), Proxy::default());
+    let undo = spent_in_doubt(&mut store, &mut a, 1);
+    assert_eq!(b.ledger(&mut store, 2, claim(), &[]), said(Answer::Spent));
+    let copy = b.copies.get(&Task::Ledger(payment(), claim()).key()).unwrap();
+    assert!(copy.is_spent() && copy.spent_until().is_none());
+    assert_eq!(a.perform(&mut store, 1, undo, &[]), End::Done(Said::Undone));
+    assert_eq!(a.ledger(&mut store, 1, Operation::LetGo, &[]), GRANTED);
+    assert!(matches!(b.ledger(&mut store, 3, claim(), &[]), End::Done(Said::Ledger(Answer::GrantedUnknown(_)))));
 }
 
 #[test]

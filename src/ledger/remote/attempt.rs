@@ -3,7 +3,7 @@
 use super::record::Value;
 use super::task::{Change, Said, Task, Undo, kept_until, spent_until};
 use super::{Ask, Kind, RecordKey, Revision, Told, Write};
-use crate::ledger::{Ledger, Owner, StoreFailed};
+use crate::ledger::{Ledger, Operation, Owner, StoreFailed};
 use crate::time::UnixTime;
 
 /// Times that a record may be found otherwise than it was last seen. Each time another one won, so to lose this often takes a store
@@ -15,22 +15,30 @@ const MOST_RACES: u32 = 32;
 pub struct Copy {
     pub(super) value: Value,
     pub(super) revision: Revision,
+    /// True if it is what this proxy's own move made that its payment has bought its response. What another one wrote may be taken
+    /// back yet, where the store did not answer that one.
+    is_spent_here: bool,
 }
 
 impl Copy {
     /// No record.
     fn absent() -> Self {
-        Self { value: Value::default(), revision: Revision::ABSENT }
+        Self { value: Value::default(), revision: Revision::ABSENT, is_spent_here: false }
     }
 
     fn read(found: Option<(Vec<u8>, Revision)>) -> Result<Self, StoreFailed> {
         let Some((bytes, revision)) = found else { return Ok(Self::absent()) };
-        Ok(Self { value: Value::decode(&bytes).ok_or(StoreFailed)?, revision })
+        Ok(Self { value: Value::decode(&bytes).ok_or(StoreFailed)?, revision, is_spent_here: false })
     }
 
-    /// Returns until when it has to be remembered that the payment of a claim has bought its response, if it has.
+    /// Returns until when it has to be remembered that the payment of a claim has bought its response, if it has for good.
     pub fn spent_until(&self) -> Option<UnixTime> {
-        spent_until(self.value.record.as_deref())
+        spent_until(self.value.record.as_deref()).filter(|_| self.is_spent_here)
+    }
+
+    /// Returns whether the payment of a claim has bought its response, as far as was recorded then.
+    pub fn is_spent(&self) -> bool {
+        spent_until(self.value.record.as_deref()).is_some()
     }
 
     /// Bytes that it takes.
@@ -114,6 +122,11 @@ impl Attempt {
         })
     }
 
+    /// Returns whether its move is to record that a payment has bought its response.
+    const fn spends(&self) -> bool {
+        matches!(self.task, Task::Ledger(_, Operation::Spend { .. }))
+    }
+
     fn fail(&self) -> Step {
         Step::Done(self.task.failed(), None)
     }
@@ -128,7 +141,7 @@ impl Attempt {
             }
             (Told::Unknown, None) => Ok(Step::AskAgain(Ask::Read(self.key.clone()))),
             (Told::Written(revision), Some(Sent { after, said, .. })) => {
-                Ok(Step::Done(said, Some(Copy { value: after, revision })))
+                Ok(Step::Done(said, Some(Copy { value: after, revision, is_spent_here: self.spends() })))
             }
             (Told::Written(_), None) => Err(StoreFailed),
             (Told::Found(found), sent) => {
@@ -136,7 +149,7 @@ impl Attempt {
                 let found = Copy::read(found)?;
                 if let Some(Sent { said, .. }) = sent {
                     if was_in_doubt && found.value.names(self.number) {
-                        return Ok(Step::Done(said, Some(found)));
+                        return Ok(Step::Done(said, Some(Copy { is_spent_here: self.spends(), ..found })));
                     }
                     self.races = self.races.saturating_add(1);
                 }
@@ -170,7 +183,7 @@ impl Attempt {
             other => other?,
         };
         match change {
-            Change::Keep if self.is_fresh || self.key.kind() == Kind::Claim && spent_until(record).is_some() => {
+            Change::Keep if self.is_fresh || self.key.kind() == Kind::Claim && self.copy.spent_until().is_some() => {
                 Ok(Step::Done(said, Some(self.copy.clone())))
             }
             Change::Keep => Ok(Step::Ask(Ask::Read(self.key.clone()))),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use x402_proxy_wasm::evm::{Address, Nonce};
 use x402_proxy_wasm::ledger::remote::{Ask, Attempt, Copies, RecordKey, Revision, Said, Step, Task, Told, Undo, Write};
-use x402_proxy_wasm::ledger::{Answer, Ledger, Operation, Owner, PaymentKey};
+use x402_proxy_wasm::ledger::{Answer, Binding, Ledger, Operation, Owner, PaymentKey};
 use x402_proxy_wasm::time::UnixTime;
 use x402_proxy_wasm::x402::{NetworkId, TransactionId};
 
@@ -253,6 +253,39 @@ fn a_spent_that_arrives_late_does_not_lose_what_was_not_delivered() {
         let granted = Answer::GrantedSettled(transaction(), None);
         assert_eq!(b.ledger(&mut store, 2, claim(), &[]), said(granted), "{arrives_before}");
     }
+}
+
+#[test]
+fn who_sees_to_it_that_a_lost_move_never_comes_about_stands_in_nobodys_way() {
+    let (mut store, mut a, mut b) = (FakeStore::default(), Proxy::default(), Proxy::default());
+    let End::GaveUp(Some(of_claim)) = a.ledger(&mut store, 1, claim(), &[Fault::QuestionLost]) else {
+        panic!("it gives up")
+    };
+    let of_spend = spent_in_doubt(&mut store, &mut b, 2);
+    assert_eq!(a.perform(&mut store, 1, Task::Undo(of_claim), &[]), End::Done(Said::Undone));
+    assert_eq!(b.perform(&mut store, 2, of_spend, &[]), End::Done(Said::Undone));
+    assert_eq!(b.ledger(&mut store, 2, Operation::LetGo, &[]), GRANTED);
+    assert!(matches!(a.ledger(&mut store, 3, claim(), &[]), End::Done(Said::Ledger(Answer::GrantedUnknown(_)))));
+}
+
+#[test]
+fn a_pin_that_others_rely_on_is_not_taken_back() {
+    let (mut store, mut a, mut b) = (FakeStore::default(), Proxy::default(), Proxy::default());
+    let key = PaymentKey::of_transaction(&NetworkId::from_chain_id(8453), transaction());
+    let pin = |binding| {
+        let (transaction, known_since) = (transaction(), Some(at(900)));
+        Task::Ledger(key, Operation::Pin { binding, transaction, expires: at(1300), known_since })
+    };
+    let End::GaveUp(undo) = a.perform(&mut store, 1, pin(payment().binding()), &[Fault::AnswerLost]) else {
+        panic!("it gives up")
+    };
+    // The same payment, at the other proxy.
+    assert_eq!(b.perform(&mut store, 2, pin(payment().binding()), &[]), GRANTED);
+    if let Some(undo) = undo {
+        a.perform(&mut store, 1, Task::Undo(undo), &[]);
+    }
+    let another = Binding::new(&[b"another payment"]);
+    assert_eq!(a.perform(&mut store, 3, pin(another), &[]), said(Answer::Spent));
 }
 
 fn faults() -> impl Strategy<Value = Vec<Fault>> {

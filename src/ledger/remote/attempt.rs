@@ -114,7 +114,8 @@ impl Attempt {
 
     /// Returns how to take the move back, where it may have come about although the store never said so.
     pub fn undo(&self) -> Option<Undo> {
-        let is_move = !matches!(self.task, Task::Undo(_));
+        // A pin that nobody heard of is found again by its own payment, which may rely on it by then.
+        let is_move = !matches!(self.task, Task::Undo(_) | Task::Ledger(_, Operation::Pin { .. }));
         self.sent.as_ref().filter(|_| is_move && self.is_in_doubt).map(|_| Undo {
             key: self.key.clone(),
             number: self.number,
@@ -173,9 +174,11 @@ impl Attempt {
                 // Others have gone on from it.
                 return Ok(Step::Done(Said::Undone, Some(self.copy.clone())));
             }
-            let came_about = self.copy.value.was_written_by(undo.number);
-            let record = if came_about { undo.before.clone() } else { self.copy.value.record.clone() };
-            return self.write(record, Said::Undone, now);
+            if self.copy.value.was_written_by(undo.number) {
+                return self.write(undo.before.clone(), Said::Undone, now);
+            }
+            // Another revision alone: for others who have a move to take back, the last one is still theirs.
+            return self.write_value(self.copy.value.clone(), Said::Undone, now);
         }
         let (change, said) = match self.task.apply(rules, record, self.owner, now) {
             // A copy that cannot be read is read anew.
@@ -193,8 +196,11 @@ impl Attempt {
     }
 
     fn write(&mut self, record: Option<Vec<u8>>, said: Said, now: UnixTime) -> Result<Step, StoreFailed> {
-        let kept_until = kept_until(self.key.kind(), record.as_deref(), now)?;
-        let after = self.copy.value.after(self.number, record);
+        self.write_value(self.copy.value.after(self.number, record), said, now)
+    }
+
+    fn write_value(&mut self, after: Value, said: Said, now: UnixTime) -> Result<Step, StoreFailed> {
+        let kept_until = kept_until(self.key.kind(), after.record.as_deref(), now)?;
         let (key, expected) = (self.key.clone(), self.copy.revision);
         let write = Write { key, expected, value: after.encode(), kept_until };
         self.sent = Some(Sent { write: write.clone(), after, said });

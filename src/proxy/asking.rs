@@ -171,6 +171,8 @@ impl Asking {
                 (Some(Progress::GaveUp(undo)), Some((running, gives))) => {
                     if gives {
                         held.is_in_doubt = true;
+                        // What goes with it is not to be done alone.
+                        self.todo.clear();
                         self.hear(running.task().failed(), true);
                         if let Some(undo) = undo {
                             fleet.mend(host, Task::Undo(undo), owner);
@@ -182,6 +184,11 @@ impl Asking {
                 _ => {}
             }
             let Some(Job { task, gives }) = self.todo.pop_front() else { return true };
+            // What nobody waits for comes behind what is still to be done to the same record.
+            if !gives && fleet.is_mending(&task.key()) {
+                fleet.mend(host, task, owner);
+                continue;
+            }
             let (running, begun) = Running::begin(host, fleet, task, owner);
             self.running = Some((running, gives));
             progress = Some(begun);

@@ -344,11 +344,11 @@ impl Running {
         match step {
             Step::Ask(ask) => self.ask(host, fleet, ask),
             Step::AskAgain(ask) => {
+                self.again = Some(ask);
                 if host.read_clock().unwrap_or(u64::MAX) >= self.gives_up_at {
                     fleet.copies.borrow_mut().keep(self.attempt.key(), None);
                     return Progress::GaveUp(self.attempt.undo());
                 }
-                self.again = Some(ask);
                 Progress::Waiting
             }
             Step::Done(said, copy) => {
@@ -385,6 +385,11 @@ impl Fleet {
         }
         running.gives_up_at = u64::MAX;
         self.remember(host, running);
+    }
+
+    /// Returns whether something about a record is yet to be brought to an end.
+    pub(super) fn is_mending(&self, key: &RecordKey) -> bool {
+        self.mends.borrow().iter().any(|mend| mend.running.attempt.key() == key)
     }
 
     /// Has something done while nobody waits, as soon as what was to be done to the same record before is done.

@@ -96,6 +96,8 @@ const MIXED: &[Comes] = &[Comes::Pays(0, 0), Comes::Pays(1, 1)];
 /// One nonce.
 const VISITS: &[Comes] = &[Comes::SignsIn(0), Comes::SignsIn(1)];
 
+const THREE_VISITS: &[Comes] = &[Comes::SignsIn(0), Comes::SignsIn(1), Comes::SignsIn(0)];
+
 /// Visits every world that can be reached, and gives how many there are and what is wrong in them.
 fn explore(name: &str, setup: Setup) -> (usize, Vec<&'static str>) {
     let begun = Clock::now();
@@ -147,23 +149,19 @@ fn fleets_with_everything() {
     let mut states = 0;
     for settle in ["after", "before"] {
         let setup = Setup { settle, ..BASE };
-        states += check(&format!("fleet, {settle}, all"), Setup { crashes: 1, ..setup });
-        states += check(&format!("fleet, {settle}, leaps"), Setup { leaps: true, ..setup });
-        states += check(&format!("fleet, {settle}, three"), Setup { requests: THREE, faults: 1, ..setup });
-        states += check(
-            &format!("fleet, {settle}, node"),
-            Setup {
-                has_node: true,
-                is_idempotent: false,
-                instants: &[0, 2, 100, 200],
-                pursuits: 1,
-                faults: 1,
-                ..setup
-            },
-        );
-        states += check(&format!("fleet, {settle}, name"), Setup { requests: MIXED, is_named: true, ..setup });
+        let node = Setup { has_node: true, is_idempotent: false, instants: &[0, 2, 180, 360], faults: 1, ..setup };
+        for (name, setup) in [
+            ("all", Setup { crashes: 1, ..setup }),
+            ("leaps", Setup { leaps: true, ..setup }),
+            ("three", Setup { requests: THREE, faults: 1, clients_leave: false, ..setup }),
+            ("node", Setup { pursuits: 1, crashes: 1, clients_leave: false, ..node }),
+            ("name", Setup { requests: MIXED, is_named: true, clients_leave: false, ..setup }),
+        ] {
+            states += check(&format!("fleet, {settle}, {name}"), setup);
+        }
     }
     states += check("fleet, stream, all", Setup { streams: true, crashes: 1, ..BASE });
+    states += check("fleet, nonce, all", Setup { requests: THREE_VISITS, faults: 3, crashes: 1, ..BASE });
     println!("fleets: {states} states in all");
 }
 

@@ -839,7 +839,8 @@ impl Rules {
                 actor.holds |= 1 << record;
                 let fate = world.fates.get(usize::from(record)).copied().unwrap_or_default();
                 let is_new = matches!(operation, Operation::Claim { .. }) && answer == Answer::Granted;
-                self.require(world, !(is_new && fate.has_settled), Violation::AskedAgain);
+                // Who is told late, after its hold, is stopped by its next move.
+                self.require(world, !(is_new && fate.has_settled) || self.setup.leaps, Violation::AskedAgain);
             }
             Operation::Spend { .. }
             | Operation::Keep { .. }
@@ -942,7 +943,7 @@ impl Rules {
             }
             Flow::Reply(status, has_terms) => {
                 if has_terms || matches!(status, 402 | 412) {
-                    self.refuse(world, payment, has_terms);
+                    self.refuse(world, number, payment, has_terms);
                 }
                 world.told = Some(if matches!(status, 402 | 412) { Ending::Asked } else { Ending::Stuck });
                 world.actors[usize::from(number)].has_client = false;
@@ -985,24 +986,19 @@ impl Rules {
     }
 
     /// A client is told to pay, so this payment must not have moved money for nothing, and must not do so by what was asked before.
-    fn refuse(&self, world: &mut World, payment: u8, has_terms: bool) {
+    fn refuse(&self, world: &mut World, number: u8, payment: u8, has_terms: bool) {
         let fate = world.fates[usize::from(payment)];
         let asks = |other: &Actor| other.asked == Asked::Settle && other.payment == Some(payment);
         let may_settle = fate.has_settled || fate.is_adrift || world.actors.iter().any(asks);
-        let is_bought =
-            fate.is_delivered || fate.has_left || fate.is_lost || fate.is_left_open || self.is_bought(world, payment);
+        let is_bought = fate.is_delivered || fate.has_left || fate.is_lost || fate.is_left_open;
+        // It stands in the store that it has bought its response, or did so a few seconds ago.
+        let proxy = &world.proxies[usize::from(world.actors[usize::from(number)].proxy)];
+        let is_known = (proxy.spent | proxy.spent_elsewhere) & (1 << payment) != 0;
+        if may_settle && !is_bought && is_known {
+            self.count("told that it is spent, which was not certain");
+        }
         let violation = if has_terms { Violation::AskedAgain } else { Violation::RefusedThoughPaid };
-        self.require(world, is_bought || !may_settle, violation);
-    }
-
-    /// Whether a request is at this moment about to deliver what the ledger has as bought, or to take that back.
-    fn is_bought(&self, world: &World, payment: u8) -> bool {
-        let buys = |attempt: u32| {
-            let facts = self.attempts.facts(attempt);
-            facts.buys && facts.key == payment
-        };
-        world.actors.iter().any(|actor| actor.attempt != 0 && buys(actor.attempt))
-            || world.proxies.iter().any(|proxy| proxy.mends.iter().any(|mend| buys(*mend)))
+        self.require(world, is_bought || is_known || !may_settle, violation);
     }
 
     // -------------------------------------------------------------------------------------------------- what remains

@@ -208,6 +208,8 @@ impl Asking {
                 (Some(Progress::GaveUp(undo)), Some((running, gives))) => {
                     if gives {
                         held.is_in_doubt = true;
+                        // What goes with it is not to be done alone.
+                        self.todo.clear();
                         self.hear(running.task().failed(), true);
                         let keep = kept(running.task());
                         for task in undo.map(Task::Undo).into_iter().chain(keep) {
@@ -220,6 +222,11 @@ impl Asking {
                 _ => {}
             }
             let Some(Job { task, gives }) = self.todo.pop_front() else { return true };
+            // What nobody waits for comes behind what is still to be done to the same record.
+            if !gives && fleet.is_mending(&task.key()) {
+                fleet.mend(host, task, owner);
+                continue;
+            }
             // Once it is verified, a payment is claimed a second time: by then others may have been told that it is in flight.
             let is_held = task.begins_with().is_some_and(|payment| held.claims.contains(&payment));
             let (running, begun) = Running::begin(host, fleet, task, owner, is_held);

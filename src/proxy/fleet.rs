@@ -31,6 +31,9 @@ const LEAST_PATIENCE: u64 = 4_000_000_000;
 /// Calls' worth of time for which it is.
 const PATIENCE_CALLS: u32 = 4;
 
+/// Seconds for which it is not asked again whether a payment is spent that another proxy has so.
+const SPENT_ELSEWHERE_SECONDS: u64 = 5;
+
 /// Seconds for which what was left open is brought to an end.
 const MEND_SECONDS: u64 = 900;
 
@@ -115,6 +118,8 @@ impl Fleet {
             (_, Some(until)) => Some((payment, until)),
             // It may be over any time: the next second asks again.
             (Said::Ledger(Answer::InFlight), None) => Some((payment.in_flight(), now.plus(1))),
+            // The proxy that has it so may yet take it back.
+            _ if copy.is_some_and(Copy::is_spent) => Some((payment, now.plus(SPENT_ELSEWHERE_SECONDS))),
             _ => None,
         };
         if let Some((key, expires)) = note {
@@ -390,6 +395,11 @@ impl Fleet {
     pub(super) fn repeat(&self, host: &impl Host, mut running: Running) {
         running.gives_up_at = u64::MAX;
         self.remember(host, running);
+    }
+
+    /// Returns whether something about a record is yet to be brought to an end.
+    pub(super) fn is_mending(&self, key: &RecordKey) -> bool {
+        self.mends.borrow().iter().any(|mend| mend.running.attempt.key() == key)
     }
 
     /// Has something done while nobody waits, as soon as what was to be done to the same record before is done.

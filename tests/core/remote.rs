@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use x402_proxy_wasm::evm::{Address, Nonce};
 use x402_proxy_wasm::ledger::remote::{Ask, Attempt, Copies, RecordKey, Revision, Said, Step, Task, Told, Undo, Write};
-use x402_proxy_wasm::ledger::{Answer, Ledger, Operation, Owner, PaymentKey};
+use x402_proxy_wasm::ledger::{Answer, Binding, Ledger, Operation, Owner, PaymentKey};
 use x402_proxy_wasm::time::UnixTime;
 use x402_proxy_wasm::x402::{NetworkId, TransactionId};
 
@@ -159,9 +159,31 @@ fn a_payment_buys_once_across_proxies() {
     assert_eq!(b.ledger(&mut store, 3, claim(), &[]), said(Answer::InFlight), "perhaps it is taken back");
     b.later = 20;
     assert_eq!(b.ledger(&mut store, 3, claim(), &[]), said(Answer::Spent));
-    // From then on the proxy knows by itself.
+    // The proxy at which it bought its response knows by itself.
     let lost = [Fault::QuestionLost; 3];
-    assert_eq!(b.ledger(&mut store, 4, claim(), &lost), said(Answer::Spent));
+    assert_eq!(a.ledger(&mut store, 4, claim(), &lost), said(Answer::Spent));
+}
+
+/// A proxy with a payment that has settled, and a record that it bought its response that nobody answered: what takes that back.
+fn spent_in_doubt(store: &mut FakeStore, proxy: &mut Proxy, owner: u64) -> Task {
+    proxy.ledger(store, owner, claim(), &[]);
+    proxy.ledger(store, owner, Operation::Settle { until: at(1070), charge: None }, &[]);
+    let spend = Operation::Spend { transaction: transaction() };
+    let End::GaveUp(Some(undo)) = proxy.ledger(store, owner, spend, &[Fault::AnswerLost]) else {
+        panic!("it gives up")
+    };
+    Task::Undo(undo)
+}
+
+#[test]
+fn what_another_one_has_as_spent_is_not_so_for_good() {
+    let (mut store, mut a, mut b) = (FakeStore::default(), Proxy::default(), Proxy::default());
+    let undo = spent_in_doubt(&mut store, &mut a, 1);
+    assert_eq!(b.ledger(&mut store, 2, claim(), &[]), said(Answer::InFlight));
+    assert!(b.copies.get(&Task::Ledger(payment(), claim()).key()).is_none());
+    assert_eq!(a.perform(&mut store, 1, undo, &[]), End::Done(Said::Undone));
+    assert_eq!(a.ledger(&mut store, 1, Operation::LetGo, &[]), GRANTED);
+    assert!(matches!(b.ledger(&mut store, 3, claim(), &[]), End::Done(Said::Ledger(Answer::GrantedUnknown(_)))));
 }
 
 #[test]
@@ -283,8 +305,42 @@ fn what_was_bought_for_a_client_that_had_left_is_given_back() {
         assert_eq!(b.ledger(&mut store, 2, Operation::Spend { transaction: transaction() }, &[]), GRANTED);
         // Once others have gone on from it, nothing is taken back.
         assert_eq!(a.perform(&mut store, 1, Task::Undo(attempt.take_back()), &[]), End::Done(Said::Undone));
+        a.later = 20;
         assert_eq!(a.ledger(&mut store, 3, claim(), &[]), said(Answer::Spent));
     }
+}
+
+#[test]
+fn who_sees_to_it_that_a_lost_move_never_comes_about_stands_in_nobodys_way() {
+    let (mut store, mut a, mut b) = (FakeStore::default(), Proxy::default(), Proxy::default());
+    let End::GaveUp(Some(of_claim)) = a.ledger(&mut store, 1, claim(), &[Fault::QuestionLost]) else {
+        panic!("it gives up")
+    };
+    let of_spend = spent_in_doubt(&mut store, &mut b, 2);
+    assert_eq!(a.perform(&mut store, 1, Task::Undo(of_claim), &[]), End::Done(Said::Undone));
+    assert_eq!(b.perform(&mut store, 2, of_spend, &[]), End::Done(Said::Undone));
+    assert_eq!(b.ledger(&mut store, 2, Operation::LetGo, &[]), GRANTED);
+    assert!(matches!(a.ledger(&mut store, 3, claim(), &[]), End::Done(Said::Ledger(Answer::GrantedUnknown(_)))));
+}
+
+#[test]
+fn a_pin_that_others_rely_on_is_not_taken_back() {
+    let (mut store, mut a, mut b) = (FakeStore::default(), Proxy::default(), Proxy::default());
+    let key = PaymentKey::of_transaction(&NetworkId::from_chain_id(8453), transaction());
+    let pin = |binding| {
+        let (transaction, known_since) = (transaction(), Some(at(900)));
+        Task::Ledger(key, Operation::Pin { binding, transaction, expires: at(1300), known_since })
+    };
+    let End::GaveUp(undo) = a.perform(&mut store, 1, pin(payment().binding()), &[Fault::AnswerLost]) else {
+        panic!("it gives up")
+    };
+    // The same payment, at the other proxy.
+    assert_eq!(b.perform(&mut store, 2, pin(payment().binding()), &[]), GRANTED);
+    if let Some(undo) = undo {
+        a.perform(&mut store, 1, Task::Undo(undo), &[]);
+    }
+    let another = Binding::new(&[b"another payment"]);
+    assert_eq!(a.perform(&mut store, 3, pin(another), &[]), said(Answer::Spent));
 }
 
 fn faults() -> impl Strategy<Value = Vec<Fault>> {

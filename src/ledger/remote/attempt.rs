@@ -3,7 +3,7 @@
 use super::record::Value;
 use super::task::{Change, Said, Task, Undo, kept_until, spent_until};
 use super::{Ask, Kind, RecordKey, Revision, Told, Write};
-use crate::ledger::{Answer, Ledger, Owner, StoreFailed};
+use crate::ledger::{Answer, Ledger, Operation, Owner, StoreFailed};
 use crate::time::UnixTime;
 
 /// Times that a record may be found otherwise than it was last seen. Each time another one won, so to lose this often takes a store
@@ -19,22 +19,30 @@ const DOUBT_SECONDS: u64 = 20;
 pub struct Copy {
     pub(super) value: Value,
     pub(super) revision: Revision,
+    /// True if it says for good that its payment has bought its response: by this proxy's own move, or by another one's that is long ago.
+    /// What another one wrote of late may be taken back yet, where the store did not answer that one.
+    is_for_good: bool,
 }
 
 impl Copy {
     /// No record.
     fn absent() -> Self {
-        Self { value: Value::default(), revision: Revision::ABSENT }
+        Self { value: Value::default(), revision: Revision::ABSENT, is_for_good: false }
     }
 
     fn read(found: Option<(Vec<u8>, Revision)>) -> Result<Self, StoreFailed> {
         let Some((bytes, revision)) = found else { return Ok(Self::absent()) };
-        Ok(Self { value: Value::decode(&bytes).ok_or(StoreFailed)?, revision })
+        Ok(Self { value: Value::decode(&bytes).ok_or(StoreFailed)?, revision, is_for_good: false })
     }
 
-    /// Returns until when it has to be remembered that the payment of a claim has bought its response, if it has.
+    /// Returns until when it has to be remembered that the payment of a claim has bought its response, if it has for good.
     pub fn spent_until(&self) -> Option<UnixTime> {
-        spent_until(self.value.record.as_deref())
+        spent_until(self.value.record.as_deref()).filter(|_| self.is_for_good)
+    }
+
+    /// Returns whether the payment of a claim has bought its response, as far as was recorded then.
+    pub fn is_spent(&self) -> bool {
+        spent_until(self.value.record.as_deref()).is_some()
     }
 
     /// Bytes that it takes.
@@ -110,7 +118,8 @@ impl Attempt {
 
     /// Returns how to take the move back, where it may have come about although the store never said so.
     pub fn undo(&self) -> Option<Undo> {
-        let is_move = !matches!(self.task, Task::Undo(_));
+        // A pin that nobody heard of is found again by its own payment, which may rely on it by then.
+        let is_move = !matches!(self.task, Task::Undo(_) | Task::Ledger(_, Operation::Pin { .. }));
         self.sent.as_ref().filter(|_| is_move && self.is_in_doubt).map(|sent| Undo {
             key: self.key.clone(),
             number: self.number,
@@ -123,6 +132,11 @@ impl Attempt {
     pub fn take_back(&self) -> Undo {
         let (expected, before) = (self.copy.revision, self.copy.value.record.clone());
         Undo { key: self.key.clone(), number: self.number, expected, before }
+    }
+
+    /// Returns whether its move is to record that a payment has bought its response.
+    const fn spends(&self) -> bool {
+        matches!(self.task, Task::Ledger(_, Operation::Spend { .. }))
     }
 
     fn fail(&self) -> Step {
@@ -139,7 +153,7 @@ impl Attempt {
             }
             (Told::Unknown, None) => Ok(Step::AskAgain(Ask::Read(self.key.clone()))),
             (Told::Written(revision), Some(Sent { after, said, .. })) => {
-                Ok(Step::Done(said, Some(Copy { value: after, revision })))
+                Ok(Step::Done(said, Some(Copy { value: after, revision, is_for_good: self.spends() })))
             }
             (Told::Written(_), None) => Err(StoreFailed),
             (Told::Found(found), sent) => {
@@ -147,7 +161,7 @@ impl Attempt {
                 let found = Copy::read(found)?;
                 if let Some(Sent { said, .. }) = sent {
                     if was_in_doubt && found.value.names(self.number) {
-                        return Ok(Step::Done(said, Some(found)));
+                        return Ok(Step::Done(said, Some(Copy { is_for_good: self.spends(), ..found })));
                     }
                     self.races = self.races.saturating_add(1);
                 }
@@ -187,7 +201,11 @@ impl Attempt {
                 let said = if begins { Said::Ledger(Answer::InFlight) } else { said };
                 Ok(Step::Done(said, None))
             }
-            Change::Keep if self.is_fresh || self.is_spent() => Ok(Step::Done(said, Some(self.copy.clone()))),
+            Change::Keep if self.is_fresh => {
+                let is_for_good = self.is_spent();
+                Ok(Step::Done(said, Some(Copy { is_for_good, ..self.copy.clone() })))
+            }
+            Change::Keep if self.copy.spent_until().is_some() => Ok(Step::Done(said, Some(self.copy.clone()))),
             Change::Keep => Ok(Step::Ask(Ask::Read(self.key.clone()))),
             Change::Put(record) => self.write(Some(record), said, now),
             Change::Remove => self.write(None, said, now),

@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use serde_json::Value;
 use x402_proxy_wasm::config::Config;
-use x402_proxy_wasm::exchange::{Call, Context, Effects, Event, Exchange, Next, Recovery, RequestHead, Seen, Stream};
+use x402_proxy_wasm::exchange::{
+    Body, Call, Context, Effects, Event, Exchange, Next, Recovery, RequestHead, Seen, Stream, UpstreamHead,
+};
 use x402_proxy_wasm::facilitator::{CalloutAnswer, Supported};
 use x402_proxy_wasm::ledger::{Answer, Ledger, Operation, Owner, PaymentKey};
 use x402_proxy_wasm::time::UnixTime;
@@ -48,6 +50,10 @@ pub enum Happening {
     Ledger(Answer),
     Callout(Heard),
     Upstream(u16),
+    /// The upstream's response begins, a stream of events.
+    Stream,
+    /// It ends, and has told what it used.
+    StreamEnd,
     Tick,
     Ended,
 }
@@ -69,6 +75,8 @@ pub enum Heard {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deed {
     pub ledger: Option<(PaymentKey, Operation)>,
+    /// The payment's name, on which the same is done.
+    pub alias: Option<PaymentKey>,
     pub call: Option<Question>,
     /// The number of a recovery.
     pub recovery: Option<u32>,
@@ -117,24 +125,30 @@ pub struct Sight {
 pub const BLOCKS_A_SECOND: u16 = 8;
 
 /// Numbers for values, and the values.
-struct Numbered<K, T> {
+pub struct Numbered<K, T> {
     numbers: HashMap<K, u32>,
     values: Vec<T>,
 }
 
-impl<K: Hash + Eq, T> Numbered<K, T> {
-    fn new() -> Self {
+impl<K, T> Default for Numbered<K, T> {
+    fn default() -> Self {
         Self { numbers: HashMap::new(), values: Vec::new() }
     }
+}
 
-    fn number(&mut self, key: K, value: impl FnOnce() -> T) -> u32 {
+impl<K: Hash + Eq, T> Numbered<K, T> {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub fn number(&mut self, key: K, value: impl FnOnce() -> T) -> u32 {
         *self.numbers.entry(key).or_insert_with(|| {
             self.values.push(value());
             u32::try_from(self.values.len() - 1).expect("fewer values than numbers")
         })
     }
 
-    fn get(&self, number: u32) -> &T {
+    pub fn get(&self, number: u32) -> &T {
         &self.values[number as usize]
     }
 }
@@ -177,10 +191,39 @@ pub const OVER: u32 = 0;
 /// The number of the empty store.
 pub const EMPTY: u32 = 0;
 
-const IDLE: Deed = Deed { ledger: None, call: None, recovery: None, stream: Flow::Hold, outcome: None };
+const IDLE: Deed = Deed { ledger: None, alias: None, call: None, recovery: None, stream: Flow::Hold, outcome: None };
+
+/// The body of requests for a stream.
+pub const CHAT: &str =
+    r#"{"model":"gpt-4o","messages":[],"max_tokens":500,"stream":true,"stream_options":{"include_usage":true}}"#;
+
+/// The last piece of the stream.
+const USED: &str =
+    "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":20,\"completion_tokens\":100}}\n\ndata: [DONE]\n\n";
+
+/// Takes in a request with its body, if that is wanted.
+fn start(context: Context<'_>, head: &Arc<RequestHead>) -> Next {
+    match Exchange::start(context, head, Seen::Never) {
+        (exchange, Effects { stream: Stream::Read { .. }, .. }) => {
+            exchange.step(context, Event::RequestBody(Body::Whole(CHAT.as_bytes().to_vec())))
+        }
+        next => next,
+    }
+}
 
 impl Tables {
     pub fn new(config: Config, heads: Vec<RequestHead>, authorizations: Vec<Value>, perform: Perform) -> Self {
+        Self::before(Supported::default(), config, heads, authorizations, perform)
+    }
+
+    /// The same before a facilitator that says what it supports.
+    pub fn before(
+        supported: Supported,
+        config: Config,
+        heads: Vec<RequestHead>,
+        authorizations: Vec<Value>,
+        perform: Perform,
+    ) -> Self {
         let heads: Vec<_> = heads.into_iter().map(Arc::new).collect();
         let mut memory = Memory {
             exchanges: Numbered::new(),
@@ -200,7 +243,6 @@ impl Tables {
         assert_eq!(memory.note((Exchange::Over, Effects::default())), (OVER, NOTHING));
         assert_eq!(memory.note_store(MemoryStore::default()), EMPTY);
         let fresh = &heads[heads.len() - authorizations.len()..];
-        let supported = Supported::default();
         let context = Context {
             config: &config,
             now: at(0),
@@ -209,9 +251,7 @@ impl Tables {
             draw: 0,
             secret: [0; 32],
         };
-        let claims = fresh
-            .iter()
-            .map(|head| Exchange::start(context, head, Seen::Never).1.ledger.expect("a payment is claimed"));
+        let claims = fresh.iter().map(|head| start(context, head).1.ledger.expect("a payment is claimed"));
         let claims = claims.collect();
         Self { config, supported, heads, authorizations, claims, perform, memory: Mutex::new(memory) }
     }
@@ -237,7 +277,7 @@ impl Tables {
         if let Some(known) = memory.starts.get(&(request, now)) {
             return *known;
         }
-        let next = memory.note(Exchange::start(self.context(now), &self.heads[usize::from(request)], Seen::Never));
+        let next = memory.note(start(self.context(now), &self.heads[usize::from(request)]));
         memory.starts.insert((request, now), next);
         next
     }
@@ -313,6 +353,16 @@ impl Tables {
         let mut copy = self.memory().stores.get(store).clone();
         let answer = self.config.ledger.perform(&mut copy, key, Owner(u64::MAX), claim, at(now));
         answer == Answer::Spent
+    }
+
+    /// What the first request with a payment asks of the ledger.
+    pub fn claim(&self, payment: u8) -> (PaymentKey, Operation) {
+        self.claims[usize::from(payment)]
+    }
+
+    /// The rules of the ledger.
+    pub const fn ledger(&self) -> Ledger {
+        self.config.ledger
     }
 
     /// The request that comes with this payment when all is over. Their heads come last, one for each payment.
@@ -420,17 +470,15 @@ impl Memory {
     fn note(&mut self, (exchange, effects): Next) -> (u32, u32) {
         let facts = Facts { is_over: exchange.is_over(), wakes_at: exchange.wakes_at().map(seconds) };
         let exchange = self.exchanges.number(exchange.clone(), || (exchange, facts));
-        let Effects { ledger, record, call, recovery, stream, .. } = effects;
+        let Effects { ledger, alias_key: alias, record, call, recovery, stream, .. } = effects;
         let call = call.map(|call| match call.kind.path() {
             "/verify" => Question::Verify,
             "/settle" => Question::Settle,
             _ => Question::Node(self.questions.number(call.body.clone(), || call)),
         });
         let stream = match stream {
-            Stream::Hold => Flow::Hold,
-            Stream::Read { .. } | Stream::Pass | Stream::Finish(_) | Stream::Cut => {
-                panic!("this world has fixed prices")
-            }
+            Stream::Hold | Stream::Finish(_) => Flow::Hold,
+            Stream::Read { .. } | Stream::Pass | Stream::Cut => panic!("this world has whole responses"),
             Stream::Forward(_) => Flow::Forward,
             Stream::Deliver(_) => Flow::Deliver,
             Stream::Reply(reply) => {
@@ -441,7 +489,7 @@ impl Memory {
         let recovery = recovery.map(|recovery| self.recoveries.number(recovery.clone(), || recovery));
         let outcome = record.map(|record| record.outcome.as_str());
         self.outcomes.extend(outcome);
-        let deed = Deed { ledger, call, recovery, stream, outcome };
+        let deed = Deed { ledger, alias, call, recovery, stream, outcome };
         (exchange, self.deeds.number(format!("{deed:?}"), || deed))
     }
 
@@ -458,6 +506,13 @@ impl Memory {
         let heard = match happening {
             Happening::Ledger(answer) => return Event::Ledger(answer),
             Happening::Upstream(status) => return upstream(status),
+            Happening::Stream => {
+                let Event::Upstream(head) = upstream(200) else { panic!("a response") };
+                return Event::Upstream(UpstreamHead { is_event_stream: true, ..head });
+            }
+            Happening::StreamEnd => {
+                return Event::ResponseChunk { bytes: USED.as_bytes().to_vec(), is_last: true };
+            }
             Happening::Tick => return Event::Tick,
             Happening::Ended => return Event::Ended,
             Happening::Callout(heard) => heard,
@@ -487,7 +542,8 @@ impl Memory {
     }
 }
 
-fn at(now: u32) -> UnixTime {
+/// A second of the model, as the clock has it.
+pub fn at(now: u32) -> UnixTime {
     UnixTime::from_secs(NOW + u64::from(now))
 }
 

@@ -56,6 +56,7 @@ pub(super) struct Fleet {
 }
 
 impl Fleet {
+    #[cfg(any(feature = "etcd", feature = "dynamodb"))]
     /// The store of a configuration. `random` is nobody else's.
     pub(super) fn new(ledger: &SharedLedger, rules: Ledger, random: [u8; 32]) -> Self {
         let [a, b, c, d, e, f, g, h, ..] = random;

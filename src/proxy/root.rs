@@ -21,7 +21,7 @@ use crate::channel::IS_BUILT_IN;
 use crate::config::{Config, Facilitator, Offer, Rpc, Service};
 use crate::exchange::{LogText, Warning};
 use crate::facilitator::{self, CalloutAnswer, Directory, MAX_SUPPORTED_BYTES, Supported};
-use crate::ledger::{exposure, remote};
+use crate::ledger::exposure;
 use crate::schedule::{Need, Pace, Schedule, Step, Word, mix};
 use crate::time::UnixTime;
 use crate::x402::NetworkId;
@@ -97,11 +97,13 @@ impl<H: Host> RootContext<H> {
             Ok((configured, memory)) => {
                 self.retire();
                 self.shared.memory = memory;
-                self.shared.store =
-                    configured.config.shared_ledger.as_ref().filter(|_| remote::IS_BUILT_IN).and_then(|ledger| {
+                #[cfg(any(feature = "etcd", feature = "dynamodb"))]
+                {
+                    self.shared.store = configured.config.shared_ledger.as_ref().and_then(|ledger| {
                         let random = self.host.random().ok()?;
                         Some(Rc::new(Fleet::new(ledger, configured.config.ledger, random)))
                     });
+                }
                 let facilitators = configured.config.facilitators.len();
                 self.shared.supported = Arc::new(vec![Supported::default(); facilitators]);
                 self.shared.health = Rc::new(RefCell::new(Health::new(facilitators)));

@@ -9,7 +9,6 @@ use super::fleet::Fleet;
 use super::health::Health;
 use super::tokens::Tokens;
 use crate::facilitator::Supported;
-use crate::ledger::remote;
 
 /// The things that the requests of a plugin and worker share.
 #[derive(Clone, Default)]
@@ -27,6 +26,7 @@ pub(super) struct Shared {
     /// Facts of the ledger itself.
     pub(super) memory: Memory,
     /// The store that a fleet shares, where the ledger is there: see [`Self::fleet`].
+    #[cfg(any(feature = "etcd", feature = "dynamodb"))]
     pub(super) store: Option<Rc<Fleet>>,
 }
 
@@ -34,7 +34,10 @@ impl Shared {
     /// Returns the store that a fleet shares, where the ledger is there. Of a build without one the compiler sees here that there is none.
     #[inline(always)]
     pub(super) const fn fleet(&self) -> Option<&Rc<Fleet>> {
-        if remote::IS_BUILT_IN { self.store.as_ref() } else { None }
+        #[cfg(any(feature = "etcd", feature = "dynamodb"))]
+        return self.store.as_ref();
+        #[cfg(not(any(feature = "etcd", feature = "dynamodb")))]
+        None
     }
 }
 

@@ -183,8 +183,7 @@ ${table(["", "p50 ms:", "p99 ms:"], Object.values(alone).map((one) => [one.label
 ### Memory of a channel
 
 A record is ${record} bytes of shared data. Each page that has any has a name of ${PAGE_KEY_BYTES} bytes, which makes ${each(MANY, pages).toFixed(0)} bytes a channel with ${grouped(MANY)} channels, and
-${each(65_536, PAGES).toFixed(0)} with 65,536, the most that there is room for by default. Envoy itself counts ${grouped(allocated)} bytes a channel that it has allocated for ${grouped(MANY)}. Beside that
-each worker's VM remembers the keys of 4,096 signers.
+${each(65_536, PAGES).toFixed(0)} with 65,536, the most that there is room for by default. Envoy itself counts ${grouped(allocated)} bytes a channel that it has allocated for ${grouped(MANY)}.
 `;
   if (isQuick) console.log(text);
   else writePart("channels", text);

@@ -9,7 +9,9 @@ use super::host::{Buffer, Host, LogLevel, Map, to_unix_time};
 use super::shared::Memory;
 use super::store::SharedData;
 use super::{heads, stats};
-use crate::config::{Service, SharedLedger};
+use crate::config::Service;
+#[cfg(any(feature = "etcd", feature = "dynamodb"))]
+use crate::config::SharedLedger;
 use crate::exchange::LogText;
 use crate::ledger::remote::engine::{Call, Listed, Raw, Reply};
 use crate::ledger::remote::{

@@ -19,7 +19,7 @@ use request::Request;
 use serde_json::json;
 
 /// The factor by which twice as much of something may cost more.
-const MOST_GROWTH: f64 = 2.3;
+const MOST_GROWTH: f64 = 2.4;
 
 /// Instructions below which nothing is said about growth: those of the request itself, and of what becomes of a path at
 /// two kilobytes and of a text at its first thousands of values.

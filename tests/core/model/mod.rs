@@ -11,6 +11,7 @@
 //! | two with one payment that only the facilitator can judge, redirects inside the proxy, one redemption | 59,000 to 74,000; with a node 167,000 to 195,000 |
 
 mod channels;
+mod numbered;
 mod tables;
 mod world;
 

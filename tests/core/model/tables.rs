@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Debug;
-use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use serde_json::Value;
@@ -15,6 +14,7 @@ use x402_proxy_wasm::facilitator::{CalloutAnswer, Supported};
 use x402_proxy_wasm::ledger::{Answer, Ledger, Operation, Owner, PaymentKey};
 use x402_proxy_wasm::time::UnixTime;
 
+use super::numbered::Numbered;
 use crate::common::node::{Authorized, Block, Node};
 use crate::common::{MemoryStore, NOW, USDC, answers, invalid, refused, upstream, valid};
 
@@ -115,29 +115,6 @@ pub struct Sight {
 
 /// Block numbers that each second of the model has.
 pub const BLOCKS_A_SECOND: u16 = 8;
-
-/// Numbers for values, and the values.
-struct Numbered<K, T> {
-    numbers: HashMap<K, u32>,
-    values: Vec<T>,
-}
-
-impl<K: Hash + Eq, T> Numbered<K, T> {
-    fn new() -> Self {
-        Self { numbers: HashMap::new(), values: Vec::new() }
-    }
-
-    fn number(&mut self, key: K, value: impl FnOnce() -> T) -> u32 {
-        *self.numbers.entry(key).or_insert_with(|| {
-            self.values.push(value());
-            u32::try_from(self.values.len() - 1).expect("fewer values than numbers")
-        })
-    }
-
-    fn get(&self, number: u32) -> &T {
-        &self.values[number as usize]
-    }
-}
 
 struct Memory {
     exchanges: Numbered<Exchange, (Exchange, Facts)>,

@@ -163,7 +163,7 @@ bench: setup build build-sdk ## Measure the filter beside its peers, on one core
 growth: setup build ## Measure what must not grow (routes, the ledger, memory over a soak: SOAK=100000 requests), and the worst that is not paid for (WORST=1: that alone)
 	@node benches/growth.mjs $(if $(SOAK),--soak $(SOAK)) $(if $(WORST),--worst)
 
-profile: node_modules/.stamp rust-target ## Count where the filter's time and size go, by function (needs valgrind)
+profile: .venv/.stamp node_modules/.stamp rust-target ## Count where the filter's time and size go, by function (needs valgrind)
 	@node benches/profile.mjs
 
 lint: rust-target .venv/.stamp node_modules/.stamp ## Check the format of the code, clippy's lints with warnings denied, and that vectors are as they are generated
@@ -172,6 +172,7 @@ lint: rust-target .venv/.stamp node_modules/.stamp ## Check the format of the co
 	@cargo fmt --check
 	@cargo clippy --quiet --locked --all-targets --features schema -- --deny warnings
 	@cargo clippy --quiet --locked --lib --no-default-features --features core -- --deny warnings
+	@cargo clippy --quiet --locked --lib --no-default-features --features pure-rust -- --deny warnings
 	@cargo clippy --quiet --locked --target $(TARGET) -- --deny warnings
 	@cargo fmt --check --manifest-path fuzz/Cargo.toml
 	@cargo clippy --quiet --locked --manifest-path fuzz/Cargo.toml -- --deny warnings

@@ -386,9 +386,6 @@ pub struct Totals {
 impl Totals {
     /// Adds a channel that is not empty.
     pub fn add(&mut self, record: &Record, is_wanted: bool, now: UnixTime) {
-        if record.is_empty() {
-            return;
-        }
         /// Claims that may fail before somebody should look.
         const MOST_FAILED: u8 = 2;
         let begun = record.chain.withdraw_requested_at;

@@ -297,15 +297,13 @@ pub fn apply(record: Option<&Record>, owner: u64, operation: &Operation, now: Un
     let (after, answer) = match (operation, record) {
         (Operation::Reserve(wanted), _) => reserve(record, owner, wanted, now),
         (_, None) => return (Change::Keep, Answer::NotHeld),
-        (_, Some(record)) => go_on(*record, owner, operation, now),
+        (_, Some(record)) => {
+            let (after, answer) = go_on(*record, owner, operation, now);
+            (Some(after), answer)
+        }
     };
-    let after = after.map(|after| after.timed(now));
-    let change = match after {
-        Some(after) if Some(&after) == record => Change::Keep,
-        Some(after) => Change::Put(Box::new(after)),
-        None => Change::Keep,
-    };
-    (change, answer)
+    let changed = after.map(|after| after.timed(now)).filter(|after| Some(after) != record);
+    (changed.map_or(Change::Keep, |after| Change::Put(Box::new(after))), answer)
 }
 
 fn reserve(known: Option<&Record>, owner: u64, wanted: &Reserve, now: UnixTime) -> (Option<Record>, Answer) {
@@ -378,14 +376,14 @@ fn reserve(known: Option<&Record>, owner: u64, wanted: &Reserve, now: UnixTime) 
     (Some(record), Answer::Reserved { base })
 }
 
-fn go_on(mut record: Record, owner: u64, operation: &Operation, now: UnixTime) -> (Option<Record>, Answer) {
+fn go_on(mut record: Record, owner: u64, operation: &Operation, now: UnixTime) -> (Record, Answer) {
     let held = record.hold.filter(|hold| hold.owner == owner);
     let is_claiming = record.claim.is_some_and(|claim| claim.owner == owner);
     match (operation, held) {
         (Operation::Extend { until }, Some(hold)) => {
             record.hold = Some(Hold { until: hold.until.max(*until), ..hold });
             if record.chain.withdraw_requested_at != 0 {
-                return (Some(record), Answer::Withdrawing);
+                return (record, Answer::Withdrawing);
             }
         }
         (Operation::Charge { amount, chain }, Some(hold)) => {
@@ -410,17 +408,17 @@ fn go_on(mut record: Record, owner: u64, operation: &Operation, now: UnixTime) -
             }
         }
         (Operation::BeginClaim { .. } | Operation::ClaimNow { .. }, _) if record.unclaimed() == 0 => {
-            return (Some(record), Answer::NotHeld);
+            return (record, Answer::NotHeld);
         }
         (Operation::BeginClaim { .. }, _) if !is_claiming && record.is_claimed_at(now) => {
-            return (Some(record), Answer::Busy);
+            return (record, Answer::Busy);
         }
         (Operation::ClaimNow { .. }, _) if !is_claiming && record.is_claimed_at(now) && !record.is_set_aside() => {
-            return (Some(record), Answer::Busy);
+            return (record, Answer::Busy);
         }
         (Operation::BeginClaim { until } | Operation::ClaimNow { until }, _) => {
             record.claim = Some(ClaimHold { owner, until: *until });
-            return (Some(record), Answer::Row(record.row()));
+            return (record, Answer::Row(record.row()));
         }
         (Operation::EndClaim { claimed }, _) if is_claiming => {
             let before = record.chain.total_claimed;
@@ -433,21 +431,21 @@ fn go_on(mut record: Record, owner: u64, operation: &Operation, now: UnixTime) -
             }
         }
         (Operation::BeginRefund { .. }, _) if record.is_held_at(now) || record.is_claimed_at(now) => {
-            return (Some(record), Answer::Busy);
+            return (record, Answer::Busy);
         }
         (Operation::BeginRefund { until }, _) => {
             let purpose = Purpose::Refund;
             record.hold =
                 Some(Hold { owner, until: *until, amount: 0, purpose, request: UNKNOWN_REQUEST, is_repeat: false });
-            return (Some(record), Answer::Row(record.row()));
+            return (record, Answer::Row(record.row()));
         }
         (Operation::FailClaim, _) if is_claiming => {
             record.failed_claims = record.failed_claims.saturating_add(1);
             record.claim = Some(ClaimHold { owner: NOBODY, until: now.plus(record.pause()) });
         }
-        _ => return (Some(record), Answer::NotHeld),
+        _ => return (record, Answer::NotHeld),
     }
-    (Some(record), Answer::Granted(record.standing()))
+    (record, Answer::Granted(record.standing()))
 }
 
 /// Seconds that no question takes longer than, and in which no withdrawal is over.
@@ -507,8 +505,13 @@ impl Record {
     }
 
     /// Returns whether a refund has come about since somebody looked for these news.
-    fn is_outrun(&self, news: &OnChain) -> bool {
-        news.refund_nonce < self.chain.refund_nonce && news.at < self.moved_at.plus(OVERLAP_SECONDS)
+    const fn is_outrun(&self, news: &OnChain) -> bool {
+        news.refund_nonce < self.chain.refund_nonce && self.may_precede_move(news.at)
+    }
+
+    /// Returns whether who tells of the channel at that time may have looked before the last deposit, claim or refund.
+    const fn may_precede_move(&self, at: UnixTime) -> bool {
+        at.as_secs() < self.moved_at.as_secs().saturating_add(OVERLAP_SECONDS)
     }
 
     /// Returns whether something may have happened on the chain that is not known: somebody has said so, or the request for a refund
@@ -617,13 +620,13 @@ impl Record {
         self.config.withdraw_delay.checked_div(3).unwrap_or(SHORTEST).clamp(SHORTEST, LONGEST)
     }
 
-    fn charge(mut self, hold: Hold, amount: u128, now: UnixTime) -> (Option<Self>, Answer) {
+    fn charge(mut self, hold: Hold, amount: u128, now: UnixTime) -> (Self, Answer) {
         let deposit = if let Purpose::Deposit { amount } = hold.purpose { amount } else { 0 };
         let amount = if hold.is_repeat { 0 } else { amount };
         let most = self.max_claimable.min(self.chain.balance.saturating_add(deposit));
         let total = self.charged.saturating_add(amount);
         if amount > hold.amount || (amount > 0 && total > most) {
-            return (Some(self), Answer::TooMuch);
+            return (self, Answer::TooMuch);
         }
         if amount > 0 {
             let max_claimable = self.charged.saturating_add(hold.amount);
@@ -637,7 +640,7 @@ impl Record {
         }
         self.hold = None;
         self.last_used = now;
-        (Some(self), Answer::Granted(self.standing()))
+        (self, Answer::Granted(self.standing()))
     }
 
     /// Seconds until a claim that has failed is tried again: more each time, but few where the payer is about to withdraw.
@@ -667,8 +670,7 @@ impl Record {
     /// charged is tried first: who told of it may have looked before the last deposit.
     const fn claimable(&self) -> u128 {
         const MOST_TRIED: u8 = 3;
-        let (told, moved) = (self.chain.at.as_secs(), self.moved_at.as_secs());
-        let may_be_early = moved > 0 && told < moved.saturating_add(OVERLAP_SECONDS);
+        let may_be_early = self.moved_at.as_secs() > 0 && self.may_precede_move(self.chain.at);
         let may_hold_more = (self.is_outdated || may_be_early) && self.failed_claims < MOST_TRIED;
         let is_held = self.charged <= self.chain.balance;
         if may_hold_more || is_held { self.charged } else { self.chain.balance }

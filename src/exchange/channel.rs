@@ -759,26 +759,10 @@ impl State for RecordingRefund {
             Event::Channel(answer) if IS_BUILT_IN => answer,
             event => return self.ignore(event),
         };
-        self.tell(context, &answer)
-    }
-
-    /// The host has failed before the answer could be told.
-    fn end(self) -> Next {
-        let Self { payment, transaction, .. } = self;
-        let settlement = payment.settlement(SettlementResult::Refunded, Some(transaction));
-        let channel = payment.channel_operation(Operation::Renew);
-        let payment = Payment { holding: Holding { until: None, ..payment.holding }, ..payment };
-        let (exchange, effects) = payment.finish(None, Outcome::Refunded, "", Some(transaction), Stream::Hold);
-        (exchange, Effects { settlement, channel, ..effects })
-    }
-}
-
-impl RecordingRefund {
-    fn tell(self, context: Context<'_>, answer: &Answer) -> Next {
         let Self { mut payment, transaction, amount } = self;
         payment.holding.until = None;
         let (state, doubt) = match answer {
-            Answer::Granted(standing) => (format!(r#"{{"channelState":{}}}"#, state_json(standing, true)), None),
+            Answer::Granted(standing) => (format!(r#"{{"channelState":{}}}"#, state_json(&standing, true)), None),
             // The money is back with its payer, whatever the ledger says, and whoever has the channel next must hear of it.
             _ => ("{}".to_owned(), payment.channel_operation(Operation::Renew)),
         };
@@ -789,5 +773,15 @@ impl RecordingRefund {
         let settlement = payment.settlement(SettlementResult::Refunded, Some(transaction));
         let (exchange, effects) = payment.finish(None, Outcome::Refunded, "", Some(transaction), Stream::Reply(reply));
         (exchange, Effects { settlement, channel: doubt, ..effects })
+    }
+
+    /// The host has failed before the answer could be told.
+    fn end(self) -> Next {
+        let Self { payment, transaction, .. } = self;
+        let settlement = payment.settlement(SettlementResult::Refunded, Some(transaction));
+        let channel = payment.channel_operation(Operation::Renew);
+        let payment = Payment { holding: Holding { until: None, ..payment.holding }, ..payment };
+        let (exchange, effects) = payment.finish(None, Outcome::Refunded, "", Some(transaction), Stream::Hold);
+        (exchange, Effects { settlement, channel, ..effects })
     }
 }

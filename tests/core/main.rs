@@ -1,7 +1,7 @@
 //! Tests of the pure core, natively and in wasm32 with the arithmetic that is chosen there:
 //!
 //! `cargo test --test core`, and
-//! `cargo test --target wasm32-unknown-unknown --no-default-features --features libsecp256k1,solana,cdp --test core`
+//! `cargo test --target wasm32-unknown-unknown --no-default-features --features libsecp256k1,solana,cdp,channels,bundles,optimistic --test core`
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

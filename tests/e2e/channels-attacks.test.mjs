@@ -161,7 +161,8 @@ test("A deposit does not vouch for what was charged before it: nothing that cann
   const ids = salts.map(idOf);
   const claimed = mark.calls("/settle").flatMap(({ request }) => request.paymentPayload.payload.claims ?? []);
   assert.deepEqual(claimed.filter(({ voucher }) => ids.includes(channelIdOf(voucher.channel))), []);
-  assert.equal(await statOf("unclaimed"), 0);
+  // A claim that began late is told a round of the keeper later.
+  await eventually(async () => (await statOf("unclaimed")) === 0, "nothing is unclaimed", 60_000);
 });
 
 // ---- What is signed once ------------------------------------------------------------------------------------------------
@@ -214,7 +215,9 @@ test("However a voucher is written, it buys its response, and that once more whe
     for (const { status } of answers) assert.ok([200, 400, 402, 409].includes(status), String(status));
   }
   assert.ok(mark.seen().length >= 1 && mark.seen().length <= 2, `the upstream saw ${mark.seen().length} requests`);
-  assert.deepEqual(mark.calls(), []);
+  // What other channels have charged is claimed meanwhile, in the background.
+  const isOfKeeper = ({ path, request }) => path === "/settle" && ["claim", "settle"].includes(request.paymentPayload.payload.type);
+  assert.deepEqual(mark.calls().filter((call) => !isOfKeeper(call)), []);
   const next = await pay(gateway, "/any/x", await sign(salt, 3n * PRICE));
   assert.equal(next.receipt.extra.channelState.chargedCumulativeAmount, "30000");
 });

@@ -18,7 +18,6 @@ mod world;
 
 use std::collections::HashMap;
 use std::fmt::Debug;
-use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant as Clock;
 
@@ -37,6 +36,7 @@ use x402_proxy_wasm::facilitator::{CalloutAnswer, Supported};
 use x402_proxy_wasm::ledger::{self, Owner, PaymentKey, Store, StoreFailed, Written};
 use x402_proxy_wasm::time::UnixTime;
 
+use super::numbered::Numbered;
 use crate::common::channel_payer::{ChannelPayer, stage_of_channels};
 use crate::common::{
     MemoryStore, NOW, TRANSACTION, answers, base_config, decode, head, invalid, paid, refused, upstream,
@@ -390,29 +390,6 @@ enum Happening {
 }
 
 // ------------------------------------------------------------------------------------------------------------ the tables
-
-/// Numbers for values, and the values.
-struct Numbered<K, T> {
-    numbers: HashMap<K, u32>,
-    values: Vec<T>,
-}
-
-impl<K: Hash + Eq, T> Numbered<K, T> {
-    fn new() -> Self {
-        Self { numbers: HashMap::new(), values: Vec::new() }
-    }
-
-    fn number(&mut self, key: K, value: impl FnOnce() -> T) -> u32 {
-        *self.numbers.entry(key).or_insert_with(|| {
-            self.values.push(value());
-            u32::try_from(self.values.len() - 1).expect("fewer values than numbers")
-        })
-    }
-
-    fn get(&self, number: u32) -> &T {
-        &self.values[number as usize]
-    }
-}
 
 /// What a step asks to be done.
 #[derive(Debug, Clone, Copy)]

@@ -12,6 +12,7 @@
 
 mod channels;
 mod fleet;
+mod numbered;
 mod tables;
 mod world;
 

@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Debug;
-use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use serde_json::Value;
@@ -17,6 +16,7 @@ use x402_proxy_wasm::facilitator::{CalloutAnswer, Supported};
 use x402_proxy_wasm::ledger::{Answer, Ledger, Operation, Owner, PaymentKey};
 use x402_proxy_wasm::time::UnixTime;
 
+use super::numbered::Numbered;
 use crate::common::node::{Authorized, Block, Node};
 use crate::common::{MemoryStore, NOW, USDC, answers, invalid, refused, upstream, valid};
 
@@ -123,35 +123,6 @@ pub struct Sight {
 
 /// Block numbers that each second of the model has.
 pub const BLOCKS_A_SECOND: u16 = 8;
-
-/// Numbers for values, and the values.
-pub struct Numbered<K, T> {
-    numbers: HashMap<K, u32>,
-    values: Vec<T>,
-}
-
-impl<K, T> Default for Numbered<K, T> {
-    fn default() -> Self {
-        Self { numbers: HashMap::new(), values: Vec::new() }
-    }
-}
-
-impl<K: Hash + Eq, T> Numbered<K, T> {
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    pub fn number(&mut self, key: K, value: impl FnOnce() -> T) -> u32 {
-        *self.numbers.entry(key).or_insert_with(|| {
-            self.values.push(value());
-            u32::try_from(self.values.len() - 1).expect("fewer values than numbers")
-        })
-    }
-
-    pub fn get(&self, number: u32) -> &T {
-        &self.values[number as usize]
-    }
-}
 
 struct Memory {
     exchanges: Numbered<Exchange, (Exchange, Facts)>,

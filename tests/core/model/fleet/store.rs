@@ -8,7 +8,8 @@ use x402_proxy_wasm::ledger::remote::{
 };
 use x402_proxy_wasm::ledger::{Answer, Ledger, Operation, Owner, PaymentKey};
 
-use super::super::tables::{Numbered, at};
+use super::super::numbered::Numbered;
+use super::super::tables::at;
 
 /// Records of a model: two payments, their name, and a nonce.
 pub const KEYS: usize = 4;

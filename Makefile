@@ -94,7 +94,7 @@ build: rust-target .venv/.stamp node_modules/.stamp ## Build the filter: target/
 SMALL := --config 'profile.release.opt-level="z"'
 SMALL_PASSES := --low-memory-unused --merge-similar-functions
 
-build-core: rust-target .venv/.stamp node_modules/.stamp ## Build the filter without page, Solana, Coinbase's tokens, channels, bundles and settle: optimistic: target/core/wasm32-unknown-unknown/release/x402_proxy_wasm.wasm
+build-core: rust-target .venv/.stamp node_modules/.stamp ## Build the filter without page, Solana, Coinbase's tokens, channels, bundles, settle: optimistic, signatures of the seller and shared ledgers: target/core/wasm32-unknown-unknown/release/x402_proxy_wasm.wasm
 	$(call build_filter,target/core,--no-default-features --features core $(SMALL),$(SMALL_PASSES))
 
 build-pure-rust: rust-target node_modules/.stamp ## Build the filter with no code in C: target/pure-rust/wasm32-unknown-unknown/release/x402_proxy_wasm.wasm

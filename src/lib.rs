@@ -4,7 +4,7 @@
 //! proxy-wasm nor a clock; the shell ([`proxy`], behind the default feature `proxy`) translates between
 //! the host and the core. `ARCHITECTURE.md` is the map.
 
-#[cfg(not(all(feature = "solana", feature = "cdp")))]
+#[cfg(not(all(feature = "solana", feature = "cdp", feature = "signing")))]
 mod absent;
 pub mod chain;
 pub mod channel;

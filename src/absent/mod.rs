@@ -2,6 +2,8 @@
 
 #[cfg(not(feature = "cdp"))]
 pub mod cdp;
+#[cfg(not(feature = "signing"))]
+pub mod secret_key;
 #[cfg(not(feature = "solana"))]
 pub mod svm;
 

@@ -10,7 +10,8 @@ pub use super::record::Row;
 use super::record::{OnChain, Record};
 use crate::evm::Address;
 use crate::evm::eip712::Word;
-use crate::evm::signature::{SecretKey, Signature};
+use crate::evm::secret_key::SecretKey;
+use crate::evm::signature::Signature;
 use crate::json::{self, Open};
 use crate::time::UnixTime;
 

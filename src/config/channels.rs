@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Principal;
 use crate::evm::keccak256;
-use crate::evm::signature::SecretKey;
+use crate::evm::secret_key::SecretKey;
 use crate::ledger::Channels as Records;
 use crate::money::Dollars;
 

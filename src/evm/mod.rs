@@ -5,6 +5,10 @@ pub mod eip712;
 pub mod erc6492;
 pub mod permit2;
 mod recovery;
+#[cfg(feature = "signing")]
+pub mod secret_key;
+#[cfg(not(feature = "signing"))]
+pub use crate::absent::secret_key;
 pub mod signature;
 
 use std::fmt;

@@ -18,7 +18,8 @@ use x402_proxy_wasm::channel::record::{
 use x402_proxy_wasm::evm::Address;
 use x402_proxy_wasm::evm::eip712::{Domain, Word};
 use x402_proxy_wasm::evm::permit2::{PERMIT2, Permitted};
-use x402_proxy_wasm::evm::signature::{SecretKey, Signature, SignatureError};
+use x402_proxy_wasm::evm::secret_key::SecretKey;
+use x402_proxy_wasm::evm::signature::{Signature, SignatureError};
 use x402_proxy_wasm::money::Amount;
 use x402_proxy_wasm::time::UnixTime;
 use x402_proxy_wasm::x402::reason;

@@ -2,7 +2,8 @@
 
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
-use x402_proxy_wasm::evm::signature::{SecretKey, Signature, SignatureError};
+use x402_proxy_wasm::evm::secret_key::SecretKey;
+use x402_proxy_wasm::evm::signature::{Signature, SignatureError};
 
 use crate::common::curve::{by_k256, check, recover};
 

@@ -29,6 +29,7 @@ for (const [feature, path, more] of [
   ["channels", "defaults.accepts[0].scheme", { defaults: { ...DEFAULTS, accepts: [{ scheme: "batch-settlement", network: "base-sepolia", asset: "USDC" }] } }],
   ["etcd", "ledger.store", { ledger: { store: { etcd: { cluster: "etcd", fleet: "shop" } } } }],
   ["dynamodb", "ledger.store", { ledger: { store: { dynamodb: { cluster: "dynamodb", table: "x402", fleet: "shop" } } } }],
+  ["signing", "offer_receipt", { offer_receipt: { key: `0x${"11".repeat(32)}` } }],
   ["page", "page", { page: { enabled: true } }],
   ["page", "page", { page: { html: "<p>{{price}}</p>" } }],
   ["solana", "payers.deny[0]", { payers: { deny: [SOLANA] } }],

@@ -1,13 +1,14 @@
 //! The signer of offers and receipts.
 
-use super::{Result, refuse};
+use super::{Result, refuse, require};
 use crate::config::raw;
 use crate::config::secret::{Environment, Secret};
-use crate::evm::signature::SecretKey;
+use crate::evm::secret_key::SecretKey;
 use crate::x402::offer_receipt::Issuer;
 
 /// Resolves the signer of offers and receipts.
 pub(super) fn issuer(raw: &raw::OfferReceipt, environment: Environment<'_>) -> Result<Issuer> {
+    require("offer_receipt", "signing", cfg!(feature = "signing"))?;
     let key = secret_key("offer_receipt.key", &raw.key, environment)?;
     Ok(Issuer::new(key, raw.offers.unwrap_or(true), raw.transaction))
 }

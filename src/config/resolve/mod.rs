@@ -35,7 +35,7 @@ use super::raw;
 use super::secret::{Environment, Shown};
 use super::{Catalogue, Config, ConfigError, Mode, Route};
 use crate::channel::IS_BUILT_IN;
-use crate::evm::signature::SecretKey;
+use crate::evm::secret_key::SecretKey;
 use crate::route::{Access, Matcher, RouteTable};
 use network::Networks;
 

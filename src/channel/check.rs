@@ -103,7 +103,15 @@ pub enum Refusal {
     RefundAmount,
 }
 
-/// Checks a payload against terms. The cheap checks come first.
+impl Refusal {
+    /// Returns whether all but the end of a deposit's validity is in order: such a deposit may have arrived before it expired.
+    pub const fn is_of_time(self) -> bool {
+        matches!(self, Self::ValidBefore | Self::Permit2Deadline)
+    }
+}
+
+/// Checks a payload against terms. The cheap checks come first. That a deposit has expired is said last, only of one with which all else
+/// is in order: it may have arrived before.
 ///
 /// # Errors
 /// The first [`Refusal`] that applies.
@@ -133,17 +141,17 @@ fn check_deposit(payload: &Payload, deposit: &Deposit, terms: &Terms<'_>, now: U
     let is_in_time = |end: Timestamp| end >= Timestamp::from(now.plus(MIN_LIFETIME_SECONDS));
     let demand = |is_met: bool, refusal| if is_met { Ok(()) } else { Err(refusal) };
     demand(deposit.amount >= terms.enforced_min_deposit.unwrap_or(1).max(1), Refusal::MinDeposit)?;
-    match (&deposit.authorization, terms.transfer_method) {
-        (DepositAuthorization::Eip3009 { .. }, TransferMethod::Permit2) => Err(Refusal::Permit2Required),
-        (DepositAuthorization::Permit2 { .. }, TransferMethod::Eip3009) => Err(Refusal::Eip3009Required),
+    let (end, late, judgement) = match (&deposit.authorization, terms.transfer_method) {
+        (DepositAuthorization::Eip3009 { .. }, TransferMethod::Permit2) => return Err(Refusal::Permit2Required),
+        (DepositAuthorization::Permit2 { .. }, TransferMethod::Eip3009) => return Err(Refusal::Eip3009Required),
         (DepositAuthorization::Eip3009 { valid_after, valid_before, salt, signature }, _) => {
-            demand(is_in_time(*valid_before), Refusal::ValidBefore)?;
             demand(*valid_after <= Timestamp::from(now), Refusal::ValidAfter)?;
             let digest = || {
                 let (window, nonce) = ((*valid_after, *valid_before), message::deposit_nonce(id, salt));
                 message::eip3009_deposit_digest(domain, payer, deposit.amount, window, nonce)
             };
-            check_signature(signature, digest, payer).ok_or(Refusal::DepositSignature)
+            let judgement = check_signature(signature, digest, payer).ok_or(Refusal::DepositSignature)?;
+            (*valid_before, Refusal::ValidBefore, judgement)
         }
         (
             DepositAuthorization::Permit2 { from, token, amount, spender, nonce, deadline, witness_channel, signature },
@@ -154,12 +162,13 @@ fn check_deposit(payload: &Payload, deposit: &Deposit, terms: &Terms<'_>, now: U
             demand(*amount == Amount::from_u128(deposit.amount), Refusal::Permit2Amount)?;
             demand(*spender == PERMIT2_COLLECTOR, Refusal::Permit2Spender)?;
             demand(*witness_channel == id, Refusal::ChannelId)?;
-            demand(is_in_time(*deadline), Refusal::Permit2Deadline)?;
             let permitted = Permitted { token: *token, amount: *amount };
             let digest = || message::permit2_deposit_digest(domain, permitted, *spender, *nonce, *deadline, id);
-            check_signature(signature, digest, payer).ok_or(Refusal::Permit2Signature)
+            let judgement = check_signature(signature, digest, payer).ok_or(Refusal::Permit2Signature)?;
+            (*deadline, Refusal::Permit2Deadline, judgement)
         }
-    }
+    };
+    demand(is_in_time(end), late).map(|()| judgement)
 }
 
 /// Returns what a signature says of `payer`; `None` where it is of the length of a key's and not the payer's own.

@@ -10,6 +10,7 @@ use super::settlement::{Pursuit, Settling, Waiter, begin_settlement, settle_clai
 use super::state::State;
 use super::trust;
 use super::{CallKind, Context, Effects, Event, Exchange, Next, Outcome, Reply};
+use crate::channel::check::Refusal;
 use crate::config::{Facilitator, Settle, Verify};
 use crate::evm::keccak256;
 use crate::facilitator::{self, CalloutAnswer, Unknown, Verification};
@@ -44,11 +45,21 @@ pub(super) enum Standing {
     Good(Judgement),
     /// It can be settled no more, or for longer than the terms say; all else is in order. It still buys what it has been
     /// settled for.
-    OutOfTime(RequirementError),
+    OutOfTime(OutOfTime),
     /// It is in order, and was made for terms that are not these.
     ForOtherTerms,
     /// Its payer may buy nothing here. It still buys what it has been settled for.
     Unwelcome,
+}
+
+/// The reason why a payment can be settled no more, or for longer than the terms say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub(super) enum OutOfTime {
+    #[error(transparent)]
+    Payment(RequirementError),
+    /// The deposit of a channel.
+    #[error(transparent)]
+    Deposit(Refusal),
 }
 
 /// State: the claim is asked for.

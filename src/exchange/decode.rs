@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::admission::{Candidate, Standing, Unbound};
+use super::admission::{Candidate, OutOfTime, Standing, Unbound};
 use super::bundle::{BundleUse, Drawn};
 use super::channel::{ChannelUse, Holding};
 use super::purchase::{Payment, Proof, Purchase};
@@ -312,14 +312,15 @@ fn read_channel(
         context.now,
     );
     let payer = Payer::Evm(payload.config.payer);
-    let judgement = checked.map_err(|refusal| {
-        let record = PaymentRecord::unproven(payer.clone(), requirement);
-        Rejection::Refused(Box::new(record), refusal.to_string())
-    })?;
-    let (standing, proof) = match judgement {
-        _ if !context.config.payers.accept(&payer) => (Standing::Unwelcome, Proof::Signature),
-        channel::Judgement::Valid => (Standing::Good(Judgement::Valid), Proof::Signature),
-        channel::Judgement::FacilitatorDecides => (Standing::Good(Judgement::FacilitatorDecides), Proof::None),
+    let (standing, proof) = match checked {
+        Err(refusal) if refusal.is_of_time() => (Standing::OutOfTime(OutOfTime::Deposit(refusal)), Proof::None),
+        Err(refusal) => {
+            let record = PaymentRecord::unproven(payer, requirement);
+            return Err(Rejection::Refused(Box::new(record), refusal.to_string()));
+        }
+        Ok(_) if !context.config.payers.accept(&payer) => (Standing::Unwelcome, Proof::Signature),
+        Ok(channel::Judgement::Valid) => (Standing::Good(Judgement::Valid), Proof::Signature),
+        Ok(channel::Judgement::FacilitatorDecides) => (Standing::Good(Judgement::FacilitatorDecides), Proof::None),
     };
     let known = Known::of_channel(context, &payload, payer, proof, requirement, evm, terms);
     let (chain_id, domain) = (evm.chain_id, terms.domain);
@@ -482,7 +483,7 @@ fn standing(context: Context<'_>, payment: &Signed, offer: &Offer, evm: &Evm) ->
     match scheme::check(payment, &offer.requirement, evm, context.now) {
         Ok(judgement) if !context.config.payers.accept(&payer()) => Ok((Standing::Unwelcome, judgement.into())),
         Ok(judgement) => Ok((Standing::Good(judgement), judgement.into())),
-        Err(refusal) if refusal.is_of_time() => Ok((Standing::OutOfTime(refusal), Proof::None)),
+        Err(refusal) if refusal.is_of_time() => Ok((Standing::OutOfTime(OutOfTime::Payment(refusal)), Proof::None)),
         Err(refusal) => {
             let record = PaymentRecord::unproven(payer(), &offer.requirement);
             Err(Rejection::Refused(Box::new(record), refusal.to_string()))

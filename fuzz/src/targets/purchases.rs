@@ -736,12 +736,10 @@ impl World {
         let Some(Sent { kind: Kind::Deposit(salt), max, .. }) = sent else { return };
         let Deposit { has_moved, is_adrift } = self.deposits[salt];
         let may_have_moved = has_moved || is_adrift && self.stage.now < NOW + 300;
-        // One that is too late says so, whatever it was before: its client may ask for its voucher alone.
-        let is_late = actor.request.reason() == "invalid_batch_settlement_evm_payload_authorization_valid_before";
         let is_asked_to_pay = actor.request.status() == 402 && asks_for_money(&actor.request);
         let is_there = max <= self.truth.balance + if has_moved { 0 } else { DEPOSITS[salt] };
         assert!(
-            !(may_have_moved && is_asked_to_pay && is_there) || actor.is_lied_to || is_late || self.has_shrunk,
+            !(may_have_moved && is_asked_to_pay && is_there) || actor.is_lied_to || self.has_shrunk,
             "asked to pay again: {story}, {}, {:?}",
             actor.request.reason(),
             self.truth

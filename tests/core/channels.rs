@@ -321,7 +321,7 @@ fn each_deviation_from_the_terms_is_refused() {
         ("/voucher/signature", json!(signature), Err(Refusal::VoucherSignature)),
         ("/deposit/amount", json!("99999"), Err(Refusal::DepositSignature)),
         ("/deposit/amount", json!("0"), Err(Refusal::MinDeposit)),
-        (&format!("{authorization}/validBefore"), json!((RECORDED + 5).to_string()), Err(Refusal::ValidBefore)),
+        (&format!("{authorization}/validBefore"), json!((RECORDED + 5).to_string()), Err(Refusal::DepositSignature)),
         (&format!("{authorization}/validAfter"), json!((RECORDED + 1).to_string()), Err(Refusal::ValidAfter)),
         (&format!("{authorization}/salt"), json!(format!("0x{:064x}", 1)), Err(Refusal::DepositSignature)),
         (&format!("{authorization}/signature"), json!(voucher), Err(Refusal::DepositSignature)),
@@ -343,7 +343,7 @@ fn each_deviation_from_the_terms_is_refused() {
         ("permitted/amount", json!("1"), Refusal::Permit2Amount),
         ("spender", json!(other), Refusal::Permit2Spender),
         ("witness/channelId", json!(format!("0x{:064x}", 1)), Refusal::ChannelId),
-        ("deadline", json!((RECORDED + 5).to_string()), Refusal::Permit2Deadline),
+        ("deadline", json!((RECORDED + 5).to_string()), Refusal::Permit2Signature),
         ("nonce", json!("1"), Refusal::Permit2Signature),
     ] {
         assert_eq!(judge(&changed(&json, &format!("{authorization}/{path}"), value), &terms), Err(result), "{path}");
@@ -352,6 +352,17 @@ fn each_deviation_from_the_terms_is_refused() {
         judge(&json, &Terms { transfer_method: TransferMethod::Eip3009, ..terms }),
         Err(Refusal::Eip3009Required)
     );
+    for (file, end, refusal) in [
+        ("1-deposit", "/deposit/authorization/erc3009Authorization/validBefore", Refusal::ValidBefore),
+        ("18-permit2-deposit", "/deposit/authorization/permit2Authorization/deadline", Refusal::Permit2Deadline),
+    ] {
+        let (json, entry) = recorded(file);
+        let (payload, end) =
+            (Payload::from_payload(&raw(&json)).unwrap(), text(json.pointer(end).unwrap()).parse::<u64>().unwrap());
+        let judged = |seconds_left: u64| check(&payload, &entry.terms(), at(end - seconds_left));
+        assert_eq!((judged(6), judged(5)), (Ok(Judgement::Valid), Err(refusal)), "{file}");
+        assert!(refusal.is_of_time() && !Refusal::MinDeposit.is_of_time());
+    }
     let (json, entry) = recorded("11-refund-partial");
     assert_eq!(judge(&changed(&json, "/amount", json!("0")), &entry.terms()), Err(Refusal::RefundAmount));
 }

@@ -14,6 +14,9 @@ const MOST_RACES: u32 = 32;
 /// differ.
 const DOUBT_SECONDS: u64 = 20;
 
+/// Seconds after which what another proxy has spent is so for good: a move that was lost is taken back for fifteen minutes at most.
+const FOR_GOOD_SECONDS: u64 = 20 * 60;
+
 /// A record as a proxy last saw it. Good for trying a move at it, and for saying no where that is for good; never for saying yes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Copy {
@@ -202,7 +205,7 @@ impl Attempt {
                 Ok(Step::Done(said, None))
             }
             Change::Keep if self.is_fresh => {
-                let is_for_good = self.is_spent();
+                let is_for_good = self.is_spent() && self.copy.value.moved_at.plus(FOR_GOOD_SECONDS) <= now;
                 Ok(Step::Done(said, Some(Copy { is_for_good, ..self.copy.clone() })))
             }
             Change::Keep if self.copy.spent_until().is_some() => Ok(Step::Done(said, Some(self.copy.clone()))),

@@ -251,7 +251,7 @@ impl Memory {
             Ask::Read(_) => None,
             Ask::Write(write) => {
                 let value = self.values.number(write.value.clone(), || write.value.clone());
-                let (expected, is_empty) = (write.expected.0 as u8, write.value.len() <= 1 + 4 * 8);
+                let (expected, is_empty) = (write.expected.0 as u8, write.value.len() <= 1 + 5 * 8);
                 let put = Put { key: facts.key, expected, value, is_empty };
                 Some(self.writes.number(write.clone(), || put))
             }

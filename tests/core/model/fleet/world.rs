@@ -835,10 +835,15 @@ impl Rules {
         let record = self.attempts.key(key, operation);
         let is_granted = matches!(answer, Answer::Granted | Answer::GrantedUnknown(_) | Answer::GrantedSettled(..));
         match operation {
-            Operation::Claim { .. } | Operation::Resume { .. } | Operation::Recover { .. } if is_granted => {
+            Operation::Claim { .. }
+            | Operation::ClaimToSettle { .. }
+            | Operation::Resume { .. }
+            | Operation::Recover { .. }
+                if is_granted =>
+            {
                 actor.holds |= 1 << record;
                 let fate = world.fates.get(usize::from(record)).copied().unwrap_or_default();
-                let is_new = matches!(operation, Operation::Claim { .. }) && answer == Answer::Granted;
+                let is_new = operation.begins() && answer == Answer::Granted;
                 // Who is told late, after its hold, is stopped by its next move.
                 self.require(world, !(is_new && fate.has_settled) || self.setup.leaps, Violation::AskedAgain);
             }
@@ -976,7 +981,8 @@ impl Rules {
         let fate = world.fates[usize::from(payment)];
         let (key, operation) = self.tables.claim(payment);
         let job = Job { key, operation, owner: u8::MAX, number: 0, code: PROBE + u32::from(payment) * 8 + 7 };
-        let found = self.attempts.probe(world.store[usize::from(payment)].value, job, self.now(world));
+        // Another proxy takes it for certain when it has stood for a while.
+        let found = self.attempts.probe(world.store[usize::from(payment)].value, job, self.now(world) + 30);
         self.require(world, !fate.is_delivered, Violation::ServedTwice);
         self.require(world, fate.has_settled || self.setup.streams, Violation::ServedUnpaid);
         self.require(world, found == Some(Answer::Spent), Violation::ServedUnrecorded);

@@ -22,6 +22,7 @@ PYTHON ?= python3
 # Programs, each with Debian's package where that has another name.
 ETCD := etcd:etcd-server etcdctl:etcd-client
 DEBIAN := prometheus chromium $(ETCD)
+DOCKER := dockerd:docker.io docker-compose debootstrap ip:iproute2
 
 .DEFAULT_GOAL := help
 PANICKING := target/provoke-panic
@@ -29,7 +30,7 @@ PANICKING := target/provoke-panic
 MAX_BYTES := 1572864
 MAX_CORE_BYTES := 1048576
 
-.PHONY: help setup build build-core build-pure-rust build-provoke-panic build-sdk size demo up run pay down docs test test-matrix test-peers storm fuzz model bench growth profile lint schema dist clean rust-target debian
+.PHONY: help setup build build-core build-pure-rust build-provoke-panic build-sdk size demo up run pay down docs test test-matrix test-peers test-docker storm fuzz model bench growth profile lint schema dist clean rust-target root debian
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,7 +64,11 @@ rust-target:
 	@test -d "$$(rustc --print sysroot)/lib/rustlib/$(TARGET)" \
 		|| (echo "Adding Rust's target $(TARGET)" && rustup --quiet target add $(TARGET))
 
-# Programs that only Debian packages: a Prometheus, a browser and an etcd for the tests. A service that comes with a package is
+# Tests that make namespaces. It comes first, before minutes of building.
+root:
+	@test "$$(id -u)" = 0 || (echo "This needs root: it starts daemons in namespaces of its own" && exit 1)
+
+# Programs that only Debian packages: a Prometheus, a browser, an etcd and a Docker for the tests. A service that comes with a package is
 # nobody's here: the tests start their own.
 debian:
 	@missing=$$(for program in $(DEBIAN); do command -v $${program%:*} >/dev/null || echo $${program#*:}; done); \
@@ -72,8 +77,10 @@ debian:
 		root=$$(test "$$(id -u)" = 0 || echo sudo); \
 		$$root apt-get -qq update >/dev/null && $$root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends $$missing >/dev/null \
 			|| (echo "make test needs" $$missing "on the PATH: install them" && exit 1); \
-		for package in $$missing; do service=$${package%-server}; \
-			$$root systemctl disable --quiet --now $$service 2>/dev/null || $$root service $$service stop >/dev/null 2>&1 || true; done; fi
+		for package in $$missing; do \
+			case $$package in docker.io) services="docker.socket docker containerd";; *) services=$${package%-server};; esac; \
+			for service in $$services; do \
+				$$root systemctl disable --quiet --now $$service 2>/dev/null || $$root service $$service stop >/dev/null 2>&1 || true; done; done; fi
 
 # Builds the filter, in a target directory and with flags of cargo, and optimizes what cargo has linked; before all else by the passes of
 # wasm-opt that are named.
@@ -137,6 +144,10 @@ test-matrix: setup build build-provoke-panic .tools/python-v1.stamp .tools/moto.
 
 test-peers: setup build ## Suites of others on the filter: hostile-facilitator and x402-conformance (three minutes)
 	@node tests/peers.mjs
+
+test-docker: DEBIAN := $(DOCKER)
+test-docker: root setup debian build ## The compose files and the module's image under a real Docker daemon in namespaces of its own (root; two minutes)
+	@tests/docker/run.sh
 
 storm: DEBIAN := $(ETCD)
 storm: setup debian build ## Everything at once, then hostile clients, then a fleet on etcd, and the books (SECONDS=60 HOSTILE=100000 HONEST=1000 PAYMENTS=2000 SEED=1)

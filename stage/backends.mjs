@@ -5,7 +5,7 @@
  * Usage: node stage/backends.mjs --listen ADDRESS:PORT --write FILE
  */
 import { mkdirSync, renameSync, writeFileSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { dirname } from "node:path";
 import { parseArgs } from "node:util";
 import { renderBootstrap } from "./envoy.mjs";
 import { startBackends } from "./stage.mjs";
@@ -21,7 +21,8 @@ const bootstrap = renderBootstrap({
   adminPort: backends.ports.gatewayAdmin,
   apiPort: backends.inference.port,
   facilitatorPort: backends.facilitator.port,
-  accessLog: join(dirname(values.write), "access.jsonl"),
+  // In Envoy's own image it is not root who writes, and to the container's output it may.
+  accessLog: "/dev/stdout",
   edit: ({ static_resources: { listeners } }) => {
     listeners[0].address.socket_address.address = address;
   },

@@ -2,10 +2,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { makePayer } from "../../stage/client.mjs";
 import { documents } from "./cluster.mjs";
 import { openEdge, openIstio, openWaypoint, PORTS } from "./istio.mjs";
-import { assertSells, untilForSale } from "./selling.mjs";
+import { assertOutlivesPanic, assertSells, untilForSale } from "./selling.mjs";
 import { eventually, openWorld, PANICKING } from "./world.mjs";
 
 const world = await openWorld({ wasm: PANICKING });
@@ -16,36 +15,14 @@ await cluster.applyOverlay({ base: "istio/base", components: ["sidecar", "gatewa
 const edge = await openEdge(world, istio);
 const url = `${edge.proxies[0].url}/weather`;
 
-/** Pays while the filter is told to panic: nothing may be served; then waits until it is there again, and it sells. */
-async function assertOutlivesPanic(url, { send = fetch } = {}) {
-  await untilForSale(url, { send });
-  await assertSells(world, url, { send });
-  const payer = makePayer({
-    send: (input) => {
-      if (input.headers.has("payment-signature")) input.headers.set("x-provoke-panic", "request");
-      return send(input);
-    },
-  });
-  const answer = await payer.fetch(url).catch(() => null);
-  assert.ok(!answer || answer.status >= 500, `${answer?.status}: served by a filter that panicked`);
-  const states = new Set();
-  await eventually(async () => {
-    const { status } = await send(url);
-    states.add(status);
-    return status === 402;
-  }, "the filter is loaded anew");
-  assert.ok(![...states].some((status) => status < 400), `unpaid: ${[...states]}`);
-  await assertSells(world, url, { send });
-}
-
 test("A crash in a sidecar", async () => {
   const weather = await istio.sidecar("weather", { labels: { app: "weather" } });
   await cluster.service("weather", { selector: { app: "weather" }, ports: PORTS, pods: [weather.pod] });
   await weather.ready();
-  await assertOutlivesPanic(`http://${weather.pod.ip}:8080/weather`);
+  await assertOutlivesPanic(world, `http://${weather.pod.ip}:8080/weather`);
 });
 
-test("A crash in a gateway", () => assertOutlivesPanic(url));
+test("A crash in a gateway", () => assertOutlivesPanic(world, url));
 
 test("A crash in a waypoint", async () => {
   await cluster.namespace("ambient", { labels: { "istio.io/dataplane-mode": "ambient" } });
@@ -54,7 +31,7 @@ test("A crash in a waypoint", async () => {
   const waypoint = await openWaypoint(world, istio, "ambient");
   const caller = await istio.sidecar("caller", { namespace: "bank", api: false });
   await caller.ready();
-  await assertOutlivesPanic("http://weather.ambient/weather", { send: waypoint.sendAs(caller) });
+  await assertOutlivesPanic(world, "http://weather.ambient/weather", { send: waypoint.sendAs(caller) });
 });
 
 /** A gateway of its own, with an image that cannot be used. */

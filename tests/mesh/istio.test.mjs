@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { shipped } from "./cluster.mjs";
 import { openEdge, openIstio, openWaypoint, PORTS } from "./istio.mjs";
-import { assertSells, untilForSale } from "./selling.mjs";
+import { assertSells, assertSellsByTheToken, untilForSale } from "./selling.mjs";
 import { openWorld } from "./world.mjs";
 
 const world = await openWorld();
@@ -41,13 +41,7 @@ test("An EnvoyFilter sells by the token", async () => {
   const chat = await istio.sidecar("chat", { labels: { app: "chat" } });
   await cluster.service("chat", { selector: { app: "chat" }, ports: PORTS, pods: [chat.pod] });
   await chat.ready();
-  const body = JSON.stringify({ model: "gpt-4o", max_tokens: 1000, messages: [{ role: "user", content: "How much is the fish?" }] });
-  const init = { method: "POST", headers: { "content-type": "application/json" }, body };
-  const block = (await world.chain.client.getBlockNumber()) + 1n;
-  const { body: bought } = await assertSells(world, `http://${chat.pod.ip}:8080/v1/chat/completions`, { init });
-  const [{ value }] = await world.chain.transfers(block);
-  const { prompt_tokens: input, completion_tokens: output } = bought.usage;
-  assert.equal(value, BigInt(Math.ceil(input * 2.5 + output * 10)), "what the tokens cost, in millionths of a dollar");
+  await assertSellsByTheToken(world, `http://${chat.pod.ip}:8080/v1/chat/completions`);
 });
 
 test("A waypoint sells", async () => {

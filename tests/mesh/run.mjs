@@ -27,7 +27,7 @@ mkdir -p /run/netns
 mount -t tmpfs none /run/netns
 mount -t tmpfs -o size=4g none "$MESH_WORLD"
 set +e
-node --test --test-reporter=tap "$1"
+node --test --test-reporter=tap --test-timeout=600000 "$1"
 code=$?
 test -z "$KEPT" || cp -r "$MESH_WORLD/logs" "$KEPT"
 exit $code`;

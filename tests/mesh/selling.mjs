@@ -96,3 +96,37 @@ export async function assertBelievesTheFacilitatorAlone(world, url, log, { send 
   }
   await eventually(async () => (await makePayer({ send }).fetch(url)).status === 200, "the facilitator itself is believed");
 }
+
+/** Pays while the filter is told to panic: nothing may be served; then waits until it is there again, and it sells. */
+export async function assertOutlivesPanic(world, url, { send = fetch } = {}) {
+  await untilForSale(url, { send });
+  await assertSells(world, url, { send });
+  const payer = makePayer({
+    send: (input) => {
+      if (input.headers.has("payment-signature")) input.headers.set("x-provoke-panic", "request");
+      return send(input);
+    },
+  });
+  const answer = await payer.fetch(url).catch(() => null);
+  assert.ok(!answer || answer.status >= 500, `${answer?.status}: served by a filter that panicked`);
+  const states = new Set();
+  await eventually(async () => {
+    const { status } = await send(url);
+    states.add(status);
+    return status === 402;
+  }, "the filter is loaded anew");
+  assert.ok(![...states].some((status) => status < 400), `unpaid: ${[...states]}`);
+  await assertSells(world, url, { send });
+}
+
+/** Fails unless a model's answer is sold for what its tokens cost at the prices of `envoyfilter.yaml`. */
+export async function assertSellsByTheToken(world, url) {
+  const body = JSON.stringify({ model: "gpt-4o", max_tokens: 1000, messages: [{ role: "user", content: "How much is the fish?" }] });
+  const init = { method: "POST", headers: { "content-type": "application/json" }, body };
+  await untilForSale(url, { init });
+  const block = (await world.chain.client.getBlockNumber()) + 1n;
+  const { body: bought } = await assertSells(world, url, { init });
+  const [{ value }] = await world.chain.transfers(block);
+  const { prompt_tokens: input, completion_tokens: output } = bought.usage;
+  assert.equal(value, BigInt(Math.ceil(input * 2.5 + output * 10)), "what the tokens cost, in millionths of a dollar");
+}

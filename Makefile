@@ -217,10 +217,11 @@ schema: ## Write the JSON Schema of the configuration: envoy/plugin.schema.json
 	@cargo run --quiet --locked --features schema --example schema > envoy/plugin.schema.json
 
 DIST := dist
-dist: build schema ## Make what a release consists of: the module, its hash, an OCI image layout, the schema (dist/)
+dist: build schema ## Make what a release consists of: module, schema, OCI image layout, manifests that name it by digest, hashes (dist/; IMAGE=registry/name:tag)
 	@rm -rf $(DIST) && mkdir -p $(DIST)
 	@cp $(WASM) $(DIST)/plugin.wasm && cp envoy/plugin.schema.json $(DIST)/
 	@node stage/oci.mjs $(DIST)/plugin.wasm $(DIST)/image
+	@node stage/manifests.mjs $(DIST)/image $(DIST) $(IMAGE)
 	@cd $(DIST) && find . -type f ! -name SHA256SUMS | sort | xargs sha256sum > SHA256SUMS && cat SHA256SUMS
 
 clean: ## Remove everything that was installed, built or recorded

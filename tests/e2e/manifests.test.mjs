@@ -224,6 +224,32 @@ test("Every manifest is in the base of its folder or in one component of its own
   }
 });
 
+test("`make dist` names the image by its digest, wherever it is named", () => {
+  const node = (script, ...args) => execFileSync(process.execPath, [join(checkout, "stage", script), ...args], { stdio: "pipe" });
+  const [module, dist] = [join(directory, "any.wasm"), join(directory, "dist")];
+  writeFileSync(module, "not really");
+  node("oci.mjs", module, join(dist, "image"));
+  node("manifests.mjs", join(dist, "image"), dist, "registry.shop.example/x402:7");
+  const [{ digest }] = JSON.parse(readFileSync(join(dist, "image", "index.json"), "utf8")).manifests;
+  const hash = digest.replace("sha256:", "");
+  const images = [];
+  const look = (where, value) => {
+    if (typeof value !== "object" || value === null) return;
+    const url = value.url ?? value.http_uri?.uri;
+    if (/registry/.test(url)) images.push([where, url.replace("oci://", ""), value.sha256]);
+    Object.values(value).forEach((inner) => look(where, inner));
+  };
+  for (const folder of FOLDERS) {
+    const names = readdirSync(join(dist, folder)).filter((file) => file.endsWith(".yaml"));
+    assert.deepEqual(names, readdirSync(join(checkout, "envoy", folder)).filter((file) => file.endsWith(".yaml")));
+    for (const name of names) {
+      for (const document of parseAllDocuments(readFileSync(join(dist, folder, name), "utf8"))) look(name, document.toJS());
+    }
+  }
+  const expected = ["envoyfilter", "gateway", "sidecar", "traffic-extension", "waypoint", "policy"];
+  assert.deepEqual(images, expected.map((name) => [`${name}.yaml`, "registry.shop.example/x402:7", hash]));
+});
+
 /** A certificate authority, and certificates of it. */
 function makeCertificates() {
   const openssl = (...args) => execFileSync("openssl", args, { cwd: directory, stdio: "pipe" });

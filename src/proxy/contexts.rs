@@ -208,7 +208,7 @@ impl<H: Host> Contexts<H> {
             return;
         }
         if let Some(id) = self.with_table(|table| table.take_callout(token)).flatten() {
-            self.from_root(id, |stream| stream.on_callout(token, headers, body_size));
+            self.within_root(id, |stream| stream.on_callout(token, headers, body_size));
         }
     }
 
@@ -234,7 +234,7 @@ impl<H: Host> Contexts<H> {
         });
         let has_impatient = !self.streams_that(HttpContext::is_impatient).is_empty();
         for id in self.streams_that(HttpContext::wants_ticks) {
-            self.from_root(id, HttpContext::on_tick);
+            self.within_root(id, HttpContext::on_tick);
         }
         if has_impatient && self.streams_that(HttpContext::is_impatient).is_empty() {
             let _ = self.host.set_tick_period(TICK_PERIOD);
@@ -303,7 +303,7 @@ impl<H: Host> Contexts<H> {
     }
 
     /// Acts on a stream from a callback of a root context.
-    fn from_root(&self, id: u32, act: impl FnOnce(&mut HttpContext<H>)) {
+    fn within_root(&self, id: u32, act: impl FnOnce(&mut HttpContext<H>)) {
         self.current.set(Some(id));
         self.with_stream(id, act);
         self.current.set(None);

@@ -23,6 +23,7 @@ PYTHON ?= python3
 ETCD := etcd:etcd-server etcdctl:etcd-client
 DEBIAN := prometheus chromium $(ETCD)
 DOCKER := dockerd:docker.io docker-compose debootstrap ip:iproute2
+DEBIAN_MESH := prometheus docker-registry skopeo dnsmasq:dnsmasq-base iptables ip:iproute2 curl
 
 .DEFAULT_GOAL := help
 PANICKING := target/provoke-panic
@@ -30,7 +31,7 @@ PANICKING := target/provoke-panic
 MAX_BYTES := 1572864
 MAX_CORE_BYTES := 1048576
 
-.PHONY: help setup build build-core build-pure-rust build-provoke-panic build-sdk size demo up run pay down docs test test-matrix test-peers test-docker storm fuzz model bench growth profile lint schema dist clean rust-target root debian
+.PHONY: help setup build build-core build-pure-rust build-provoke-panic build-sdk size demo up run pay down docs test test-matrix test-mesh test-peers test-docker storm fuzz model bench growth profile lint schema dist clean rust-target root debian mesh-root
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -142,6 +143,23 @@ down: node_modules/.stamp ## End what `make up` started
 test-matrix: setup build build-provoke-panic .tools/python-v1.stamp .tools/moto.stamp ## The end-to-end tests on Envoy 1.36 to 1.40 (takes about an hour)
 	@node tests/matrix.mjs $(VERSIONS)
 
+# Control planes: Go modules of our own, each built when what it asks for has changed.
+MESH := etcd kubernetes istio envoy-gateway
+MESH_STAMPS := $(MESH:%=.tools/mesh/%.stamp)
+.tools/mesh/%.stamp: tests/mesh/go/%/go.mod tests/mesh/go/%/go.sum tests/mesh/go/build.sh
+	@echo "Building $* for the tests of the mesh into .tools/mesh (minutes, once)"
+	@tests/mesh/go/build.sh $* .tools/mesh
+	@touch $@
+.tools/mesh/istio.stamp: tests/mesh/go/istio/main.go
+
+mesh-root:
+	@test "$$(id -u)" = 0 || (echo "make test-mesh makes namespaces, bridges and mounts: it needs root" && exit 1)
+	@command -v go >/dev/null || (echo "make test-mesh builds control planes: it needs Go 1.26 or newer on the PATH (https://go.dev/dl)" && exit 1)
+
+test-mesh: DEBIAN := $(DEBIAN_MESH)
+test-mesh: mesh-root setup debian build build-provoke-panic $(MESH_STAMPS) ## The manifests as they are shipped on real control planes: Istio and Envoy Gateway (needs root and Go; FILES=tests/mesh/x.test.mjs)
+	@node tests/mesh/run.mjs $(FILES)
+
 test-peers: setup build ## Suites of others on the filter: hostile-facilitator and x402-conformance (three minutes)
 	@node tests/peers.mjs
 
@@ -210,10 +228,11 @@ schema: ## Write the JSON Schema of the configuration: envoy/plugin.schema.json
 	@cargo run --quiet --locked --features schema --example schema > envoy/plugin.schema.json
 
 DIST := dist
-dist: build schema ## Make what a release consists of: the module, its hash, an OCI image layout, the schema (dist/)
+dist: build schema ## Make what a release consists of: module, schema, OCI image layout, manifests that name it by digest, hashes (dist/; IMAGE=registry/name:tag)
 	@rm -rf $(DIST) && mkdir -p $(DIST)
 	@cp $(WASM) $(DIST)/plugin.wasm && cp envoy/plugin.schema.json $(DIST)/
 	@node stage/oci.mjs $(DIST)/plugin.wasm $(DIST)/image
+	@node stage/manifests.mjs $(DIST)/image $(DIST) $(IMAGE)
 	@cd $(DIST) && find . -type f ! -name SHA256SUMS | sort | xargs sha256sum > SHA256SUMS && cat SHA256SUMS
 
 clean: ## Remove everything that was installed, built or recorded

@@ -26,6 +26,10 @@ export const NETWORK_V1 = "base-sepolia";
 /** Circle's USDC on Base Sepolia; 6 decimals. */
 export const USDC = "0x036CbD53842c5426634e7929541eC2318f3dCF7e";
 
+/** What the chain may be taken for: its EIP-155 id, its names in x402, and Circle's USDC there. */
+export const BASE_SEPOLIA = { id: CHAIN_ID, network: NETWORK, v1: NETWORK_V1, usdc: USDC, usdcName: "USDC" };
+export const BASE = { id: 8453, network: "eip155:8453", v1: "base", usdc: "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913", usdcName: "USD Coin" };
+
 const MULTICALL3 = "0xcA11bde05977b3631167028862bE2a173976CA11";
 // Any address without code will do (this one spells the library's name): only the USDC code, linked to it, calls it.
 const SIGNATURE_CHECKER = "0x5369676e6174757265436865636b657200000000";
@@ -35,11 +39,12 @@ const EVERYTHING = 2n ** 256n - 1n;
  * viem's description of the chain, for clients of it.
  *
  * @param {string} rpcUrl
+ * @param {typeof BASE_SEPOLIA} [as] what it is taken for
  */
-export const chainAt = (rpcUrl) =>
+export const chainAt = (rpcUrl, as = BASE_SEPOLIA) =>
   defineChain({
-    id: CHAIN_ID,
-    name: "Base Sepolia (local)",
+    id: as.id,
+    name: `${as.v1} (local)`,
     nativeCurrency: { name: "Ether", symbol: "ETH", decimals: 18 },
     rpcUrls: { default: { http: [rpcUrl] } },
     contracts: { multicall3: { address: MULTICALL3 } },
@@ -76,6 +81,7 @@ function linkedUsdcCode({ deployedBytecode, deployedLinkReferences }) {
  *   it the payer gets 100 USDC
  * @param {number} [options.interval] seconds between blocks that nobody asked for. Without it the chain's clock stands
  *   still while nobody pays, and what is valid from a moment ago on is refused
+ * @param {typeof BASE_SEPOLIA} [options.as] what it is taken for
  * @returns {Promise<Chain>}
  *
  * @typedef {object} Chain
@@ -101,7 +107,7 @@ function linkedUsdcCode({ deployedBytecode, deployedLinkReferences }) {
  * @property {string | null} authorizer who signed the EIP-3009 authorization used by it
  * @property {string | null} nonce of that authorization; a transfer by Permit2 has neither
  */
-export async function startChain({ port, run, balances = { [payerAccount.address]: 100_000_000n }, interval }) {
+export async function startChain({ port, run, balances = { [payerAccount.address]: 100_000_000n }, interval, as = BASE_SEPOLIA }) {
   // Not awaited yet: the node starts while they are compiled, if they have to be.
   const contracts = contractsCode();
   contracts.catch(() => {});
@@ -110,7 +116,7 @@ export async function startChain({ port, run, balances = { [payerAccount.address
   const child = startProcess({
     name: "chain",
     command: anvilPath(),
-    args: ["--host", "127.0.0.1", "--port", String(port), "--chain-id", String(CHAIN_ID), "--quiet", ...mining],
+    args: ["--host", "127.0.0.1", "--port", String(port), "--chain-id", String(as.id), "--quiet", ...mining],
     run,
   });
   let id = 0;
@@ -126,13 +132,13 @@ export async function startChain({ port, run, balances = { [payerAccount.address
   };
   await until(() => rpc("eth_chainId"), { what: "the chain (anvil)", process: child });
 
-  const client = createPublicClient({ chain: chainAt(rpcUrl), transport: http(rpcUrl), pollingInterval: 20, cacheTime: 0 });
+  const client = createPublicClient({ chain: chainAt(rpcUrl, as), transport: http(rpcUrl), pollingInterval: 20, cacheTime: 0 });
   const usdc = artifact("v2/FiatTokenV2_2.sol/FiatTokenV2_2");
   // viem keeps Multicall3's creation code to itself; executed as a call it returns the code to be placed.
   const { multicall3Bytecode } = await import(new URL("./constants/contracts.js", import.meta.resolve("viem")));
   await Promise.all([
     rpc("anvil_setCode", SIGNATURE_CHECKER, artifact("util/SignatureChecker.sol/SignatureChecker").deployedBytecode),
-    rpc("anvil_setCode", USDC, linkedUsdcCode(usdc)),
+    rpc("anvil_setCode", as.usdc, linkedUsdcCode(usdc)),
     rpc("eth_call", { data: multicall3Bytecode }).then((code) => rpc("anvil_setCode", MULTICALL3, code)),
     ...Object.entries(await contracts).map(([address, code]) => rpc("anvil_setCode", address, code)),
   ]);
@@ -141,13 +147,13 @@ export async function startChain({ port, run, balances = { [payerAccount.address
   // A fixed gas limit saves the node a dry run of each of these.
   const transactAs = async (from, functionName, ...args) => {
     const data = encodeFunctionData({ abi: usdc.abi, functionName, args });
-    const hash = await rpc("eth_sendTransaction", { from, to: USDC, data, gas: "0xf4240" });
+    const hash = await rpc("eth_sendTransaction", { from, to: as.usdc, data, gas: "0xf4240" });
     const receipt = await until(() => rpc("eth_getTransactionReceipt", hash), { what: `USDC.${functionName}`, process: child });
     if (receipt.status !== "0x1") throw new Error(`USDC.${functionName} was reverted`);
   };
   const transact = (...call) => transactAs(minter, ...call);
   const approve = (owner, amount = EVERYTHING) => transactAs(owner, "approve", PERMIT2, amount);
-  await transact("initialize", "USDC", "USDC", "USD", 6, minter, minter, minter, minter);
+  await transact("initialize", as.usdcName, "USDC", "USD", 6, minter, minter, minter, minter);
   await transact("initializeV2", "USDC");
   await transact("initializeV2_1", minter);
   await transact("initializeV2_2", [], "USDC");
@@ -163,14 +169,14 @@ export async function startChain({ port, run, balances = { [payerAccount.address
     mint: (address, amount) => transact("mint", address, amount),
     approve,
     balanceOf: (address) =>
-      client.readContract({ address: USDC, abi: usdc.abi, functionName: "balanceOf", args: [address] }),
+      client.readContract({ address: as.usdc, abi: usdc.abi, functionName: "balanceOf", args: [address] }),
     transfers: async (fromBlock = 0n) => {
       // anvil takes a range that begins in the future for an error.
       if (fromBlock > (await client.getBlockNumber())) return [];
       const logs = parseEventLogs({
         abi: usdc.abi,
         eventName: ["Transfer", "AuthorizationUsed"],
-        logs: await client.getLogs({ address: USDC, fromBlock }),
+        logs: await client.getLogs({ address: as.usdc, fromBlock }),
       });
       // The contract emits AuthorizationUsed right before the Transfer that it allows.
       return logs.flatMap((log, i) => {

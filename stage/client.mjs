@@ -20,6 +20,7 @@ const decoded = (decode, header) => (header ? decode(header) : null);
  * @param {object} [options.channels] lets it pay by channels, with these options of the official scheme (`salt`,
  *   `voucherSigner`, `depositStrategy`, `storage`, …); without `storage` what it knows of its channels is kept in memory
  * @param {object} [options.signer] more of what the official client may ask its signer for: `readContract`, …
+ * @param {typeof fetch} [options.send] sends what is asked, in place of `fetch`
  * @returns {Payer} `fetch` pays where it is asked to (up to the one dollar that the official client allows); the lists
  *   grow as it goes
  *
@@ -48,13 +49,13 @@ const decoded = (decode, header) => (header ? decode(header) : null);
  * @property {string} signature 0x…
  * @property {number} ms how long the signing took
  */
-export function makePayer({ account = payerAccount, select, channels, signer: more } = {}) {
+export function makePayer({ account = payerAccount, select, channels, signer: more, send = fetch } = {}) {
   const exchanges = [];
   const signatures = [];
   const watched = async (input, init) => {
     const request = new Request(input, init);
     const started = performance.now();
-    const response = await fetch(request);
+    const response = await send(request);
     exchanges.push({
       method: request.method,
       url: request.url,

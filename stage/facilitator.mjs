@@ -11,13 +11,13 @@ import { ExactEvmSchemeV1 } from "@x402/evm/exact/v1/facilitator";
 import { UptoEvmScheme } from "@x402/evm/upto/facilitator";
 import { createWalletClient, http, publicActions } from "viem";
 import { authorizerAccount, facilitatorAccount } from "./accounts.mjs";
-import { chainAt, NETWORK, NETWORK_V1 } from "./chain.mjs";
+import { BASE_SEPOLIA, chainAt } from "./chain.mjs";
 import { readBody, sendJson, serve } from "./servers.mjs";
 
-function signerFor(rpcUrl) {
+function signerFor(rpcUrl, as) {
   const client = createWalletClient({
     account: facilitatorAccount,
-    chain: chainAt(rpcUrl),
+    chain: chainAt(rpcUrl, as),
     transport: http(rpcUrl),
     pollingInterval: 10,
     cacheTime: 0,
@@ -47,6 +47,7 @@ function signerFor(rpcUrl) {
  * @param {number} options.port on 127.0.0.1
  * @param {string} options.rpcUrl the chain to settle on
  * @param {{key: string}[]} [options.extensions] of the protocol, that it has
+ * @param {typeof BASE_SEPOLIA} [options.as] what the chain is taken for
  * @returns {Promise<Facilitator>}
  *
  * @typedef {object} Facilitator
@@ -65,14 +66,14 @@ function signerFor(rpcUrl) {
  * @property {number} at milliseconds since the epoch
  * @property {number | null} ms how long the answer took
  */
-export async function startFacilitator({ port, rpcUrl, extensions = [] }) {
-  const signer = signerFor(rpcUrl);
+export async function startFacilitator({ port, rpcUrl, extensions = [], as = BASE_SEPOLIA }) {
+  const signer = signerFor(rpcUrl, as);
   const facilitator = new x402Facilitator()
     // It says that it settles on Base, too, so that there is something to choose from. Nobody pays there.
-    .register([NETWORK, "eip155:8453"], new ExactEvmScheme(signer))
-    .register(NETWORK, new UptoEvmScheme(signer))
-    .register(NETWORK, new BatchSettlementEvmScheme(signer, authorizerAccount))
-    .registerV1(NETWORK_V1, new ExactEvmSchemeV1(signer));
+    .register([...new Set([as.network, "eip155:8453"])], new ExactEvmScheme(signer))
+    .register(as.network, new UptoEvmScheme(signer))
+    .register(as.network, new BatchSettlementEvmScheme(signer, authorizerAccount))
+    .registerV1(as.v1, new ExactEvmSchemeV1(signer));
   for (const extension of extensions) facilitator.registerExtension(extension);
   const operations = {
     "POST /verify": (body) => facilitator.verify(body.paymentPayload, body.paymentRequirements),

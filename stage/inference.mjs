@@ -82,7 +82,7 @@ async function chatCompletion(request, response, id, chunkDelay) {
 }
 
 /**
- * Starts the server on 127.0.0.1.
+ * Starts the server.
  *
  * POST /v1/chat/completions (also `stream: true`; usage at the end with `stream_options.include_usage`),
  * GET /v1/models, GET /weather, GET /healthz, GET /fail (500). Every other request is echoed:
@@ -92,6 +92,7 @@ async function chatCompletion(request, response, id, chunkDelay) {
  * @param {number} options.port
  * @param {number} options.adminPort
  * @param {number} [options.chunkDelay] milliseconds before each word of a stream
+ * @param {string} [options.host] the address that it listens on; 127.0.0.1 without it
  * @returns {Promise<Inference>}
  *
  * @typedef {object} Inference
@@ -114,7 +115,7 @@ async function chatCompletion(request, response, id, chunkDelay) {
  * @param {import("node:http").ServerResponse} response
  * @returns {unknown}
  */
-export async function startInference({ port, adminPort, chunkDelay = 0 }) {
+export async function startInference({ port, adminPort, chunkDelay = 0, host }) {
   const seen = [];
   const inference = {
     port,
@@ -141,9 +142,10 @@ export async function startInference({ port, adminPort, chunkDelay = 0 }) {
     if (route) return route(request, response, id);
     await readBody(request);
     sendJson(response, 200, { method: request.method, path: request.url, headers: Object.fromEntries(headers) });
-  });
+  }, host);
   const admin = await serve(adminPort, (request, response) =>
     request.url === "/__seen" ? sendJson(response, 200, seen) : sendJson(response, 404, { error: "only /__seen" }),
+    host,
   );
   return Object.assign(inference, {
     url: server.url,

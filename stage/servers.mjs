@@ -4,14 +4,15 @@ import { createServer } from "node:http";
 const HOST = "127.0.0.1";
 
 /**
- * Starts an HTTP server on 127.0.0.1.
+ * Starts an HTTP server.
  *
  * @param {number} port
  * @param {(request: import("node:http").IncomingMessage, response: import("node:http").ServerResponse) => unknown} handle
  *   may be async; what it throws becomes a 500
+ * @param {string} [host] the address that it listens on; 127.0.0.1 without it
  * @returns {Promise<{url: string, stop: () => Promise<void>}>} `stop` cuts connections that are still open
  */
-export async function serve(port, handle) {
+export async function serve(port, handle, host = HOST) {
   const server = createServer(async (request, response) => {
     try {
       await handle(request, response);
@@ -24,10 +25,10 @@ export async function serve(port, handle) {
   server.keepAliveTimeout = 0;
   await new Promise((resolve, reject) => {
     server.once("error", reject);
-    server.listen(port, HOST, resolve);
+    server.listen(port, host, resolve);
   });
   return {
-    url: `http://${HOST}:${port}`,
+    url: `http://${host}:${port}`,
     stop: async () => {
       const closed = new Promise((resolve) => server.close(resolve));
       server.closeAllConnections();

@@ -260,8 +260,35 @@ pub fn report(service: &Service, path: &str, answer: &CalloutAnswer) -> String {
         CalloutAnswer::Answered { status, body } => (status, body),
     };
     let text: String = String::from_utf8_lossy(body).chars().take(MAX_ANSWER_BYTES).collect();
-    let shown: String = service.conceal(&text).chars().take(MOST).collect();
-    format!("{target} answered {status}: {shown}")
+    let text = service.conceal(&text);
+    if let (503, Some((_, reason))) = (*status, text.split_once(TRANSPORT_FAILED)) {
+        return format!("{target} answered {status}: {}", fault_of_transport(reason, MOST));
+    }
+    let shown: String = text.chars().take(MOST).collect();
+    // Envoy tells the reason of a connection that failed on to whoever asked, unless it is told, or made, not to.
+    let hint = match *status == 503 && scheme == "https" && shown.ends_with("connection failure") {
+        true => format!("; should its TLS be to blame, the proxy's stats cluster.{cluster}.ssl tell why"),
+        false => String::new(),
+    };
+    format!("{target} answered {status}: {shown}{hint}")
+}
+
+/// The words of Envoy's own answer before the reason for which a connection failed.
+const TRANSPORT_FAILED: &str = "transport failure reason: ";
+
+/// Returns what is wrong with a connection, in words and as Envoy put it, at most `most` characters of that.
+fn fault_of_transport(reason: &str, most: usize) -> String {
+    /// What Envoy says of each fault, and what that means; the first that is found counts, for a certificate chooses its names.
+    const FAULTS: [(&str, &str); 5] = [
+        ("SAN", "its certificate is for another name"),
+        ("has expired", "its certificate has expired"),
+        ("issuer certificate", "nobody who is trusted vouches for its certificate"),
+        ("self", "nobody who is trusted vouches for its certificate"),
+        ("WRONG_VERSION_NUMBER", "it does not speak TLS"),
+    ];
+    let words = FAULTS.iter().find(|(said, _)| reason.contains(said)).map_or("its TLS fails", |(_, words)| *words);
+    let said = reason.split_once("OPENSSL_internal:").map_or(reason, |(_, said)| said);
+    format!("{words} ({})", said.chars().take(most).collect::<String>())
 }
 
 /// Returns whether an HTTP status is one of success.

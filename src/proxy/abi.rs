@@ -56,7 +56,10 @@ pub extern "C" fn malloc(size: usize) -> *mut u8 {
 
 #[unsafe(no_mangle)]
 pub extern "C" fn _initialize() {
-    std::panic::set_hook(Box::new(|panic| WasmHost.log(LogLevel::Critical, &format!("x402: {panic}"))));
+    std::panic::set_hook(Box::new(|panic| {
+        WasmHost.log(LogLevel::Critical, &format!("x402: {panic}"));
+        CONTEXTS.with(Contexts::on_panic);
+    }));
 }
 
 #[unsafe(no_mangle)]

@@ -1,6 +1,6 @@
 //! The contexts of a worker, and which of them each callback of the host is for.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -17,6 +17,8 @@ pub struct Contexts<H> {
     host: H,
     /// Never borrowed while a stream's callback is under way: nothing that a host call leads to finds it in use.
     table: RefCell<Table<H>>,
+    /// The stream that a callback of a root context acts on, which is not in the table meanwhile.
+    current: Cell<Option<u32>>,
 }
 
 /// Whom a root context has asked about itself, by its place in the configuration.
@@ -114,7 +116,7 @@ fn take_by_token<T>(expected: &mut Vec<(u32, T)>, token: u32) -> Option<T> {
 impl<H: Host> Contexts<H> {
     /// Makes a worker without contexts.
     pub const fn new(host: H) -> Self {
-        Self { host, table: RefCell::new(Table::new()) }
+        Self { host, table: RefCell::new(Table::new()), current: Cell::new(None) }
     }
 
     /// Returns how many streams and pursuits there are of which something may still be heard.
@@ -206,7 +208,7 @@ impl<H: Host> Contexts<H> {
             return;
         }
         if let Some(id) = self.with_table(|table| table.take_callout(token)).flatten() {
-            self.with_stream(id, |stream| stream.on_callout(token, headers, body_size));
+            self.within_root(id, |stream| stream.on_callout(token, headers, body_size));
         }
     }
 
@@ -232,7 +234,7 @@ impl<H: Host> Contexts<H> {
         });
         let has_impatient = !self.streams_that(HttpContext::is_impatient).is_empty();
         for id in self.streams_that(HttpContext::wants_ticks) {
-            self.with_stream(id, HttpContext::on_tick);
+            self.within_root(id, HttpContext::on_tick);
         }
         if has_impatient && self.streams_that(HttpContext::is_impatient).is_empty() {
             let _ = self.host.set_tick_period(TICK_PERIOD);
@@ -274,6 +276,17 @@ impl<H: Host> Contexts<H> {
         self.with_stream(id, HttpContext::on_end);
     }
 
+    /// Answers all who wait, for the VM is about to end: the host would let them wait until the stream's idle time is over. The stream
+    /// whose own callback is under way it ends by itself.
+    pub fn on_panic(&self) {
+        let waiting = self.streams_that(HttpContext::is_held);
+        for id in waiting.into_iter().chain(self.current.get()) {
+            if self.host.act_on(id).is_ok() {
+                let _ = edits::reply_host_error(&self.host);
+            }
+        }
+    }
+
     /// Forgets the callouts for whose answers nobody waits any more.
     fn forget_callouts(&self) {
         self.with_table(|Table { callouts, streams, .. }| {
@@ -287,6 +300,13 @@ impl<H: Host> Contexts<H> {
 
     fn with_table<T>(&self, act: impl FnOnce(&mut Table<H>) -> T) -> Option<T> {
         self.table.try_borrow_mut().ok().map(|mut table| act(&mut table))
+    }
+
+    /// Acts on a stream from a callback of a root context.
+    fn within_root(&self, id: u32, act: impl FnOnce(&mut HttpContext<H>)) {
+        self.current.set(Some(id));
+        self.with_stream(id, act);
+        self.current.set(None);
     }
 
     /// Acts on a stream. It is taken out of the table meanwhile.

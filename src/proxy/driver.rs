@@ -168,6 +168,11 @@ impl<H: Host> Driver<H> {
         matches!(self.flow, Flow::Reading(_))
     }
 
+    /// Returns whether the half of the stream that is under way waits.
+    pub(super) const fn is_held(&self) -> bool {
+        matches!(self.flow, Flow::Held | Flow::Reading(_))
+    }
+
     /// Returns the most bytes of the body of a half that are read, if it is being read; a part of it was seen.
     pub(super) fn reads(&mut self, half: Half) -> Option<usize> {
         let is_under_way = half == self.half();

@@ -46,6 +46,11 @@ impl<H: Host> HttpContext<H> {
         self.driver.has_ended()
     }
 
+    /// Returns whether a half of the stream waits.
+    pub(super) const fn is_held(&self) -> bool {
+        self.driver.is_held()
+    }
+
     /// Returns the token of the callout to the shared store that is under way.
     pub(super) fn store_token(&self) -> Option<u32> {
         self.driver.store_token()

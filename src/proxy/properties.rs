@@ -51,10 +51,23 @@ pub(super) fn request_id(host: &impl Host) -> Option<String> {
     Some(String::from_utf8_lossy(&id).into_owned())
 }
 
-/// Returns the names that the caller's certificate is for, if it showed one that the proxy took.
+/// Returns the names that the caller's certificate is for, if it showed one that the proxy took. In a waypoint of Istio that
+/// certificate was shown at another listener, which left its URIs in the filter state: no client writes there.
 pub(super) fn principals(host: &impl Host) -> Vec<Vec<u8>> {
-    let names = ["uri_san_peer_certificate", "dns_san_peer_certificate"];
-    names.into_iter().filter_map(|name| value(host, &["connection", name])).collect()
+    let shown = ["uri_san_peer_certificate", "dns_san_peer_certificate"];
+    let shown = shown.into_iter().filter_map(|name| value(host, &["connection", name]));
+    // Several are joined by commas there, and then nobody knows where one ends.
+    let left = value(host, &["filter_state", "io.istio.peer_principal"]).filter(|name| !name.contains(&b','));
+    shown.chain(left).collect()
+}
+
+/// Returns the name under which the plugin was configured, where nothing parts its shared data from that of the proxy's other
+/// plugins: the host has a name for it, and none for its VM.
+pub(super) fn unparted_name(host: &impl Host) -> Option<String> {
+    if value(host, &["plugin_vm_id"]).is_some() {
+        return None;
+    }
+    value(host, &["plugin_name"]).map(|name| String::from_utf8_lossy(&name).into_owned())
 }
 
 /// Returns the bytes of the request that the host has received by now, the head included.

@@ -19,6 +19,7 @@ use super::{stats, store};
 use crate::chain::{self, MAX_ANSWER_BYTES};
 use crate::channel::IS_BUILT_IN;
 use crate::config::{Config, Facilitator, Offer, Rpc, Service};
+use crate::evm::keccak256;
 use crate::exchange::{LogText, Warning};
 use crate::facilitator::{self, CalloutAnswer, Directory, MAX_SUPPORTED_BYTES, Supported};
 use crate::ledger::exposure;
@@ -592,16 +593,40 @@ fn log_introduction(host: &impl Host, facilitator: &Facilitator, answer: &Callou
     }
 }
 
+const NO_SHARED_DATA: &str = "the host's shared data does not work";
+
+const OTHER_FORM: &str = "the proxy's shared data holds a ledger that another version of the filter wrote in another form; this version starts in a new proxy process, or under another vm_id";
+
+/// Says so where another plugin's ledger is this one's, and nobody said that it should be.
+fn tell_neighbour(host: &impl Host, configuration: &[u8]) {
+    let Some(name) = properties::unparted_name(host) else { return };
+    let mark = hex::encode(keccak256(configuration));
+    if let Some(other) = store::note_instance(host, &name, &mark) {
+        host.log(
+            LogLevel::Warn,
+            &format!(
+                "x402: the plugin {other:?} was loaded into this proxy with another configuration, and no vm_id parts it from {name:?}: they share one ledger, and so does every other plugin without a vm_id. Load one for all routes, or give each a vm_id (in Istio by an EnvoyFilter)"
+            ),
+        );
+    }
+}
+
 fn configure(host: &impl Host, size: usize) -> Result<(Configured, Memory), String> {
     let bytes = host.buffer(Buffer::PluginConfiguration, size).map_err(|error| error.to_string())?;
     let config =
         Config::from_host(&bytes, &|name| host.variable(name).ok().flatten()).map_err(|error| error.to_string())?;
-    let number = store::draw_number(host).ok_or("the host's shared data does not work")?;
+    match store::has_own_form(host) {
+        Some(true) => {}
+        Some(false) => return Err(OTHER_FORM.to_owned()),
+        None => return Err(NO_SHARED_DATA.to_owned()),
+    }
+    let number = store::draw_number(host).ok_or(NO_SHARED_DATA)?;
     let period =
         if config.needs_introduction || config.shared_ledger.is_some() { FIRST_TICK_PERIOD } else { TICK_PERIOD };
     host.set_tick_period(period).map_err(|error| error.to_string())?;
     let secret = store::shared_secret(host).ok_or("the host's shared data or random numbers do not work")?;
     properties::declare(host);
+    tell_neighbour(host, &bytes);
     let is_known = config.shared_ledger.is_none();
     Ok((Configured { config: Arc::new(config), number }, Memory { secret, is_known }))
 }

@@ -23,8 +23,13 @@ impl<'a, H: Host> SharedData<'a, H> {
     }
 }
 
-/// Names the form of the pages, so that a later form does not read this one's.
-const KEY_PREFIX: &str = "x402.claims.4.";
+/// The form of the pages. Their keys hold it, so that a later form does not read this one's; and it stands in a key of its own, so
+/// that a build of another form sees that there is a ledger which it cannot read.
+const FORM: &str = "4";
+
+const FORM_KEY: &str = "x402.form";
+
+const INSTANCE_KEY: &str = "x402.instance.1";
 
 const WORKERS_KEY: &str = "x402.workers";
 
@@ -69,7 +74,7 @@ fn claims_in(page: &[u8]) -> i64 {
 }
 
 fn key(page: u32) -> String {
-    format!("{KEY_PREFIX}{page}")
+    format!("x402.claims.{FORM}.{page}")
 }
 
 /// Reads what the facilitator supports, as far as any worker has heard.
@@ -134,6 +139,28 @@ pub(super) fn shared_secret(host: &impl Host) -> Option<[u8; 32]> {
             host.set_shared_data(SECRET_KEY, &secret, None).ok()?.then_some(secret)
         }
     })
+}
+
+/// Returns whether the ledger in the shared data has the form of this build, or there is none yet; from now on it has. `None` where
+/// the store does not work.
+pub(super) fn has_own_form(host: &impl Host) -> Option<bool> {
+    (0..ATTEMPTS).find_map(|_| match host.shared_data(FORM_KEY).ok()? {
+        Some((form, _)) => Some(form == FORM.as_bytes()),
+        None => host.set_shared_data(FORM_KEY, FORM.as_bytes(), None).ok()?.then_some(true),
+    })
+}
+
+/// Notes that the plugin `name` runs with a configuration, by its mark. Returns the name of the plugin that was noted last, if that
+/// is another one with another configuration.
+pub(super) fn note_instance(host: &impl Host, name: &str, mark: &str) -> Option<String> {
+    let (text, version) = match host.shared_data(INSTANCE_KEY).ok()? {
+        Some((bytes, version)) => (String::from_utf8_lossy(&bytes).into_owned(), Some(version)),
+        None => Default::default(),
+    };
+    // Whoever writes at the same time notes as much.
+    let _ = host.set_shared_data(INSTANCE_KEY, format!("{mark} {name}").as_bytes(), version);
+    let (other_mark, other) = text.split_once(' ')?;
+    (other_mark != mark && other != name).then(|| other.to_owned())
 }
 
 const FOUNDING_PREFIX: &str = "x402.fleet.1.";

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use wasm_bindgen_test::wasm_bindgen_test as test;
 use x402_proxy_wasm::config::Config;
 use x402_proxy_wasm::exchange::{Event, Outcome};
-use x402_proxy_wasm::facilitator::{CalloutAnswer, is_failing};
+use x402_proxy_wasm::facilitator::{self, CalloutAnswer, is_failing};
 
 use crate::common::node::{Authorized, Node};
 use crate::common::{
@@ -328,4 +328,51 @@ fn the_claim_is_held_for_as_long_as_all_of_them_may_take() {
     stage.step(&mut request, settled());
     stage.step(&mut request, upstream(200));
     assert_eq!(request.record.as_ref().unwrap().outcome, Outcome::Served);
+}
+
+#[test]
+fn what_is_wrong_with_the_connection_to_a_facilitator_is_said_in_words() {
+    let report = |url: &str, body: &str| {
+        let mut config = base_config();
+        config["facilitator"]["url"] = url.into();
+        let config = Config::from_json(config.to_string().as_bytes()).unwrap();
+        let answer = CalloutAnswer::Answered { status: 503, body: body.as_bytes().to_vec() };
+        facilitator::report(&config.facilitators[0].service, "/settle", &answer)
+    };
+    let failed = "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure";
+    let tls = |error: &str| {
+        let told = format!(
+            "{failed}, transport failure reason: TLS_error:|268435581:SSL routines:OPENSSL_internal:{error}:TLS_error_end"
+        );
+        report("https://facilitator.example.com", &told)
+    };
+    let chain =
+        "CERTIFICATE_VERIFY_FAILED:verify cert failed: X509_verify_cert: certificate verification error at depth 0:";
+    for (error, words) in [
+        // A certificate may have any name.
+        (
+            "CERTIFICATE_VERIFY_FAILED:verify cert failed: SAN matcher, certificate SANs are [has expired]",
+            "its certificate is for another name",
+        ),
+        ("CERTIFICATE_VERIFY_FAILED:verify cert failed: verify SAN list", "its certificate is for another name"),
+        (&format!("{chain} certificate has expired"), "its certificate has expired"),
+        (
+            &format!("{chain} unable to get local issuer certificate"),
+            "nobody who is trusted vouches for its certificate",
+        ),
+        (&format!("{chain} self signed certificate"), "nobody who is trusted vouches for its certificate"),
+        ("WRONG_VERSION_NUMBER", "it does not speak TLS"),
+        ("SSLV3_ALERT_HANDSHAKE_FAILURE", "its TLS fails"),
+    ] {
+        let line = tls(error);
+        let target = "https://facilitator.example.com/settle (cluster facilitator)";
+        assert_eq!(line, format!("{target} answered 503: {words} ({error}:TLS_error_end)"));
+    }
+    assert!(tls(&"x".repeat(10_000)).len() < 400);
+    // Where the proxy keeps the reason to itself.
+    assert!(
+        report("https://facilitator.example.com", failed)
+            .contains("the proxy's stats cluster.facilitator.ssl tell why")
+    );
+    assert!(!report("http://facilitator.example.com", failed).contains("ssl"));
 }

@@ -123,8 +123,8 @@ test("Of a gate's own key that is replaced the log names the address", async () 
 });
 
 test("Envoy's stats tell of channels", async () => {
-  const stats = await gateway.envoy.stats("x402.(unclaimed|channels|deposited)");
-  const of = (name) => Object.entries(stats).filter(([key]) => key.includes(`x402.${name}.network.eip155:84532.asset.${USDC}`));
+  const stats = await gateway.envoy.stats("x402_(unclaimed|channels|deposited)");
+  const of = (name) => Object.entries(stats).filter(([key]) => key === `wasmcustom.network=.=eip155:84532;.;asset=.=${USDC};.;x402_${name}`);
   for (const name of ["channels", "deposited", "unclaimed", "channels_stuck", "channels_withdrawing"]) {
     assert.equal(of(name).length, 1, `${name}: ${Object.keys(stats).join()}`);
   }

@@ -4,9 +4,9 @@
  */
 import assert from "node:assert/strict";
 import { execFile, execFileSync } from "node:child_process";
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, lstatSync, mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join, relative } from "node:path";
 import { test } from "node:test";
 import { promisify } from "node:util";
 import * as gatewayModels from "@kubernetes-models/envoy-gateway/gateway.envoyproxy.io/v1alpha1";
@@ -35,9 +35,10 @@ backends.atEnd(async () => rmSync(directory, { recursive: true, force: true }));
 const read = (file) => readFileSync(join(checkout, "envoy", file), "utf8");
 const MODELS = { ...gatewayModels, ...extensionModels, ...networkModels, EnvoyFilter: filterModels.EnvoyFilter };
 
-const manifests = ["istio", "envoy-gateway"].flatMap((folder) =>
+const FOLDERS = ["istio", "envoy-gateway"];
+const manifests = FOLDERS.flatMap((folder) =>
   readdirSync(join(checkout, "envoy", folder))
-    .filter((file) => file !== "kustomization.yaml")
+    .filter((file) => file.endsWith(".yaml"))
     .flatMap((file) => parseAllDocuments(read(`${folder}/${file}`)).map((document) => [`${folder}/${file}`, document.toJS()])),
 );
 
@@ -63,13 +64,36 @@ async function assertTaken(plugin, where) {
 test("There are manifests for Istio and for Envoy Gateway", () => {
   const kinds = manifests.map(([, { kind }]) => kind).sort();
   assert.deepEqual(kinds, [
-    "DestinationRule", "DestinationRule", "EnvoyExtensionPolicy", "EnvoyFilter", "EnvoyFilter", "EnvoyPatchPolicy", "EnvoyPatchPolicy", "EnvoyProxy",
-    "ServiceEntry", "ServiceEntry", "WasmPlugin", "WasmPlugin", "WasmPlugin",
+    "DestinationRule", "DestinationRule", "EnvoyExtensionPolicy", "EnvoyFilter", "EnvoyFilter", "EnvoyFilter", "EnvoyPatchPolicy", "EnvoyPatchPolicy",
+    "EnvoyPatchPolicy", "EnvoyProxy", "PodMonitor", "PodMonitor", "ServiceEntry", "ServiceEntry", "TrafficExtension", "WasmPlugin", "WasmPlugin", "WasmPlugin",
   ]);
 });
 
-for (const [file, manifest] of manifests) {
-  test(`${file}: ${manifest.kind} fits its schema`, () => {
+test("All of them can be applied together: no two of a kind have one name", () => {
+  const names = manifests.map(([, { kind, metadata }]) => `${kind} ${metadata.name}`);
+  assert.deepEqual(names.filter((name, index) => names.indexOf(name) !== index), []);
+});
+
+test("All that speak of the stats' labels name the same", () => {
+  const rulesOf = ({ stats_config }) => stats_config.stats_tags.map(({ tag_name, regex }) => [tag_name, regex]);
+  const rules = rulesOf(parse(manifest("envoy-gateway/proxy.yaml", "EnvoyProxy").spec.bootstrap.value));
+  // The form of Istio's own extraStatTags.
+  assert.deepEqual(rules.map(([name]) => [name, `(${name}=\\.=(.*?);\\.;)`]), rules);
+  for (const file of ["demo.yaml", "gateway.yaml"]) assert.deepEqual(rulesOf(parse(read(file).replace(/\$\{\w+\}/g, "1"))), rules, file);
+  const [, listed] = /extraStatTags: \[(.*?)\]/.exec(readFileSync(join(checkout, "docs", "mesh.md"), "utf8"));
+  assert.deepEqual(listed.split(", "), rules.map(([name]) => name));
+});
+
+/** The same as a kind whose schema there is: a TrafficExtension is a WasmPlugin whose fields of the module stand under `wasm`. */
+function asKnown(manifest) {
+  if (manifest.kind !== "TrafficExtension") return manifest;
+  const { wasm, ...spec } = manifest.spec;
+  return { ...manifest, kind: "WasmPlugin", spec: { ...spec, ...wasm } };
+}
+
+for (const [file, known] of manifests.filter(([, { kind }]) => kind !== "PodMonitor")) {
+  const manifest = asKnown(known);
+  test(`${file}: ${known.kind} fits its schema`, () => {
     const Model = MODELS[manifest.kind];
     assert.ok(Model, `no schema of ${manifest.kind}`);
     const model = new Model(manifest);
@@ -81,8 +105,9 @@ for (const [file, manifest] of manifests) {
   });
 }
 
-for (const [file, { spec }] of manifests.filter(([, { kind }]) => kind === "WasmPlugin")) {
+for (const [file, { spec }] of manifests.map(([file, one]) => [file, asKnown(one)]).filter(([, { kind }]) => kind === "WasmPlugin")) {
   test(`${file}: the filter takes its configuration`, () => assertTaken(spec.pluginConfig, file));
+  test(`${file}: a crash closes, and is over by itself`, () => assert.equal(spec.failStrategy, "FAIL_RELOAD"));
 }
 
 test("envoy-gateway/policy.yaml: the filter takes its configuration", () => {
@@ -93,17 +118,36 @@ test("envoy-gateway/policy.yaml: the filter takes its configuration", () => {
 
 test("istio/envoyfilter.yaml: Envoy takes the filter, and the filter its configuration", async () => {
   const { spec } = manifest("istio/envoyfilter.yaml", "EnvoyFilter");
-  const filter = spec.configPatches[0].patch.value;
+  const [filter, place] = spec.configPatches.map(({ patch }) => patch.value);
+  assert.equal(place.name, filter.name, "the place that the filter is found for");
   const { configuration } = filter.typed_config.config;
   await assertTaken(configuration.value, "envoyfilter.yaml");
   const local = structuredClone(filter);
-  local.typed_config.config.vm_config.code.local.filename = WASM;
+  local.typed_config.config.vm_config.code = { local: { filename: WASM } };
   const edit = ({ static_resources: { listeners } }) => {
     const filters = listeners[0].filter_chains[0].filters[0].typed_config.http_filters;
     filters.splice(0, 1, local);
   };
   const stage = await startStage({ backends, clusters: { [configuration.value.facilitator.cluster]: backends.facilitator.port }, edit });
   await stage.stop();
+});
+
+test("envoy-gateway/policy.yaml: the patches are for the filter that the policy makes, and for the gateway's listener", () => {
+  const policy = manifest("envoy-gateway/policy.yaml", "EnvoyExtensionPolicy");
+  const { spec } = manifest("envoy-gateway/policy.yaml", "EnvoyPatchPolicy");
+  const values = spec.jsonPatches.map(({ type, name, operation: { op, jsonPath, path, value } }) => {
+    assert.deepEqual([type, name, op], ["type.googleapis.com/envoy.config.listener.v3.Listener", "default/edge/http", "add"]);
+    assert.equal(jsonPath, `..http_filters[?(@.name=="envoy.filters.http.wasm/envoyextensionpolicy/default/${policy.metadata.name}/wasm/0")].typed_config.config`);
+    return [path, value];
+  });
+  assert.deepEqual(values, [["failure_policy", "FAIL_RELOAD"], ["allow_on_headers_stop_iteration", true]]);
+});
+
+test("istio/waypoint.yaml: the waypoint gets a cluster for the facilitator", () => {
+  const { metadata, spec } = manifest("istio/waypoint.yaml", "EnvoyFilter");
+  const service = metadata.annotations["envoyfilter.istio.io/referenced-services"];
+  assert.deepEqual(manifest("istio/facilitator.yaml", "ServiceEntry").spec.hosts, [service]);
+  assert.equal(spec.configPatches[0].match.cluster.service, service);
 });
 
 test("envoy-gateway/facilitator.yaml: Envoy takes the cluster", async () => {
@@ -163,10 +207,47 @@ test("istio/ledger.yaml: a cluster of Istio's name, with what the manifest merge
   });
 });
 
-test("istio/kustomization.yaml names files that are there", () => {
-  const { resources } = parse(read("istio/kustomization.yaml"));
-  const files = readdirSync(join(checkout, "envoy", "istio"));
-  assert.deepEqual(resources.filter((file) => !files.includes(file)), []);
+test("Every manifest is in the base of its folder or in one component of its own, and each of those is a manifest", () => {
+  for (const folder of FOLDERS) {
+    const root = join(checkout, "envoy", folder);
+    const parts = ["base", ...readdirSync(join(root, "components")).map((form) => `components/${form}`)];
+    const listed = parts.flatMap((part) => {
+      const { kind, resources } = parse(read(`${folder}/${part}/kustomization.yaml`));
+      assert.equal(kind, part === "base" ? "Kustomization" : "Component");
+      // kubectl takes no file from outside.
+      return resources.map((file) => join(part, file));
+    });
+    assert.deepEqual(listed.filter((file) => !existsSync(join(root, file)) || lstatSync(join(root, file)).isSymbolicLink()), []);
+    const linked = readdirSync(root).filter((file) => file.endsWith(".yaml")).map((file) => relative(root, realpathSync(join(root, file))));
+    assert.deepEqual(linked.sort(), listed.sort());
+    assert.ok(linked.every((file) => dirname(file) !== "."));
+  }
+});
+
+test("`make dist` names the image by its digest, wherever it is named", () => {
+  const node = (script, ...args) => execFileSync(process.execPath, [join(checkout, "stage", script), ...args], { stdio: "pipe" });
+  const [module, dist] = [join(directory, "any.wasm"), join(directory, "dist")];
+  writeFileSync(module, "not really");
+  node("oci.mjs", module, join(dist, "image"));
+  node("manifests.mjs", join(dist, "image"), dist, "registry.shop.example/x402:7");
+  const [{ digest }] = JSON.parse(readFileSync(join(dist, "image", "index.json"), "utf8")).manifests;
+  const hash = digest.replace("sha256:", "");
+  const images = [];
+  const look = (where, value) => {
+    if (typeof value !== "object" || value === null) return;
+    const url = value.url ?? value.http_uri?.uri;
+    if (/registry/.test(url)) images.push([where, url.replace("oci://", ""), value.sha256]);
+    Object.values(value).forEach((inner) => look(where, inner));
+  };
+  for (const folder of FOLDERS) {
+    const names = readdirSync(join(dist, folder)).filter((file) => file.endsWith(".yaml"));
+    assert.deepEqual(names, readdirSync(join(checkout, "envoy", folder)).filter((file) => file.endsWith(".yaml")));
+    for (const name of names) {
+      for (const document of parseAllDocuments(readFileSync(join(dist, folder, name), "utf8"))) look(name, document.toJS());
+    }
+  }
+  const expected = ["envoyfilter", "gateway", "sidecar", "traffic-extension", "waypoint", "policy"];
+  assert.deepEqual(images, expected.map((name) => [`${name}.yaml`, "registry.shop.example/x402:7", hash]));
 });
 
 /** A certificate authority, and certificates of it. */

@@ -77,7 +77,7 @@ async function spend(account, amount) {
   assert.equal(receipt.status, "0x1");
 }
 
-const stat = (name) => `wasmcustom.x402.${name}.network.${NETWORK}.asset.${USDC}`;
+const stat = (name) => `wasmcustom.network=.=${NETWORK};.;asset=.=${USDC};.;x402_${name}`;
 const valueOf = async (gateway, name) => Object.entries(await gateway.envoy.stats(`x402.${name}`)).find(([key]) => key.startsWith(stat(name)))?.[1] ?? 0;
 const openIs = (gateway, units) =>
   eventually(async () => (await valueOf(gateway, "exposure")) === units, `${units} atomic units are open`, 5000);

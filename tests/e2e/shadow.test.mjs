@@ -36,7 +36,7 @@ const mixed = await openGateway(backends, {
 
 /** How often a route has ended so, by Envoy's stats. */
 const count = async (route, outcome) =>
-  Object.entries(await gateway.envoy.stats(`x402.requests.route.${route}.outcome.${outcome}`)).reduce((sum, [, one]) => sum + one, 0);
+  Object.entries(await gateway.envoy.stats(`route=.=${route};.;outcome=.=${outcome};.;x402_requests`)).reduce((sum, [, one]) => sum + one, 0);
 
 async function counted(route, outcome, act) {
   const before = await count(route, outcome);

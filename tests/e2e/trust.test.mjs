@@ -19,7 +19,9 @@ const documentsIn = (yaml) =>
 
 /** Every document of every shipped file, and of every block of YAML or JSON on a page: [where, document]. */
 function* shipped() {
-  const files = FOLDERS.flatMap((folder) => readdirSync(join(checkout, folder), { recursive: true }).map((file) => `${folder}/${file}`));
+  const all = FOLDERS.flatMap((folder) => readdirSync(join(checkout, folder), { recursive: true }).map((file) => `${folder}/${file}`));
+  // A manifest stands beside the others of its folder as a link to where kustomize finds it.
+  const files = all.filter((file) => !/^envoy\/.*\/(base|components)\//.test(file));
   for (const file of [...files, ...readdirSync(checkout).filter((file) => file.endsWith(".md"))]) {
     if (/\.(ya?ml|json)$/.test(file)) {
       for (const document of documentsIn(readFileSync(join(checkout, file), "utf8"))) yield [file, document];

@@ -62,7 +62,7 @@ fn a_request_may_come_in_any_pieces() {
                 } else {
                     assert_eq!(sent, body, "{pieces:?}");
                 }
-                let revenue = scene.envoy.metrics("x402.revenue.");
+                let revenue = scene.envoy.metrics("x402_revenue");
                 assert_eq!(*charge.get_or_insert(revenue), revenue, "{pieces:?}: the charge is the same");
             }
         }
@@ -77,7 +77,7 @@ fn a_response_may_come_in_any_pieces() {
         for pieces in all_splits(&body) {
             let purchase = purchase.clone().with_bodies(vec![Piece::Data(request.clone(), true)], pieces.clone());
             let (scene, _, got) = buy(&purchase, false);
-            let revenue = scene.envoy.metrics("x402.revenue.");
+            let revenue = scene.envoy.metrics("x402_revenue");
             // Of a stream the client does not get the usage that it did not ask for.
             let got = String::from_utf8(got).unwrap();
             let got = got.split(": payment-response").next().unwrap().to_owned();

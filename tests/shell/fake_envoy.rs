@@ -132,6 +132,8 @@ enum Action {
 #[derive(Default)]
 struct State {
     nanoseconds: u64,
+    /// Properties that every context has.
+    facts: BTreeMap<String, Vec<u8>>,
     /// The time as the callback that is under way has heard it.
     known_time: Option<u64>,
     log: Vec<(LogLevel, String)>,
@@ -355,6 +357,9 @@ impl Host for FakeHost {
     fn property(&self, path: &[&str]) -> Result<Option<Vec<u8>>, HostError> {
         let path = path.join(".");
         self.with("get_property", |state| {
+            if let Some(fact) = state.facts.get(&path) {
+                return Ok(Some(fact.clone()));
+            }
             let Ok(stream) = state.stream() else { return Ok(None) };
             Ok(match path.as_str() {
                 "request.id" => Some(b"request-1".to_vec()),
@@ -443,6 +448,16 @@ impl FakeEnvoy {
         let mut envoy = Self { contexts: Contexts::new(host.clone()), host, over: BTreeMap::new(), ids: 0 };
         assert_eq!(envoy.add_root(configuration), Some(ROOT));
         envoy
+    }
+
+    /// Gives every context a property.
+    pub fn set_fact(&self, path: &str, value: &str) {
+        self.state(|state| state.facts.insert(path.to_owned(), value.as_bytes().to_vec()));
+    }
+
+    /// Puts a value into the shared data.
+    pub fn set_shared(&self, key: &str, value: &str) {
+        self.state(|state| state.shared.insert(key.to_owned(), (value.as_bytes().to_vec(), 1)));
     }
 
     /// Puts a variable into the environment.
@@ -544,9 +559,9 @@ impl FakeEnvoy {
         self.state(|state| state.metrics.get(name).copied().unwrap_or_default())
     }
 
-    /// The sum of the counters whose names begin so.
-    pub fn metrics(&self, prefix: &str) -> i64 {
-        let is_one = |(name, _): &(&String, &i64)| name.starts_with(prefix);
+    /// The sum of the counters of a stat, whatever their labels.
+    pub fn metrics(&self, stat: &str) -> i64 {
+        let is_one = |(name, _): &(&String, &i64)| name.ends_with(stat);
         self.state(|state| state.metrics.iter().filter(is_one).map(|(_, value)| value).sum())
     }
 
@@ -558,6 +573,17 @@ impl FakeEnvoy {
     /// Whether a line of the log contains a text.
     pub fn has_logged(&self, text: &str) -> bool {
         self.state(|state| state.log.iter().any(|(_, line)| line.contains(text)))
+    }
+
+    /// How many lines of the log contain a text.
+    pub fn logged(&self, text: &str) -> usize {
+        self.state(|state| state.log.iter().filter(|(_, line)| line.contains(text)).count())
+    }
+
+    /// The filter panics, and hears of it.
+    pub fn panic(&mut self) {
+        self.contexts.on_panic();
+        self.carry_out();
     }
 
     /// The lines of the log that tell of the end of a request.

@@ -230,7 +230,7 @@ fn a_withdrawal_is_seen_and_claimed_before_a_request_comes() {
     let asked = scene.asked();
     assert!(asked.contains(&"claim".to_owned()) && asked.contains(&"settle".to_owned()), "{asked:?}");
     assert_eq!(scene.claimed, 10_000);
-    assert_eq!(scene.envoy.metric("x402.channel_events.event.withdrawal"), 1);
+    assert_eq!(scene.envoy.metric("event=.=withdrawal;.;x402_channel_events"), 1);
     let (_, id) = scene.channel();
     assert!(scene.envoy.has_logged(&format!("the payer of channel {id} has begun to withdraw")));
     assert_eq!(scene.buy(20_000), 402);
@@ -256,7 +256,7 @@ fn a_lost_claim_is_answered_by_the_chain() {
             true => assert_eq!(asked.iter().filter(|asked| *asked == "claim").count(), 1),
             false => assert!(asked.iter().filter(|asked| *asked == "claim").count() > 1),
         }
-        assert_eq!(scene.envoy.metric("x402.channel_events.event.claimed"), 1);
+        assert_eq!(scene.envoy.metric("event=.=claimed;.;x402_channel_events"), 1);
         assert_eq!(scene.claimed, if claims { 10_000 } else { 0 });
     }
 }
@@ -403,7 +403,7 @@ fn channels_that_no_route_takes_are_told_of_and_claimed() {
         scene.root = root;
         scene.tick(20);
         assert!(scene.envoy.has_logged("1 open channels, which hold 1000000 atomic units"));
-        assert_eq!(scene.envoy.metric(&format!("x402.unclaimed.network.eip155:84532.asset.{USDC}")), 10_000);
+        assert_eq!(scene.envoy.metric(&format!("network=.=eip155:84532;.;asset=.={USDC};.;x402_unclaimed")), 10_000);
         scene.wait(3600);
         scene.tick(30);
         assert_eq!(scene.claimed, 10_000);

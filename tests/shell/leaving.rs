@@ -71,7 +71,9 @@ fn a_settlement_is_told_of_once_whoever_hears_its_answer() {
         let again = scene.play(payment);
         scene.drain(&again);
         let settled = ["exact", "upto"].map(|scheme| {
-            scene.envoy.metric(&format!("x402.settlements.network.eip155:84532.scheme.{scheme}.result.settled"))
+            scene
+                .envoy
+                .metric(&format!("network=.=eip155:84532;.;scheme=.={scheme};.;result=.=settled;.;x402_settlements"))
         });
         assert_eq!(settled.iter().sum::<i64>(), 1, "{} left after {steps}", purchase.name);
     });

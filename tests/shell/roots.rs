@@ -170,7 +170,7 @@ fn tick(envoy: &mut FakeEnvoy, root: u32, seconds: u32, status: u16, body: &[u8]
 
 #[test]
 fn a_facilitator_that_fails_is_counted_for_as_long_as_its_configuration_lives() {
-    let gauge = |envoy: &FakeEnvoy| envoy.metric("x402.facilitators_failing.facilitator.facilitator");
+    let gauge = |envoy: &FakeEnvoy| envoy.metric("facilitator=.=facilitator;.;x402_facilitators_failing");
     let mut envoy = FakeEnvoy::new(&watched(), crate::common::NOW);
     tick(&mut envoy, ROOT, 1300, 503, b"{}");
     assert_eq!(gauge(&envoy), 1);
@@ -273,4 +273,77 @@ fn a_token_is_signed_once_a_minute_for_each_call() {
     envoy.tick(root);
     assert!(envoy.callouts().is_empty());
     assert!(envoy.has_logged("cannot be signed"));
+}
+
+#[test]
+fn a_ledger_of_another_form_is_not_misread_and_not_forgotten() {
+    let mut envoy = FakeEnvoy::new(&watched(), crate::common::NOW);
+    assert!(envoy.add_root(&watched()).is_some(), "its own form it reads");
+    envoy.set_shared("x402.form", "5");
+    assert!(envoy.add_root(&watched()).is_none());
+    assert!(
+        envoy.has_logged("the configuration is refused: the proxy's shared data holds a ledger that another version")
+    );
+}
+
+#[test]
+fn plugins_that_share_a_ledger_without_having_been_told_to_are_named() {
+    let other = || {
+        let mut other = watched();
+        other["defaults"]["max_timeout_seconds"] = json!(61);
+        other
+    };
+    let mut envoy = FakeEnvoy::new(&watched(), crate::common::NOW);
+    let mut load = |name: &str, vm_id: &str, config: &Value| {
+        envoy.set_fact("plugin_name", name);
+        envoy.set_fact("plugin_vm_id", vm_id);
+        let lines = envoy.logged("share one ledger");
+        assert!(envoy.add_root(config).is_some());
+        envoy.logged("share one ledger") - lines
+    };
+    assert_eq!(load("a", "", &watched()), 0, "it is alone");
+    assert_eq!(load("a", "", &other()), 0, "it has a new configuration");
+    assert_eq!(load("b", "", &other()), 0, "another one with the same");
+    assert_eq!(load("c", "own", &watched()), 0, "who has a vm_id was told to share it");
+    assert_eq!(load("d", "", &watched()), 1, "another one with another");
+    assert_eq!(load("d", "", &watched()), 0, "that it is loaded again is no news");
+    assert!(envoy.has_logged(
+        r#"the plugin "b" was loaded into this proxy with another configuration, and no vm_id parts it from "d""#
+    ));
+}
+
+#[test]
+fn a_waypoint_knows_callers_by_what_its_first_listener_left() {
+    let mut config = watched();
+    config["routes"][0]["free_for"] = json!({"principals": ["spiffe://cluster.local/ns/shop/*"]});
+    for (left, is_free) in [
+        ("spiffe://cluster.local/ns/shop/sa/web", true),
+        ("spiffe://cluster.local/ns/bank/sa/web", false),
+        ("spiffe://cluster.local/ns/shop/sa/web,spiffe://cluster.local/ns/bank/sa/web", false),
+        ("", false),
+    ] {
+        let mut envoy = FakeEnvoy::new(&config, crate::common::NOW);
+        envoy.set_fact("filter_state.io.istio.peer_principal", left);
+        let request = [(":method", "GET"), (":authority", "api.example.com"), (":path", "/weather")];
+        let id = envoy.request(ROOT, &request, false);
+        assert_eq!(envoy.at_upstream(id).is_some(), is_free, "{left}");
+        let claims = [("x-forwarded-client-cert", "URI=spiffe://cluster.local/ns/shop/sa/web")];
+        let id = envoy.request(ROOT, &[&request[..], &claims].concat(), false);
+        assert_eq!(envoy.at_upstream(id).is_some(), is_free, "{left}, and what a client says");
+    }
+}
+
+#[test]
+fn whoever_waits_is_answered_before_the_filter_is_gone() {
+    let purchase = weather("after", "after", "remote");
+    let mut scene = Scene::new(&purchase);
+    let payments = [scene.payment(1), scene.payment(2)];
+    let waiting = payments.map(|payment| scene.begin(Some(&payment)));
+    let passing =
+        scene.envoy.request(scene.root, &[(":method", "GET"), (":authority", "a"), (":path", "/free")], false);
+    scene.envoy.panic();
+    for run in &waiting {
+        assert_eq!(scene.envoy.status(run.id), 503);
+    }
+    assert!(scene.envoy.is_open(passing), "who does not wait for the filter is left alone");
 }

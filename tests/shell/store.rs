@@ -33,7 +33,7 @@ fn what_nobody_waits_for_is_repeated_until_the_store_answers() {
     assert_eq!(scene.delivery(&again), Delivery::All, "{:?}", scene.envoy.outcomes());
     assert_eq!(scene.facilitator.settled.len(), 1);
     pass(&mut scene, 30);
-    assert_eq!(scene.envoy.metric("x402.store_unfinished"), 0);
+    assert_eq!(scene.envoy.metric("x402_store_unfinished"), 0);
 }
 
 #[test]

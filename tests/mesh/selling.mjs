@@ -1,0 +1,132 @@
+/** What it means to sell: asked of every form in which the filter comes. */
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { payerAccount } from "../../stage/accounts.mjs";
+import { BASE } from "../../stage/chain.mjs";
+import { makePayer } from "../../stage/client.mjs";
+import { makeAuthority } from "./certificates.mjs";
+import { directory, eventually } from "./world.mjs";
+
+/** The official error of a payment that has bought its response. */
+export const USED = "invalid_exact_evm_nonce_already_used";
+
+/** Waits until a URL is for sale: a configuration takes its time to arrive. */
+export const untilForSale = (url, { send = fetch, init } = {}) =>
+  eventually(async () => {
+    const { status } = await send(url, init);
+    return status === 402;
+  }, `${url} is for sale`);
+
+/**
+ * Fails unless a URL is sold: terms for who does not pay, a response for who does by the official client, one settlement on the
+ * chain, and nothing for the same payment again.
+ *
+ * @param {import("./world.mjs").World} world
+ * @param {string} url
+ * @param {object} [options]
+ * @param {typeof fetch} [options.send]
+ * @param {RequestInit} [options.init]
+ * @returns {Promise<{payment: string, body: any}>} the payment's header, and what it bought
+ */
+export async function assertSells(world, url, { send = fetch, init } = {}) {
+  const unpaid = await send(url, init);
+  assert.equal(unpaid.status, 402, await unpaid.text());
+  const block = (await world.chain.client.getBlockNumber()) + 1n;
+  const payer = makePayer({ send });
+  const served = await payer.fetch(url, init);
+  const text = await served.text();
+  assert.equal(served.status, 200, text);
+  const { sent, receipt } = payer.exchanges.at(-1);
+  assert.equal(receipt.success, true);
+  assert.equal((await world.chain.transfers(block)).length, 1, "one payment, one settlement");
+  const payment = sent.get("payment-signature");
+  const again = await send(url, { ...init, headers: { ...init?.headers, "payment-signature": payment } });
+  assert.equal(again.status, 402, await again.text());
+  assert.equal((await world.chain.transfers(block)).length, 1, "the same payment was settled again");
+  return { payment, body: JSON.parse(text) };
+}
+
+/** What somebody would answer who is not the facilitator, and would like to be believed. */
+async function pretend(request, response) {
+  const chunks = [];
+  for await (const chunk of request) chunks.push(chunk);
+  const payer = payerAccount.address;
+  const answers = {
+    "/verify": { isValid: true, payer },
+    "/settle": { success: true, payer, transaction: `0x${"11".repeat(32)}`, network: BASE.network },
+  };
+  response.writeHead(200, { "content-type": "application/json" });
+  response.end(JSON.stringify(answers[request.url] ?? { kinds: [] }));
+}
+
+/**
+ * Fails unless a proxy believes the facilitator alone: others at its name and port are refused, whatever certificate they show, and the
+ * log says why.
+ *
+ * @param {import("./world.mjs").World} world
+ * @param {string} url
+ * @param {() => string} log the proxy's
+ * @param {{send?: typeof fetch}} [options]
+ */
+export async function assertBelievesTheFacilitatorAlone(world, url, log, { send = fetch } = {}) {
+  const { authority, front } = world;
+  const stranger = makeAuthority(join(directory, "stranger"));
+  const name = "facilitator.example.com";
+  const impostors = {
+    "another's name": [() => front.show(authority.issue("other", "localhost")), /verif|SAN|subject alt/i],
+    "an unknown authority": [() => front.show(stranger.issue("own", name)), /CERTIFICATE_VERIFY_FAILED/],
+    "an expired certificate": [() => front.show(authority.issue("old", name, { expired: true })), /CERTIFICATE_VERIFY_FAILED|expired/i],
+    "plain text": [() => front.undress(), /WRONG_VERSION_NUMBER/],
+  };
+  front.answers = pretend;
+  try {
+    for (const [what, [dress, reason]] of Object.entries(impostors)) {
+      await dress();
+      const [block, from] = [(await world.chain.client.getBlockNumber()) + 1n, log().length];
+      const payer = makePayer({ send });
+      const answer = await payer.fetch(url);
+      assert.ok(answer.status >= 500, `${what} is believed: ${answer.status} ${await answer.text()}`);
+      const said = () => log().slice(from).split("\n").filter((line) => /x402/.test(line) && reason.test(line));
+      await eventually(async () => said().length > 0, `the log names ${what}`, undefined, 20_000);
+      assert.deepEqual(await world.chain.transfers(block), []);
+    }
+  } finally {
+    front.answers = null;
+    await front.restore();
+  }
+  await eventually(async () => (await makePayer({ send }).fetch(url)).status === 200, "the facilitator itself is believed");
+}
+
+/** Pays while the filter is told to panic: nothing may be served; then waits until it is there again, and it sells. */
+export async function assertOutlivesPanic(world, url, { send = fetch } = {}) {
+  await untilForSale(url, { send });
+  await assertSells(world, url, { send });
+  const payer = makePayer({
+    send: (input) => {
+      if (input.headers.has("payment-signature")) input.headers.set("x-provoke-panic", "request");
+      return send(input);
+    },
+  });
+  const answer = await payer.fetch(url).catch(() => null);
+  assert.ok(!answer || answer.status >= 500, `${answer?.status}: served by a filter that panicked`);
+  const states = new Set();
+  await eventually(async () => {
+    const { status } = await send(url);
+    states.add(status);
+    return status === 402;
+  }, "the filter is loaded anew");
+  assert.ok(![...states].some((status) => status < 400), `unpaid: ${[...states]}`);
+  await assertSells(world, url, { send });
+}
+
+/** Fails unless a model's answer is sold for what its tokens cost at the prices of `envoyfilter.yaml`. */
+export async function assertSellsByTheToken(world, url) {
+  const body = JSON.stringify({ model: "gpt-4o", max_tokens: 1000, messages: [{ role: "user", content: "How much is the fish?" }] });
+  const init = { method: "POST", headers: { "content-type": "application/json" }, body };
+  await untilForSale(url, { init });
+  const block = (await world.chain.client.getBlockNumber()) + 1n;
+  const { body: bought } = await assertSells(world, url, { init });
+  const [{ value }] = await world.chain.transfers(block);
+  const { prompt_tokens: input, completion_tokens: output } = bought.usage;
+  assert.equal(value, BigInt(Math.ceil(input * 2.5 + output * 10)), "what the tokens cost, in millionths of a dollar");
+}

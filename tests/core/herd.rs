@@ -134,7 +134,7 @@ impl Fleet {
         *self.asked.last_mut().unwrap() += asked;
         *self.looked.last_mut().unwrap() += looked;
         self.now += STEP;
-        if self.now % 1000 == 0 {
+        if self.now.is_multiple_of(1000) {
             self.asked.push(0);
             self.looked.push(0);
         }

@@ -5,6 +5,7 @@ import { request as requestHttp } from "node:http";
 import { join } from "node:path";
 import { stringify } from "yaml";
 import { checkout } from "../../stage/processes.mjs";
+import { PROXY_CONFIG } from "./cluster.mjs";
 import { ENVOY, eventually, programs, PROXY_UID } from "./world.mjs";
 
 const share = (file) => readFileSync(join(checkout, ".tools", "mesh", "share", "istio", file), "utf8");
@@ -45,7 +46,7 @@ export async function openIstio(world, { mesh = {} } = {}) {
   const root = (await cluster.get("/api/v1/namespaces/default/configmaps/istio-ca-root-cert")).data["root-cert.pem"];
 
   /** What the injector puts beside an application, or a gateway's Deployment runs. */
-  async function startAgent(pod, role, { namespace, labels, account, annotations = {}, env = {}, config = {} }) {
+  async function startAgent(pod, role, { namespace, labels, account, annotations = { "proxy.istio.io/config": PROXY_CONFIG }, env = {} }) {
     const quoted = (values) => Object.entries(values).map(([key, value]) => `${key}=${JSON.stringify(String(value))}\n`).join("");
     pod.write("/etc/istio/pod/labels", quoted(labels), PROXY_UID);
     pod.write("/etc/istio/pod/annotations", quoted(annotations), PROXY_UID);
@@ -61,7 +62,7 @@ export async function openIstio(world, { mesh = {} } = {}) {
       env: {
         POD_NAME: pod.name, POD_NAMESPACE: namespace, INSTANCE_IP: pod.ip, HOST_IP: pod.ip, SERVICE_ACCOUNT: account, ISTIO_CPU_LIMIT: "2",
         CA_ADDR: `${ISTIOD}:15012`, PILOT_CERT_PROVIDER: "istiod", TRUST_DOMAIN,
-        PROXY_CONFIG: JSON.stringify({ binaryPath: ENVOY, discoveryAddress: `${ISTIOD}:15012`, concurrency: 2, ...config }),
+        PROXY_CONFIG: JSON.stringify({ binaryPath: ENVOY, discoveryAddress: `${ISTIOD}:15012`, concurrency: 2 }),
         ISTIO_META_CLUSTER_ID: "Kubernetes", ISTIO_META_MESH_ID: TRUST_DOMAIN, ISTIO_META_NODE_NAME: "mesh",
         ISTIO_META_WORKLOAD_NAME: pod.name, OUTPUT_CERTS: CERTIFICATES, ...env,
       },
@@ -217,6 +218,8 @@ export function throughWaypoint({ waypoint, service, identity }) {
     const request = new Request(input, init);
     const body = Buffer.from(await request.arrayBuffer());
     const session = connectHttp2(`https://${waypoint}:15008`, { ...identity, checkServerIdentity: () => undefined });
+    // Whoever waits hears of it.
+    session.setTimeout(30_000, () => session.destroy(new Error("the waypoint does not answer")));
     try {
       const tunnel = session.request({ ":method": "CONNECT", ":authority": service });
       await new Promise((resolve, reject) => {

@@ -10,12 +10,15 @@ import { directory, eventually } from "./world.mjs";
 /** The official error of a payment that has bought its response. */
 export const USED = "invalid_exact_evm_nonce_already_used";
 
-/** Waits until a URL is for sale: a configuration takes its time to arrive. */
-export const untilForSale = (url, { send = fetch, init } = {}) =>
-  eventually(async () => {
-    const { status } = await send(url, init);
-    return status === 402;
+/** Waits until a URL is for sale at every worker of a proxy: a configuration, and what the facilitator supports, take their time to arrive. */
+export function untilForSale(url, { send = fetch, init } = {}) {
+  let times = 0;
+  return eventually(async () => {
+    const { status } = await send(url, { ...init, headers: { ...init?.headers, connection: "close" } });
+    times = status === 402 ? times + 1 : 0;
+    return times > 8;
   }, `${url} is for sale`);
+}
 
 /**
  * Fails unless a URL is sold: terms for who does not pay, a response for who does by the official client, one settlement on the
@@ -73,10 +76,10 @@ export async function assertBelievesTheFacilitatorAlone(world, url, log, { send 
   const stranger = makeAuthority(join(directory, "stranger"));
   const name = "facilitator.example.com";
   const impostors = {
-    "another's name": [() => front.show(authority.issue("other", "localhost")), /verif|SAN|subject alt/i],
-    "an unknown authority": [() => front.show(stranger.issue("own", name)), /CERTIFICATE_VERIFY_FAILED/],
-    "an expired certificate": [() => front.show(authority.issue("old", name, { expired: true })), /CERTIFICATE_VERIFY_FAILED|expired/i],
-    "plain text": [() => front.undress(), /WRONG_VERSION_NUMBER/],
+    "another's name": [() => front.show(authority.issue("other", "localhost")), /its certificate is for another name/],
+    "an unknown authority": [() => front.show(stranger.issue("own", name)), /nobody who is trusted vouches for its certificate/],
+    "an expired certificate": [() => front.show(authority.issue("old", name, { expired: true })), /its certificate has expired/],
+    "plain text": [() => front.undress(), /it does not speak TLS/],
   };
   front.answers = pretend;
   try {

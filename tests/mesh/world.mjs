@@ -29,7 +29,7 @@ if (!directory) throw new Error("tests of the mesh run in a world of their own: 
 export const programs = join(checkout, ".tools", "mesh", "bin");
 
 /** How long anything may take on a busy machine. */
-export const PATIENCE_MS = 120_000;
+export const PATIENCE_MS = Number(process.env.PATIENCE_MS ?? 120_000);
 
 /** Debian's bundle of authorities: what Istio, Envoy Gateway and the registry's clients trust. */
 const BUNDLE = "/etc/ssl/certs/ca-certificates.crt";
@@ -64,7 +64,23 @@ export async function sh(command, ...args) {
 }
 
 /** Waits until a check gives something, on a busy machine. */
-export const eventually = (check, what, process_, timeoutMs = PATIENCE_MS) => until(async () => check(), { what, process: process_, timeoutMs });
+export async function eventually(check, what, process_, timeoutMs = PATIENCE_MS) {
+  let last = "it gave nothing";
+  const noted = async () => {
+    try {
+      return await check();
+    } catch (error) {
+      last = error.message;
+      throw error;
+    }
+  };
+  try {
+    return await until(noted, { what, process: process_, timeoutMs });
+  } catch (error) {
+    error.message += `\nat last: ${last}`;
+    throw error;
+  }
+}
 
 // What startProcess takes for a run directory: nothing is noted, since everything ends with the world.
 const logs = { path: join(directory, "logs"), note: () => {}, forget: () => {} };
@@ -273,6 +289,13 @@ export async function openWorld({ wasm = WASM } = {}) {
   const began = performance.now();
   assert.ok(existsSync(wasm), `${wasm} is not there: run \`make build\``);
   mkdirSync(logs.path, { recursive: true });
+  const stops = [];
+  // Nobody needs to part in good order: their world ends too. What still ran would hold the test file.
+  after(async () => {
+    for (const child of children) if (!child.ended()) process.kill(child.pid, "SIGKILL");
+    await Promise.all(stops.map((stop) => stop()));
+    setTimeout(() => process.exit(), 5_000).unref();
+  });
   const authority = makeAuthority(join(directory, "public"));
   const own = await openNetwork(authority);
   const names = openNames();
@@ -281,18 +304,14 @@ export async function openWorld({ wasm = WASM } = {}) {
   await names.serve();
   const pod = podMaker(own);
   const [chain, cluster, registry] = await Promise.all([
-    startChain({ port: 8545, run: logs, as: BASE }),
+    startChain({ port: 8545, run: logs, as: BASE }).then((one) => (stops.push(one.stop), one)),
     openCluster({ directory, authority, start, eventually, address: BRIDGE, programs, names }),
     openRegistry(authority),
   ]);
   const facilitator = await startFacilitator({ port: 4021, rpcUrl: chain.rpcUrl, as: BASE });
   const front = await frontFacilitator(authority, facilitator.port);
+  stops.push(facilitator.stop, front.stop);
   const digest = await registry.push(wasm);
-  // Nobody needs to part in good order: their world ends too. What still ran would hold the test file.
-  after(async () => {
-    for (const child of children) if (!child.ended()) process.kill(child.pid, "SIGKILL");
-    await Promise.all([front.stop(), facilitator.stop(), chain.stop()]);
-  });
   const world = { chain, facilitator, front, authority, registry, cluster, pod, names, digest, start };
   if (process.env.MESH_VERBOSE) console.log(`# the world is open after ${Math.round(performance.now() - began)} ms`);
   return world;

@@ -17,7 +17,7 @@ pub struct Contexts<H> {
     host: H,
     /// Never borrowed while a stream's callback is under way: nothing that a host call leads to finds it in use.
     table: RefCell<Table<H>>,
-    /// The stream that a callback acts on, which is not in the table meanwhile.
+    /// The stream that a callback of a root context acts on, which is not in the table meanwhile.
     current: Cell<Option<u32>>,
 }
 
@@ -208,7 +208,7 @@ impl<H: Host> Contexts<H> {
             return;
         }
         if let Some(id) = self.with_table(|table| table.take_callout(token)).flatten() {
-            self.with_stream(id, |stream| stream.on_callout(token, headers, body_size));
+            self.within_root(id, |stream| stream.on_callout(token, headers, body_size));
         }
     }
 
@@ -234,7 +234,7 @@ impl<H: Host> Contexts<H> {
         });
         let has_impatient = !self.streams_that(HttpContext::is_impatient).is_empty();
         for id in self.streams_that(HttpContext::wants_ticks) {
-            self.with_stream(id, HttpContext::on_tick);
+            self.within_root(id, HttpContext::on_tick);
         }
         if has_impatient && self.streams_that(HttpContext::is_impatient).is_empty() {
             let _ = self.host.set_tick_period(TICK_PERIOD);
@@ -276,7 +276,8 @@ impl<H: Host> Contexts<H> {
         self.with_stream(id, HttpContext::on_end);
     }
 
-    /// Answers all who wait, for the VM is about to end: the host would let them wait until the stream's idle time is over.
+    /// Answers all who wait, for the VM is about to end: the host would let them wait until the stream's idle time is over. The stream
+    /// whose own callback is under way it ends by itself.
     pub fn on_panic(&self) {
         let waiting = self.streams_that(HttpContext::is_held);
         for id in waiting.into_iter().chain(self.current.get()) {
@@ -301,12 +302,17 @@ impl<H: Host> Contexts<H> {
         self.table.try_borrow_mut().ok().map(|mut table| act(&mut table))
     }
 
+    /// Acts on a stream from a callback of a root context.
+    fn within_root(&self, id: u32, act: impl FnOnce(&mut HttpContext<H>)) {
+        self.current.set(Some(id));
+        self.with_stream(id, act);
+        self.current.set(None);
+    }
+
     /// Acts on a stream. It is taken out of the table meanwhile.
     fn with_stream<T>(&self, id: u32, act: impl FnOnce(&mut HttpContext<H>) -> T) -> Option<T> {
         let mut stream = self.with_table(|table| table.streams.remove(&id))??;
-        self.current.set(Some(id));
         let result = act(&mut stream);
-        self.current.set(None);
         self.keep(id, stream);
         Some(result)
     }

@@ -29,7 +29,7 @@ const FORM: &str = "4";
 
 const FORM_KEY: &str = "x402.form";
 
-const INSTANCES_KEY: &str = "x402.instances.1";
+const INSTANCE_KEY: &str = "x402.instance.1";
 
 const WORKERS_KEY: &str = "x402.workers";
 
@@ -150,22 +150,17 @@ pub(super) fn has_own_form(host: &impl Host) -> Option<bool> {
     })
 }
 
-/// Notes that the plugin `name` runs with a configuration, by its mark. Returns the name of another one that was noted with another
-/// configuration, once for each configuration of each.
+/// Notes that the plugin `name` runs with a configuration, by its mark. Returns the name of the plugin that was noted last, if that
+/// is another one with another configuration.
 pub(super) fn note_instance(host: &impl Host, name: &str, mark: &str) -> Option<String> {
-    let own = format!("{mark} {name}");
-    (0..ATTEMPTS).find_map(|_| {
-        let stored = host.shared_data(INSTANCES_KEY).ok()?;
-        let (text, version) = stored.map_or_else(Default::default, |(bytes, version)| (bytes, Some(version)));
-        let text = String::from_utf8_lossy(&text);
-        if text.lines().any(|line| line == own) {
-            return Some(None);
-        }
-        let others = text.lines().filter_map(|line| line.split_once(' ')).filter(|(_, other)| *other != name);
-        let other = others.clone().find(|(other, _)| *other != mark).map(|(_, other)| other.to_owned());
-        let lines = others.map(|(mark, other)| format!("{mark} {other}\n")).collect::<String>() + &own;
-        host.set_shared_data(INSTANCES_KEY, lines.as_bytes(), version).ok()?.then_some(other)
-    })?
+    let (text, version) = match host.shared_data(INSTANCE_KEY).ok()? {
+        Some((bytes, version)) => (String::from_utf8_lossy(&bytes).into_owned(), Some(version)),
+        None => Default::default(),
+    };
+    // Whoever writes at the same time notes as much.
+    let _ = host.set_shared_data(INSTANCE_KEY, format!("{mark} {name}").as_bytes(), version);
+    let (other_mark, other) = text.split_once(' ')?;
+    (other_mark != mark && other != name).then(|| other.to_owned())
 }
 
 const FOUNDING_PREFIX: &str = "x402.fleet.1.";

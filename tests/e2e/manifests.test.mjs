@@ -79,7 +79,7 @@ test("All that speak of the stats' labels name the same", () => {
   const rules = rulesOf(parse(manifest("envoy-gateway/proxy.yaml", "EnvoyProxy").spec.bootstrap.value));
   // The form of Istio's own extraStatTags.
   assert.deepEqual(rules.map(([name]) => [name, `(${name}=\\.=(.*?);\\.;)`]), rules);
-  for (const file of ["demo.yaml", "gateway.yaml"]) assert.deepEqual(rulesOf(parse(read(file))), rules, file);
+  for (const file of ["demo.yaml", "gateway.yaml"]) assert.deepEqual(rulesOf(parse(read(file).replace(/\$\{\w+\}/g, "1"))), rules, file);
   const [, listed] = /extraStatTags: \[(.*?)\]/.exec(readFileSync(join(checkout, "docs", "mesh.md"), "utf8"));
   assert.deepEqual(listed.split(", "), rules.map(([name]) => name));
 });

@@ -9,6 +9,7 @@ import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { checkout } from "../../stage/processes.mjs";
 import { startStage } from "../../stage/stage.mjs";
+import { startFakeFacilitator } from "./fake-facilitator.mjs";
 import { ask, assertServed, assertTerms, DEFAULTS, eventually, openBackends, paying, pay, paymentFor, pluginOf, since } from "./support.mjs";
 
 const USED = "invalid_exact_evm_nonce_already_used";
@@ -34,9 +35,11 @@ gateway.port = gateway.envoy.port;
 async function panicAt(place, target, payment) {
   const reloads = async () => Object.values(await gateway.envoy.stats("vm_reload_success")).reduce((sum, n) => sum + n, 0);
   const before = await reloads();
+  const begun = performance.now();
   const answer = await pay(gateway, target, payment, { headers: { "x-provoke-panic": place } }).catch(() => null);
   assert.ok(answer === null || answer.status >= 500, `${answer?.status}: ${answer?.text}`);
   assert.equal(answer?.get("x-request-number"), undefined, "something of the upstream's answer came through");
+  assert.ok(performance.now() - begun < 5000, "its client waits");
   // Until the filter is there again, priced routes are closed, and so are free ones.
   await eventually(async () => {
     const unpaid = await ask(gateway, target).catch(() => ({ status: 503 }));
@@ -107,3 +110,36 @@ test("A payment that was settled before its request panicked is served from the 
   assert.equal(answer.get("payment-required"), undefined);
   assert.equal((await mark.transfers()).length, 1, transfer.transaction);
 });
+
+for (const [held, target] of [["/verify", "/any"], ["/settle", "/any"], ["/settle", "/upfront"]]) {
+  for (const place of ["request", "verified"]) {
+    test(`Whoever waits for ${held} on ${target} when the filter panics (${place}) is answered at once`, async () => {
+      const fake = await startFakeFacilitator();
+      backends.atEnd(fake.stop);
+      const facilitator = { cluster: "facilitator", url: fake.url, timeout: "60s" };
+      const plugin = pluginOf({ facilitator, defaults: { ...DEFAULTS, max_timeout_seconds: 60 } });
+      const stage = await startStage({ backends, wasm: WASM, concurrency: 1, facilitator: fake.url, plugin });
+      const gate = { ...stage, port: stage.envoy.port };
+      try {
+        const last = await paymentFor(gate, "/any/3");
+        const payments = [await paymentFor(gate, `${target}/1`), await paymentFor(gate, `${target}/2`)];
+        fake.always(held, { hold: new Promise(() => {}) });
+        const waiting = payments.map((payment, index) => pay(gate, `${target}/${index + 1}`, payment));
+        await eventually(() => fake.count(held) === 2, "both ask the facilitator");
+        fake.reset();
+        const begun = performance.now();
+        const panicking = pay(gate, "/any/3", last, { headers: { "x-provoke-panic": place } });
+        for (const answer of await Promise.all([panicking, ...waiting])) {
+          assert.equal(answer.status, 503, answer.text);
+          assert.equal(answer.get("x-request-number"), undefined);
+          assert.equal(answer.terms, null);
+        }
+        assert.ok(performance.now() - begun < 5000, "long before callouts and streams time out");
+        await eventually(async () => (await ask(gate, "/any/x").catch(() => ({ status: 0 }))).status === 402, "the filter is loaded anew");
+        assert.doesNotMatch(stage.envoy.logs(), /Segmentation fault|backtrace\.h/);
+      } finally {
+        await stage.stop();
+      }
+    });
+  }
+}

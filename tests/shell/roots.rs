@@ -306,9 +306,9 @@ fn plugins_that_share_a_ledger_without_having_been_told_to_are_named() {
     assert_eq!(load("b", "", &other()), 0, "another one with the same");
     assert_eq!(load("c", "own", &watched()), 0, "who has a vm_id was told to share it");
     assert_eq!(load("d", "", &watched()), 1, "another one with another");
-    assert_eq!(load("d", "", &watched()), 0, "of which another worker has told");
+    assert_eq!(load("d", "", &watched()), 0, "that it is loaded again is no news");
     assert!(envoy.has_logged(
-        r#"the plugin "a" was loaded into this proxy with another configuration, and no vm_id parts it from "d""#
+        r#"the plugin "b" was loaded into this proxy with another configuration, and no vm_id parts it from "d""#
     ));
 }
 

@@ -1,10 +1,10 @@
 /** Istio in the world: istiod, and pods with its agent as sidecars, gateways and waypoints. */
 import { readFileSync } from "node:fs";
 import { connect as connectHttp2 } from "node:http2";
-import { request as requestHttp } from "node:http";
 import { join } from "node:path";
 import { stringify } from "yaml";
 import { checkout } from "../../stage/processes.mjs";
+import { parseAnswer } from "../e2e/support.mjs";
 import { PROXY_CONFIG } from "./cluster.mjs";
 import { ENVOY, eventually, programs, PROXY_UID } from "./world.mjs";
 
@@ -221,6 +221,7 @@ export function throughWaypoint({ waypoint, service, identity }) {
     // Whoever waits hears of it.
     session.setTimeout(30_000, () => session.destroy(new Error("the waypoint does not answer")));
     try {
+      session.on("error", () => {});
       const tunnel = session.request({ ":method": "CONNECT", ":authority": service });
       await new Promise((resolve, reject) => {
         session.once("error", reject);
@@ -228,25 +229,20 @@ export function throughWaypoint({ waypoint, service, identity }) {
         tunnel.once("response", (headers) => (headers[":status"] === 200 ? resolve() : reject(new Error(`CONNECT: ${headers[":status"]}`))));
       });
       const { pathname, search, host } = new URL(request.url);
-      return await new Promise((resolve, reject) => {
-        const sent = requestHttp({
-          createConnection: () => tunnel,
-          method: request.method,
-          path: pathname + search,
-          headers: { host, connection: "close", ...Object.fromEntries(request.headers), ...(body.length && { "content-length": body.length }) },
-        }, (response) => {
-          const chunks = [];
-          response.on("data", (chunk) => chunks.push(chunk));
-          response.on("error", reject);
-          response.on("end", () => {
-            const headers = new Headers();
-            for (let i = 0; i < response.rawHeaders.length; i += 2) headers.append(response.rawHeaders[i], response.rawHeaders[i + 1]);
-            resolve(new Response(chunks.length ? Buffer.concat(chunks) : null, { status: response.statusCode, headers }));
-          });
+      const headers = { host, ...Object.fromEntries(request.headers), ...(body.length && { "content-length": body.length }) };
+      const head = [`${request.method} ${pathname}${search} HTTP/1.1`, ...Object.entries(headers).map(([name, value]) => `${name}: ${value}`)];
+      tunnel.write(Buffer.concat([Buffer.from(`${head.join("\r\n")}\r\n\r\n`, "latin1"), body]));
+      const answer = await new Promise((resolve, reject) => {
+        let received = Buffer.alloc(0);
+        tunnel.on("data", (chunk) => {
+          received = Buffer.concat([received, chunk]);
+          const whole = parseAnswer(received, request.method === "HEAD");
+          if (whole) resolve(whole);
         });
-        sent.on("error", reject);
-        sent.end(body);
+        tunnel.on("error", reject);
+        tunnel.on("close", () => reject(new Error("the tunnel closed before the response was whole")));
       });
+      return new Response(answer.bytes.length ? answer.bytes : null, { status: answer.status, headers: answer.headers });
     } finally {
       session.destroy();
     }

@@ -7,7 +7,7 @@
  */
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
-import { existsSync, lchownSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, lchownSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
 import { createServer as createTlsServer } from "node:https";
 import { createServer as createPlainServer, request as requestHttp } from "node:http";
 import { dirname, join } from "node:path";
@@ -91,6 +91,8 @@ function start(name, command, args, env) {
   const path = command.startsWith("/") ? command : ["/usr/sbin", "/usr/bin", "/sbin", "/bin"].map((bin) => join(bin, command)).find(existsSync);
   const child = startProcess({ name, command: path ?? command, args, env, run: logs });
   children.push(child);
+  // Envoy opens /dev/stdout anew, as whatever user it runs.
+  chmodSync(child.logPath, 0o666);
   return child;
 }
 

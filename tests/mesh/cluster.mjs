@@ -160,8 +160,11 @@ export async function openCluster({ directory, authority, start, eventually, add
 /** A shipped file's text. @param {string} path below `envoy/` */
 export const shipped = (path) => readFileSync(join(checkout, "envoy", path), "utf8");
 
+/** What docs/mesh.md says, by a pattern of which the first group is meant. */
+export const documented = (pattern) => readFileSync(join(checkout, "docs", "mesh.md"), "utf8").match(pattern)[1];
+
 /** What docs/mesh.md tells to write for a proxy of Istio: labels for stats, and why a connection failed for the log. */
-export const PROXY_CONFIG = readFileSync(join(checkout, "docs", "mesh.md"), "utf8").match(/^proxy\.istio\.io\/config: \|\n((?: .*\n)+)/m)[1].replace(/^ {2}/gm, "");
+export const PROXY_CONFIG = documented(/^proxy\.istio\.io\/config: \|\n((?: .*\n)+)/m).replace(/^ {2}/gm, "");
 
 /** The documents of a shipped file, to be changed. */
 export const documents = (path) => parseAllDocuments(shipped(path)).map((document) => document.toJS()).filter(Boolean);

@@ -10,14 +10,23 @@ import { directory, eventually } from "./world.mjs";
 /** The official error of a payment that has bought its response. */
 export const USED = "invalid_exact_evm_nonce_already_used";
 
-/** Waits until a URL is for sale at every worker of a proxy: a configuration, and what the facilitator supports, take their time to arrive. */
-export function untilForSale(url, { send = fetch, init } = {}) {
+/**
+ * Waits until a URL is for sale at every worker of a proxy: a configuration, and what the facilitator supports, take their time to
+ * arrive.
+ *
+ * @param {string} url
+ * @param {{send?: typeof fetch, init?: RequestInit, description?: string}} [options] `description`: what the terms say, by which
+ *   configurations are told apart
+ */
+export function untilForSale(url, { send = fetch, init, description } = {}) {
   let times = 0;
   return eventually(async () => {
-    const { status } = await send(url, { ...init, headers: { ...init?.headers, connection: "close" } });
-    times = status === 402 ? times + 1 : 0;
+    const { status, headers } = await send(url, { ...init, headers: { ...init?.headers, connection: "close" } });
+    const terms = JSON.parse(Buffer.from(headers.get("payment-required") ?? "", "base64").toString() || "null");
+    const meant = status === 402 && (description === undefined || terms?.resource.description === description);
+    times = meant ? times + 1 : 0;
     return times > 8;
-  }, `${url} is for sale`);
+  }, `${url} is for sale${description ? ` as "${description}"` : ""}`);
 }
 
 /**

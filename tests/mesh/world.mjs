@@ -7,10 +7,10 @@
  */
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
-import { chmodSync, existsSync, lchownSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, lchownSync, lstatSync, mkdirSync, readFileSync, readdirSync, readlinkSync, writeFileSync } from "node:fs";
 import { createServer as createTlsServer } from "node:https";
 import { createServer as createPlainServer, request as requestHttp } from "node:http";
-import { dirname, join } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { after } from "node:test";
 import { promisify } from "node:util";
 import { BASE, startChain } from "../../stage/chain.mjs";
@@ -134,6 +134,17 @@ async function openNetwork(authority) {
   return own;
 }
 
+/** Where a path of a root directory is for this process: a link in it (/var/run) leads within it, and not out of it. */
+function resolveWithin(root, path) {
+  let at = "/";
+  for (const part of path.split("/").filter(Boolean)) {
+    const next = join(at, part);
+    const link = lstatSync(join(root, next), { throwIfNoEntry: false })?.isSymbolicLink();
+    at = link ? resolveWithin(root, resolve(at, readlinkSync(join(root, next)))).slice(root.length) : next;
+  }
+  return join(root, at);
+}
+
 /**
  * A pod: a network namespace with an address, and a root directory whose changes are its own.
  *
@@ -158,18 +169,19 @@ function podMaker(own) {
     for (const path of [upper, work, root]) mkdirSync(path, { recursive: true });
     await sh("mount", "-t", "overlay", "overlay", "-o", `lowerdir=/,upperdir=${upper},workdir=${work}`, root);
     for (const path of ["/proc", "/dev", "/sys"]) await sh("mount", "--rbind", path, join(root, path));
+    const real = (path) => resolveWithin(root, path);
     const mkdir = (path, uid = 0) => {
       const missing = [];
-      for (let at = path; !existsSync(join(root, at)); at = dirname(at)) missing.unshift(at);
+      for (let at = real(path); !existsSync(at); at = dirname(at)) missing.unshift(at);
       for (const at of missing) {
-        mkdirSync(join(root, at));
-        lchownSync(join(root, at), uid, uid);
+        mkdirSync(at);
+        lchownSync(at, uid, uid);
       }
     };
     const write = (path, content, uid = 0) => {
       mkdir(dirname(path), uid);
-      writeFileSync(join(root, path), content);
-      lchownSync(join(root, path), uid, uid);
+      writeFileSync(real(path), content);
+      lchownSync(real(path), uid, uid);
     };
     for (const [path, text] of Object.entries(own)) write(path, text);
     await sh("ip", "netns", "add", name);
@@ -188,8 +200,8 @@ function podMaker(own) {
       ip,
       write,
       mkdir,
-      read: (path) => readFileSync(join(root, path), "utf8"),
-      path: (path) => join(root, path),
+      read: (path) => readFileSync(real(path), "utf8"),
+      path: real,
       start: (label, command, { env, uid } = {}) => {
         const child = start(`${name}-${label}`, "ip", [...enter(uid), ...command], { PATH: "/usr/sbin:/usr/bin:/sbin:/bin", HOME: "/tmp", ...env });
         processes.push(child);

@@ -52,7 +52,7 @@ test("It outlives a crash", async () => {
     config.routes[0].description = "panicking";
   });
   await untilForSale(url, { description: "panicking" });
-  await assertOutlivesPanic(world, url);
+  await assertOutlivesPanic(world, url, proxy.log);
 });
 
 test("An image that is not there, or of another digest: closed, 500", async () => {

@@ -110,7 +110,7 @@ export async function assertBelievesTheFacilitatorAlone(world, url, log, { send 
 }
 
 /** Pays while the filter is told to panic: nothing may be served; then waits until it is there again, and it sells. */
-export async function assertOutlivesPanic(world, url, { send = fetch } = {}) {
+export async function assertOutlivesPanic(world, url, log, { send = fetch } = {}) {
   await untilForSale(url, { send });
   await assertSells(world, url, { send });
   const payer = makePayer({
@@ -121,6 +121,7 @@ export async function assertOutlivesPanic(world, url, { send = fetch } = {}) {
   });
   const answer = await payer.fetch(url).catch(() => null);
   assert.ok(!answer || answer.status >= 500, `${answer?.status}: served by a filter that panicked`);
+  await eventually(async () => /provoked at request/.test(log()), "the filter panics");
   const states = new Set();
   await eventually(async () => {
     const { status } = await send(url);

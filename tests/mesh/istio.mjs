@@ -161,22 +161,22 @@ export async function openEdge(world, istio, namespace = "default", { replicas =
     },
   );
   const proxies = [];
-  const publish = () =>
+  const publish = (started) =>
     cluster.service("edge-istio", {
       namespace,
       selector: { "gateway.networking.k8s.io/gateway-name": "edge" },
       ports: [{ name: "http", port: 80, protocol: "TCP" }],
-      pods: proxies.map(({ pod }) => pod),
+      pods: started.map(({ pod }) => pod),
     });
   let serial = 0;
   const start = async () => {
     const proxy = await istio.gatewayPod(`${namespace}-edge-${++serial}`, { gateway: "edge", namespace, ...options });
-    proxies.push(proxy);
-    await publish();
+    await publish([...proxies, proxy]);
     await proxy.ready();
-    return Object.assign(proxy, { url: `http://${proxy.pod.ip}` });
+    proxies.push(Object.assign(proxy, { url: `http://${proxy.pod.ip}` }));
+    return proxy;
   };
-  await Promise.all(Array.from({ length: replicas }, start));
+  while (proxies.length < replicas) await start();
   return { proxies, api, start };
 }
 

@@ -154,7 +154,7 @@ export async function startChain({ port, run, balances = { [payerAccount.address
   const transact = (...call) => transactAs(minter, ...call);
   const approve = (owner, amount = EVERYTHING) => transactAs(owner, "approve", PERMIT2, amount);
   await transact("initialize", as.usdcName, "USDC", "USD", 6, minter, minter, minter, minter);
-  await transact("initializeV2", "USDC");
+  await transact("initializeV2", as.usdcName);
   await transact("initializeV2_1", minter);
   await transact("initializeV2_2", [], "USDC");
   await transact("configureMinter", minter, EVERYTHING);

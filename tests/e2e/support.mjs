@@ -200,8 +200,8 @@ export function answerOf(status, headers, bytes) {
   };
 }
 
-// A whole response to a request; null while its end is missing.
-function parseAnswer(bytes, isHead) {
+/** A whole response to a request; null while its end is missing. @returns {Answer | null} */
+export function parseAnswer(bytes, isHead) {
   const end = bytes.indexOf("\r\n\r\n");
   if (end < 0) return null;
   const [first, ...lines] = bytes.subarray(0, end).toString("latin1").split("\r\n");

@@ -30,7 +30,7 @@ const JSON_TYPE = "application/json";
 export async function openCluster({ directory, authority, start, eventually, address, programs, names }) {
   const data = join(directory, "kubernetes");
   const [certificate, key] = authority.issue("kubernetes", "kubernetes", { alternative: `IP:${address},DNS:kubernetes.default.svc` });
-  const [, signer] = authority.issue("accounts", "accounts");
+  const [known, signer] = authority.issue("accounts", "accounts");
   const tokens = join(directory, "tokens.csv");
   writeFileSync(tokens, `${TOKEN},admin,1,system:masters\n`);
   start("etcd", join(programs, "etcd"), [
@@ -41,7 +41,7 @@ export async function openCluster({ directory, authority, start, eventually, add
     ["--etcd-servers", "http://127.0.0.1:2379", "--secure-port", "6443", "--advertise-address", address],
     ["--tls-cert-file", certificate, "--tls-private-key-file", key, "--token-auth-file", tokens],
     ["--authorization-mode", "RBAC", "--service-cluster-ip-range", "10.96.0.0/16", "--endpoint-reconciler-type", "none"],
-    ["--service-account-issuer", "https://kubernetes.default.svc", "--service-account-key-file", signer, "--service-account-signing-key-file", signer],
+    ["--service-account-issuer", "https://kubernetes.default.svc", "--service-account-key-file", known, "--service-account-signing-key-file", signer],
     ["--api-audiences", "https://kubernetes.default.svc,istio-ca", "--disable-admission-plugins", "ServiceAccount"],
   ].flat());
 
@@ -84,9 +84,10 @@ export async function openCluster({ directory, authority, start, eventually, add
     const text = documents.map((one) => (typeof one === "string" ? one : JSON.stringify(one))).join("\n---\n");
     const path = join(directory, `applied-${++serial}.yaml`);
     writeFileSync(path, text);
-    await kubectl("apply", "--server-side", "--force-conflicts", "--namespace", namespace, "-f", path);
+    await kubectl("apply", "--server-side", "--force-conflicts", ...(namespace ? ["--namespace", namespace] : []), "--validate=false", "-f", path);
   };
-  const apply = (...documents) => applyIn("default", ...documents);
+  const apply = (...documents) => applyIn(null, ...documents);
+  await apply({ apiVersion: "v1", kind: "ServiceAccount", metadata: { name: "default", namespace: "default" } });
   return {
     kubeconfig,
     kubectl,
@@ -158,6 +159,12 @@ export async function openCluster({ directory, authority, start, eventually, add
 
 /** A shipped file's text. @param {string} path below `envoy/` */
 export const shipped = (path) => readFileSync(join(checkout, "envoy", path), "utf8");
+
+/** What docs/mesh.md says, by a pattern of which the first group is meant. */
+export const documented = (pattern) => readFileSync(join(checkout, "docs", "mesh.md"), "utf8").match(pattern)[1];
+
+/** What docs/mesh.md tells to write for a proxy of Istio: labels for stats, and why a connection failed for the log. */
+export const PROXY_CONFIG = documented(/^proxy\.istio\.io\/config: \|\n((?: .*\n)+)/m).replace(/^ {2}/gm, "");
 
 /** The documents of a shipped file, to be changed. */
 export const documents = (path) => parseAllDocuments(shipped(path)).map((document) => document.toJS()).filter(Boolean);

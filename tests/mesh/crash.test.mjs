@@ -19,10 +19,10 @@ test("A crash in a sidecar", async () => {
   const weather = await istio.sidecar("weather", { labels: { app: "weather" } });
   await cluster.service("weather", { selector: { app: "weather" }, ports: PORTS, pods: [weather.pod] });
   await weather.ready();
-  await assertOutlivesPanic(world, `http://${weather.pod.ip}:8080/weather`);
+  await assertOutlivesPanic(world, `http://${weather.pod.ip}:8080/weather`, weather.log);
 });
 
-test("A crash in a gateway", () => assertOutlivesPanic(world, url));
+test("A crash in a gateway", () => assertOutlivesPanic(world, url, edge.proxies[0].log));
 
 test("A crash in a waypoint", async () => {
   await cluster.namespace("ambient", { labels: { "istio.io/dataplane-mode": "ambient" } });
@@ -31,7 +31,7 @@ test("A crash in a waypoint", async () => {
   const waypoint = await openWaypoint(world, istio, "ambient");
   const caller = await istio.sidecar("caller", { namespace: "bank", api: false });
   await caller.ready();
-  await assertOutlivesPanic(world, "http://weather.ambient/weather", { send: waypoint.sendAs(caller) });
+  await assertOutlivesPanic(world, "http://weather.ambient/weather", waypoint.proxy.log, { send: waypoint.sendAs(caller) });
 });
 
 /** A gateway of its own, with an image that cannot be used. */

@@ -1,7 +1,7 @@
 /** Envoy Gateway by the manifests as they are shipped: it sells, believes the facilitator alone, outlives crashes, and closes without its image. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { documents } from "./cluster.mjs";
+import { documented, documents } from "./cluster.mjs";
 import { edge, openEnvoyGateway } from "./envoy-gateway.mjs";
 import { plainApi, PORTS } from "./istio.mjs";
 import { assertBelievesTheFacilitatorAlone, assertOutlivesPanic, assertSells, assertSellsByTheToken, untilForSale } from "./selling.mjs";
@@ -11,6 +11,11 @@ const world = await openWorld();
 const gateway = await openEnvoyGateway(world);
 const { cluster } = world;
 await cluster.applyOverlay({ base: "envoy-gateway/base" });
+// As docs/mesh.md tells who wants to read in the log why a connection failed.
+const layer = documented(/^\| Envoy, Envoy Gateway .*`(layered_runtime: .*)` \|$/m);
+const [settings] = documents("envoy-gateway/proxy.yaml");
+settings.spec.bootstrap.value += `${layer}\n`;
+await cluster.apply(settings);
 const api = await plainApi(world, "api", { labels: { app: "api" } });
 await cluster.service("api", { selector: { app: "api" }, ports: PORTS, pods: [api] });
 await cluster.apply(...edge({ infrastructure: { parametersRef: { group: "gateway.envoyproxy.io", kind: "EnvoyProxy", name: "x402" } } }));
@@ -46,9 +51,8 @@ test("It outlives a crash", async () => {
     code.image.url = "registry.example.com/x402-proxy-wasm:panicking";
     config.routes[0].description = "panicking";
   });
-  const terms = async () => JSON.parse(Buffer.from((await fetch(url)).headers.get("payment-required"), "base64"));
-  await eventually(async () => (await terms()).resource.description === "panicking", "the other image is there");
-  await assertOutlivesPanic(world, url);
+  await untilForSale(url, { description: "panicking" });
+  await assertOutlivesPanic(world, url, proxy.log);
 });
 
 test("An image that is not there, or of another digest: closed, 500", async () => {

@@ -1,10 +1,11 @@
 /** Istio in the world: istiod, and pods with its agent as sidecars, gateways and waypoints. */
 import { readFileSync } from "node:fs";
 import { connect as connectHttp2 } from "node:http2";
-import { request as requestHttp } from "node:http";
 import { join } from "node:path";
 import { stringify } from "yaml";
 import { checkout } from "../../stage/processes.mjs";
+import { parseAnswer } from "../e2e/support.mjs";
+import { PROXY_CONFIG } from "./cluster.mjs";
 import { ENVOY, eventually, programs, PROXY_UID } from "./world.mjs";
 
 const share = (file) => readFileSync(join(checkout, ".tools", "mesh", "share", "istio", file), "utf8");
@@ -45,7 +46,7 @@ export async function openIstio(world, { mesh = {} } = {}) {
   const root = (await cluster.get("/api/v1/namespaces/default/configmaps/istio-ca-root-cert")).data["root-cert.pem"];
 
   /** What the injector puts beside an application, or a gateway's Deployment runs. */
-  async function startAgent(pod, role, { namespace, labels, account, annotations = {}, env = {}, config = {} }) {
+  async function startAgent(pod, role, { namespace, labels, account, annotations = { "proxy.istio.io/config": PROXY_CONFIG }, env = {} }) {
     const quoted = (values) => Object.entries(values).map(([key, value]) => `${key}=${JSON.stringify(String(value))}\n`).join("");
     pod.write("/etc/istio/pod/labels", quoted(labels), PROXY_UID);
     pod.write("/etc/istio/pod/annotations", quoted(annotations), PROXY_UID);
@@ -61,7 +62,7 @@ export async function openIstio(world, { mesh = {} } = {}) {
       env: {
         POD_NAME: pod.name, POD_NAMESPACE: namespace, INSTANCE_IP: pod.ip, HOST_IP: pod.ip, SERVICE_ACCOUNT: account, ISTIO_CPU_LIMIT: "2",
         CA_ADDR: `${ISTIOD}:15012`, PILOT_CERT_PROVIDER: "istiod", TRUST_DOMAIN,
-        PROXY_CONFIG: JSON.stringify({ binaryPath: ENVOY, discoveryAddress: `${ISTIOD}:15012`, concurrency: 2, ...config }),
+        PROXY_CONFIG: JSON.stringify({ binaryPath: ENVOY, discoveryAddress: `${ISTIOD}:15012`, concurrency: 2 }),
         ISTIO_META_CLUSTER_ID: "Kubernetes", ISTIO_META_MESH_ID: TRUST_DOMAIN, ISTIO_META_NODE_NAME: "mesh",
         ISTIO_META_WORKLOAD_NAME: pod.name, OUTPUT_CERTS: CERTIFICATES, ...env,
       },
@@ -160,22 +161,22 @@ export async function openEdge(world, istio, namespace = "default", { replicas =
     },
   );
   const proxies = [];
-  const publish = () =>
+  const publish = (started) =>
     cluster.service("edge-istio", {
       namespace,
       selector: { "gateway.networking.k8s.io/gateway-name": "edge" },
       ports: [{ name: "http", port: 80, protocol: "TCP" }],
-      pods: proxies.map(({ pod }) => pod),
+      pods: started.map(({ pod }) => pod),
     });
   let serial = 0;
   const start = async () => {
     const proxy = await istio.gatewayPod(`${namespace}-edge-${++serial}`, { gateway: "edge", namespace, ...options });
-    proxies.push(proxy);
-    await publish();
+    await publish([...proxies, proxy]);
     await proxy.ready();
-    return Object.assign(proxy, { url: `http://${proxy.pod.ip}` });
+    proxies.push(Object.assign(proxy, { url: `http://${proxy.pod.ip}` }));
+    return proxy;
   };
-  await Promise.all(Array.from({ length: replicas }, start));
+  while (proxies.length < replicas) await start();
   return { proxies, api, start };
 }
 
@@ -217,7 +218,10 @@ export function throughWaypoint({ waypoint, service, identity }) {
     const request = new Request(input, init);
     const body = Buffer.from(await request.arrayBuffer());
     const session = connectHttp2(`https://${waypoint}:15008`, { ...identity, checkServerIdentity: () => undefined });
+    // Whoever waits hears of it.
+    session.setTimeout(30_000, () => session.destroy(new Error("the waypoint does not answer")));
     try {
+      session.on("error", () => {});
       const tunnel = session.request({ ":method": "CONNECT", ":authority": service });
       await new Promise((resolve, reject) => {
         session.once("error", reject);
@@ -225,25 +229,20 @@ export function throughWaypoint({ waypoint, service, identity }) {
         tunnel.once("response", (headers) => (headers[":status"] === 200 ? resolve() : reject(new Error(`CONNECT: ${headers[":status"]}`))));
       });
       const { pathname, search, host } = new URL(request.url);
-      return await new Promise((resolve, reject) => {
-        const sent = requestHttp({
-          createConnection: () => tunnel,
-          method: request.method,
-          path: pathname + search,
-          headers: { host, connection: "close", ...Object.fromEntries(request.headers), ...(body.length && { "content-length": body.length }) },
-        }, (response) => {
-          const chunks = [];
-          response.on("data", (chunk) => chunks.push(chunk));
-          response.on("error", reject);
-          response.on("end", () => {
-            const headers = new Headers();
-            for (let i = 0; i < response.rawHeaders.length; i += 2) headers.append(response.rawHeaders[i], response.rawHeaders[i + 1]);
-            resolve(new Response(chunks.length ? Buffer.concat(chunks) : null, { status: response.statusCode, headers }));
-          });
+      const headers = { host, ...Object.fromEntries(request.headers), ...(body.length && { "content-length": body.length }) };
+      const head = [`${request.method} ${pathname}${search} HTTP/1.1`, ...Object.entries(headers).map(([name, value]) => `${name}: ${value}`)];
+      tunnel.write(Buffer.concat([Buffer.from(`${head.join("\r\n")}\r\n\r\n`, "latin1"), body]));
+      const answer = await new Promise((resolve, reject) => {
+        let received = Buffer.alloc(0);
+        tunnel.on("data", (chunk) => {
+          received = Buffer.concat([received, chunk]);
+          const whole = parseAnswer(received, request.method === "HEAD");
+          if (whole) resolve(whole);
         });
-        sent.on("error", reject);
-        sent.end(body);
+        tunnel.on("error", reject);
+        tunnel.on("close", () => reject(new Error("the tunnel closed before the response was whole")));
       });
+      return new Response(answer.bytes.length ? answer.bytes : null, { status: answer.status, headers: answer.headers });
     } finally {
       session.destroy();
     }

@@ -100,14 +100,7 @@ async function underLoad(rollOut, { mayRefuse = false } = {}) {
 }
 
 /** Waits until what is sold is described so. */
-const untilDescribed = (description) =>
-  eventually(async () => {
-    for (const url of urls()) {
-      const terms = JSON.parse(Buffer.from((await fetch(url)).headers.get("payment-required") ?? "bnVsbA==", "base64"));
-      if (terms?.resource.description !== description) return false;
-    }
-    return true;
-  }, `the configuration "${description}"`);
+const untilDescribed = (description) => Promise.all(urls().map((url) => untilForSale(url, { description })));
 
 test("A new configuration", () =>
   underLoad(async () => {

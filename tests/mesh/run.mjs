@@ -1,7 +1,7 @@
 /**
  * Runs the tests of the mesh, each file in a world of its own: namespaces of network, mounts and processes, which end with it.
  *
- * Usage: node tests/mesh/run.mjs [FILE…]   (KEEP_LOGS=1 keeps each world's logs under .run/)
+ * Usage: node tests/mesh/run.mjs [FILE…]   (KEEP_LOGS=1 keeps each world's logs under .run/, ONLY=WORDS runs the tests with such names alone)
  */
 import { spawn } from "node:child_process";
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
@@ -27,7 +27,7 @@ mkdir -p /run/netns
 mount -t tmpfs none /run/netns
 mount -t tmpfs -o size=4g none "$MESH_WORLD"
 set +e
-node --test --test-reporter=tap --test-timeout=600000 "$1"
+node --test --test-reporter=tap --test-timeout=600000 "--test-name-pattern=$ONLY" "$1"
 code=$?
 test -z "$KEPT" || cp -r "$MESH_WORLD/logs" "$KEPT"
 exit $code`;
@@ -45,7 +45,7 @@ function runFile(file) {
     let output = "";
     const child = spawn("unshare", [...namespaces, "sh", "-c", INSIDE, "sh", file], {
       cwd: checkout,
-      env: { ...process.env, MESH_WORLD: world, KEPT: kept },
+      env: { ...process.env, MESH_WORLD: world, KEPT: kept, ONLY: process.env.ONLY ?? "." },
       stdio: ["ignore", "pipe", "pipe"],
     });
     for (const stream of [child.stdout, child.stderr]) {

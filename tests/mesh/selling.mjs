@@ -10,12 +10,24 @@ import { directory, eventually } from "./world.mjs";
 /** The official error of a payment that has bought its response. */
 export const USED = "invalid_exact_evm_nonce_already_used";
 
-/** Waits until a URL is for sale: a configuration takes its time to arrive. */
-export const untilForSale = (url, { send = fetch, init } = {}) =>
-  eventually(async () => {
-    const { status } = await send(url, init);
-    return status === 402;
-  }, `${url} is for sale`);
+/**
+ * Waits until a URL is for sale at every worker of a proxy: a configuration, and what the facilitator supports, take their time to
+ * arrive.
+ *
+ * @param {string} url
+ * @param {{send?: typeof fetch, init?: RequestInit, description?: string}} [options] `description`: what the terms say, by which
+ *   configurations are told apart
+ */
+export function untilForSale(url, { send = fetch, init, description } = {}) {
+  let times = 0;
+  return eventually(async () => {
+    const { status, headers } = await send(url, { ...init, headers: { ...init?.headers, connection: "close" } });
+    const terms = JSON.parse(Buffer.from(headers.get("payment-required") ?? "", "base64").toString() || "null");
+    const meant = status === 402 && (description === undefined || terms?.resource.description === description);
+    times = meant ? times + 1 : 0;
+    return times > 8;
+  }, `${url} is for sale${description ? ` as "${description}"` : ""}`);
+}
 
 /**
  * Fails unless a URL is sold: terms for who does not pay, a response for who does by the official client, one settlement on the
@@ -73,10 +85,10 @@ export async function assertBelievesTheFacilitatorAlone(world, url, log, { send 
   const stranger = makeAuthority(join(directory, "stranger"));
   const name = "facilitator.example.com";
   const impostors = {
-    "another's name": [() => front.show(authority.issue("other", "localhost")), /verif|SAN|subject alt/i],
-    "an unknown authority": [() => front.show(stranger.issue("own", name)), /CERTIFICATE_VERIFY_FAILED/],
-    "an expired certificate": [() => front.show(authority.issue("old", name, { expired: true })), /CERTIFICATE_VERIFY_FAILED|expired/i],
-    "plain text": [() => front.undress(), /WRONG_VERSION_NUMBER/],
+    "another's name": [() => front.show(authority.issue("other", "localhost")), /its certificate is for another name/],
+    "an unknown authority": [() => front.show(stranger.issue("own", name)), /nobody who is trusted vouches for its certificate/],
+    "an expired certificate": [() => front.show(authority.issue("old", name, { expired: true })), /its certificate has expired/],
+    "plain text": [() => front.undress(), /it does not speak TLS/],
   };
   front.answers = pretend;
   try {
@@ -98,7 +110,7 @@ export async function assertBelievesTheFacilitatorAlone(world, url, log, { send 
 }
 
 /** Pays while the filter is told to panic: nothing may be served; then waits until it is there again, and it sells. */
-export async function assertOutlivesPanic(world, url, { send = fetch } = {}) {
+export async function assertOutlivesPanic(world, url, log, { send = fetch } = {}) {
   await untilForSale(url, { send });
   await assertSells(world, url, { send });
   const payer = makePayer({
@@ -109,6 +121,7 @@ export async function assertOutlivesPanic(world, url, { send = fetch } = {}) {
   });
   const answer = await payer.fetch(url).catch(() => null);
   assert.ok(!answer || answer.status >= 500, `${answer?.status}: served by a filter that panicked`);
+  await eventually(async () => /provoked at request/.test(log()), "the filter panics");
   const states = new Set();
   await eventually(async () => {
     const { status } = await send(url);

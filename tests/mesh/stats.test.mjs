@@ -18,8 +18,6 @@ import { untilForSale, USED } from "./selling.mjs";
 import { directory, eventually, openWorld } from "./world.mjs";
 
 const observability = (file) => readFileSync(join(checkout, "envoy", "observability", file), "utf8");
-/** What the docs tell to make labels of. */
-const LABELS = ["route", "outcome", "reason", "network", "scheme", "result", "asset", "pay_to", "facilitator", "event"];
 
 const world = await openWorld();
 const { cluster } = world;
@@ -46,7 +44,6 @@ await cluster.applyIn("envoy-gateway-system", { apiVersion: "v1", kind: "Secret"
 
 const weather = await istio.sidecar("weather", {
   labels: { app: "weather" },
-  annotations: { "proxy.istio.io/config": JSON.stringify({ extraStatTags: LABELS }) },
   prepare: ledger.mount,
 });
 await cluster.service("weather", { selector: { app: "weather" }, ports: PORTS, pods: [weather.pod] });

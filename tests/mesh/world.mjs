@@ -7,10 +7,10 @@
  */
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
-import { existsSync, lchownSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, lchownSync, lstatSync, mkdirSync, readFileSync, readdirSync, readlinkSync, writeFileSync } from "node:fs";
 import { createServer as createTlsServer } from "node:https";
 import { createServer as createPlainServer, request as requestHttp } from "node:http";
-import { dirname, join } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { after } from "node:test";
 import { promisify } from "node:util";
 import { BASE, startChain } from "../../stage/chain.mjs";
@@ -29,7 +29,7 @@ if (!directory) throw new Error("tests of the mesh run in a world of their own: 
 export const programs = join(checkout, ".tools", "mesh", "bin");
 
 /** How long anything may take on a busy machine. */
-export const PATIENCE_MS = 120_000;
+export const PATIENCE_MS = Number(process.env.PATIENCE_MS ?? 120_000);
 
 /** Debian's bundle of authorities: what Istio, Envoy Gateway and the registry's clients trust. */
 const BUNDLE = "/etc/ssl/certs/ca-certificates.crt";
@@ -64,7 +64,23 @@ export async function sh(command, ...args) {
 }
 
 /** Waits until a check gives something, on a busy machine. */
-export const eventually = (check, what, process_, timeoutMs = PATIENCE_MS) => until(async () => check(), { what, process: process_, timeoutMs });
+export async function eventually(check, what, process_, timeoutMs = PATIENCE_MS) {
+  let last = "it gave nothing";
+  const noted = async () => {
+    try {
+      return await check();
+    } catch (error) {
+      last = error.message;
+      throw error;
+    }
+  };
+  try {
+    return await until(noted, { what, process: process_, timeoutMs });
+  } catch (error) {
+    error.message += `\nat last: ${last}`;
+    throw error;
+  }
+}
 
 // What startProcess takes for a run directory: nothing is noted, since everything ends with the world.
 const logs = { path: join(directory, "logs"), note: () => {}, forget: () => {} };
@@ -75,6 +91,8 @@ function start(name, command, args, env) {
   const path = command.startsWith("/") ? command : ["/usr/sbin", "/usr/bin", "/sbin", "/bin"].map((bin) => join(bin, command)).find(existsSync);
   const child = startProcess({ name, command: path ?? command, args, env, run: logs });
   children.push(child);
+  // Envoy opens /dev/stdout anew, as whatever user it runs.
+  chmodSync(child.logPath, 0o666);
   return child;
 }
 
@@ -116,6 +134,17 @@ async function openNetwork(authority) {
   return own;
 }
 
+/** Where a path of a root directory is for this process: a link in it (/var/run) leads within it, and not out of it. */
+function resolveWithin(root, path) {
+  let at = "/";
+  for (const part of path.split("/").filter(Boolean)) {
+    const next = join(at, part);
+    const link = lstatSync(join(root, next), { throwIfNoEntry: false })?.isSymbolicLink();
+    at = link ? resolveWithin(root, resolve(at, readlinkSync(join(root, next)))).slice(root.length) : next;
+  }
+  return join(root, at);
+}
+
 /**
  * A pod: a network namespace with an address, and a root directory whose changes are its own.
  *
@@ -140,18 +169,19 @@ function podMaker(own) {
     for (const path of [upper, work, root]) mkdirSync(path, { recursive: true });
     await sh("mount", "-t", "overlay", "overlay", "-o", `lowerdir=/,upperdir=${upper},workdir=${work}`, root);
     for (const path of ["/proc", "/dev", "/sys"]) await sh("mount", "--rbind", path, join(root, path));
+    const real = (path) => resolveWithin(root, path);
     const mkdir = (path, uid = 0) => {
       const missing = [];
-      for (let at = path; !existsSync(join(root, at)); at = dirname(at)) missing.unshift(at);
+      for (let at = real(path); !existsSync(at); at = dirname(at)) missing.unshift(at);
       for (const at of missing) {
-        mkdirSync(join(root, at));
-        lchownSync(join(root, at), uid, uid);
+        mkdirSync(at);
+        lchownSync(at, uid, uid);
       }
     };
     const write = (path, content, uid = 0) => {
       mkdir(dirname(path), uid);
-      writeFileSync(join(root, path), content);
-      lchownSync(join(root, path), uid, uid);
+      writeFileSync(real(path), content);
+      lchownSync(real(path), uid, uid);
     };
     for (const [path, text] of Object.entries(own)) write(path, text);
     await sh("ip", "netns", "add", name);
@@ -170,8 +200,8 @@ function podMaker(own) {
       ip,
       write,
       mkdir,
-      read: (path) => readFileSync(join(root, path), "utf8"),
-      path: (path) => join(root, path),
+      read: (path) => readFileSync(real(path), "utf8"),
+      path: real,
       start: (label, command, { env, uid } = {}) => {
         const child = start(`${name}-${label}`, "ip", [...enter(uid), ...command], { PATH: "/usr/sbin:/usr/bin:/sbin:/bin", HOME: "/tmp", ...env });
         processes.push(child);
@@ -273,6 +303,13 @@ export async function openWorld({ wasm = WASM } = {}) {
   const began = performance.now();
   assert.ok(existsSync(wasm), `${wasm} is not there: run \`make build\``);
   mkdirSync(logs.path, { recursive: true });
+  const stops = [];
+  // Nobody needs to part in good order: their world ends too. What still ran would hold the test file.
+  after(async () => {
+    for (const child of children) if (!child.ended()) process.kill(child.pid, "SIGKILL");
+    await Promise.all(stops.map((stop) => stop()));
+    setTimeout(() => process.exit(), 5_000).unref();
+  });
   const authority = makeAuthority(join(directory, "public"));
   const own = await openNetwork(authority);
   const names = openNames();
@@ -281,18 +318,14 @@ export async function openWorld({ wasm = WASM } = {}) {
   await names.serve();
   const pod = podMaker(own);
   const [chain, cluster, registry] = await Promise.all([
-    startChain({ port: 8545, run: logs, as: BASE }),
+    startChain({ port: 8545, run: logs, as: BASE }).then((one) => (stops.push(one.stop), one)),
     openCluster({ directory, authority, start, eventually, address: BRIDGE, programs, names }),
     openRegistry(authority),
   ]);
   const facilitator = await startFacilitator({ port: 4021, rpcUrl: chain.rpcUrl, as: BASE });
   const front = await frontFacilitator(authority, facilitator.port);
+  stops.push(facilitator.stop, front.stop);
   const digest = await registry.push(wasm);
-  // Nobody needs to part in good order: their world ends too. What still ran would hold the test file.
-  after(async () => {
-    for (const child of children) if (!child.ended()) process.kill(child.pid, "SIGKILL");
-    await Promise.all([front.stop(), facilitator.stop(), chain.stop()]);
-  });
   const world = { chain, facilitator, front, authority, registry, cluster, pod, names, digest, start };
   if (process.env.MESH_VERBOSE) console.log(`# the world is open after ${Math.round(performance.now() - began)} ms`);
   return world;

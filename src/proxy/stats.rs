@@ -11,7 +11,7 @@ use crate::x402::reason;
 /// Counts the end of a request.
 pub(super) fn count_request(host: &impl Host, record: &Record) {
     let (route, outcome) = (&record.route, record.outcome_word());
-    add(host, MetricKind::Counter, &format!("x402.requests.route.{route}.outcome.{outcome}"), 1);
+    add(host, MetricKind::Counter, &["x402.requests.route.", route, ".outcome.", &outcome].concat(), 1);
     if matches!(record.outcome, Outcome::Refused | Outcome::Malformed | Outcome::Spent) {
         let reason = reason::label(&record.reason);
         add(host, MetricKind::Counter, &format!("x402.refusals.route.{route}.reason.{reason}"), 1);
@@ -22,11 +22,12 @@ pub(super) fn count_request(host: &impl Host, record: &Record) {
 pub(super) fn count_settlement(host: &impl Host, settlement: &SettlementRecord) {
     let SettlementRecord { payment, result } = settlement;
     let (network, scheme) = (label(&payment.network), label(&payment.scheme));
-    let name = format!("x402.settlements.network.{network}.scheme.{scheme}.result.{}", result.as_str());
+    let result_word = result.as_str();
+    let name = ["x402.settlements.network.", &network, ".scheme.", &scheme, ".result.", result_word].concat();
     add(host, MetricKind::Counter, &name, 1);
     if *result == SettlementResult::Settled {
-        let name =
-            format!("x402.revenue.network.{network}.asset.{}.pay_to.{}", label(&payment.asset), label(&payment.pay_to));
+        let (asset, pay_to) = (label(&payment.asset), label(&payment.pay_to));
+        let name = ["x402.revenue.network.", &network, ".asset.", &asset, ".pay_to.", &pay_to].concat();
         // What does not fit cannot be counted, and is more than there is of any currency.
         add(host, MetricKind::Counter, &name, i64::try_from(payment.amount.to_integer()).unwrap_or_default());
     }

@@ -12,8 +12,8 @@ import { grouped, table, writePart } from "./report.mjs";
 
 const isQuick = process.argv.includes("--quick");
 const ROUNDS = isQuick ? 1 : 3;
-const SECONDS = isQuick ? 0.5 : 1.5;
-const WARMUP = 0.3;
+const SECONDS = isQuick ? 0.25 : 0.8;
+const WARMUP = 0.2;
 /** Runs before the first that counts, at most. */
 const MOST_WARMUPS = 8;
 const MANY = 10_000;
@@ -83,7 +83,7 @@ const open = (one) => measure(one, { count: Math.max(one.channels, 20), seconds:
  */
 async function warmUp(one) {
   for (let [run, before] = [0, Infinity]; run < MOST_WARMUPS; run++) {
-    const { cpu_us: now } = await measure(one, { seconds: isQuick ? 0.4 : 0.8, warmup: 0 });
+    const { cpu_us: now } = await measure(one, { seconds: isQuick ? 0.2 : 0.5, warmup: 0 });
     if (now > before * 0.95) return;
     before = now;
   }
@@ -116,7 +116,7 @@ try {
   const askedBefore = await asked();
   for (let round = 0; round < ROUNDS; round++) {
     for (const one of Object.values(c)) one.runs.push(await measure(one));
-    for (const one of Object.values(alone)) one.runs.push(await measure(one.of, { connections: 1, seconds: isQuick ? 0.3 : 0.6 }));
+    for (const one of Object.values(alone)) one.runs.push(await measure(one.of, { connections: 1, seconds: isQuick ? 0.2 : 0.4 }));
   }
   report((await asked()) - askedBefore);
 } catch (error) {

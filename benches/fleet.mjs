@@ -14,8 +14,8 @@ import { grouped, table, writePart } from "./report.mjs";
 
 const isQuick = process.argv.includes("--quick");
 const ROUNDS = isQuick ? 1 : 3;
-const SECONDS = isQuick ? 1 : 3;
-const WARMUP = 0.5;
+const SECONDS = isQuick ? 0.5 : 1.5;
+const WARMUP = isQuick ? 0.2 : 0.3;
 const [BUSY] = loadavg();
 /** Transactions that a paid request takes under `before`: claim and settlement begun, settled, spent. */
 const TRANSACTIONS = 3;

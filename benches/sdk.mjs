@@ -18,8 +18,8 @@ const MODULE = join(SDK, "target", "wasm32-unknown-unknown", "release", "sdk.was
 if (!existsSync(MODULE)) throw new Error(`${MODULE} is not there: run \`make build-sdk\``);
 
 const isQuick = process.argv.includes("--quick");
-const ROUNDS = isQuick ? 3 : 15;
-const SECONDS = isQuick ? 0.5 : 1;
+const ROUNDS = isQuick ? 3 : 11;
+const SECONDS = isQuick ? 0.2 : 0.5;
 
 buildTools("tools");
 const busyBefore = loadavg()[0].toFixed(1);

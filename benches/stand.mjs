@@ -157,10 +157,15 @@ export async function startEnvoy({ name, core = SERVER_CORE, routes, filters = [
 export const startUpstream = () =>
   startEnvoy({ name: "upstream", core: OTHER_CORE, logLevel: "warn", requestId: false, routes: [directly({ prefix: "/" }, ANSWER)] });
 
-/** A facilitator that says yes at once, to everything, and moves no money: an Envoy that answers by itself. */
+/**
+ * A facilitator that says yes at once, to everything, and moves no money: an Envoy that answers by itself. It reads what it is
+ * asked before it answers: a direct response to a request whose body is still on its way closes the connection, and then each
+ * callout opens another one.
+ */
 export const startFacilitatorStub = () =>
   startEnvoy({
     name: "facilitator-stub",
+    filters: [{ name: "buffer", typed_config: { "@type": "type.googleapis.com/envoy.extensions.filters.http.buffer.v3.Buffer", max_request_bytes: 65536 } }],
     core: OTHER_CORE,
     logLevel: "warn",
     requestId: false,

@@ -16,6 +16,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
     match target {
         "config" => configs(),
         "route" => routes(),
+        "sight" => heads(),
         "payment" => payments(),
         "facilitator" => answers(),
         "chain" => node_answers(),
@@ -73,6 +74,20 @@ fn configs() -> Vec<Vec<u8>> {
     let smallest = json!({"facilitator": {"cluster": "f", "url": "http://f"}, "routes": []});
     let texts = [base_config(), full, smallest].map(|config| config.to_string().into_bytes());
     texts.iter().cloned().chain(texts.iter().filter_map(|text| to_protobuf(text))).collect()
+}
+
+/// Heads of requests, under each configuration.
+fn heads() -> Vec<Vec<u8>> {
+    const HEADS: [&str; 6] = [
+        ":method=GET\n:authority=api.example.com\n:path=/weather\n:scheme=http\nuser-agent=curl\naccept=*/*",
+        ":method=GET\n:authority=a\n:path=/weather\naccept=text/html\nsec-fetch-dest=document",
+        ":method=OPTIONS\n:authority=a\n:path=/dear\norigin=https://app.example\naccess-control-request-method=GET",
+        ":method=HEAD\n:authority=a:80\n:path=/healthz\nx-x402-payer=0x\nx-original-url=/weather",
+        ":method=POST\n:authority=a\n:path=/dear?a\nx-forwarded-proto=https\npayment-signature=e30=\nx-payment=e30=",
+        ":method=GET\n:authority=b\n:path=/.well-known/x402\nsign-in-with-x=e30=\ncontent-type=text/plain",
+    ];
+    let of = |config: usize| HEADS.map(|head| [&[u8::try_from(config).unwrap_or(0), 0], head.as_bytes()].concat());
+    (0..crate::common::heads::CONFIGS.len()).flat_map(of).collect()
 }
 
 fn routes() -> Vec<Vec<u8>> {

@@ -15,6 +15,7 @@ mod payment;
 mod purchases;
 mod recovery;
 mod route;
+mod sight;
 mod sign_in;
 mod signature;
 mod texts;
@@ -44,6 +45,13 @@ pub const ALL: &[Target] = &[
         mutations: 4_000,
     },
     Target { name: "route", what: "paths, hosts and methods", run: route::run, max_length: 160, mutations: 4_000 },
+    Target {
+        name: "sight",
+        what: "heads of requests, at first sight and kept",
+        run: sight::run,
+        max_length: 512,
+        mutations: 20_000,
+    },
     Target { name: "payment", what: "payment headers", run: payment::run, max_length: 4096, mutations: 20_000 },
     Target {
         name: "facilitator",

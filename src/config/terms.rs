@@ -195,6 +195,12 @@ impl RouteTerms {
         self.tariff.is_none() && self.price_service.is_none()
     }
 
+    /// Returns whether everybody who brings no payment is told the same, but for the URL: nobody need not pay, comes back, or
+    /// asks for something that has a price of its own.
+    pub fn are_told_alike(&self) -> bool {
+        self.mode == Mode::Enforce && self.has_fixed_price() && self.free_for.is_empty() && !self.lets_sign_in()
+    }
+
     /// Returns whether a caller whose certificate is for `name` need not pay.
     pub fn is_free_for(&self, name: &str) -> bool {
         self.free_for.iter().any(|principal| principal.covers(name))

@@ -7,10 +7,12 @@ use super::bundle::{BundleUse, Drawn};
 use super::channel::{ChannelUse, Holding};
 use super::purchase::{Payment, Proof, Purchase};
 use super::quote::Quote;
-use super::{Context, Effects, Next, Outcome, PaymentRecord, PricedRequest, Record, Reply, RequestHead, ShownUrl};
+use super::{
+    Context, Effects, Head, Next, Outcome, PaymentRecord, PricedRequest, Record, Reply, RequestHead, ShownUrl,
+};
 use crate::chain::Transfer;
 use crate::channel::{self, UNKNOWN_REQUEST};
-use crate::config::{Mode, Offer};
+use crate::config::{Config, Mode, Offer};
 use crate::ledger::{Binding, PaymentKey};
 use crate::money::Amount;
 use crate::price::request::Job;
@@ -68,7 +70,10 @@ impl Rejection {
         let (outcome, error, url) = (self.outcome(), self.to_string(), request.url(context));
         let reply = match outcome {
             Outcome::Malformed => Reply::error(400, &error),
-            Outcome::Unpaid => unpaid(context, &request.head, quote, &url),
+            Outcome::Unpaid => {
+                let reply = Reply::payment_required(context, reason::PAYMENT_REQUIRED, quote, &url);
+                for_asker(context.config, &request.head, quote, &url, reply)
+            }
             _ => Reply::payment_required(context, &error, quote, &url),
         };
         let payment = if let Self::Refused(payment, _) = self { Some(*payment) } else { None };
@@ -81,16 +86,15 @@ impl Rejection {
     }
 }
 
-/// Returns the terms, for programs or for people.
+/// Returns the terms as who asks for them can read them: a program or a person.
 #[cfg_attr(not(feature = "page"), allow(unused_variables, reason = "a page would ask who is there"))]
-fn unpaid(context: Context<'_>, head: &RequestHead, quote: &Quote, url: &ShownUrl) -> Reply {
-    let reply = Reply::payment_required(context, reason::PAYMENT_REQUIRED, quote, url);
+pub(super) fn for_asker(config: &Config, head: &Head<'_>, quote: &Quote, url: &ShownUrl, reply: Reply) -> Reply {
     // Who asks just what would be has it from the head. (Of an answer to HEAD the proxy sends nothing else.)
     if head.text(":method") == "OPTIONS" {
         return reply.without_body();
     }
     #[cfg(feature = "page")]
-    if let Some(page) = &context.config.page
+    if let Some(page) = &config.page
         && crate::page::wants_page(&head.text("accept"), &head.text("sec-fetch-dest"))
     {
         return reply.page(page.own.as_ref(), quote, &head.text(":method"), url);

@@ -73,7 +73,7 @@ pub struct UpstreamHead {
 
 impl UpstreamHead {
     /// Reads the head of a response, behind which a body comes or not.
-    pub fn read(headers: &Headers, has_body: bool) -> Self {
+    pub fn read(headers: &Headers<'_>, has_body: bool) -> Self {
         let directives: Vec<_> = headers.all("cache-control").map(String::from_utf8_lossy).collect();
         Self {
             // A response without a readable status is none that anybody should pay for.

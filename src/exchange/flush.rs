@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::state::State;
-use super::{Context, Effects, Event, Next, Reply, RequestHead};
+use super::{Context, Effects, Event, Head, Next, Reply, RequestHead};
 use crate::channel::IS_BUILT_IN;
 use crate::config::Config;
 use crate::json;
@@ -44,7 +44,7 @@ pub struct Flushing {
 }
 
 /// Returns whether the path and the method are those of the wish.
-pub(super) fn is_asked(config: &Config, head: &RequestHead) -> bool {
+pub(super) fn is_asked(config: &Config, head: &Head<'_>) -> bool {
     let flush = config.channels.flush.as_ref().filter(|_| IS_BUILT_IN);
     flush.is_some_and(|flush| head.path() == flush.path.as_bytes() && head.text(":method") == "POST")
 }

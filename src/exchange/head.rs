@@ -62,32 +62,56 @@ const MAX_UNWANTED_BYTES: usize = 128;
 /// over, and signed. Most servers take no longer one.
 const MAX_URL_BYTES: usize = 8 * 1024;
 
+/// A name and a value, as a host lists them.
+type Pair<'a> = (&'a [u8], &'a [u8]);
+
 /// The headers and pseudo-headers (`:status`, `:path`, …) of a head, in the order they came; names in lower case.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub struct Headers(Vec<(String, Vec<u8>)>);
+pub struct Headers<'a>(Vec<(Cow<'a, str>, Cow<'a, [u8]>)>);
 
-impl Headers {
-    /// Takes over a host's list of headers, all of it.
+impl<'a> Headers<'a> {
+    /// Reads a host's list of headers, all of it.
+    pub fn read(list: &[Pair<'a>]) -> Self {
+        Self(list.iter().map(|(name, value)| (fold(name), Cow::Borrowed(*value))).collect())
+    }
+
+    /// The same headers, kept.
     #[inline(never)]
-    pub fn new<N: AsRef<[u8]>, V: AsRef<[u8]>>(headers: impl IntoIterator<Item = (N, V)>) -> Self {
-        let whole = |(name, value): (N, V)| (fold(name.as_ref()).into_owned(), value.as_ref().to_vec());
-        Self(headers.into_iter().map(whole).collect())
+    pub fn into_owned(self) -> Headers<'static> {
+        let whole = |(name, value): (Cow<'_, str>, Cow<'_, [u8]>)| (kept(name), value.into_owned().into());
+        Headers(self.0.into_iter().map(whole).collect())
+    }
+}
+
+/// A name that outlives the list that it stands in. Most are among those that are read, and need no room.
+fn kept(name: Cow<'_, str>) -> Cow<'static, str> {
+    match READ.iter().chain(&READ_IN_ALL_SPELLINGS).find(|read| **read == name) {
+        Some(read) => Cow::Borrowed(read),
+        None => Cow::Owned(name.into_owned()),
+    }
+}
+
+impl Headers<'_> {
+    /// Takes over a list of headers, all of it.
+    pub fn new<N: AsRef<[u8]>, V: AsRef<[u8]>>(headers: impl IntoIterator<Item = (N, V)>) -> Headers<'static> {
+        let headers: Vec<(N, V)> = headers.into_iter().collect();
+        Headers::read(&views(&headers)).into_owned()
     }
 
     /// Returns every value of a header.
-    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.0.iter().filter(move |(candidate, _)| candidate == name).map(|(_, value)| value.as_slice())
+    pub fn all<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'s [u8]> {
+        self.0.iter().filter(move |(candidate, _)| candidate == name).map(|(_, value)| &**value)
     }
 
     /// Returns the first value of a header as text, with a replacement character for every byte that is none; empty where the
     /// header is missing.
-    pub fn text<'a>(&'a self, name: &'a str) -> Cow<'a, str> {
+    pub fn text<'s>(&'s self, name: &'s str) -> Cow<'s, str> {
         String::from_utf8_lossy(self.all(name).next().unwrap_or_default())
     }
 
     /// Returns every value of a header in all spellings of its name.
-    fn all_spelt<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.0.iter().filter(move |(other, _)| is_spelt(other, name)).map(|(_, value)| value.as_slice())
+    fn all_spelt<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'s [u8]> {
+        self.0.iter().filter(move |(other, _)| is_spelt(other, name)).map(|(_, value)| &**value)
     }
 
     /// Returns whether the body is compressed, or encoded in another way.
@@ -99,20 +123,24 @@ impl Headers {
     pub fn cors(&self) -> Vec<(String, String)> {
         let is_cors = |name: &str| name.starts_with("access-control-") || matches!(name, "vary" | "allow");
         let headers = self.0.iter().filter(|(name, _)| is_cors(name));
-        headers.map(|(name, value)| (name.clone(), String::from_utf8_lossy(value).into_owned())).collect()
+        headers.map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value).into_owned())).collect()
     }
 }
 
-/// The head of a request, as far as the filter reads it, with what the proxy knows beside it.
+/// The head of a request that is kept.
+pub type RequestHead = Head<'static>;
+
+/// The head of a request, as far as the filter reads it, with what the proxy knows beside it: in the host's own list, until it
+/// is kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub struct RequestHead {
-    headers: Headers,
+pub struct Head<'a> {
+    headers: Headers<'a>,
     /// Values of the proxy's dynamic metadata, as bytes.
     metadata: Vec<(MetadataKey, Vec<u8>)>,
     /// Names that the caller's certificate is for.
     principals: Vec<Vec<u8>>,
     /// Names that the upstream must not see of some route or other, each once.
-    unwanted: Vec<String>,
+    unwanted: Vec<Cow<'a, str>>,
     /// True if there are more of them, or longer ones, than are kept.
     has_too_many: bool,
     /// True if a body follows, whatever the headers say.
@@ -122,12 +150,17 @@ pub struct RequestHead {
 }
 
 /// A request's head is its headers, and more.
-impl Deref for RequestHead {
-    type Target = Headers;
+impl<'a> Deref for Head<'a> {
+    type Target = Headers<'a>;
 
-    fn deref(&self) -> &Headers {
+    fn deref(&self) -> &Headers<'a> {
         &self.headers
     }
+}
+
+/// The pairs of a list that is somebody else's.
+fn views<N: AsRef<[u8]>, V: AsRef<[u8]>>(headers: &[(N, V)]) -> Vec<Pair<'_>> {
+    headers.iter().map(|(name, value)| (name.as_ref(), value.as_ref())).collect()
 }
 
 fn is_identity(name: &str) -> bool {
@@ -141,22 +174,39 @@ fn fold(name: &[u8]) -> Cow<'_, str> {
 }
 
 impl RequestHead {
-    /// The head of a request from the host's list of headers.
+    /// The head of a request from a list of headers, of which nothing else is kept.
     pub fn new<N: AsRef<[u8]>, V: AsRef<[u8]>>(headers: impl IntoIterator<Item = (N, V)>) -> Self {
+        let headers: Vec<(N, V)> = headers.into_iter().collect();
+        Head::read(&views(&headers)).into_owned()
+    }
+}
+
+impl<'a> Head<'a> {
+    /// Reads the head of a request in the host's list of headers.
+    pub fn read(list: &[Pair<'a>]) -> Self {
         let mut head = Self::default();
-        for (name, value) in headers {
-            let (name, value) = (fold(name.as_ref()), value.as_ref());
-            head.note_unwanted(&name);
-            let meant = READ_IN_ALL_SPELLINGS.iter().find(|meant| is_spelt(&name, meant));
+        for (name, value) in list {
+            let name = fold(name);
+            let meant = READ_IN_ALL_SPELLINGS.iter().find(|meant| name.len() == meant.len() && is_spelt(&name, meant));
             if let Some(name) = meant.or_else(|| READ.iter().find(|read| **read == name)) {
-                head.keep(name, value);
+                head.take(name, value);
             }
+            head.note_unwanted(name);
         }
         head
     }
 
-    /// Keeps a header that is read: the first two of a name, for one that stands more often is as good as unreadable.
-    fn keep(&mut self, name: &str, value: &[u8]) {
+    /// The same head, kept: it needs the host's list no more.
+    #[must_use]
+    pub fn into_owned(self) -> RequestHead {
+        let Self { headers, metadata, principals, unwanted, has_too_many, has_body, refused_wishes } = self;
+        let unwanted = unwanted.into_iter().map(|name| Cow::Owned(name.into_owned())).collect();
+        let headers = headers.into_owned();
+        Head { headers, metadata, principals, unwanted, has_too_many, has_body, refused_wishes }
+    }
+
+    /// Takes a header in that is read: the first two of a name, for one that stands more often is as good as unreadable.
+    fn take(&mut self, name: &'static str, value: &'a [u8]) {
         // Of what has its own limit one byte more is kept than is taken, so that its reader sees that it is too long.
         let most = match name {
             ":path" => Some(usize::MAX),
@@ -171,27 +221,26 @@ impl RequestHead {
         };
         let mut same = self.headers.0.iter_mut().filter(|(other, _)| *other == name);
         match (same.next(), same.next()) {
-            (Some(_), None) if most.is_some() => self.headers.0.push((name.to_owned(), UNREADABLE.to_vec())),
-            (_, None) => self.headers.0.push((name.to_owned(), readable.to_vec())),
-            (_, Some((_, second))) if second != UNREADABLE => *second = UNREADABLE.to_vec(),
-            _ => {}
+            (Some(_), None) if most.is_some() => self.headers.0.push((name.into(), UNREADABLE.into())),
+            (_, None) => self.headers.0.push((name.into(), readable.into())),
+            (_, Some((_, second))) => *second = UNREADABLE.into(),
         }
     }
 
-    fn note_unwanted(&mut self, name: &str) {
+    fn note_unwanted(&mut self, name: Cow<'a, str>) {
         // What is unwanted begins with one of these in every spelling, and most headers do not.
         if self.has_too_many || !name.starts_with(['x', 'f', 'p', 's']) {
             return;
         }
-        let is_unwanted = is_identity(name)
-            || is_one_of(name, &OVERRIDES)
-            || is_one_of(name, &HOST_OVERRIDES)
-            || is_one_of(name, &[PAYMENT_SIGNATURE, X_PAYMENT, SIGN_IN_WITH_X]);
-        if !is_unwanted || self.unwanted.iter().any(|known| known == name) {
+        let is_unwanted = is_identity(&name)
+            || is_one_of(&name, &OVERRIDES)
+            || is_one_of(&name, &HOST_OVERRIDES)
+            || is_one_of(&name, &[PAYMENT_SIGNATURE, X_PAYMENT, SIGN_IN_WITH_X]);
+        if !is_unwanted || self.unwanted.contains(&name) {
             return;
         }
         if self.unwanted.len() < MOST_UNWANTED && name.len() <= MAX_UNWANTED_BYTES {
-            self.unwanted.push(name.to_owned());
+            self.unwanted.push(name);
         } else {
             self.has_too_many = true;
         }
@@ -316,6 +365,11 @@ impl RequestHead {
         [PAYMENT_SIGNATURE, X_PAYMENT].into_iter().any(|name| self.all(name).any(is_there))
     }
 
+    /// Returns whether a header is there that a payment would stand in, whatever it says.
+    pub(super) fn names_payment(&self) -> bool {
+        [PAYMENT_SIGNATURE, X_PAYMENT].into_iter().any(|name| self.all(name).next().is_some())
+    }
+
     /// Returns whether a browser asks for leave to send a request of another origin (Fetch standard, CORS-preflight fetch). It
     /// says where from and what for, and nothing else: no body, and no other protocol, by which an upstream could be made
     /// to take it for something else.
@@ -323,7 +377,7 @@ impl RequestHead {
         let (mut origins, mut methods, mut is_plain) = (0_u32, 0_u32, !self.has_body);
         for (name, value) in &self.headers.0 {
             let is_said = !value.trim_ascii().is_empty();
-            match name.as_str() {
+            match &**name {
                 "origin" => origins = origins.saturating_add(u32::from(is_said)),
                 "access-control-request-method" => methods = methods.saturating_add(u32::from(is_said)),
                 "content-length" => is_plain &= value.trim_ascii() == b"0",
@@ -342,14 +396,14 @@ impl RequestHead {
         let has_sign_in = terms.is_some_and(RouteTerms::lets_sign_in);
         let minds_host = config.table.prices_by_host() || has_sign_in;
         let overrides: &[&[&str]] = if minds_host { &[&OVERRIDES, &HOST_OVERRIDES] } else { &[&OVERRIDES] };
-        let is_unwanted = |name: &&String| {
+        let is_unwanted = |name: &&Cow<'_, str>| {
             let override_of = overrides.iter().copied().flatten().find(|meant| is_spelt(name, meant));
             is_identity(name)
                 || override_of.is_some_and(|meant| !config.keeps_header(meant))
                 || (is_priced && is_one_of(name, &[PAYMENT_SIGNATURE, X_PAYMENT]))
                 || (has_sign_in && is_one_of(name, &[SIGN_IN_WITH_X]))
         };
-        self.unwanted.iter().filter(is_unwanted).cloned().collect()
+        self.unwanted.iter().filter(is_unwanted).map(|name| name.to_string()).collect()
     }
 }
 
@@ -437,10 +491,15 @@ mod tests {
         let junk = "j".repeat(50 * 1024);
         let kept = |headers: &[(&str, &str)]| {
             let head = head(headers);
-            let bytes =
-                |(name, value): &(String, Vec<u8>)| name.capacity() + value.capacity() + size_of::<(String, Vec<u8>)>();
-            let unwanted = |name: &String| name.capacity() + size_of::<String>();
-            head.headers.0.iter().map(bytes).sum::<usize>() + head.unwanted.iter().map(unwanted).sum::<usize>()
+            let text = |name: &Cow<'static, str>| match name {
+                Cow::Owned(name) => size_of::<String>() + name.capacity(),
+                Cow::Borrowed(_) => size_of::<String>(),
+            };
+            let bytes = |(name, value): &(Cow<'static, str>, Cow<'static, [u8]>)| match value {
+                Cow::Owned(value) => text(name) + size_of::<Vec<u8>>() + value.capacity(),
+                Cow::Borrowed(_) => text(name) + size_of::<Vec<u8>>(),
+            };
+            head.headers.0.iter().map(bytes).sum::<usize>() + head.unwanted.iter().map(text).sum::<usize>()
         };
         let plain = [(":method", "GET"), (":authority", "api.example.com"), (":path", "/weather")];
         assert_eq!(

@@ -14,6 +14,9 @@ impl LogText {
 
     /// The text with an escape, `\u{a}`, for each character that is not to be seen as itself.
     pub fn new(text: &str) -> Self {
+        if text.len() <= Self::LONGEST && text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+            return Self(text.to_owned());
+        }
         let mut escaped = String::with_capacity(text.len().min(Self::LONGEST));
         let mut letters = text.chars();
         for letter in letters.by_ref().take(Self::LONGEST) {

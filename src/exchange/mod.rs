@@ -35,14 +35,14 @@ mod serving;
 mod settlement;
 mod shadow;
 mod shown_url;
+mod sight;
 mod sign_in;
 mod state;
 mod trust;
 
 use std::sync::Arc;
 
-use crate::config::{Config, Mode, Unmatched};
-use crate::route::Decision;
+use crate::config::Mode;
 use crate::time::UnixTime;
 use admission::{Claiming, Naming, Resuming, Verifying};
 use bundle::{Bought, Buying, Drawing, Entering, FirstDrawing};
@@ -54,7 +54,7 @@ pub use effect::{Call, CallKind, Effects, RequestEdits, ResponseEdits, Stream, T
 pub use event::{Body, Event, Seen, UpstreamHead};
 use flush::Flushing;
 pub use flush::{Flush, Flushed};
-pub use head::{Headers, RequestHead};
+pub use head::{Head, Headers, RequestHead};
 pub use log_text::LogText;
 use metering::{Metering, Opening, Weighing};
 use preflight::Preflight;
@@ -70,6 +70,7 @@ use serving::{Refused, Serving};
 use settlement::{BeginningSettlement, Pinning, Recording, Settling};
 use shadow::Shadow;
 pub use shown_url::ShownUrl;
+pub use sight::{Closer, Fate, Settled, at_first_sight};
 use sign_in::{CheckingGrant, ConsumingNonce, Visiting};
 use state::State;
 pub use trust::Trust;
@@ -207,35 +208,17 @@ fn over(event: &Event) -> Next {
 impl Exchange {
     /// Takes a request in.
     pub fn start(context: Context<'_>, head: &Arc<RequestHead>, seen: Seen) -> Next {
-        match seen {
-            Seen::Here => {
-                return Effects { stream: Stream::Forward(RequestEdits::default()), ..Effects::default() }.and_over();
-            }
-            Seen::Before(route) => return redirected(&route),
-            Seen::Never if head.is_redirected() => return redirected(UNKNOWN_ROUTE),
-            Seen::Never => {}
+        match sight::decide(context.config, head, seen) {
+            Ok(settled) => Effects::from(settled).and_over(),
+            Err(closer) => Self::look_closer(context, head, closer),
         }
-        if head.has_too_many_unwanted() {
-            return Effects::reply(Reply::error(431, TOO_MANY_HEADERS)).and_over();
-        }
-        let config = context.config;
-        if flush::is_asked(config, head) {
-            return flush::begin(context, head);
-        }
-        match head.with_target(|target| config.table.decide(target)) {
-            Decision::Ambiguous => Effects::reply(Reply::error(400, AMBIGUOUS_PATH)).and_over(),
-            Decision::Unmatched if config.is_discoverable && catalogue::is_asked(head) => {
-                Effects::reply(Reply::catalogue(catalogue::list(config, head))).and_over()
-            }
-            Decision::Unsure(index) => shadow::pass_unsure(config, head, index),
-            Decision::Unmatched if config.unmatched == Unmatched::Deny && config.mode == Mode::Shadow => {
-                shadow::pass(config, head, Record::new(&UNKNOWN_ROUTE.into(), Outcome::Refused, UNMATCHED))
-            }
-            Decision::Unmatched if config.unmatched == Unmatched::Deny => {
-                Effects::reply(Reply::error(403, UNMATCHED)).and_over()
-            }
-            Decision::Unmatched | Decision::Free(_) => pass(config, head),
-            Decision::Priced(index) => start_priced(context, head, index),
+    }
+
+    /// Takes in a request whose head alone does not decide about it.
+    pub fn look_closer(context: Context<'_>, head: &Arc<RequestHead>, closer: Closer) -> Next {
+        match closer {
+            Closer::Flush => flush::begin(context, head),
+            Closer::Priced(index) => start_priced(context, head, index),
         }
     }
 
@@ -301,8 +284,7 @@ fn take_in(context: Context<'_>, request: PricedRequest) -> Next {
     let PricedRequest { head, route, terms, .. } = &request;
     if head.principals().any(|principal| terms.is_free_for(principal)) {
         let record = Some(Record::new(route, Outcome::Exempt, ""));
-        let (exchange, effects) = pass(context.config, head);
-        return (exchange, Effects { record, ..effects });
+        return Effects { record, ..Settled::pass(context.config, head).into() }.and_over();
     }
     if request.head.has_long_url() {
         return request.refuse(414, LONG_URL);
@@ -319,19 +301,12 @@ const UNKNOWN_ROUTE: &str = "-";
 
 /// Stops a request that the proxy has begun anew after it was let through. What it would get now is not what was paid for, and
 /// to ask for a payment would be to ask twice.
-fn redirected(route: &str) -> Next {
+fn redirected(route: &str) -> Settled {
     const REASON: &str = "internal_redirect";
     let error = "the upstream redirected this request inside the proxy, which does not go with what is paid for";
-    Effects::end_with(&route.into(), Outcome::Redirected, REASON, Reply::error(502, error))
+    Settled::end_with(Record::new(&route.into(), Outcome::Redirected, REASON), Reply::error(502, error))
 }
 
 const TOO_MANY_HEADERS: &str = "more than 100 headers that only a proxy may send (x-x402-…, x-original-url and their like), or the name of one is longer than 128 bytes";
 
 const LONG_URL: &str = "this URL is longer than 8192 bytes (host, path and query), the most that can be paid for";
-
-/// Lets a request through that has nothing to pay.
-fn pass(config: &Config, head: &RequestHead) -> Next {
-    let remove = head.unwanted(config, None);
-    let edits = RequestEdits { passes_for: None, remove, set: Vec::new() };
-    Effects { stream: Stream::Forward(edits), ..Effects::default() }.and_over()
-}

@@ -52,13 +52,12 @@ impl Quote {
     /// # Errors
     /// [`PriceError`].
     pub(super) fn new(terms: &Arc<RouteTerms>, asked: Asked<'_>) -> Result<Self, PriceError> {
-        let sponsoring = terms.sponsoring(asked.supported);
-        let is_ready = |offer: &Arc<Offer>| {
-            offer.is_fixed() && !offer.directory(asked.supported).excludes(&offer.requirement) && sponsoring.is_empty()
-        };
-        if asked.price.is_none() && terms.offers.iter().all(is_ready) {
-            return Ok(Self { terms: Arc::clone(terms), own: None });
+        if asked.price.is_none()
+            && let Some(quote) = Self::of_route(terms, asked.supported)
+        {
+            return Ok(quote);
         }
+        let sponsoring = terms.sponsoring(asked.supported);
         let mut offers = Vec::with_capacity(terms.offers.len());
         for offer in &terms.offers {
             offers.extend(offer.quote(asked)?);
@@ -69,6 +68,14 @@ impl Quote {
             sponsoring => terms.extensions.declared_with(sponsoring),
         };
         Ok(Self { terms: Arc::clone(terms), own: Some(Own { offers, declared }) })
+    }
+
+    /// Makes the quote that is the same for every request of a route; `None` where they differ.
+    pub(super) fn of_route(terms: &Arc<RouteTerms>, supported: &[Supported]) -> Option<Self> {
+        let is_ready =
+            |offer: &Arc<Offer>| offer.is_fixed() && !offer.directory(supported).excludes(&offer.requirement);
+        let is_own = terms.offers.iter().all(is_ready) && terms.sponsoring(supported).is_empty();
+        is_own.then(|| Self { terms: Arc::clone(terms), own: None })
     }
 
     /// Returns the ways to pay, in the order of the configuration.

@@ -101,12 +101,19 @@ impl Reply {
 
     /// The terms of a route, and why the request was not served.
     pub(super) fn payment_required(context: Context<'_>, error: &str, quote: &Quote, url: &ShownUrl) -> Self {
-        let extensions = declared(context, quote, url);
-        let resource = quote.terms.resource(url);
+        Self::of_terms(error, quote, url, declared(context, quote, url))
+    }
+
+    /// The terms of a route for a request that brings nothing, where they depend on nothing but its URL.
+    pub(super) fn payment_required_at(quote: &Quote, url: &ShownUrl) -> Self {
+        Self::of_terms(reason::PAYMENT_REQUIRED, quote, url, quote.declared().map(Cow::Borrowed))
+    }
+
+    fn of_terms(error: &str, quote: &Quote, url: &ShownUrl, extensions: Option<Cow<'_, str>>) -> Self {
         let (header, body) = match (quote.prepared(), &extensions) {
             (Some(prepared), None | Some(Cow::Borrowed(_))) if error == reason::PAYMENT_REQUIRED => prepared.fill(url),
             _ => {
-                let accepts = quote.requirements();
+                let (resource, accepts) = (quote.terms.resource(url), quote.requirements());
                 let header = terms::to_header(error, resource, &accepts, extensions.as_deref());
                 (header, terms::to_v1_body(error, resource, quote.terms.requirements_of_v1(&accepts)))
             }

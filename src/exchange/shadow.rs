@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use super::state::State;
 use super::{
-    Call, CallKind, Context, Effects, Event, Exchange, Next, Outcome, PricedRequest, Record, RequestEdits, RequestHead,
-    Stream,
+    Call, CallKind, Context, Effects, Event, Exchange, Head, Next, Outcome, PricedRequest, Record, RequestEdits,
+    Settled, Stream,
 };
 use crate::channel::record::apply;
 use crate::config::Config;
@@ -27,21 +27,21 @@ pub struct Shadow {
 /// Takes in a request for a route in shadow.
 pub(super) fn begin(context: Context<'_>, request: PricedRequest) -> Next {
     if request.head.is_preflight() {
-        return super::pass(context.config, &request.head);
+        return Effects::from(Settled::pass(context.config, &request.head)).and_over();
     }
     let remove = request.head.unwanted(context.config, None);
     watch(context, remove, super::take_in(context, request))
 }
 
 /// Lets a request pass that could be one for several routes, all in shadow, of which `index` is one.
-pub(super) fn pass_unsure(config: &Config, head: &RequestHead, index: usize) -> Next {
+pub(super) fn pass_unsure(config: &Config, head: &Head<'_>, index: usize) -> Settled {
     let route = config.routes.get(index).map_or_else(|| "-".into(), |route| Arc::clone(&route.label));
     pass(config, head, Record::new(&route, Outcome::Malformed, super::AMBIGUOUS_PATH))
 }
 
 /// Lets a request pass that would end like this.
-pub(super) fn pass(config: &Config, head: &RequestHead, record: Record) -> Next {
-    finish(head.unwanted(config, None), Effects { record: Some(record), ..Effects::default() })
+pub(super) fn pass(config: &Config, head: &Head<'_>, record: Record) -> Settled {
+    Settled { record: Some(Record { is_shadow: true, ..record }), ..Settled::pass(config, head) }
 }
 
 /// Follows the decision as far as it comes without anybody's answer.

@@ -2,7 +2,7 @@
 
 use std::ops::Deref;
 
-use super::RequestHead;
+use super::Head;
 use crate::config::{Config, Origin, RouteTerms, ShownAt};
 
 /// The URL of a request as answers and receipts show it. A client may write any host into its request; what is vouched for
@@ -25,7 +25,7 @@ impl Deref for ShownUrl {
 impl ShownUrl {
     /// The URL of a request for what `terms` sell: at one of the configured origins, else at the host that the route names,
     /// and else as the client wrote it.
-    pub fn of(config: &Config, head: &RequestHead, terms: &RouteTerms) -> Self {
+    pub fn of(config: &Config, head: &Head<'_>, terms: &RouteTerms) -> Self {
         let (asked, target) = (head.url(), head.text(":path"));
         let scheme = asked.split("://").next().unwrap_or_default();
         let used = Origin::of_request(scheme, &head.text(":authority"));

@@ -122,8 +122,7 @@ pub(super) fn read_answer(host: &impl Host, headers: usize, body_size: usize, ma
     if headers == 0 {
         return CalloutAnswer::Lost;
     }
-    let answer = heads::all(host, Map::CalloutAnswer).and_then(|head| {
-        let status = head.text(":status").parse().unwrap_or(0);
+    let answer = heads::status(host, Map::CalloutAnswer).and_then(|status| {
         // One byte more than may be read, so that the reader sees that it is too long.
         let body = host.buffer(Buffer::CalloutAnswer, body_size.min(max_bytes.saturating_add(1)))?;
         Ok(CalloutAnswer::Answered { status, body })

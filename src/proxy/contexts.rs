@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::host::{DataVerdict, Half, Host, Verdict};
 use super::http::HttpContext;
 use super::root::{RootContext, TICK_PERIOD};
-use super::{edits, stats};
+use super::{edits, entry, stats};
 use crate::config::Config;
 use crate::exchange::{Recoveries, Recovery};
 use crate::time::UnixTime;
@@ -35,17 +35,43 @@ enum Asked {
     Mend(u32),
 }
 
+/// A stream, or a pursuit: all that is kept of it.
+enum Kept<H> {
+    /// A stream whose request is yet to come, for the root context of this id.
+    Awaited(u32),
+    /// A stream whose request went on, and is not the filter's business any more.
+    Passed,
+    /// A stream whose request the filter has answered: the response is its own.
+    Answered,
+    /// One that the filter has more to do with. In a box, for each callback takes it out and puts it back.
+    Open(Box<HttpContext<H>>),
+    /// The same, while a callback is under way.
+    Lent,
+}
+
+impl<H> Kept<H> {
+    /// Returns what becomes of a piece of a body, or of trailers, that nobody reads.
+    const fn pass(&self, half: Half) -> DataVerdict {
+        match (half, self) {
+            (Half::Request, Self::Awaited(_) | Self::Answered) => DataVerdict::Buffer,
+            _ => DataVerdict::Continue,
+        }
+    }
+
+    /// Returns whether the filter has no part in its response.
+    const fn is_settled(&self) -> bool {
+        matches!(self, Self::Awaited(_) | Self::Passed | Self::Answered)
+    }
+}
+
 struct Table<H> {
-    /// In boxes, for each callback takes one out and puts it back.
-    streams: BTreeMap<u32, Box<HttpContext<H>>>,
+    streams: BTreeMap<u32, Kept<H>>,
     /// By id; there are few.
     roots: Vec<(u32, RootContext<H>)>,
     /// Tokens of callouts that are under way, and the streams that wait for them.
     callouts: Vec<(u32, u32)>,
     /// Tokens of questions to facilitators and nodes about themselves, and the roots that wait for the answers.
     introductions: Vec<(u32, (u32, Asked))>,
-    /// Streams without a context whose requests were answered for that reason: their responses are the filter's own.
-    turned_away: Vec<u32>,
     /// Settlements that are to be looked into later.
     recoveries: Option<Recoveries<Arc<Config>>>,
     /// Pursuits of settlements without a stream that were begun. They stand among the streams, and take their ids from
@@ -63,7 +89,6 @@ impl<H: Host> Table<H> {
             roots: Vec::new(),
             callouts: Vec::new(),
             introductions: Vec::new(),
-            turned_away: Vec::new(),
             recoveries: None,
             pursuits: 0,
         }
@@ -71,6 +96,37 @@ impl<H: Host> Table<H> {
 
     fn root(&mut self, id: u32) -> Option<&mut RootContext<H>> {
         self.roots.iter_mut().find(|(root_id, _)| *root_id == id).map(|(_, root)| root)
+    }
+
+    /// Returns the root context of a stream whose request is yet to come.
+    fn root_of(&mut self, id: u32) -> Option<&mut RootContext<H>> {
+        let Some(Kept::Awaited(root_id)) = self.streams.get(&id) else { return None };
+        self.root(*root_id)
+    }
+
+    /// Takes out a stream for a callback of it.
+    fn lend(&mut self, id: u32) -> Option<Box<HttpContext<H>>> {
+        let kept = self.streams.get_mut(&id)?;
+        match std::mem::replace(kept, Kept::Lent) {
+            Kept::Open(stream) => Some(stream),
+            other => {
+                *kept = other;
+                None
+            }
+        }
+    }
+
+    /// Forgets a stream of which the filter has heard the last; `false` where it has not.
+    fn forget(&mut self, id: u32) -> bool {
+        self.streams.get(&id).is_some_and(Kept::is_settled) && self.streams.remove(&id).is_some()
+    }
+
+    /// The streams and pursuits that the filter has more to do with.
+    fn open(&self) -> impl Iterator<Item = (u32, &HttpContext<H>)> {
+        self.streams.iter().filter_map(|(id, kept)| match kept {
+            Kept::Open(stream) => Some((*id, &**stream)),
+            _ => None,
+        })
     }
 
     /// Notes that a stream waits for the answer of a callout.
@@ -134,8 +190,8 @@ impl<H: Host> Contexts<H> {
         self.with_table(|table| {
             if root_id == 0 {
                 table.roots.push((id, RootContext::new(self.host.clone())));
-            } else if let Some(stream) = table.root(root_id).and_then(|root| root.stream(id)) {
-                table.streams.insert(id, Box::new(stream));
+            } else {
+                table.streams.insert(id, Kept::Awaited(root_id));
             }
         });
     }
@@ -147,17 +203,29 @@ impl<H: Host> Contexts<H> {
 
     /// Takes in the head of a request.
     pub fn on_request_head(&self, id: u32, has_body: bool) -> Verdict {
-        self.with_stream(id, |stream| stream.on_request(has_body)).unwrap_or_else(|| {
-            self.with_table(|table| table.turned_away.push(id));
-            self.turn_away()
-        })
+        let door = self.with_table(|table| table.root_of(id)?.door()).flatten();
+        let taken_in = door.map(|(config, shared)| entry::take_in(&self.host, &config, &shared, has_body));
+        let (kept, verdict) = match taken_in {
+            Some(Err(arrival)) => {
+                let stream = self.with_table(|table| table.root_of(id)?.stream(id)).flatten();
+                let Some(mut stream) = stream.map(Box::new) else { return self.turn_away() };
+                let verdict = stream.on_request(arrival, has_body);
+                self.keep(id, stream);
+                return verdict;
+            }
+            Some(Ok(Verdict::Continue)) => (Kept::Passed, Verdict::Continue),
+            Some(Ok(verdict)) => (Kept::Answered, verdict),
+            None => (Kept::Answered, self.turn_away()),
+        };
+        self.with_table(|table| table.streams.insert(id, kept));
+        verdict
     }
 
     /// Takes in the head of a response.
     pub fn on_response_head(&self, id: u32, has_body: bool) -> Verdict {
         self.with_stream(id, |stream| stream.on_response(has_body)).unwrap_or_else(|| {
-            let is_own = self.with_table(|table| table.turned_away.contains(&id));
-            if is_own == Some(true) { Verdict::Continue } else { self.turn_away() }
+            let is_settled = self.with_table(|table| table.streams.get(&id).is_some_and(Kept::is_settled));
+            if is_settled == Some(true) { Verdict::Continue } else { self.turn_away() }
         })
     }
 
@@ -170,12 +238,18 @@ impl<H: Host> Contexts<H> {
     /// Takes in a piece of a body: `size` bytes of it by now. A body is only seen of streams whose head was: one without a
     /// context was answered then.
     pub fn on_body(&self, id: u32, half: Half, size: usize, is_last: bool) -> DataVerdict {
-        self.with_stream(id, |stream| stream.on_body(half, size, is_last)).unwrap_or(DataVerdict::Continue)
+        self.with_stream(id, |stream| stream.on_body(half, size, is_last)).unwrap_or_else(|| self.pass(id, half))
     }
 
     /// Takes in trailers.
     pub fn on_trailers(&self, id: u32, half: Half) -> DataVerdict {
-        self.with_stream(id, |stream| stream.on_trailers(half)).unwrap_or(DataVerdict::Continue)
+        self.with_stream(id, |stream| stream.on_trailers(half)).unwrap_or_else(|| self.pass(id, half))
+    }
+
+    /// Returns what becomes of a part of a stream without a context.
+    fn pass(&self, id: u32, half: Half) -> DataVerdict {
+        let verdict = self.with_table(|table| table.streams.get(&id).map(|kept| kept.pass(half)));
+        verdict.flatten().unwrap_or(DataVerdict::Continue)
     }
 
     /// Takes in the answer of a callout: `headers` of them, and a body of `body_size` bytes.
@@ -249,11 +323,16 @@ impl<H: Host> Contexts<H> {
 
     /// Takes in that a stream is over.
     pub fn on_log(&self, id: u32) {
-        self.with_stream(id, HttpContext::on_end);
+        if self.with_table(|table| table.forget(id)) != Some(true) {
+            self.with_stream(id, HttpContext::on_end);
+        }
     }
 
     /// Takes in that a context is gone.
     pub fn on_delete(&self, id: u32) {
+        if self.with_table(|table| table.forget(id)) == Some(true) {
+            return;
+        }
         let is_root = self.with_table(|table| {
             let roots = table.roots.len();
             if let Some(root) = table.root(id) {
@@ -261,7 +340,6 @@ impl<H: Host> Contexts<H> {
             }
             table.roots.retain(|(root_id, _)| *root_id != id);
             table.introductions.retain(|(_, (root_id, _))| *root_id != id);
-            table.turned_away.retain(|other| *other != id);
             table.roots.len() < roots
         });
         if is_root == Some(true) {
@@ -290,10 +368,9 @@ impl<H: Host> Contexts<H> {
     /// Forgets the callouts for whose answers nobody waits any more.
     fn forget_callouts(&self) {
         self.with_table(|Table { callouts, streams, .. }| {
-            callouts.retain(|(token, id)| {
-                let awaits =
-                    |stream: &HttpContext<H>| [stream.callout_token(), stream.store_token()].contains(&Some(*token));
-                streams.get(id).is_some_and(|stream| awaits(stream))
+            callouts.retain(|(token, id)| match streams.get(id) {
+                Some(Kept::Open(stream)) => [stream.callout_token(), stream.store_token()].contains(&Some(*token)),
+                _ => false,
             });
         });
     }
@@ -309,9 +386,9 @@ impl<H: Host> Contexts<H> {
         self.current.set(None);
     }
 
-    /// Acts on a stream. It is taken out of the table meanwhile.
+    /// Acts on a stream that has a context. It is taken out of the table meanwhile.
     fn with_stream<T>(&self, id: u32, act: impl FnOnce(&mut HttpContext<H>) -> T) -> Option<T> {
-        let mut stream = self.with_table(|table| table.streams.remove(&id))??;
+        let mut stream = self.with_table(|table| table.lend(id))??;
         let result = act(&mut stream);
         self.keep(id, stream);
         Some(result)
@@ -324,16 +401,17 @@ impl<H: Host> Contexts<H> {
             if stream.is_needed() {
                 table.expect_callout(stream.callout_token(), id);
                 table.expect_callout(stream.store_token(), id);
-                table.streams.insert(id, stream);
+                table.streams.insert(id, Kept::Open(stream));
+            } else {
+                table.streams.remove(&id);
             }
         });
     }
 
     /// The ids of streams of which something holds.
     fn streams_that(&self, condition: impl Fn(&HttpContext<H>) -> bool) -> Vec<u32> {
-        let ids = |table: &mut Table<H>| {
-            table.streams.iter().filter(|(_, stream)| condition(stream)).map(|(id, _)| *id).collect()
-        };
+        let ids =
+            |table: &mut Table<H>| table.open().filter(|(_, stream)| condition(stream)).map(|(id, _)| id).collect();
         self.with_table(ids).unwrap_or_default()
     }
 }

@@ -14,7 +14,9 @@ use super::store::{self, SharedData};
 use super::{edits, properties, reports, stats};
 use crate::channel::{self, ChannelId};
 use crate::config::{Config, Service};
-use crate::exchange::{CallKind, Context, Effects, Event, Exchange, Next, Recovery, Reply, RequestHead, Seen, Stream};
+use crate::exchange::{
+    CallKind, Closer, Context, Effects, Event, Exchange, Next, Recovery, Reply, RequestHead, Seen, Stream,
+};
 use crate::facilitator::CalloutAnswer;
 use crate::ledger::{Operation, Owner, PaymentKey, exposure, remote};
 
@@ -244,13 +246,18 @@ impl<H: Host> Driver<H> {
 
     // -------------------------------------------------------------------------------------------------- the exchange
 
-    /// Begins the exchange of a request.
-    pub(super) fn start(&mut self, head: &Arc<RequestHead>) -> Result<Next, HostError> {
+    /// Begins the exchange of a request; `closer` is what is known of it.
+    pub(super) fn start(&mut self, head: &Arc<RequestHead>, closer: Option<Closer>) -> Result<Next, HostError> {
         self.cors = head.admission(&self.config);
         let begun = self.host.now()?;
         self.learn_founding();
-        let seen = if head.may_be_seen() { properties::seen(&self.host) } else { Seen::Never };
-        let next = Exchange::start(self.context(begun), head, seen);
+        let next = match closer {
+            Some(closer) => Exchange::look_closer(self.context(begun), head, closer),
+            None => {
+                let seen = if head.may_be_seen() { properties::seen(&self.host) } else { Seen::Never };
+                Exchange::start(self.context(begun), head, seen)
+            }
+        };
         if !self.shared.memory.is_known && !passes(&next.1) {
             return Ok((
                 Exchange::Over,

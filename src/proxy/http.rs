@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::asking::Happening;
 use super::driver::Driver;
+use super::entry::Arrival;
 use super::heads;
 use super::host::{Buffer, DataVerdict, Half, Host, HostError, LogLevel, Verdict};
 use super::shared::Shared;
@@ -76,9 +77,9 @@ impl<H: Host> HttpContext<H> {
         self.driver.recover(recovery);
     }
 
-    /// Takes in the head of a request.
-    pub(super) fn on_request(&mut self, has_body: bool) -> Verdict {
-        let next = self.start(has_body);
+    /// Takes in a request that takes a closer look, or whose head the host has failed to give or to take back.
+    pub(super) fn on_request(&mut self, arrival: Result<Arrival, HostError>, has_body: bool) -> Verdict {
+        let next = arrival.and_then(|arrival| self.start(arrival));
         self.run_head(Half::Request, has_body, next)
     }
 
@@ -220,15 +221,15 @@ impl<H: Host> HttpContext<H> {
         self.driver.on_end();
     }
 
-    fn start(&mut self, has_body: bool) -> Result<Next, HostError> {
+    fn start(&mut self, Arrival { head, closer }: Arrival) -> Result<Next, HostError> {
         #[cfg(feature = "provoke-panic")]
         {
             self.provoked =
                 heads::all(self.driver.host(), super::host::Map::Request)?.text("x-provoke-panic").into_owned();
         }
-        let head = heads::request(self.driver.host(), self.driver.config(), self.driver.shared(), has_body)?;
+        let head = heads::complete(self.driver.host(), self.driver.config(), self.driver.shared(), *head)?;
         self.may_panic(|_| "request");
-        self.driver.start(&head)
+        self.driver.start(&head, closer)
     }
 
     /// A place where the build that tests the host's handling of crashes panics, if the request asks for it. Any other

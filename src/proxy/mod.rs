@@ -11,6 +11,7 @@ mod callouts;
 mod contexts;
 mod driver;
 mod edits;
+mod entry;
 mod fleet;
 mod heads;
 mod health;

@@ -12,7 +12,7 @@ pub(super) fn tell(host: &impl Host, record: &Record, known_id: Option<String>) 
         record,
         |name, value| {
             // Access logs that lack a field are no reason to fail a request.
-            let _ = host.set_property(&format!("x402_{name}"), value);
+            let _ = host.set_property(&["x402_", name].concat(), value);
         },
         || known_id.or_else(|| properties::request_id(host)),
     );
@@ -26,6 +26,14 @@ pub(super) fn tell_aftermath(host: &impl Host, record: &Record) {
     log(host, record, |_, _| {}, || None);
 }
 
+/// Writes a text in quotes, with what is not plain in it escaped.
+fn push_quoted(line: &mut String, text: &str) {
+    match text.bytes().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\')) {
+        true => line.extend(["\"", text, "\""]),
+        false => line.push_str(&format!("{text:?}")),
+    }
+}
+
 fn log(host: &impl Host, record: &Record, note: impl Fn(&str, &str), request_id: impl FnOnce() -> Option<String>) {
     let level = match record.outcome {
         Outcome::Unknown | Outcome::Overloaded | Outcome::SettledUpstreamFailed | Outcome::Lost => LogLevel::Warn,
@@ -37,10 +45,9 @@ fn log(host: &impl Host, record: &Record, note: impl Fn(&str, &str), request_id:
     let mut line = "x402:".to_owned();
     for (name, value) in record.facts() {
         if is_logged {
-            line.push_str(&match name {
-                "route" | "outcome" => format!(" {name}={value}"),
-                _ => format!(" {name}={:?}", value.as_str()),
-            });
+            let is_bare = matches!(name, "route" | "outcome");
+            line.extend([" ", name, "="]);
+            if is_bare { line.push_str(&value) } else { push_quoted(&mut line, &value) }
         }
         note(name, &value);
     }
@@ -48,7 +55,8 @@ fn log(host: &impl Host, record: &Record, note: impl Fn(&str, &str), request_id:
         return;
     }
     if let Some(id) = request_id() {
-        line.push_str(&format!(" request_id={id:?}"));
+        line.push_str(" request_id=");
+        push_quoted(&mut line, &id);
     }
     host.log(level, &line);
 }

@@ -547,6 +547,12 @@ impl<H: Host> RootContext<H> {
         self.left_out = left_out;
     }
 
+    /// Returns what decides about a request at first sight; `None` where there is no configuration.
+    pub(super) fn door(&self) -> Option<(Arc<Config>, Shared)> {
+        let Configured { config, .. } = self.configured.as_ref()?;
+        Some((Arc::clone(config), self.shared.clone()))
+    }
+
     /// Makes the context of a new stream; `None` where there is no configuration.
     pub(super) fn stream(&self, id: u32) -> Option<HttpContext<H>> {
         let configured = self.configured.as_ref()?;

@@ -39,5 +39,5 @@ pub fn is_spelt(name: &str, meant: &str) -> bool {
 /// Returns whether CGI and its heirs take `name` for one of `meant`.
 #[inline(never)]
 pub fn is_one_of(name: &str, meant: &[&str]) -> bool {
-    meant.iter().any(|meant| is_spelt(name, meant))
+    meant.iter().any(|meant| name.len() == meant.len() && is_spelt(name, meant))
 }

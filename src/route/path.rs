@@ -48,7 +48,8 @@ impl<'a> Decoded<'a> {
     pub fn new(path_and_query: &'a [u8], longest: usize) -> Self {
         let written = path_and_query.split(|byte| *byte == b'?').next().unwrap_or_default();
         let written = std::str::from_utf8(written).ok();
-        let mut decoded = Self { written, text: String::new(), ends: Vec::new(), is_cut: true };
+        let length = written.map_or(0, str::len);
+        let mut decoded = Self { written, text: String::with_capacity(length), ends: Vec::new(), is_cut: true };
         for raw in decoded.raw_segments() {
             let segment = if decoded.ends.len() < MAX_SEGMENTS { decode_segment(raw) } else { None };
             let Some(segment) = segment else { return decoded };
@@ -113,6 +114,12 @@ pub(super) fn fold(segment: &str) -> String {
 }
 
 fn fold_into(folded: &mut String, segment: &str) {
+    if segment.is_ascii() {
+        let start = folded.len();
+        folded.push_str(segment);
+        folded.get_mut(start..).into_iter().for_each(str::make_ascii_lowercase);
+        return;
+    }
     for letter in segment.chars() {
         match letter {
             letter if letter.is_ascii() => folded.push(letter.to_ascii_lowercase()),

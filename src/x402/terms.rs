@@ -127,11 +127,53 @@ pub fn to_v1_body(error: &str, resource: Resource<'_>, accepts: &[&Requirement])
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Prepared {
     /// JSON of version 2 with a gap for the URL, which it names once.
-    v2: [String; 2],
+    v2: Encoded,
     /// JSON of version 1 with gaps for the URL, which it names in each entry.
     v1: Vec<String>,
     /// The same JSON of version 2 without all that a payer can do without, for long URLs.
     shortest_v2: [String; 2],
+}
+
+/// A text with a gap, in base64: what stands around the gap is encoded in advance, as far as it fills groups of three bytes by
+/// itself.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Encoded {
+    /// Bytes of the text without what fills the gap.
+    length: usize,
+    /// The text before the gap, encoded, and its last bytes, which fill no group.
+    before: (String, String),
+    /// The text behind it, by the number of its bytes that fill the group before them: those bytes, and the rest, encoded.
+    behind: [(String, String); 3],
+}
+
+impl Encoded {
+    /// Encodes what stands before and behind a gap; `None` where letters of several bytes stand at it.
+    fn new([before, behind]: &[String; 2]) -> Option<Self> {
+        const GROUP: usize = 3;
+        let whole = before.len().checked_div(GROUP)?.checked_mul(GROUP)?;
+        let (grouped, left) = before.split_at_checked(whole)?;
+        let cut = |at: usize| {
+            let (first, rest) = behind.split_at_checked(at)?;
+            Some((first.to_owned(), header::encode(rest)))
+        };
+        Some(Self {
+            length: before.len().saturating_add(behind.len()),
+            before: (header::encode(grouped), left.to_owned()),
+            behind: [cut(0)?, cut(1)?, cut(2)?],
+        })
+    }
+
+    /// Returns the base64 of the text with its gap filled.
+    fn fill(&self, text: &str) -> String {
+        let (before, left) = &self.before;
+        let [none, one, two] = &self.behind;
+        let (first, behind) = match left.len().saturating_add(text.len()).checked_rem(3) {
+            Some(2) => one,
+            Some(1) => two,
+            _ => none,
+        };
+        [before.as_str(), &header::encode(&[left.as_str(), text, first].concat()), behind].concat()
+    }
 }
 
 impl Prepared {
@@ -155,17 +197,20 @@ impl Prepared {
         let v2 = split(to_short_json(reason::PAYMENT_REQUIRED, resource, accepts, extensions, longest));
         let v1 = split(to_v1_body(reason::PAYMENT_REQUIRED, resource, accepts_v1));
         let shortest = split(to_short_json(reason::PAYMENT_REQUIRED, resource, accepts, extensions, 0));
-        Some(Self { v2: v2.try_into().ok()?, v1, shortest_v2: shortest.try_into().ok()? })
+        Some(Self { v2: Encoded::new(&v2.try_into().ok()?)?, v1, shortest_v2: shortest.try_into().ok()? })
     }
 
     /// Returns what [`to_header`] and [`to_v1_body`] write for this URL, but that of a header that would be too long with it
     /// all is left out that can be.
     pub fn fill(&self, url: &str) -> (String, String) {
         let url = to_text(&url);
-        let length = |[before, behind]: &[String; 2]| before.len().saturating_add(behind.len());
-        let is_long = length(&self.v2).saturating_add(url.len()) > MAX_HEADER_JSON;
-        let [before, behind] = if is_long { &self.shortest_v2 } else { &self.v2 };
-        (header::encode(&[before, url.as_str(), behind].concat()), self.v1.join(&url))
+        let is_long = self.v2.length.saturating_add(url.len()) > MAX_HEADER_JSON;
+        let [before, behind] = &self.shortest_v2;
+        let header = match is_long {
+            true => header::encode(&[before, url.as_str(), behind].concat()),
+            false => self.v2.fill(&url),
+        };
+        (header, self.v1.join(&url))
     }
 }
 
@@ -231,9 +276,15 @@ mod tests {
                 assert_eq!(prepared.v1.len(), 3, "version 1 names the URL in two entries");
                 let accepts = terms.requirements();
                 let extensions = terms.extensions.declared.as_deref();
-                for url in
-                    ["http://a/", "", "\"", "https://a/?\\u0000=\u{0}&\u{e4}\u{1f600}\n", "http://a/{}\",\"error\":\""]
-                {
+                for url in [
+                    "http://a/",
+                    "http://a/b",
+                    "http://a/bc",
+                    "",
+                    "\"",
+                    "https://a/?\\u0000=\u{0}&\u{e4}\u{1f600}\n",
+                    "http://a/{}\",\"error\":\"",
+                ] {
                     let resource = terms.resource(url);
                     let (header, body) = prepared.fill(url);
                     assert_eq!(header, to_header(reason::PAYMENT_REQUIRED, resource, &accepts, extensions));

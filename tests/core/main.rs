@@ -45,6 +45,7 @@ mod remote;
 #[cfg(not(target_arch = "wasm32"))]
 mod secrets;
 mod shadow;
+mod sight;
 mod sign_in;
 mod svm;
 mod tokens;

@@ -1,9 +1,11 @@
 //! What holds for every input, tried on many.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use crate::common::heads::stages;
 use crate::common::{
     MemoryStore, NOW, PAY_TO, Request, Stage, TRANSACTION, Wallet, answers_with, base_config, decode, encode, head,
     invalid, paid, read_config, refused, settled, upstream, valid,
@@ -30,6 +32,11 @@ use x402_proxy_wasm::time::{UnixTime, parse_duration};
 use x402_proxy_wasm::x402::payment::{Payer, PaymentPayload, Signed};
 use x402_proxy_wasm::x402::requirement::TransferMethod;
 use x402_proxy_wasm::x402::{NetworkId, TransactionId, Version, header};
+
+thread_local! {
+    /// To read a configuration takes longer than to look at a head.
+    static STAGES: RefCell<Vec<Stage>> = RefCell::new(stages());
+}
 
 /// As many cases as a property gets; none writes files beside the tests.
 fn cases(number: u32) -> ProptestConfig {
@@ -218,8 +225,14 @@ proptest! {
             0..8,
         ),
     ) {
-        let request = Stage::new(&base_config()).start(&RequestHead::new(headers));
+        let request = Stage::new(&base_config()).start(&RequestHead::new(headers.clone()));
         prop_assert!(request.claim.is_none());
+        // Each compares first sight with the exchange.
+        STAGES.with_borrow_mut(|stages| {
+            for stage in stages.iter_mut() {
+                let _ = stage.arrive(&RequestHead::new(headers.clone()));
+            }
+        });
     }
 
     #[test]

@@ -139,8 +139,13 @@ impl Payer {
     pub fn payment(&self, number: u64, kind: Kind) -> Result<String, Failure> {
         let to = if kind == Kind::Misdirected { self.payer } else { self.entry.pay_to };
         let nonce = keccak256(&[&self.seed[..], &number.to_be_bytes()].concat());
+        // Whoever sends what is refused says to be another one each time.
+        let from = match (kind, keccak256(&nonce).last_chunk()) {
+            (Kind::Forged | Kind::Misdirected, Some(stranger)) => Address::from_bytes(*stranger),
+            _ => self.payer,
+        };
         let authorization = Authorization {
-            from: self.payer,
+            from,
             to,
             value: Amount::parse(&self.entry.amount)?,
             valid_after: UnixTime::from_secs(0).into(),

@@ -2,6 +2,7 @@
 
 pub mod channel_payer;
 pub mod curve;
+pub mod heads;
 pub mod lives;
 pub mod node;
 
@@ -17,8 +18,8 @@ use x402_proxy_wasm::evm::eip3009::Authorization;
 use x402_proxy_wasm::evm::permit2::{EXACT_PROXY, PERMIT2, Permit, UPTO_PROXY};
 use x402_proxy_wasm::evm::{Address, keccak256};
 use x402_proxy_wasm::exchange::{
-    Call, Context, Effects, Event, Exchange, Next, Record, Recovery, Reply, RequestEdits, RequestHead, ResponseEdits,
-    Seen, SettlementRecord, Stream, Tail, UpstreamHead, Warning,
+    Call, Closer, Context, Effects, Event, Exchange, Next, Record, Recovery, Reply, RequestEdits, RequestHead,
+    ResponseEdits, Seen, Settled, SettlementRecord, Stream, Tail, UpstreamHead, Warning, at_first_sight,
 };
 use x402_proxy_wasm::facilitator::{CalloutAnswer, Kind, Supported};
 use x402_proxy_wasm::ledger::{
@@ -385,9 +386,22 @@ impl Stage {
     /// Takes a request in, and does nothing about it yet.
     pub fn arrive(&mut self, head: &RequestHead) -> Request {
         let mut request = self.request();
-        let next = Exchange::start(self.context(), &Arc::new(head.clone()), self.seen.clone());
+        let head = Arc::new(head.clone());
+        let next = Exchange::start(self.context(), &head, self.seen.clone());
+        if self.seen == Seen::Never {
+            let sighted = match self.sight(&head) {
+                Ok(settled) => (Exchange::Over, settled.into()),
+                Err(closer) => Exchange::look_closer(self.context(), &head, closer),
+            };
+            assert_eq!(sighted, next, "first sight does not tell what the exchange does");
+        }
         request.accept(next);
         request
+    }
+
+    /// What is decided about a request at first sight.
+    pub fn sight(&self, head: &RequestHead) -> Result<Settled, Closer> {
+        at_first_sight(&self.config, self.context().supported, head)
     }
 
     /// Looks into what a request left unknown, until something from outside is awaited.

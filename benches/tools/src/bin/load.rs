@@ -348,15 +348,15 @@ impl Run {
     }
 }
 
-/// Processor time that processes have used, their children not included, in microseconds.
+/// Processor time that processes have used, their children not included, in microseconds: by the scheduler's own count of each
+/// thread, in nanoseconds. (Ticks of the clock, which `stat` counts, are ten milliseconds.)
 fn used(pids: &[u32]) -> f64 {
-    const MICROSECONDS_PER_TICK: f64 = 10_000.0;
-    let ticks = |pid: &u32| -> Option<f64> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        let fields: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-        Some(fields.get(11)?.parse::<f64>().ok()? + fields.get(12)?.parse::<f64>().ok()?)
+    let of_thread = |thread: fs::DirEntry| -> Option<f64> {
+        let times = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        times.split_whitespace().next()?.parse().ok()
     };
-    pids.iter().filter_map(ticks).sum::<f64>() * MICROSECONDS_PER_TICK
+    let of = |pid: &u32| fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten().filter_map(of_thread);
+    pids.iter().flat_map(of).sum::<f64>() / 1000.0
 }
 
 /// Resident memory of processes in KB.

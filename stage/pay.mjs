@@ -53,7 +53,7 @@ async function main() {
   const { terms } = payer.exchanges[0];
   const receipt = payer.exchanges.at(-1).receipt ?? receiptIn(text);
   const status = `HTTP ${response.status}`;
-  if (!terms) line(dim(`${status}, free of charge`));
+  if (!terms) line(dim(response.ok ? `${status}, free of charge` : `${status}, without terms`));
   else if (receipt?.success) {
     const amount = receipt.amount ?? payer.signatures.at(-1)?.message.value;
     line(dim(`${status}, paid ${formatUnits(BigInt(amount), 6)} USDC, transaction ${receipt.transaction}`));

@@ -326,7 +326,7 @@ impl State for Naming {
             }
             _ => {
                 let reply = Reply::overloaded("payments cannot be taken at the moment");
-                (Outcome::Overloaded, "the ledger is out of order", reply)
+                (Outcome::Overloaded, "the ledger did not answer", reply)
             }
         };
         payment.end(Some(Operation::Release), outcome, reason, reply)

@@ -334,7 +334,7 @@ impl Entrance {
                 self.turn_back(context, error, error)
             }
             (Asks::Nonce, _) => self.turn_back(context, "too many sign in at a time", "the nonce cannot be remembered"),
-            _ => self.turn_back(context, "nobody can sign in at the moment", "the ledger is out of order"),
+            _ => self.turn_back(context, "nobody can sign in at the moment", "the ledger did not answer"),
         }
     }
 

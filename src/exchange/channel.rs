@@ -382,7 +382,7 @@ impl Reserving {
             _ => {
                 let reply = Reply::overloaded("payments cannot be taken at the moment");
                 let release = Some(ledger::Operation::Release);
-                payment.end(release, Outcome::Overloaded, "the ledger is out of order", reply)
+                payment.end(release, Outcome::Overloaded, "the ledger did not answer", reply)
             }
         }
     }

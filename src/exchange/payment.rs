@@ -134,7 +134,7 @@ impl Payment {
     /// Ends the request: the ledger does not work.
     pub(super) fn out_of_order(self) -> Next {
         let reply = Reply::overloaded("payments cannot be taken at the moment");
-        self.end(None, Outcome::Overloaded, "the ledger is out of order", reply)
+        self.end(None, Outcome::Overloaded, "the ledger did not answer", reply)
     }
 
     /// Ends the request of a client that has gone before anything moved.

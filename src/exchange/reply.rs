@@ -178,12 +178,12 @@ impl Reply {
         Self::error(409, "this payment is in flight on another request").retry_later()
     }
 
-    /// The filter cannot take payments at the moment.
     /// The answer while the store of the ledger was never reached since the proxy began.
     pub fn ledger_out_of_reach() -> Self {
         Self::overloaded("payments cannot be taken yet: the ledger's store is out of reach")
     }
 
+    /// The filter cannot take payments at the moment.
     pub(super) fn overloaded(error: &str) -> Self {
         Self::error(503, error).retry_later()
     }

@@ -127,7 +127,7 @@ impl State for CheckingGrant {
                 (ConsumingNonce(self.0).into(), Effects { ledger, ..Effects::default() })
             }
             Answer::NotHeld => pricing::begin(context, self.0.request),
-            _ => self.0.turn_back(context, "nobody can sign in at the moment", "the ledger is out of order"),
+            _ => self.0.turn_back(context, "nobody can sign in at the moment", "the ledger did not answer"),
         }
     }
 }

@@ -62,6 +62,8 @@ pub(super) struct RootContext<H> {
     exposed: Vec<(NetworkId, String)>,
     /// The question for what the fleet has in common, while it is not known.
     founding: Option<FoundingQuestion>,
+    /// True if the log has it that the shared store does not answer.
+    has_told_of_store: bool,
 }
 
 struct Configured {
@@ -89,6 +91,7 @@ impl<H: Host> RootContext<H> {
             keeping: Keeping::default(),
             exposed: Vec::new(),
             founding: None,
+            has_told_of_store: false,
         }
     }
 
@@ -492,10 +495,10 @@ impl<H: Host> RootContext<H> {
                 let token = question.token();
                 if token.is_none() {
                     self.note_founding_failure();
-                    self.host.log(
-                        LogLevel::Warn,
-                        "x402: the ledger's store is out of reach; until it answers, nothing is sold",
-                    );
+                    if !std::mem::replace(&mut self.has_told_of_store, true) {
+                        let text = "x402: until the ledger's store answers, nothing is sold";
+                        self.host.log(LogLevel::Warn, text);
+                    }
                 }
                 self.founding = token.map(|_| question);
                 token
@@ -514,6 +517,7 @@ impl<H: Host> RootContext<H> {
 
     fn found(&mut self, founding: Founding) {
         self.shared.memory = founding.into();
+        self.has_told_of_store = false;
         self.host.log(LogLevel::Info, "x402: the ledger's store answers");
     }
 

@@ -108,11 +108,19 @@ impl Etcd {
         raw.status == 200 && matches!(raw.grpc_status, None | Some(0 | FAILED_PRECONDITION))
     }
 
-    /// Returns what an answer says that counts for nothing.
+    /// Returns what an answer says that counts for nothing, and what to look at.
     pub fn failure(raw: Raw<'_>) -> String {
+        let cure = match (raw.grpc_status, raw.status) {
+            (Some(7), _) => "; the user is the common name of the client certificate, its role needs the fleet's prefix",
+            (Some(8), _) => "; its quota may be full",
+            (Some(14), _) | (None, 503) => "; nothing listens there, or TLS fails: see the cluster's ssl stats",
+            (Some(16), _) => "; the common name of the client certificate has to be a user",
+            (None, 404) => "; the cluster needs http2_protocol_options",
+            _ => "",
+        };
         match raw.grpc_status {
-            Some(status) => format!("grpc-status {status}: {}", raw.grpc_message),
-            None => format!("status {}", raw.status),
+            Some(status) => format!("grpc-status {status}: {}{cure}", raw.grpc_message),
+            None => format!("status {}{cure}", raw.status),
         }
     }
 

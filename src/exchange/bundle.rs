@@ -16,7 +16,7 @@ use super::purchase::{Payment, Proof, Purchase};
 use super::quote::Quote;
 use super::reply::EXPOSED_REMAINING;
 use super::serving::Serving;
-use super::settlement::Waiter;
+use super::settlement::{CHARGED_LATER, Waiter};
 use super::state::State;
 use super::{Context, Effects, Event, Next, Outcome, PricedRequest, Record, Reply, ResponseEdits, Stream, Tail};
 use crate::config::{BundleTerms, Offer};
@@ -376,6 +376,8 @@ impl State for Entering {
 pub struct Drawing {
     payment: Payment,
     waiter: Waiter,
+    /// Atomic units, or calls, that it costs.
+    amount: u128,
 }
 
 /// Charges a request of this price to its bundle. An error of the upstream costs nothing.
@@ -388,7 +390,7 @@ pub(super) fn charge(payment: Payment, waiter: Waiter, price: Amount) -> Next {
         (_, Some(bundle)) => bundle.taken_by(price),
     };
     let is_out = waiter.has_response();
-    payment.ask_bundle(BundleOperation::Charge { amount, is_out }, |payment| Drawing { payment, waiter })
+    payment.ask_bundle(BundleOperation::Charge { amount, is_out }, |payment| Drawing { payment, waiter, amount })
 }
 
 /// Charges a request of a fixed price to its bundle.
@@ -406,17 +408,22 @@ impl State for Drawing {
             Event::Ledger(answer) if IS_BUILT_IN => answer,
             event => return self.ignore(event),
         };
-        let Self { mut payment, waiter } = self;
-        payment.drawn.until = None;
+        let Self { mut payment, waiter, amount } = self;
         let is_error = matches!(waiter, Waiter::ErrorResponse(_));
         payment.drawn.left = match answer {
-            Answer::Left(left) => Some(left),
+            Answer::Left(left) => {
+                payment.drawn.until = None;
+                Some(left)
+            }
             // What costs nothing passes, whatever the ledger says.
             _ if is_error => None,
             Answer::NotHeld => {
+                payment.drawn.until = None;
                 let (exchange, effects) = payment.refuse(context, None, Outcome::Refused, reason::BUNDLE_USED_UP);
                 return (exchange, Effects { stream: waiter.fit(effects.stream), ..effects });
             }
+            _ if waiter.has_response() => return charge_later(payment, waiter, amount),
+            // What was set aside is given back.
             _ => {
                 let (exchange, effects) = payment.out_of_order();
                 return (exchange, Effects { stream: waiter.fit(effects.stream), ..effects });
@@ -448,6 +455,16 @@ impl State for Drawing {
     fn could_be_sold(&self) -> bool {
         matches!(self.waiter, Waiter::Response(_))
     }
+}
+
+/// Ends a request whose response is out while the ledger does not answer: it is told once more what that costs, and nobody waits.
+fn charge_later(mut payment: Payment, waiter: Waiter, amount: u128) -> Next {
+    let ledger = payment.bundle_operation(BundleOperation::Charge { amount, is_out: true });
+    payment.drawn.until = None;
+    let (stream, outcome) = waiter.end_without_answer();
+    let bought = payment.drawn.bought;
+    let (exchange, effects) = payment.finish(None, outcome, CHARGED_LATER, bought, stream);
+    (exchange, Effects { ledger, ..effects })
 }
 
 /// Returns the edits of a response that is charged to a bundle.

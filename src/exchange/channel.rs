@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use super::admission::{Candidate, Standing as Admission};
 use super::delivery::Delivery;
 use super::serving::Serving;
-use super::settlement::{Waiter, begin_settlement};
+use super::settlement::{CHARGED_LATER, Waiter, begin_settlement};
 use super::state::State;
 use super::{
     Call, CallKind, Context, Effects, Event, Next, Outcome, Payment, Purchase, Reply, SettlementResult, Stream, Tail,
@@ -97,8 +97,7 @@ pub struct Charging {
     transaction: Option<TransactionId>,
 }
 
-/// State: what is delivered already was not charged, for the hold has lapsed or the store failed, and the channel is asked for
-/// once more.
+/// State: what is delivered already was not charged, for the hold has lapsed, and the channel is asked for once more.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Owing {
     payment: Payment,
@@ -541,11 +540,13 @@ impl State for Charging {
         };
         let Self { mut payment, waiter, transaction } = self;
         let Answer::Granted(standing) = answer else {
-            let may_be_had = matches!(answer, Answer::NotHeld | Answer::Failed);
-            if may_be_had && waiter.has_response() && !payment.holding.is_owing {
-                return Owing::begin(payment, context, waiter, transaction);
-            }
-            return end_unrecorded(payment, waiter, transaction);
+            return match answer {
+                Answer::Failed if waiter.has_response() => charge_later(payment, waiter, transaction),
+                Answer::NotHeld if waiter.has_response() && !payment.holding.is_owing => {
+                    Owing::begin(payment, context, waiter, transaction)
+                }
+                _ => end_unrecorded(payment, waiter, transaction),
+            };
         };
         payment.holding.until = None;
         // Who has lost a receipt gets the same once more, and counts as if it had come the first time.
@@ -578,6 +579,18 @@ impl State for Charging {
     fn could_be_sold(&self) -> bool {
         matches!(self.waiter, Waiter::Response(_))
     }
+}
+
+/// Ends a request whose response is out while the ledger does not answer: it is told once more what that costs, and nobody waits.
+fn charge_later(mut payment: Payment, waiter: Waiter, transaction: Option<TransactionId>) -> Next {
+    let amount = u128::try_from(payment.charge.unwrap_or(Amount::ZERO).to_integer()).unwrap_or(u128::MAX);
+    let chain = payment.deposited().filter(|_| transaction.is_some());
+    let charge = payment.channel_operation(Operation::Charge { amount, chain });
+    payment.holding.until = None;
+    let ledger = payment.end_of_deposit(transaction);
+    let (stream, outcome) = waiter.end_without_answer();
+    let (exchange, effects) = payment.finish(ledger, outcome, CHARGED_LATER, transaction, stream);
+    (exchange, Effects { channel: charge, ..effects })
 }
 
 /// Ends a request whose charge the ledger does not take. What is not out yet is not given.

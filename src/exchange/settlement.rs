@@ -56,7 +56,18 @@ pub enum Waiter {
     Debt,
 }
 
+/// What the log says of a request whose response is out, and that the ledger could not be told the charge of at once.
+pub(super) const CHARGED_LATER: &str = "it is charged as soon as the ledger answers";
+
 impl Waiter {
+    /// Returns how a response ends that is out, and its request, while the ledger does not say what is left.
+    pub(super) fn end_without_answer(self) -> (Stream, Outcome) {
+        match self {
+            Self::StreamEnd => (Stream::Finish(Tail::default()), Outcome::Served),
+            _ => (Stream::Hold, Outcome::Billed),
+        }
+    }
+
     /// Returns whether the response is out already.
     pub(super) const fn has_response(self) -> bool {
         matches!(self, Self::StreamEnd | Self::NobodyOfStream | Self::Trust)

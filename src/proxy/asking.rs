@@ -76,6 +76,15 @@ impl Held {
         }
     }
 
+    /// Returns whether a move was refused to the one who held what it is about: another one has gone on from there.
+    fn is_fenced(&self, task: &Task, said: &Said) -> bool {
+        match (task, said) {
+            (Task::Ledger(key, _), Said::Ledger(Answer::NotHeld)) => self.claims.contains(key),
+            (Task::Channel(id, _), Said::Channel(channel::Answer::NotHeld)) => self.channel == Some(*id),
+            _ => false,
+        }
+    }
+
     /// Lets go of everything, if the store was silent and nobody else does.
     pub(super) fn let_go(&mut self, host: &impl Host, fleet: &Fleet, owner: Owner) {
         if !std::mem::take(&mut self.is_in_doubt) {
@@ -191,10 +200,10 @@ impl Asking {
                     return false;
                 }
                 (Some(Progress::Done(said)), Some((running, gives))) => {
-                    held.note(running.task(), &said);
-                    if matches!(said, Said::Ledger(Answer::NotHeld) | Said::Channel(channel::Answer::NotHeld)) {
+                    if held.is_fenced(running.task(), &said) {
                         stats::count_fenced(host);
                     }
+                    held.note(running.task(), &said);
                     self.hear(said, gives);
                 }
                 (Some(Progress::Unwanted(undo)), Some((running, gives))) => {

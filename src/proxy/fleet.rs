@@ -2,13 +2,14 @@
 //! was silent.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::host::{Buffer, Host, LogLevel, Map, to_unix_time};
 use super::shared::Memory;
 use super::store::SharedData;
 use super::{heads, stats};
+use crate::channel::{self, ChannelId};
 use crate::config::Service;
 #[cfg(any(feature = "etcd", feature = "dynamodb"))]
 use crate::config::SharedLedger;
@@ -36,6 +37,9 @@ const PATIENCE_CALLS: u32 = 4;
 /// Seconds for which it is not asked again whether a payment is spent that another proxy has so.
 const SPENT_ELSEWHERE_SECONDS: u64 = 5;
 
+/// Nanoseconds for which a worker that was told that another request has a channel does not ask again.
+const TURN_NANOSECONDS: u64 = 200_000_000;
+
 /// Seconds for which what was left open is brought to an end.
 const MEND_SECONDS: u64 = 900;
 
@@ -53,6 +57,8 @@ pub(super) struct Fleet {
     seed: u64,
     moves: Cell<u64>,
     mends: RefCell<VecDeque<Mend>>,
+    /// Channels that another request has, and the nanoseconds of the clock until which nobody asks for them again.
+    taken: RefCell<BTreeMap<ChannelId, u64>>,
     /// When the log was told last that the store is silent.
     told_at: Cell<UnixTime>,
 }
@@ -70,6 +76,7 @@ impl Fleet {
             seed: u64::from_be_bytes([a, b, c, d, e, f, g, h]),
             moves: Cell::new(0),
             mends: RefCell::default(),
+            taken: RefCell::default(),
             told_at: Cell::default(),
         }
     }
@@ -113,14 +120,35 @@ impl Fleet {
         is_noted(payment.in_flight()).then_some(Answer::InFlight)
     }
 
+    /// Returns whether a task wants a channel that another request was seen to have a moment ago.
+    fn is_taken(&self, task: &Task, now: u64) -> bool {
+        let Task::Channel(id, channel::Operation::Reserve(_)) = task else { return false };
+        self.taken.borrow().get(id).is_some_and(|until| *until > now)
+    }
+
+    /// Notes whether another request has the channel of a task.
+    fn note_taken(&self, task: &Task, said: &Said, now: u64) {
+        let (Task::Channel(id, _), Said::Channel(answer)) = (task, said) else { return };
+        let mut taken = self.taken.borrow_mut();
+        if matches!(answer, channel::Answer::Busy) {
+            taken.retain(|_, until| *until > now);
+            taken.insert(*id, now.saturating_add(TURN_NANOSECONDS));
+        } else {
+            taken.remove(id);
+        }
+    }
+
     /// Notes a no for all workers of the process.
     fn note_no(&self, host: &impl Host, task: &Task, said: &Said, copy: Option<&Copy>) {
         let (Ok(now), Some(payment)) = (host.unix_time(), task.payment()) else { return };
         let spent_until = copy.and_then(Copy::spent_until);
         let note = match (said, spent_until) {
             (_, Some(until)) => Some((payment, until)),
-            // It may be over any time: the next second asks again.
-            (Said::Ledger(Answer::InFlight), None) => Some((payment.in_flight(), now.plus(1))),
+            // It may be over any time: the next second asks again. Where nobody is at work, only who comes with something else than
+            // what came first is told to wait.
+            (Said::Ledger(Answer::InFlight), None) if copy.is_none_or(|copy| copy.is_at_work(now)) => {
+                Some((payment.in_flight(), now.plus(1)))
+            }
             // The proxy that has it so may yet take it back.
             _ if copy.is_some_and(Copy::is_spent) => Some((payment, now.plus(SPENT_ELSEWHERE_SECONDS))),
             _ => None,
@@ -296,7 +324,11 @@ impl Running {
         if let Some(no) = no {
             return (running, Progress::Done(Said::Ledger(no)));
         }
-        let now = to_unix_time(host.read_clock().unwrap_or_default());
+        let clock = host.read_clock().unwrap_or_default();
+        if fleet.is_taken(running.task(), clock) {
+            return (running, Progress::Done(Said::Channel(channel::Answer::Busy)));
+        }
+        let now = to_unix_time(clock);
         let step = running.attempt.begin(&fleet.rules, now);
         let progress = running.take(host, fleet, step);
         (running, progress)
@@ -370,6 +402,7 @@ impl Running {
             }
             Step::Done(said, copy) => {
                 fleet.note_no(host, self.attempt.task(), &said, copy.as_ref());
+                fleet.note_taken(self.attempt.task(), &said, host.read_clock().unwrap_or_default());
                 fleet.copies.borrow_mut().keep(self.attempt.key(), copy);
                 Progress::Done(said)
             }

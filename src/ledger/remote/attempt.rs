@@ -1,13 +1,13 @@
 //! One task at a shared store: asked, told, and asked again, until it is certain what came of it.
 
 use super::record::Value;
-use super::task::{Change, Said, Task, Undo, kept_until, spent_until};
+use super::task::{Change, Said, Task, Undo, is_at_work, is_opened, kept_until, spent_until};
 use super::{Ask, Kind, RecordKey, Revision, Told, Write};
 use crate::ledger::{Answer, Ledger, Operation, Owner, StoreFailed};
 use crate::time::UnixTime;
 
-/// Times that a record may be found otherwise than it was last seen. Each time another one won, so to lose this often takes a store
-/// that is out of order.
+/// Times in a row that a record may be found otherwise than it was last seen: each time another one won. Who has lost so often makes a
+/// pause, and goes on for as long as its patience lasts.
 const MOST_RACES: u32 = 32;
 
 /// Seconds for which a payment that another proxy has spent counts as in flight: longer than a question is repeated, and than clocks
@@ -46,6 +46,11 @@ impl Copy {
     /// Returns whether the payment of a claim has bought its response, as far as was recorded then.
     pub fn is_spent(&self) -> bool {
         spent_until(self.value.record.as_deref()).is_some()
+    }
+
+    /// Returns whether a request of the payment of a claim is at work.
+    pub fn is_at_work(&self, now: UnixTime) -> bool {
+        is_at_work(self.value.record.as_deref(), now)
     }
 
     /// Bytes that it takes.
@@ -177,7 +182,8 @@ impl Attempt {
     /// Tries the task at the record as it was last seen.
     fn go_on(&mut self, rules: &Ledger, now: UnixTime) -> Result<Step, StoreFailed> {
         if self.races > MOST_RACES {
-            return Err(StoreFailed);
+            self.races = 0;
+            return Ok(Step::AskAgain(Ask::Read(self.key.clone())));
         }
         let record = self.copy.value.record.as_deref();
         if let Task::Undo(undo) = &self.task {
@@ -220,10 +226,12 @@ impl Attempt {
         self.key.kind() == Kind::Claim && spent_until(self.copy.value.record.as_deref()).is_some()
     }
 
-    /// Returns whether it says so of late: the proxy that wrote it may not have heard that it did, has delivered nothing then, and
-    /// takes it back.
+    /// Returns whether it says so of late, or that its response has begun: the proxy that wrote it may not have heard that it did, has
+    /// delivered nothing then, and takes it back.
     fn may_be_taken_back(&self, now: UnixTime) -> bool {
-        self.is_spent() && self.copy.value.moved_at.plus(DOUBT_SECONDS) > now
+        let record = self.copy.value.record.as_deref();
+        let buys = self.is_spent() || self.key.kind() == Kind::Claim && is_opened(record);
+        buys && self.copy.value.moved_at.plus(DOUBT_SECONDS) > now
     }
 
     fn write(&mut self, record: Option<Vec<u8>>, said: Said, now: UnixTime) -> Result<Step, StoreFailed> {

@@ -111,7 +111,9 @@ impl Etcd {
     /// Returns what an answer says that counts for nothing, and what to look at.
     pub fn failure(raw: Raw<'_>) -> String {
         let cure = match (raw.grpc_status, raw.status) {
-            (Some(7), _) => "; the user is the common name of the client certificate, its role needs the fleet's prefix",
+            (Some(7), _) => {
+                "; the user is the common name of the client certificate, its role needs the fleet's prefix"
+            }
             (Some(8), _) => "; its quota may be full",
             (Some(14), _) | (None, 503) => "; nothing listens there, or TLS fails: see the cluster's ssl stats",
             (Some(16), _) => "; the common name of the client certificate has to be a user",

@@ -5,7 +5,7 @@ use super::{Kind, RecordKey, Revision};
 use crate::channel::{self, ChannelId, record::Change as ChannelChange};
 use crate::evm::keccak256;
 use crate::ledger::page::{CLAIM_BYTES, Claim};
-use crate::ledger::{Answer, Fate, Ledger, Operation, Owner, PaymentKey, StoreFailed, bundles};
+use crate::ledger::{Answer, Fate, Ledger, Operation, Owner, PaymentKey, State, StoreFailed, bundles};
 use crate::time::UnixTime;
 
 /// Something that a request wants of the shared ledger.
@@ -236,6 +236,20 @@ pub(super) fn kept_until(kind: Kind, record: Option<&[u8]>, now: UnixTime) -> Re
         Kind::Lease => Some(decode_lease(record).ok_or(StoreFailed)?.1),
         Kind::Fleet => None,
     })
+}
+
+/// Returns whether the response of a claim's payment has begun, and may end without a charge.
+pub(super) fn is_opened(record: Option<&[u8]>) -> bool {
+    record.is_some_and(|record| decode_claim(record).is_ok_and(|claim| matches!(claim.state, State::Opened(_))))
+}
+
+/// Returns whether a request that has proven the payment of a claim is at work, so that every other one is told to wait.
+pub(super) fn is_at_work(record: Option<&[u8]>, now: UnixTime) -> bool {
+    let Some(Ok(claim)) = record.map(decode_claim) else { return false };
+    match claim.state {
+        State::InFlight(hold) | State::Settling(hold, _) | State::Redeeming(hold, _) => hold.until > now,
+        _ => false,
+    }
 }
 
 /// Returns until when it has to be remembered that a claim's payment has bought its response; `None` where it has not, or that is no

@@ -4,7 +4,7 @@ import { test } from "node:test";
 import { documented, documents } from "./cluster.mjs";
 import { edge, openEnvoyGateway } from "./envoy-gateway.mjs";
 import { plainApi, PORTS } from "./istio.mjs";
-import { assertBelievesTheFacilitatorAlone, assertOutlivesPanic, assertSells, assertSellsByTheToken, untilForSale } from "./selling.mjs";
+import { assertBelievesTheFacilitatorAlone, assertOutlivesPanic, assertSells, assertSellsByTheToken, fetchAnew, untilForSale } from "./selling.mjs";
 import { eventually, openWorld, PANICKING } from "./world.mjs";
 
 const world = await openWorld();
@@ -58,8 +58,8 @@ test("It outlives a crash", async () => {
 test("An image that is not there, or of another digest: closed, 500", async () => {
   for (const change of [(image) => (image.url = "registry.example.com/x402-proxy-wasm:9.9.9"), (image) => (image.sha256 = "00".repeat(32))]) {
     await applyPolicy(({ code }) => change(code.image));
-    await eventually(async () => (await fetch(url)).status === 500, "the route is closed");
-    for (let asked = 0; asked < 10; asked++) assert.equal((await fetch(url)).status, 500);
+    await eventually(async () => (await fetchAnew(url)).status === 500, "the route is closed");
+    for (let asked = 0; asked < 10; asked++) assert.equal((await fetchAnew(url)).status, 500);
     await applyPolicy(() => {});
     await untilForSale(url);
   }

@@ -1,11 +1,11 @@
-/** Envoy Gateway by the manifests as they are shipped: it sells, believes the facilitator alone, outlives crashes, and closes without its image. */
+/** Envoy Gateway by the manifests as they are shipped: it sells, believes the facilitator alone, and closes without its image. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { documented, documents } from "./cluster.mjs";
 import { edge, openEnvoyGateway } from "./envoy-gateway.mjs";
 import { plainApi, PORTS } from "./istio.mjs";
-import { assertBelievesTheFacilitatorAlone, assertOutlivesPanic, assertSells, assertSellsByTheToken, fetchAnew, untilForSale } from "./selling.mjs";
-import { eventually, openWorld, PANICKING } from "./world.mjs";
+import { assertBelievesTheFacilitatorAlone, assertSells, assertSellsByTheToken, fetchAnew, untilForSale } from "./selling.mjs";
+import { eventually, openWorld } from "./world.mjs";
 
 const world = await openWorld();
 const gateway = await openEnvoyGateway(world);
@@ -43,16 +43,6 @@ test("It sells by the token", async () => {
   const { routes } = spec.configPatches[0].patch.value.typed_config.config.configuration.value;
   await applyPolicy(({ config }) => config.routes.push(...routes));
   await assertSellsByTheToken(world, `${origin}/v1/chat/completions`);
-});
-
-test("It outlives a crash", async () => {
-  await world.registry.push(PANICKING, "x402-proxy-wasm:panicking");
-  await applyPolicy(({ code, config }) => {
-    code.image.url = "registry.example.com/x402-proxy-wasm:panicking";
-    config.routes[0].description = "panicking";
-  });
-  await untilForSale(url, { description: "panicking" });
-  await assertOutlivesPanic(world, url, proxy.log);
 });
 
 test("An image that is not there, or of another digest: closed, 500", async () => {

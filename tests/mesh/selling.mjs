@@ -152,6 +152,8 @@ export async function assertOutlivesPanic(world, url, log, { send = fetchAnew } 
     states.add(status);
     return status === 402;
   }, "the filter is loaded anew");
+  // At every worker, for each that was asked had its own.
+  await untilForSale(url, { send });
   assert.ok(![...states].some((status) => status < 400), `unpaid: ${[...states]}`);
   await assertSells(world, url, { send });
 }

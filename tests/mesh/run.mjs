@@ -69,7 +69,7 @@ for (const file of files) {
   const began = performance.now();
   const { name, output, passed, failed } = await runFile(file);
   if (failed && !process.env.MESH_VERBOSE) console.log(output);
-  console.log(`${name.padEnd(16)}${passed} passed, ${failed} failed  (${((performance.now() - began) / 1000).toFixed(1)} s)`);
+  console.log(`${name.padEnd(24)}${passed} passed, ${failed} failed  (${((performance.now() - began) / 1000).toFixed(1)} s)`);
   totals.passed += passed;
   totals.failed += failed;
 }

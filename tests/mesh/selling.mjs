@@ -1,11 +1,35 @@
 /** What it means to sell: asked of every form in which the filter comes. */
 import assert from "node:assert/strict";
+import { request as requestHttp } from "node:http";
 import { join } from "node:path";
 import { payerAccount } from "../../stage/accounts.mjs";
 import { BASE } from "../../stage/chain.mjs";
 import { makePayer } from "../../stage/client.mjs";
 import { makeAuthority } from "./certificates.mjs";
 import { directory, eventually } from "./world.mjs";
+
+/**
+ * `fetch` over a connection of its own each time: where a listener is replaced, connections of before are served as before until they
+ * are drained.
+ */
+export async function fetchAnew(input, init) {
+  const request = new Request(input, init);
+  const body = Buffer.from(await request.arrayBuffer());
+  const headers = { ...Object.fromEntries(request.headers), ...(body.length && { "content-length": body.length }) };
+  return new Promise((resolve, reject) => {
+    const sent = requestHttp(request.url, { agent: false, method: request.method, headers }, (response) => {
+      const chunks = [];
+      response.on("data", (chunk) => chunks.push(chunk));
+      response.on("error", reject);
+      response.on("end", () => {
+        const pairs = Array.from({ length: response.rawHeaders.length / 2 }, (_, i) => [response.rawHeaders[2 * i], response.rawHeaders[2 * i + 1]]);
+        resolve(new Response(chunks.length ? Buffer.concat(chunks) : null, { status: response.statusCode, headers: pairs }));
+      });
+    });
+    sent.on("error", reject);
+    sent.end(body);
+  });
+}
 
 /** The official error of a payment that has bought its response. */
 export const USED = "invalid_exact_evm_nonce_already_used";
@@ -18,10 +42,10 @@ export const USED = "invalid_exact_evm_nonce_already_used";
  * @param {{send?: typeof fetch, init?: RequestInit, description?: string}} [options] `description`: what the terms say, by which
  *   configurations are told apart
  */
-export function untilForSale(url, { send = fetch, init, description } = {}) {
+export function untilForSale(url, { send = fetchAnew, init, description } = {}) {
   let times = 0;
   return eventually(async () => {
-    const { status, headers } = await send(url, { ...init, headers: { ...init?.headers, connection: "close" } });
+    const { status, headers } = await send(url, init);
     const terms = JSON.parse(Buffer.from(headers.get("payment-required") ?? "", "base64").toString() || "null");
     const meant = status === 402 && (description === undefined || terms?.resource.description === description);
     times = meant ? times + 1 : 0;
@@ -40,7 +64,7 @@ export function untilForSale(url, { send = fetch, init, description } = {}) {
  * @param {RequestInit} [options.init]
  * @returns {Promise<{payment: string, body: any}>} the payment's header, and what it bought
  */
-export async function assertSells(world, url, { send = fetch, init } = {}) {
+export async function assertSells(world, url, { send = fetchAnew, init } = {}) {
   const unpaid = await send(url, init);
   assert.equal(unpaid.status, 402, await unpaid.text());
   const block = (await world.chain.client.getBlockNumber()) + 1n;
@@ -80,7 +104,7 @@ async function pretend(request, response) {
  * @param {() => string} log the proxy's
  * @param {{send?: typeof fetch}} [options]
  */
-export async function assertBelievesTheFacilitatorAlone(world, url, log, { send = fetch } = {}) {
+export async function assertBelievesTheFacilitatorAlone(world, url, log, { send = fetchAnew } = {}) {
   const { authority, front } = world;
   const stranger = makeAuthority(join(directory, "stranger"));
   const name = "facilitator.example.com";
@@ -110,7 +134,7 @@ export async function assertBelievesTheFacilitatorAlone(world, url, log, { send 
 }
 
 /** Pays while the filter is told to panic: nothing may be served; then waits until it is there again, and it sells. */
-export async function assertOutlivesPanic(world, url, log, { send = fetch } = {}) {
+export async function assertOutlivesPanic(world, url, log, { send = fetchAnew } = {}) {
   await untilForSale(url, { send });
   await assertSells(world, url, { send });
   const payer = makePayer({
@@ -128,6 +152,8 @@ export async function assertOutlivesPanic(world, url, log, { send = fetch } = {}
     states.add(status);
     return status === 402;
   }, "the filter is loaded anew");
+  // At every worker, for each that was asked had its own.
+  await untilForSale(url, { send });
   assert.ok(![...states].some((status) => status < 400), `unpaid: ${[...states]}`);
   await assertSells(world, url, { send });
 }

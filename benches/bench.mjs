@@ -164,12 +164,12 @@ function report() {
     grouped(middle(one, ({ p99_us: us }) => us / 1000), 2),
     grouped(middle(one, ({ rss_kb: kb }) => kb / 1024), 0),
     one.group === REFUSED ? "" : times(ratio(one, base(one))),
-    isProxying(one) ? times(ratio(one, c.proxied)) : "",
+    ...(isProxying(one) ? [times(ratio(one, c.proxied))] : []),
   ]);
   const headings = ["", "CPU µs:", "requests/s of a whole core:", "requests/s:", "core used:", "p50 ms:", "p99 ms:", "RSS MB:"];
   const groups = [FREE, UNPAID, REFUSED, PAID, ONCE];
   const beside = { [FREE]: "beside Envoy alone", [UNPAID]: "beside Express", [REFUSED]: "", [PAID]: "beside Express", [ONCE]: "beside Express" };
-  const tables = groups.map((group) => `### ${group}\n\n${table([...headings, `${beside[group]}:`, isProxying({ group }) ? "beside plain proxying:" : ":"], rows.filter((_, index) => all[index].group === group))}`);
+  const tables = groups.map((group) => `### ${group}\n\n${table([...headings, `${beside[group]}:`, ...(isProxying({ group }) ? ["beside plain proxying:"] : [])], rows.filter((_, index) => all[index].group === group))}`);
 
   const p50 = (one) => middle(one, ({ p50_us: us }) => us / 1000);
   const latencies = Object.values(l).map((one) => [one.label, grouped(p50(one), 3), grouped(middle(one, ({ p99_us: us }) => us / 1000), 3)]);

@@ -355,7 +355,8 @@ fn used(pids: &[u32]) -> f64 {
         let times = fs::read_to_string(thread.path().join("schedstat")).ok()?;
         times.split_whitespace().next()?.parse().ok()
     };
-    let of = |pid: &u32| fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten().filter_map(of_thread);
+    let of =
+        |pid: &u32| fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten().filter_map(of_thread);
     pids.iter().flat_map(of).sum::<f64>() / 1000.0
 }
 

@@ -1045,14 +1045,17 @@ fn a_stream_with_a_deposit_settles_at_its_end() {
 
 #[test]
 fn a_charge_of_a_stream_that_is_not_recorded_is_told_of() {
-    for (answer, charged) in [(channel::Answer::Failed, 0), (channel::Answer::TooMuch, 0)] {
+    for (answer, expected, charged) in
+        [(channel::Answer::Failed, Outcome::Served, COST), (channel::Answer::TooMuch, Outcome::Unknown, 0)]
+    {
         let (mut stage, payer, most) = chatting(100_000);
         stage.forced_channel = Some(("charge", answer));
         let events = [body(), streams(), chunk(USAGE, false), chunk("data: [DONE]\n\n", true)];
         let request = play(&mut stage, &payer, &post(&payer.voucher(most)), events);
-        assert_eq!(outcome(&request), Outcome::Unknown, "{}", request.story());
+        assert_eq!(outcome(&request), expected, "{}", request.story());
         assert!(request.tail.is_some(), "the stream ends");
         assert_eq!(books(&stage, &payer).unwrap().0, charged);
+        check_left(&stage, &payer, &request);
     }
     // The ledger does not let it begin.
     for answer in [channel::Answer::Failed, channel::Answer::NotHeld] {

@@ -294,6 +294,8 @@ fn what_the_ledger_did_not_take_is_not_lost() {
     let unheard = use_once(&mut stage, &wallet, 200);
     assert_eq!((unheard.status(), outcome(&unheard)), (503, Outcome::Overloaded), "{}", unheard.story());
     assert!(unheard.delivered.is_none());
+    stage.forced = None;
+    assert_eq!(left(&use_once(&mut stage, &wallet, 200)), Some("1"), "what was set aside is given back");
 }
 
 #[test]
@@ -480,6 +482,22 @@ fn a_stream_is_charged_at_its_end_and_to_who_leaves() {
     stage.step(&mut gone, Event::Ended);
     assert_eq!(outcome(&gone), Outcome::Billed, "{}", gone.story());
     assert!(gone.story().contains("charge left"), "{}", gone.story());
+    // What is out is charged, though the ledger is silent when it ends.
+    for leaves in [false, true] {
+        stage.now += 1;
+        let mut visit = come_to_chat(&mut stage, &wallet, true);
+        let aside: u64 = left(&visit).map_or(0, |left| left.parse().unwrap());
+        stage.step(&mut visit, events());
+        stage.step(&mut visit, chunk(piece, false));
+        stage.forced = Some(("charge", Answer::Failed));
+        let end = if leaves { Event::Ended } else { chunk("data: [DONE]\n\n", true) };
+        stage.step(&mut visit, end);
+        stage.forced = None;
+        let expected = if leaves { Outcome::Billed } else { Outcome::SignedIn };
+        assert_eq!(outcome(&visit), expected, "{}", visit.story());
+        assert!(visit.story().contains("charge failed") && visit.story().contains("charge left"), "{}", visit.story());
+        assert!(visit.is_over() && aside < before, "{}", visit.story());
+    }
 }
 
 #[test]

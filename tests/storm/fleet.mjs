@@ -30,7 +30,7 @@ import { ask } from "./wire.mjs";
 /** How long a proxy may take from the end of a fault until it sells again. */
 const RECOVERY_MS = 10_000;
 
-/** How long clients go on when the storm is over: a payment that a killed proxy was settling is held for half a minute. */
+/** How long clients go on when the storm is over: a payment that a killed proxy was settling is held for up to a minute. */
 const PATIENCE_MS = 45_000;
 const BRIEF_PATIENCE_MS = 10_000;
 

@@ -152,8 +152,7 @@ MESH_STAMPS := $(MESH:%=.tools/mesh/%.stamp)
 	@touch $@
 .tools/mesh/istio.stamp: tests/mesh/go/istio/main.go
 
-mesh-root:
-	@test "$$(id -u)" = 0 || (echo "make test-mesh makes namespaces, bridges and mounts: it needs root" && exit 1)
+mesh-root: root
 	@command -v go >/dev/null || (echo "make test-mesh builds control planes: it needs Go 1.26 or newer on the PATH (https://go.dev/dl)" && exit 1)
 
 test-mesh: DEBIAN := $(DEBIAN_MESH)

@@ -34,6 +34,7 @@ import {
 } from "./support.mjs";
 
 const USED = "invalid_exact_evm_nonce_already_used";
+const EXPIRED = "invalid_exact_evm_payload_authorization_valid_before";
 const CHAT = "/v1/chat/completions";
 const HOST = "shop.example.com";
 
@@ -55,6 +56,7 @@ const routes = [
   { name: "named", match: { path: "/named/{*rest}" }, price: "$0.001", extensions: { payment_identifier: "optional" } },
   { name: "articles", match: { path: "/articles/{*rest}" }, price: "$0.001", extensions: SIGN_IN },
   { name: "calls", match: { path: "/calls/{*rest}" }, price: "$0.001", bundle: { calls: 6, price: "$0.004", lasts: "3600s" } },
+  { name: "crowd", match: { path: "/crowd/{*rest}" }, price: "$0.001", bundle: { calls: 40, price: "$0.03", lasts: "3600s" } },
   { name: "channel", match: { path: "/channel/{*rest}" }, price: "$0.01", accepts: BY_CHANNEL },
 ];
 const pluginFor = (fleet, more = {}) => ({
@@ -408,6 +410,33 @@ test("a bundle that was bought at one proxy is used up at both, and no call is t
   assert.equal((await mark.transfers()).length, 1);
 });
 
+test("of a bundle that is used by a crowd at once, at both, no call is lost", async () => {
+  const path = "/crowd/x";
+  const { accepts, resource } = await quote(a, path, { host: HOST });
+  const [entry, mark] = [accepts.find(({ extra }) => extra?.bundle), await since()];
+  const first = await pay(a, path, await signPayment(entry, { resource }), { host: HOST });
+  assert.equal(first.get("x-x402-remaining"), "39", first.text);
+  const come = async (_, index) => {
+    for (;;) {
+      const answer = await signIn(index % 2 ? a : b, path, await siwx(a, path));
+      // So many at a time may take longer than the store is waited for.
+      if (answer.status !== 503) return answer;
+    }
+  };
+  const answers = await Promise.all(Array.from({ length: 45 }, come));
+  assert.equal(servedOf(answers).length, 39, told(answers));
+  assert.equal(mark.seen().length, 40, "the upstream has not worked for nothing");
+  for (const answer of answers.filter(({ status }) => status !== 200)) assertTerms(answer, "Payment required");
+});
+
+test("an expired payment that nobody knows is no lost move", async () => {
+  const fenced = async () => Object.values(await a.envoy.stats(/store_fenced/)).reduce((sum, value) => sum + value, 0);
+  const [{ accepts }, before] = [await quote(a, "/upfront/x"), await fenced()];
+  const validBefore = String(Math.floor(Date.now() / 1000) - 20);
+  for (let time = 0; time < 3; time++) assertTerms(await pay(a, "/upfront/x", await signPayment(accepts[0], { authorization: { validBefore } })), EXPIRED);
+  assert.equal(await fenced(), before);
+});
+
 // ---- Channels -------------------------------------------------------------------------------------------------------
 
 const on = channelsOn(chain);
@@ -550,8 +579,8 @@ test("a user who may no more touch the records sells nothing, the log says why, 
 // ---- A proxy that dies ----------------------------------------------------------------------------------------------
 
 /** A proxy of the fleet that may be killed. */
-async function openMortal(relay = relayA) {
-  const stage = await startStage({ backends, ...stageOf({ relay }) });
+async function openMortal(what = { relay: relayA }) {
+  const stage = await startStage({ backends, ...stageOf(what) });
   backends.atEnd(stage.stop);
   const gateway = { ...stage, port: stage.envoy.port };
   await reached(gateway);
@@ -589,6 +618,25 @@ test("a proxy that is killed and started anew sells nothing twice, and delivers 
   for (const gateway of [a, born]) await assertSpent(gateway, "/upfront/x", owed);
   assertNoTerms(await pay(b, "/upfront/x", underWay), 409);
   orphan = { payment: underWay, mark, killed: Date.now() };
+});
+
+test("a stranger who shows a payer's nonce over and over keeps nobody from what is owed", async () => {
+  const mortal = await openMortal(c);
+  const payment = await paymentFor(mortal, "/upfront/x");
+  forgetful.lose("/settle");
+  assertNoTerms(await pay(mortal, "/upfront/x", payment), 502);
+  await mortal.kill();
+  const { accepts } = await quote(stallB, "/upfront/x");
+  const { from, nonce, validBefore } = payment.payload.authorization;
+  const forged = await signPayment(accepts[0], { authorization: { from, nonce, validBefore } });
+  forged.payload.signature = `0x${"5a".repeat(80)}`;
+  let isOver = false;
+  const strangers = [1, 2, 3].map(async () => {
+    while (!isOver) await pay(stallB, "/upfront/x", forged);
+  });
+  const served = await payAtLast(stallB, "/upfront/x", payment).finally(() => (isOver = true));
+  assertServed(served);
+  await Promise.all(strangers);
 });
 
 /** What the killed proxy had settled, and told nobody of. */

@@ -236,8 +236,15 @@ impl<H: Host> Driver<H> {
                 self.flow = Flow::Passing;
                 Some(Verdict::Continue)
             }
+            // What becomes of it is decided, and waits for the shared store to be told.
+            _ if self.is_step_open() => None,
             _ => self.exchange.is_over().then_some(Verdict::Continue),
         }
+    }
+
+    /// Returns whether the rest of a step waits for the shared store.
+    fn is_step_open(&self) -> bool {
+        remote::IS_BUILT_IN && self.asking.as_ref().is_some_and(|waiting| waiting.rest.is_some())
     }
 
     const fn half(&self) -> Half {

@@ -1,5 +1,7 @@
 //! The ledger in a store that a fleet shares, while that is silent.
 
+use serde_json::json;
+
 use super::purchase::{Delivery, Scene, weather};
 
 /// Lets seconds pass in which everybody answers but a store that is silent.
@@ -56,5 +58,39 @@ fn a_client_that_leaves_while_the_store_is_told_of_the_delivery_has_bought_nothi
         assert_eq!(scene.delivery(&again), Delivery::All, "{:?}", scene.envoy.outcomes());
         scene.drain(&again);
         assert_eq!(scene.facilitator.settled.len(), 1);
+    }
+}
+
+#[test]
+fn a_response_that_comes_while_the_store_is_told_of_a_refusal_is_not_delivered() {
+    for has_body in [false, true] {
+        for answers in 0..4 {
+            let purchase = weather("concurrent", "concurrent", "local").in_fleet();
+            let mut scene = Scene::new(&purchase);
+            let payment = scene.payment(1);
+            let run = scene.begin(Some(&payment));
+            let settle = loop {
+                let callout = scene.envoy.callout();
+                if callout.path == "/settle" {
+                    break callout;
+                }
+                assert!(scene.answer_one());
+            };
+            let refusal = json!({
+                "success": false, "errorReason": "invalid_exact_evm_insufficient_balance", "transaction": "", "network": "eip155:84532",
+            });
+            scene.envoy.answer(settle.token, 200, &refusal);
+            for _ in 0..answers {
+                scene.answer_one();
+            }
+            if scene.envoy.awaits_upstream(run.id) {
+                scene.envoy.respond(run.id, &[(":status", "200")], has_body);
+            }
+            assert_eq!(scene.delivery(&run), Delivery::Nothing, "{answers}: {:?}", scene.envoy.outcomes());
+            pass(&mut scene, 2);
+            assert_eq!(scene.envoy.status(run.id), 402, "{answers}: {:?}", scene.envoy.outcomes());
+            assert_eq!(scene.delivery(&run), Delivery::Nothing);
+            scene.drain(&run);
+        }
     }
 }

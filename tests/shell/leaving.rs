@@ -1,12 +1,6 @@
 //! The client goes away: in each state of each kind of purchase.
 
-use super::purchase::{Delivery, Purchase, Scene, purchases};
-
-/// All kinds of purchases, with each place of the ledger.
-fn all_purchases() -> Vec<Purchase> {
-    let shared = if cfg!(feature = "etcd") { purchases() } else { Vec::new() };
-    purchases().into_iter().chain(shared.into_iter().map(Purchase::in_fleet)).collect()
-}
+use super::purchase::{Delivery, Purchase, Scene, purchases_everywhere};
 
 /// Plays a purchase whose client leaves after so many steps; `None` where it is over before.
 fn leave_after(purchase: &Purchase, steps: usize, is_upstream_fast: bool) -> Option<(Scene, String, bool, Delivery)> {
@@ -29,7 +23,7 @@ fn leave_after(purchase: &Purchase, steps: usize, is_upstream_fast: bool) -> Opt
 }
 
 fn each_departure(check: impl Fn(&Purchase, usize, Scene, &str, bool, Delivery)) {
-    for purchase in all_purchases() {
+    for purchase in purchases_everywhere() {
         for is_upstream_fast in [false, purchase.is_concurrent()] {
             let mut departures = 0;
             while let Some((scene, payment, had_moved, delivery)) = leave_after(&purchase, departures, is_upstream_fast)

@@ -24,6 +24,7 @@ mod fleet;
 mod keeping;
 mod leaving;
 mod purchase;
+mod refusals;
 mod roots;
 #[cfg(feature = "etcd")]
 mod store;

@@ -125,6 +125,12 @@ pub fn purchases() -> Vec<Purchase> {
     ]
 }
 
+/// All kinds of purchases, with each place of the ledger.
+pub fn purchases_everywhere() -> Vec<Purchase> {
+    let shared = if cfg!(feature = "etcd") { purchases() } else { Vec::new() };
+    purchases().into_iter().chain(shared.into_iter().map(Purchase::in_fleet)).collect()
+}
+
 impl Purchase {
     /// The same, paid out of channels.
     pub fn by_channel(mut self, name: &'static str) -> Self {
@@ -177,6 +183,8 @@ pub struct Facilitator {
     pub channel: Chain,
     /// How many claims were carried out.
     pub claims: u32,
+    /// The question that it says no to; none where this is empty.
+    pub refuses: &'static str,
 }
 
 /// A channel on the chain.
@@ -227,6 +235,13 @@ impl Facilitator {
     }
 
     pub fn answer(&mut self, callout: &SentCallout) -> Value {
+        if callout.path == self.refuses {
+            let reason = "invalid_exact_evm_insufficient_balance";
+            return json!({
+                "isValid": false, "invalidReason": reason,
+                "success": false, "errorReason": reason, "transaction": "", "network": "eip155:84532",
+            });
+        }
         let payment = &callout.body["paymentPayload"]["payload"];
         match callout.path.as_str() {
             "/supported" => json!({"kinds": [

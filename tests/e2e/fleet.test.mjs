@@ -346,7 +346,12 @@ test("a stream that runs at one proxy is not sold at the other, neither meanwhil
   assert.equal(first.status, 200, first.text);
   // What it buys is on its way already.
   for (const answer of meanwhile) assert.ok([402, 409].includes(answer.status), told(meanwhile));
-  for (const gateway of [b, a]) assert.equal((await post(gateway, text, paying(payment))).status, 402);
+  // At another proxy than the one that spent it, it counts as in flight at first.
+  for (const gateway of [b, a]) {
+    const answer = await post(gateway, text, paying(payment));
+    if (answer.status === 409) assertNoTerms(answer, 409);
+    else assert.equal(answer.status, 402, answer.text);
+  }
   assert.equal(mark.seen().length, 1);
   assert.equal((await mark.transfers()).length, 1);
 });

@@ -154,7 +154,8 @@ test("A shared ledger's store is timed, and counted where it does not answer", a
   assert.equal(answer.terms, null, "an unknown outcome is no reason to pay anew");
   await eventually(async () => (await value("x402_store_failures", {})) >= 1, "the failures");
   // The lost claim is taken back once the store answers again.
-  await eventually(async () => (await value("x402_store_unfinished", {})) === 0, "nothing is left open", 40_000);
+  const unfinished = async () => (await prometheus.query("sum(x402_store_unfinished)"))[0]?.value;
+  await eventually(async () => (await unfinished()) === 0, "nothing is left open", 40_000);
   await eventually(async () => (await pay(fleet, "/weather", payment)).status === 200, "the payment is good again", 40_000);
 });
 

@@ -115,7 +115,9 @@ impl Etcd {
                 "; the user is the common name of the client certificate, its role needs the fleet's prefix"
             }
             (Some(8), _) => "; its quota may be full",
-            (Some(14), _) if raw.grpc_message.contains("connect") => "; nothing listens there, or TLS fails: see the cluster's ssl stats",
+            (Some(14), _) if raw.grpc_message.contains("connect") => {
+                "; nothing listens there, or TLS fails: see the cluster's ssl stats"
+            }
             (Some(16), _) => "; the common name of the client certificate has to be a user",
             (None, 404) => "; the cluster needs http2_protocol_options",
             _ => "",

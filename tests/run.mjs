@@ -31,6 +31,12 @@ const SUITES = [
     count: output => countLine('growth', output),
   },
   { name: 'in Envoy', command: ['node', '--test', '--test-reporter=tap', 'tests/e2e/'], count: countTap },
+  {
+    name: 'on etcd',
+    // Tests of the single proxy once more, with its ledger in etcd.
+    command: ['env', 'LEDGER=etcd', 'node', '--test', '--test-reporter=tap', ...['attacks', 'paying', 'again', 'upto', 'chain'].map(name => `tests/e2e/${name}.test.mjs`)],
+    count: countTap,
+  },
 ]
 
 /** Adds up the lines `test result: ok. 3 passed; 0 failed; …` of cargo and of wasm-bindgen's runner. */

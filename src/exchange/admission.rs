@@ -148,7 +148,7 @@ impl Candidate {
         if matches!(answer, Answer::GrantedUnknown(_) | Answer::GrantedSettled(..)) && !payment.is_proven() {
             payment.proof = Proof::Ledger;
         }
-        if !is_granted(answer) || !payment.is_proven() {
+        if !answer.is_granted() || !payment.is_proven() {
             return self.on_claimed(context, answer);
         }
         let purchase = &payment.purchase;
@@ -312,7 +312,7 @@ impl State for Naming {
         let Event::Ledger(answer) = event else { return self.ignore(event) };
         let Self { candidate, claimed } = self;
         // A payment that may have moved money goes on: it was the first.
-        if is_granted(answer) || claimed != Answer::Granted {
+        if answer.is_granted() || claimed != Answer::Granted {
             return candidate.on_claimed(context, claimed);
         }
         let payment = Payment { alias_key: None, ..candidate.payment };
@@ -386,10 +386,6 @@ impl State for Verifying {
 }
 
 /// Returns whether the claim is this request's.
-const fn is_granted(answer: Answer) -> bool {
-    matches!(answer, Answer::Granted | Answer::GrantedUnknown(_) | Answer::GrantedSettled(..))
-}
-
 /// Returns when a request has surely heard whether its payment is one.
 fn surely_verified(context: Context<'_>, purchase: &Purchase) -> UnixTime {
     const SLACK_SECONDS: u64 = 2;

@@ -352,6 +352,13 @@ pub enum Operation {
     Bundle(BundleOperation),
 }
 
+impl Answer {
+    /// Returns whether the claim is the asker's, new or left behind.
+    pub const fn is_granted(self) -> bool {
+        matches!(self, Self::Granted | Self::GrantedUnknown(_) | Self::GrantedSettled(..))
+    }
+}
+
 impl Operation {
     /// Returns whether it asks for a claim, and does nothing to one.
     pub const fn begins(self) -> bool {

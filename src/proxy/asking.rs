@@ -49,7 +49,7 @@ impl Held {
                 | Operation::ClaimToSettle { .. }
                 | Operation::Resume { .. }
                 | Operation::Recover { .. }
-                    if is_granted(*answer) =>
+                    if answer.is_granted() =>
                 {
                     self.claims.push(*key);
                 }
@@ -118,10 +118,6 @@ fn kept(task: &Task) -> Option<Task> {
     Some(Task::Ledger(key, Operation::Keep { transaction }))
 }
 
-const fn is_granted(answer: Answer) -> bool {
-    matches!(answer, Answer::Granted | Answer::GrantedUnknown(_) | Answer::GrantedSettled(..))
-}
-
 /// The tasks of one step.
 pub(super) struct Asking {
     running: Option<(Running, bool)>,
@@ -140,7 +136,7 @@ pub(super) enum Happening {
 }
 
 impl Asking {
-    /// Begins with tasks; `None` where they are done already.
+    /// Returns one that wants nothing yet.
     pub(super) const fn new() -> Self {
         Self { running: None, todo: VecDeque::new(), heard: None }
     }

@@ -236,15 +236,14 @@ impl<H: Host> Driver<H> {
                 self.flow = Flow::Passing;
                 Some(Verdict::Continue)
             }
-            // What becomes of it is decided, and waits for the shared store to be told.
-            _ if self.is_step_open() => None,
-            _ => self.exchange.is_over().then_some(Verdict::Continue),
+            // While a step waits for the shared store to be told, what becomes of the response is decided, and yet to be done.
+            _ => (self.open_step().is_none() && self.exchange.is_over()).then_some(Verdict::Continue),
         }
     }
 
-    /// Returns whether the rest of a step waits for the shared store.
-    fn is_step_open(&self) -> bool {
-        remote::IS_BUILT_IN && self.asking.as_ref().is_some_and(|waiting| waiting.rest.is_some())
+    /// Returns the step whose rest waits for the shared store.
+    fn open_step(&mut self) -> Option<&mut Waiting> {
+        self.asking.as_deref_mut().filter(|waiting| remote::IS_BUILT_IN && waiting.rest.is_some())
     }
 
     const fn half(&self) -> Half {
@@ -287,7 +286,7 @@ impl<H: Host> Driver<H> {
 
     /// Has the exchange take in what happened.
     pub(super) fn step(&mut self, event: Event) -> Result<Next, HostError> {
-        if let Some(waiting) = self.asking.as_mut().filter(|waiting| remote::IS_BUILT_IN && waiting.rest.is_some()) {
+        if let Some(waiting) = self.open_step() {
             waiting.queue.push_back(event);
             return Ok((std::mem::replace(&mut self.exchange, Exchange::Over), Effects::default()));
         }

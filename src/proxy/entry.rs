@@ -4,9 +4,9 @@
 use super::edits::{self, CorsHeaders};
 use super::host::{Host, HostError, Map, Verdict};
 use super::reports;
-use super::shared::Shared;
 use crate::config::Config;
 use crate::exchange::{Closer, Fate, Head, RequestHead, Settled, at_first_sight};
+use crate::facilitator::Supported;
 
 /// A request that takes a closer look.
 pub(super) struct Arrival {
@@ -19,19 +19,19 @@ pub(super) struct Arrival {
 /// True if requests are decided about here. The build that tests the host's handling of crashes takes each to where it panics.
 const DECIDES: bool = !cfg!(feature = "provoke-panic");
 
-/// Takes a request in; the verdict on its head.
+/// Takes a request in; the verdict on its head. `supported`: what the facilitators support; `None` while the ledger is not known.
 ///
 /// # Errors
 /// The request, where that takes a closer look, or the call that the host has failed.
 pub(super) fn take_in(
     host: &impl Host,
     config: &Config,
-    shared: &Shared,
+    supported: Option<&[Supported]>,
     has_body: bool,
 ) -> Result<Verdict, Result<Arrival, HostError>> {
     let decided = host.headers(Map::Request, |list| {
         let head = Head::read(&list).with_body(has_body);
-        match decide(config, shared, &head) {
+        match decide(config, supported, &head) {
             Ok(settled) => Ok((settled, head.admission(config))),
             Err(closer) => Err(Arrival { head: Box::new(head.into_owned()), closer }),
         }
@@ -43,11 +43,9 @@ pub(super) fn take_in(
     }
 }
 
-fn decide(config: &Config, shared: &Shared, head: &Head<'_>) -> Result<Settled, Option<Closer>> {
-    if !DECIDES || head.may_be_seen() || !shared.memory.is_known {
-        return Err(None);
-    }
-    at_first_sight(config, &shared.supported, head).map_err(Some)
+fn decide(config: &Config, supported: Option<&[Supported]>, head: &Head<'_>) -> Result<Settled, Option<Closer>> {
+    let supported = supported.filter(|_| DECIDES && !head.may_be_seen()).ok_or(None)?;
+    at_first_sight(config, supported, head).map_err(Some)
 }
 
 fn carry_out(host: &impl Host, settled: &Settled, cors: &CorsHeaders) -> Result<Verdict, HostError> {

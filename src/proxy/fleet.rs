@@ -2,7 +2,7 @@
 //! was silent.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::host::{Buffer, Host, LogLevel, Map, to_unix_time};
@@ -479,13 +479,11 @@ impl Fleet {
             }
             is_kept
         });
-        let mut busy: Vec<RecordKey> = Vec::new();
+        let mut busy = BTreeSet::new();
         let mut asked = Vec::new();
         let mut done = Vec::new();
         for mend in mends.iter_mut() {
-            let key = mend.running.attempt.key().clone();
-            let is_next = !busy.contains(&key);
-            busy.push(key);
+            let is_next = busy.insert(mend.running.attempt.key().clone());
             if !is_next || !mend.running.wants_tick() {
                 continue;
             }

@@ -552,9 +552,10 @@ impl<H: Host> RootContext<H> {
     }
 
     /// Returns what decides about a request at first sight; `None` where there is no configuration.
-    pub(super) fn door(&self) -> Option<(Arc<Config>, Shared)> {
+    /// Of the facilitators' word `None` while the ledger is not known.
+    pub(super) fn door(&self) -> Option<(Arc<Config>, Option<Arc<Vec<Supported>>>)> {
         let Configured { config, .. } = self.configured.as_ref()?;
-        Some((Arc::clone(config), self.shared.clone()))
+        Some((Arc::clone(config), self.shared.memory.is_known.then(|| Arc::clone(&self.shared.supported))))
     }
 
     /// Makes the context of a new stream; `None` where there is no configuration.

@@ -139,9 +139,10 @@ pub(super) fn change_mends(host: &impl Host, by: i64) {
 fn name(stat: &str, labels: &[(&str, &str)]) -> String {
     let mut name = String::new();
     for (label, value) in labels {
-        for part in [label, "=.=", &value.replace('.', "_"), ";.;"] {
-            name.push_str(part);
-        }
+        name.push_str(label);
+        name.push_str("=.=");
+        name.extend(value.chars().map(|letter| if letter == '.' { '_' } else { letter }));
+        name.push_str(";.;");
     }
     name.push_str("x402_");
     name.push_str(stat);

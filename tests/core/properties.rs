@@ -1124,7 +1124,7 @@ proptest! {
             prop_assert_eq!(answer, expected, "{:?} of {} by {} at {} on {:?}", operation, payment, owner, now, before);
 
             let is_taken = matches!(operation, Operation::Claim { .. } | Operation::Resume { .. })
-                && matches!(answer, Answer::Granted | Answer::GrantedUnknown(_) | Answer::GrantedSettled(..));
+                && answer.is_granted();
             if is_taken {
                 // Never two holders, never after the response was bought, never with another's binding.
                 let before = before.filter(|before| before.needed_until() > now);

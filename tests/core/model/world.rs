@@ -693,7 +693,7 @@ impl Rules {
         world.store = store;
         actor.deed = NOTHING;
         actor.hold = 0;
-        let is_granted = matches!(answer, Answer::Granted | Answer::GrantedUnknown(_) | Answer::GrantedSettled(..));
+        let is_granted = answer.is_granted();
         if let (Some((_, operation)), true) = (deed.ledger, is_granted) {
             actor.hold = held_until(operation);
             let has_failed = actor.upstream == Upstream::Failed;

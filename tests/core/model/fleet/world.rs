@@ -833,7 +833,7 @@ impl Rules {
         actor.done += 1;
         let Some((key, operation, _)) = task else { return };
         let record = self.attempts.key(key, operation);
-        let is_granted = matches!(answer, Answer::Granted | Answer::GrantedUnknown(_) | Answer::GrantedSettled(..));
+        let is_granted = answer.is_granted();
         match operation {
             Operation::Claim { .. }
             | Operation::ClaimToSettle { .. }

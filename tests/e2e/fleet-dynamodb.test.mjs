@@ -6,9 +6,9 @@ import { appendPaymentIdentifierToExtensions, generatePaymentId } from "@x402/ex
 import { startStage } from "../../stage/stage.mjs";
 import { makeChannelPayer } from "./channels-support.mjs";
 import { startFakeDynamoDb } from "./fake-dynamodb.mjs";
-import { ask, assertNoTerms, assertServed, assertTerms, eventually, openBackends, openGateway, pay, paymentFor, pluginOf, signPayment, since, UPFRONT, withUpstream } from "./support.mjs";
+import { assertSpent, payAtLast, servedOf, told } from "./fleet-support.mjs";
+import { ask, assertNoTerms, assertServed, eventually, openBackends, openGateway, pay, paymentFor, pluginOf, signPayment, since, UPFRONT, withUpstream } from "./support.mjs";
 
-const USED = "invalid_exact_evm_nonce_already_used";
 const AFTER = { name: "after", match: { path: "/after/{*rest}" }, price: "$0.002" };
 const JOINT = { name: "joint", match: { path: "/joint/{*rest}" }, price: "$0.002", settle: "concurrent" };
 const NAMED = { name: "named", match: { path: "/named/{*rest}" }, price: "$0.001", extensions: { payment_identifier: "optional" } };
@@ -30,24 +30,7 @@ const isReady = (gateway) =>
 const [a, b] = [await openGateway(backends, options), await openGateway(backends, options)];
 await Promise.all([isReady(a), isReady(b)]);
 
-const servedOf = (answers) => answers.filter(({ status }) => status === 200);
-const told = (answers) => answers.map(({ status, text }) => `${status} ${text.slice(0, 200)}`).join("\n");
-
-/** Sends the payment until it is neither at work elsewhere nor without an answer. No terms may come before. */
-const payAtLast = (gateway, path, payment) =>
-  eventually(async () => {
-    const answer = await pay(gateway, path, payment);
-    if (![409, 502, 503, 504].includes(answer.status)) return answer;
-    assert.equal(answer.terms, null, answer.text);
-    return sleep(50, null);
-  }, "the payment comes to an end", 40_000);
-
-/** A payment that has bought its response buys nothing more. At another proxy than the one that spent it, it counts as in flight at first. */
-async function assertSpent(gateway, path, payment) {
-  const answer = await pay(gateway, path, payment);
-  if (answer.status === 409) assertNoTerms(answer, 409);
-  else assertTerms(answer, USED);
-}
+const PATIENCE = { patience: 40_000 };
 
 /** Writes on a payment's records since a moment. */
 const writesSince = (start) => dynamodb.calls.slice(start).filter(({ operation, body }) => operation === "PutItem" && body.Item.k.S.startsWith("c:"));
@@ -79,7 +62,7 @@ test("what the upstream failed to give at one proxy is delivered at the other, o
   const failed = await withUpstream(a, (_, response) => void response.writeHead(500).end("no"), () => pay(a, "/upfront/x", payment));
   assert.equal(failed.status, 500);
   assert.equal(failed.terms, null);
-  const answers = await Promise.all([b, a].map((gateway) => payAtLast(gateway, "/upfront/x", payment)));
+  const answers = await Promise.all([b, a].map((gateway) => payAtLast(gateway, "/upfront/x", payment, PATIENCE)));
   assert.equal(servedOf(answers).length, 1, told(answers));
   for (const gateway of [a, b]) await assertSpent(gateway, "/upfront/x", payment);
   assert.equal((await mark.transfers()).length, 1);
@@ -111,7 +94,7 @@ test("a proxy that starts anew sells nothing of before, and delivers what is owe
     const again = { ...second, port: second.envoy.port };
     await isReady(again);
     await assertSpent(again, "/upfront/x", sold);
-    assertServed(await payAtLast(again, "/upfront/x", owed));
+    assertServed(await payAtLast(again, "/upfront/x", owed, PATIENCE));
     await assertSpent(again, "/upfront/x", owed);
   } finally {
     await second.stop();
@@ -133,7 +116,7 @@ for (const mode of ["silent", "refuse", "throttle", "lose"]) {
     } finally {
       dynamodb.mode = "pass";
     }
-    const answers = await Promise.all([b, a].map((gateway) => payAtLast(gateway, "/after/x", payment)));
+    const answers = await Promise.all([b, a].map((gateway) => payAtLast(gateway, "/after/x", payment, PATIENCE)));
     assert.equal(servedOf(answers).length, 1, told(answers));
     assert.equal((await mark.transfers()).length, 1);
     assert.equal(mark.seen().filter(({ path }) => path === "/after/x").length, 1);

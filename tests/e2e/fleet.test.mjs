@@ -10,6 +10,7 @@ import { startStage } from "../../stage/stage.mjs";
 import { layCable } from "./cable.mjs";
 import { channelsOn, makeChannelPayer, signChannelPayment, freshSalt } from "./channels-support.mjs";
 import { signPermit2Payment } from "./permit2.mjs";
+import { assertSpent, payAtLast, servedOf, told, USED } from "./fleet-support.mjs";
 import { FACILITATOR_URL, startRelay } from "./relay.mjs";
 import {
   ask,
@@ -33,7 +34,6 @@ import {
   withUpstream,
 } from "./support.mjs";
 
-const USED = "invalid_exact_evm_nonce_already_used";
 const EXPIRED = "invalid_exact_evm_payload_authorization_valid_before";
 const CHAT = "/v1/chat/completions";
 const HOST = "shop.example.com";
@@ -116,28 +116,6 @@ async function since() {
   };
 }
 
-/** Sends the payment until it is neither at work elsewhere nor without an answer; that answer. No terms may come before. */
-async function payAtLast(gateway, path, payment, { patience = 20_000, options } = {}) {
-  let last;
-  const isOver = async () => {
-    last = await pay(gateway, path, payment, options);
-    if (![409, 502, 503, 504].includes(last.status)) return last;
-    assert.equal(last.get("payment-required"), undefined, `terms with a ${last.status}`);
-    await sleep(50);
-    return null;
-  };
-  return eventually(isOver, "the payment comes to an end", patience).catch((error) => {
-    throw new Error(`${error.message}: ${last?.status} ${last?.text}`);
-  });
-}
-
-/** A payment that has bought its response buys nothing more. At another proxy than the one that spent it, it counts as in flight at first. */
-async function assertSpent(gateway, path, payment) {
-  const answer = await pay(gateway, path, payment);
-  if (answer.status === 409) assertNoTerms(answer, 409);
-  else assertTerms(answer, USED);
-}
-
 /** Sends a payment to each of these in turn until one of them serves it. */
 async function payAtEither(gateways, path, payment) {
   let answers = [];
@@ -150,8 +128,6 @@ async function payAtEither(gateways, path, payment) {
   return answers;
 }
 
-const servedOf = (answers) => answers.filter(({ status }) => status === 200);
-const told = (answers) => answers.map(({ status, text }) => `${status} ${text.slice(0, 200)}`).join("\n");
 const post = (gateway, text, headers = {}) =>
   ask(gateway, CHAT, { method: "POST", host: HOST, body: text, headers: { "content-type": "application/json", ...headers } });
 

@@ -1,6 +1,6 @@
 /** Nobody but the facilitator can say that a payment is settled: not in a sidecar, a gateway or a waypoint of Istio. */
 import { test } from "node:test";
-import { openEdge, openIstio, openWaypoint, PORTS } from "./istio.mjs";
+import { openAmbient, openEdge, openIstio, PORTS } from "./istio.mjs";
 import { assertBelievesTheFacilitatorAlone, untilForSale } from "./selling.mjs";
 import { openWorld } from "./world.mjs";
 
@@ -23,13 +23,7 @@ test("A gateway believes the facilitator alone", async () => {
 });
 
 test("A waypoint believes the facilitator alone", async () => {
-  await cluster.namespace("ambient", { labels: { "istio.io/dataplane-mode": "ambient" } });
-  await cluster.namespace("bank");
-  await cluster.applyOverlay({ components: ["istio/components/waypoint"], namespace: "ambient" });
-  const waypoint = await openWaypoint(world, istio, "ambient");
-  const caller = await istio.sidecar("caller", { namespace: "bank", api: false });
-  await caller.ready();
-  const send = waypoint.sendAs(caller);
+  const { waypoint, send } = await openAmbient(world, istio);
   await untilForSale("http://weather.ambient/weather", { send });
   await assertBelievesTheFacilitatorAlone(world, "http://weather.ambient/weather", waypoint.proxy.log, { send });
 });

@@ -248,3 +248,16 @@ export function throughWaypoint({ waypoint, service, identity }) {
     }
   };
 }
+
+/** Opens a waypoint with the filter in the namespace `ambient`, and a caller in `bank` who comes through it by `send`. */
+export async function openAmbient(world, istio) {
+  const { cluster } = world;
+  await cluster.namespace("ambient", { labels: { "istio.io/dataplane-mode": "ambient" } });
+  await cluster.namespace("bank");
+  await cluster.applyOverlay({ components: ["istio/components/waypoint"], namespace: "ambient" });
+  const waypoint = await openWaypoint(world, istio, "ambient");
+  const caller = await istio.sidecar("caller", { namespace: "bank", api: false });
+  await caller.ready();
+  const send = waypoint.sendAs(caller);
+  return { waypoint, send };
+}

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { shipped } from "./cluster.mjs";
-import { openEdge, openIstio, openWaypoint, PORTS } from "./istio.mjs";
+import { openAmbient, openEdge, openIstio, PORTS } from "./istio.mjs";
 import { assertSells, assertSellsByTheToken, untilForSale } from "./selling.mjs";
 import { openWorld } from "./world.mjs";
 
@@ -45,13 +45,7 @@ test("An EnvoyFilter sells by the token", async () => {
 });
 
 test("A waypoint sells", async () => {
-  await cluster.namespace("ambient", { labels: { "istio.io/dataplane-mode": "ambient" } });
-  await cluster.namespace("bank");
-  await cluster.applyOverlay({ components: ["istio/components/waypoint"], namespace: "ambient" });
-  const waypoint = await openWaypoint(world, istio, "ambient");
-  const caller = await istio.sidecar("caller", { namespace: "bank", api: false });
-  await caller.ready();
-  const send = waypoint.sendAs(caller);
+  const { send } = await openAmbient(world, istio);
   await untilForSale("http://weather.ambient/weather", { send });
   await assertSells(world, "http://weather.ambient/weather", { send });
 });

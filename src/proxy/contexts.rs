@@ -204,9 +204,7 @@ impl<H: Host> Contexts<H> {
     /// Takes in the head of a request.
     pub fn on_request_head(&self, id: u32, has_body: bool) -> Verdict {
         let door = self.with_table(|table| table.root_of(id)?.door()).flatten();
-        let taken_in = door.map(|(config, supported)| {
-            entry::take_in(&self.host, &config, supported.as_deref().map(Vec::as_slice), has_body)
-        });
+        let taken_in = door.map(|door| entry::take_in(&self.host, &door, has_body));
         let (kept, verdict) = match taken_in {
             Some(Err(arrival)) => {
                 let stream = self.with_table(|table| table.root_of(id)?.stream(id)).flatten();

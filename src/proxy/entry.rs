@@ -1,6 +1,8 @@
 //! The entry: where a request is decided about in the host's own list of headers. Of most, which pass free or get the terms of a
 //! fixed price, nothing is kept.
 
+use std::sync::Arc;
+
 use super::edits::{self, CorsHeaders};
 use super::host::{Host, HostError, Map, Verdict};
 use super::reports;
@@ -16,23 +18,25 @@ pub(super) struct Arrival {
     pub(super) closer: Option<Closer>,
 }
 
+/// What decides about a request at first sight.
+pub(super) struct Door {
+    pub(super) config: Arc<Config>,
+    /// What the facilitators support; `None` while the ledger is not known.
+    pub(super) supported: Option<Arc<Vec<Supported>>>,
+}
+
 /// True if requests are decided about here. The build that tests the host's handling of crashes takes each to where it panics.
 const DECIDES: bool = !cfg!(feature = "provoke-panic");
 
-/// Takes a request in; the verdict on its head. `supported`: what the facilitators support; `None` while the ledger is not known.
+/// Takes a request in; the verdict on its head.
 ///
 /// # Errors
 /// The request, where that takes a closer look, or the call that the host has failed.
-pub(super) fn take_in(
-    host: &impl Host,
-    config: &Config,
-    supported: Option<&[Supported]>,
-    has_body: bool,
-) -> Result<Verdict, Result<Arrival, HostError>> {
+pub(super) fn take_in(host: &impl Host, door: &Door, has_body: bool) -> Result<Verdict, Result<Arrival, HostError>> {
     let decided = host.headers(Map::Request, |list| {
         let head = Head::read(&list).with_body(has_body);
-        match decide(config, supported, &head) {
-            Ok(settled) => Ok((settled, head.admission(config))),
+        match decide(door, &head) {
+            Ok(settled) => Ok((settled, head.admission(&door.config))),
             Err(closer) => Err(Arrival { head: Box::new(head.into_owned()), closer }),
         }
     });
@@ -43,9 +47,9 @@ pub(super) fn take_in(
     }
 }
 
-fn decide(config: &Config, supported: Option<&[Supported]>, head: &Head<'_>) -> Result<Settled, Option<Closer>> {
-    let supported = supported.filter(|_| DECIDES && !head.may_be_seen()).ok_or(None)?;
-    at_first_sight(config, supported, head).map_err(Some)
+fn decide(door: &Door, head: &Head<'_>) -> Result<Settled, Option<Closer>> {
+    let Some(supported) = door.supported.as_ref().filter(|_| DECIDES && !head.may_be_seen()) else { return Err(None) };
+    at_first_sight(&door.config, supported, head).map_err(Some)
 }
 
 fn carry_out(host: &impl Host, settled: &Settled, cors: &CorsHeaders) -> Result<Verdict, HostError> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::callouts;
+use super::entry::Door;
 use super::fleet::{Fleet, Founding, FoundingQuestion};
 use super::health::Health;
 use super::host::{Buffer, Host, LogLevel};
@@ -552,10 +553,10 @@ impl<H: Host> RootContext<H> {
     }
 
     /// Returns what decides about a request at first sight; `None` where there is no configuration.
-    /// Of the facilitators' word `None` while the ledger is not known.
-    pub(super) fn door(&self) -> Option<(Arc<Config>, Option<Arc<Vec<Supported>>>)> {
+    pub(super) fn door(&self) -> Option<Door> {
         let Configured { config, .. } = self.configured.as_ref()?;
-        Some((Arc::clone(config), self.shared.memory.is_known.then(|| Arc::clone(&self.shared.supported))))
+        let supported = self.shared.memory.is_known.then(|| Arc::clone(&self.shared.supported));
+        Some(Door { config: Arc::clone(config), supported })
     }
 
     /// Makes the context of a new stream; `None` where there is no configuration.

@@ -11,7 +11,18 @@ import { accounts } from "../../stage/accounts.mjs";
 import { sendJson } from "../../stage/servers.mjs";
 import { channelEntry, channelIdOf, channelOf, channelsOn, freshSalt, signChannelPayment } from "./channels-support.mjs";
 import {
-  ask, DEFAULTS, encoded, eventually, latch, openBackends, openGateway, pay, payerAccount, payTo, paying, send, since,
+  DEFAULTS,
+  ask,
+  eventually,
+  everyWorkerSells,
+  latch,
+  openBackends,
+  openGateway,
+  pay,
+  payerAccount,
+  paying,
+  send,
+  since,
 } from "./support.mjs";
 
 const PRICE = 10_000n;
@@ -48,10 +59,7 @@ const official = async (path, body) => {
   return (await fetch(backends.facilitator.url + path, body ? post : {})).json();
 };
 for (const path of ["/supported", "/verify", "/settle"]) fake.always(path, async (body) => ({ json: await official(path, body) }));
-await eventually(
-  async () => (await Promise.all([1, 2, 3, 4].map(() => ask(gateway, "/any/x")))).every(({ status }) => status === 402),
-  "every worker knows who authorizes claims",
-);
+await everyWorkerSells(gateway, "/any/x");
 
 const entry = channelEntry(String(PRICE));
 const sign = (salt, total, more = {}) => signChannelPayment(entry, { total, config: { salt, ...more.config }, ...more });

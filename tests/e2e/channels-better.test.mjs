@@ -11,8 +11,19 @@ import {
   channelEntry, channelsOn, claimArgs, claimRow, freshSalt, makeChannelPayer, signChannelPayment, startOfficialServer,
 } from "./channels-support.mjs";
 import {
-  ask, assertNoTerms, assertOwnAnswer, DEFAULTS, encoded, eventually, headerSeen, latch, openBackends, openGateway, pay, payerAccount, paying,
-  send, since,
+  DEFAULTS,
+  assertNoTerms,
+  assertOwnAnswer,
+  encoded,
+  eventually,
+  everyWorkerSells,
+  headerSeen,
+  latch,
+  openBackends,
+  openGateway,
+  pay,
+  payerAccount,
+  since,
 } from "./support.mjs";
 
 const REASON = "invalid_batch_settlement_evm_";
@@ -36,12 +47,7 @@ for (const _ of [1, 2]) {
   official.push(await startOfficialServer({ facilitatorUrl: backends.facilitator.url, amount: String(PRICE) }));
   backends.atEnd(official.at(-1).stop);
 }
-for (const one of [gateway, replica]) {
-  await eventually(
-    async () => (await Promise.all([1, 2, 3, 4].map(() => ask(one, "/any/x")))).every(({ status }) => status === 402),
-    "every worker knows who authorizes claims",
-  );
-}
+for (const one of [gateway, replica]) await everyWorkerSells(one, "/any/x");
 
 /** What `/any/slow` waits for. */
 let turn = Promise.resolve();

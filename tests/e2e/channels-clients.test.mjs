@@ -7,7 +7,7 @@ import { test } from "node:test";
 import OpenAI from "openai";
 import { accounts } from "../../stage/accounts.mjs";
 import { byPython, channelsOn, freshSalt, makeChannelPayer, signChannelPayment } from "./channels-support.mjs";
-import { ask, DEFAULTS, eventually, handing, openBackends, openGateway, pay, payerAccount, since } from "./support.mjs";
+import { ask, DEFAULTS, eventually, handing, openBackends, openGateway, pay, payerAccount, since, everyWorkerSells } from "./support.mjs";
 
 const REASON = "invalid_batch_settlement_evm_";
 const gateKey = accounts[6];
@@ -40,12 +40,7 @@ const own = await openGateway(backends, {
 });
 const claiming = await openGateway(backends, { plugin: plugin({ claim_every: "1s" }), concurrency: 2, allowOnHeadersStopIteration: true });
 const on = channelsOn(chain);
-for (const one of [gateway, own, claiming]) {
-  await eventually(
-    async () => (await Promise.all([1, 2, 3, 4].map(() => ask(one, "/any/x")))).every(({ status }) => status === 402),
-    "every worker knows who authorizes claims",
-  );
-}
+for (const one of [gateway, own, claiming]) await everyWorkerSells(one, "/any/x");
 
 const charged = ({ exchanges }) => BigInt(exchanges.at(-1).receipt.extra.channelState.chargedCumulativeAmount);
 

@@ -12,8 +12,21 @@ import { PERMIT2 } from "../../stage/contracts.mjs";
 import { sendJson } from "../../stage/servers.mjs";
 import { channelEntry, channelIdOf, channelOf, channelsOn, freshSalt, signChannelPayment } from "./channels-support.mjs";
 import {
-  ask, assertNoTerms, assertUnknown, CHAIN_ID, DEFAULTS, eventually, headerSeen, latch, openBackends, openGateway, pay, payerAccount,
-  paying, send, since, USDC,
+  CHAIN_ID,
+  DEFAULTS,
+  USDC,
+  ask,
+  assertUnknown,
+  eventually,
+  everyWorkerSells,
+  latch,
+  openBackends,
+  openGateway,
+  pay,
+  payerAccount,
+  paying,
+  send,
+  since,
 } from "./support.mjs";
 
 const REASON = "invalid_batch_settlement_evm_";
@@ -64,12 +77,7 @@ const lost = (path) => async (body) => {
   return { instead: "close" };
 };
 
-for (const one of [...Object.values(gateways), later, busy]) {
-  await eventually(
-    async () => (await Promise.all([1, 2, 3, 4].map(() => ask(one, "/any/x")))).every(({ status }) => status === 402),
-    "every worker knows who authorizes claims",
-  );
-}
+for (const one of [...Object.values(gateways), later, busy]) await everyWorkerSells(one, "/any/x");
 
 const terms = channelEntry(String(PRICE));
 const sign = (salt, total, more = {}) => signChannelPayment(terms, { total, config: { salt }, ...more });

@@ -8,7 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { channelsOn, makeChannelPayer } from "./channels-support.mjs";
-import { ask, DEFAULTS, eventually, openBackends, openGateway, payTo, since, USDC } from "./support.mjs";
+import { ask, DEFAULTS, eventually, openBackends, openGateway, payTo, since, USDC, everyWorkerSells } from "./support.mjs";
 
 const SECRET = "a secret of the tests' own";
 const FLUSH = "/internal/flush";
@@ -57,9 +57,7 @@ const gateway = await openGateway(backends, {
   },
 });
 const on = channelsOn(backends.chain);
-const isReady = async () =>
-  (await Promise.all([1, 2, 3, 4].map(() => ask(gateway, "/any/x").catch(() => ({}))))).every(({ status }) => status === 402);
-await eventually(isReady, "every worker knows who authorizes claims");
+await everyWorkerSells(gateway, "/any/x");
 
 const flush = (authorization) =>
   ask(gateway, FLUSH, { method: "POST", ...(authorization && { headers: { authorization } }) });

@@ -1,7 +1,7 @@
 /** Payments out of channels through the filter: the official client, the official facilitator, and our contracts on a real chain. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { DEFAULTS, ask, eventually, openBackends, openGateway, paying, payTo, since } from "./support.mjs";
+import { DEFAULTS, eventually, openBackends, openGateway, since, everyWorkerSells } from "./support.mjs";
 import { channelOf, channelsOn, channelIdOf, freshSalt, makeChannelPayer, signChannelPayment } from "./channels-support.mjs";
 
 const entry = (more = {}) => [{ scheme: "batch-settlement", network: "base-sepolia", asset: "USDC", ...more }];
@@ -19,10 +19,7 @@ const plugin = {
 const backends = await openBackends({ chunkDelay: 2 });
 const gateway = await openGateway(backends, { plugin, concurrency: 2, allowOnHeadersStopIteration: true });
 const chain = channelsOn(backends.chain);
-await eventually(
-  async () => (await Promise.all([1, 2, 3, 4].map(() => ask(gateway, "/any/x")))).every(({ status }) => status === 402),
-  "every worker knows who authorizes claims",
-);
+await everyWorkerSells(gateway, "/any/x");
 
 /** Waits until what is charged is claimed: the keeper looks through the ledger every eight seconds. */
 const settled = (mark, count) =>

@@ -7,7 +7,7 @@ import { startStage } from "../../stage/stage.mjs";
 import { makeChannelPayer } from "./channels-support.mjs";
 import { startFakeDynamoDb } from "./fake-dynamodb.mjs";
 import { assertSpent, payAtLast, servedOf, told } from "./fleet-support.mjs";
-import { ask, assertNoTerms, assertServed, eventually, openBackends, openGateway, pay, paymentFor, pluginOf, signPayment, since, UPFRONT, withUpstream } from "./support.mjs";
+import { ask, assertNoTerms, assertServed, eventually, openBackends, openGateway, pay, paymentFor, pluginOf, signPayment, since, UPFRONT, withUpstream, everyWorkerSells } from "./support.mjs";
 
 const AFTER = { name: "after", match: { path: "/after/{*rest}" }, price: "$0.002" };
 const JOINT = { name: "joint", match: { path: "/joint/{*rest}" }, price: "$0.002", settle: "concurrent" };
@@ -22,13 +22,8 @@ const backends = await openBackends();
 const dynamodb = await startFakeDynamoDb({ run: backends.run });
 backends.atEnd(dynamodb.stop);
 const options = { plugin, concurrency: 2, edit: dynamodb.edit };
-const isReady = (gateway) =>
-  eventually(async () => {
-    const answers = await Promise.all([1, 2, 3, 4].map(() => ask(gateway, "/channel/x")));
-    return answers.every(({ status }) => status === 402);
-  }, "every worker has reached the store and knows who settles", 20_000);
 const [a, b] = [await openGateway(backends, options), await openGateway(backends, options)];
-await Promise.all([isReady(a), isReady(b)]);
+await Promise.all([a, b].map((one) => everyWorkerSells(one, "/channel/x")));
 
 const PATIENCE = { patience: 40_000 };
 

@@ -19,6 +19,7 @@ import {
   assertTerms,
   DEFAULTS,
   eventually,
+  everyWorkerSells,
   latch,
   openBackends,
   openGateway,
@@ -26,7 +27,6 @@ import {
   payerAccount,
   paying,
   paymentFor,
-  pluginOf,
   quote,
   send,
   signPayment,
@@ -87,12 +87,11 @@ const stageOf = ({ fleet = "shop", relay, node = true, edit = etcd.edit, facilit
   edit: (bootstrap) => edit(bootstrap),
 });
 const reached = ({ envoy }) => eventually(async () => /store answers/.test(envoy.logs()), "the store is reached", 20_000);
-const isReady = (gateway) =>
-  eventually(async () => {
-    const post = { method: "POST", headers: { "content-type": "application/json" }, body: chatBody() };
-    const asked = [1, 2, 3, 4].flatMap(() => [ask(gateway, "/channel/x"), ask(gateway, CHAT, post)]);
-    return (await Promise.all(asked)).every(({ status }) => status === 402);
-  }, "every worker knows who settles", 20_000);
+const isReady = async (gateway) => {
+  const post = { method: "POST", headers: { "content-type": "application/json" }, body: chatBody() };
+  await everyWorkerSells(gateway, "/channel/x");
+  await everyWorkerSells(gateway, CHAT, post);
+};
 
 const [a, b] = [await openGateway(backends, stageOf({ relay: relayA })), await openGateway(backends, stageOf({ relay: relayB }))];
 // Another fleet in the same store, whose facilitator says yes as often as it is asked, and without a node to look into.

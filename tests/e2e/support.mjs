@@ -422,6 +422,16 @@ export async function eventually(condition, what, patience = PATIENCE_MS) {
   }
 }
 
+/**
+ * Waits until every worker answers with terms: each learns for itself who settles. So many connections that none of two or four
+ * workers is left out by chance.
+ */
+export async function everyWorkerSells(gateway, path, options) {
+  const answers = () => Promise.all(Array.from({ length: 32 }, () => ask(gateway, path, options).catch(() => ({}))));
+  const sells = async () => (await answers()).every(({ status }) => status === 402);
+  await eventually(sells, "every worker knows who settles", 30_000);
+}
+
 /** Lets the upstream answer in another way while `action` runs. */
 export async function withUpstream(gateway, intercept, action) {
   gateway.inference.intercept = intercept;

@@ -7,17 +7,17 @@ import { connect as connectHttp2 } from "node:http2";
 import { test } from "node:test";
 import { signPermit2Payment } from "./permit2.mjs";
 import {
+  DEFAULTS,
+  NETWORK,
   ask,
   assertNoTerms,
   assertTerms,
-  DEFAULTS,
-  encoded,
   eventually,
+  everyWorkerSells,
   headerSeen,
   latch,
-  NETWORK,
-  openGateway,
   openBackends,
+  openGateway,
   payerAccount,
   paying,
   send,
@@ -60,10 +60,7 @@ const kinds = [
   { x402Version: 2, scheme: "exact", network: NETWORK },
 ];
 for (const { fake } of [gateway, blind]) fake.always("/supported", { json: { kinds } });
-await eventually(
-  async () => (await Promise.all(Array.from({ length: 32 }, () => ask(gateway, "/flat")))).every(({ status }) => status === 402),
-  "every worker knows who settles",
-);
+await everyWorkerSells(gateway, "/flat");
 
 const body = (more = {}) =>
   JSON.stringify({ model: "fake-echo-1", messages: [{ role: "user", content: "a b c d e f" }], max_tokens: 100, ...more });

@@ -6,7 +6,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import OpenAI from "openai";
 import { makePayer } from "../../stage/client.mjs";
-import { DEFAULTS, eventually, ask, openGateway, openBackends, payerAccount, payTo, since } from "./support.mjs";
+import { DEFAULTS, eventually, ask, openGateway, openBackends, payerAccount, payTo, since, everyWorkerSells } from "./support.mjs";
 
 const price = {
   usage: "openai",
@@ -27,10 +27,7 @@ const plugin = {
 
 const backends = await openBackends({ chunkDelay: 2 });
 const gateway = await openGateway(backends, { plugin, concurrency: 2, allowOnHeadersStopIteration: true });
-await eventually(
-  async () => (await Promise.all([1, 2, 3, 4].map(() => ask(gateway, "/flat/x")))).every(({ status }) => status === 402),
-  "every worker knows who settles",
-);
+await everyWorkerSells(gateway, "/flat/x");
 
 const messages = [{ role: "user", content: "What is a payment that nobody has to make in advance?" }];
 const costOf = ({ prompt_tokens: input, completion_tokens: output }) => BigInt(Math.ceil(input * 2.5 + output * 10));

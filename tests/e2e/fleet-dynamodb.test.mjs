@@ -7,7 +7,7 @@ import { startStage } from "../../stage/stage.mjs";
 import { makeChannelPayer } from "./channels-support.mjs";
 import { startFakeDynamoDb } from "./fake-dynamodb.mjs";
 import { assertSpent, payAtLast, servedOf, told } from "./fleet-support.mjs";
-import { ask, assertNoTerms, assertServed, eventually, openBackends, openGateway, pay, paymentFor, pluginOf, signPayment, since, UPFRONT, withUpstream, everyWorkerSells } from "./support.mjs";
+import { ask, assertNoTerms, assertServed, eventually, everyWorkerSells, openBackends, openGateway, pay, paymentFor, pluginOf, signPayment, since, UPFRONT, withUpstream } from "./support.mjs";
 
 const AFTER = { name: "after", match: { path: "/after/{*rest}" }, price: "$0.002" };
 const JOINT = { name: "joint", match: { path: "/joint/{*rest}" }, price: "$0.002", settle: "concurrent" };
@@ -75,29 +75,38 @@ test("a payment's name counts at both", async () => {
   for (const gateway of [b, a]) assert.equal((await pay(gateway, "/named/x", await named(gateway, id))).status, 409);
 });
 
-test("a proxy that starts anew sells nothing of before, and delivers what is owed", async () => {
-  const first = await startStage({ backends, ...options });
-  const gateway = { ...first, port: first.envoy.port };
-  await isReady(gateway);
-  const [sold, owed] = [await paymentFor(gateway, "/upfront/x"), await paymentFor(gateway, "/upfront/x")];
-  assertServed(await pay(gateway, "/upfront/x", sold));
-  const failed = await withUpstream(a, (_, response) => void response.writeHead(500).end("no"), () => pay(gateway, "/upfront/x", owed));
-  assert.equal(failed.status, 500);
-  await first.stop();
-  const second = await startStage({ backends, ...options });
+/** Starts a third proxy for as long as `action` takes. */
+async function withThird(action) {
+  const stage = await startStage({ backends, ...options });
   try {
-    const again = { ...second, port: second.envoy.port };
-    await isReady(again);
-    await assertSpent(again, "/upfront/x", sold);
-    assertServed(await payAtLast(again, "/upfront/x", owed, PATIENCE));
-    await assertSpent(again, "/upfront/x", owed);
+    const gateway = { ...stage, port: stage.envoy.port };
+    await everyWorkerSells(gateway, "/channel/x");
+    return await action(gateway);
   } finally {
-    await second.stop();
+    await stage.stop();
   }
+}
+
+test("a proxy that starts anew sells nothing of before, and delivers what is owed", async () => {
+  const [sold, owed] = await withThird(async (gateway) => {
+    const payments = [await paymentFor(gateway, "/upfront/x"), await paymentFor(gateway, "/upfront/x")];
+    assertServed(await pay(gateway, "/upfront/x", payments[0]));
+    const failed = await withUpstream(a, (_, response) => void response.writeHead(500).end("no"), () => pay(gateway, "/upfront/x", payments[1]));
+    assert.equal(failed.status, 500);
+    return payments;
+  });
+  await withThird(async (gateway) => {
+    await assertSpent(gateway, "/upfront/x", sold);
+    assertServed(await payAtLast(gateway, "/upfront/x", owed, PATIENCE));
+    await assertSpent(gateway, "/upfront/x", owed);
+  });
 });
 
+/** Payments that came while the store was out of order. */
+const interrupted = [];
+
 for (const mode of ["silent", "refuse", "throttle", "lose"]) {
-  test(`while the store is out of order (${mode}), nothing is sold; then the same payment is good`, async () => {
+  test(`while the store is out of order (${mode}), nothing is sold`, async () => {
     const [payment, mark] = [await paymentFor(a, "/after/x"), await since(a)];
     dynamodb.mode = mode;
     try {
@@ -111,12 +120,20 @@ for (const mode of ["silent", "refuse", "throttle", "lose"]) {
     } finally {
       dynamodb.mode = "pass";
     }
-    const answers = await Promise.all([b, a].map((gateway) => payAtLast(gateway, "/after/x", payment, PATIENCE)));
-    assert.equal(servedOf(answers).length, 1, told(answers));
-    assert.equal((await mark.transfers()).length, 1);
-    assert.equal(mark.seen().filter(({ path }) => path === "/after/x").length, 1);
+    interrupted.push(payment);
   });
 }
+
+test("when the store is back, each of those payments buys one response", async () => {
+  const mark = await since(a);
+  const comeToAnEnd = async (payment) => {
+    const answers = await Promise.all([b, a].map((gateway) => payAtLast(gateway, "/after/x", payment, PATIENCE)));
+    assert.equal(servedOf(answers).length, 1, told(answers));
+  };
+  await Promise.all(interrupted.map(comeToAnEnd));
+  assert.equal((await mark.transfers()).length, 4);
+  assert.equal(mark.seen().filter(({ path }) => path === "/after/x").length, 4);
+});
 
 test("the log says why the store's answers do not count", () => {
   const logs = a.envoy.logs() + b.envoy.logs();

@@ -31,7 +31,7 @@ PANICKING := target/provoke-panic
 MAX_BYTES := 1572864
 MAX_CORE_BYTES := 1048576
 
-.PHONY: help setup build build-core build-pure-rust build-provoke-panic build-sdk size demo up run pay down docs test test-matrix test-mesh test-peers test-docker storm fuzz model bench growth profile lint schema dist clean rust-target root debian mesh-root
+.PHONY: help setup build build-core build-pure-rust build-named build-provoke-panic build-sdk size demo up run pay down docs test test-matrix test-mesh test-peers test-docker storm fuzz model bench growth profile lint schema dist clean rust-target root debian mesh-root
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,30 +83,37 @@ debian:
 			for service in $$services; do \
 				$$root systemctl disable --quiet --now $$service 2>/dev/null || $$root service $$service stop >/dev/null 2>&1 || true; done; done; fi
 
-# Builds the filter, in a target directory and with flags of cargo, and optimizes what cargo has linked; before all else by the passes of
-# wasm-opt that are named.
+# What becomes of what cargo has linked. What is the same in two functions becomes one; the lowest kilobyte is the end of the stack, so no
+# pointer plus offset wraps to it. A function that has one caller stays apart, unless it is small: V8 compiles function by function, and
+# Envoy keeps the memory that the largest one took.
+PASSES := --low-memory-unused --merge-similar-functions -Oz -ocimfs 100 -fimfs 20 -aimfs 2
+# Smaller functions than the compiler thinks are worth their bytes are inlined in the filter's own code, which is built for size.
+INLINE := -Cllvm-args=-inline-threshold=15
+
+# Builds the filter, in a target directory, with flags of cargo and flags of the compiler, and optimizes what cargo has linked, with
+# flags of wasm-opt.
 define build_filter
 @test -f $(1)/$(RELEASE)/$(OPTIMIZED) || echo "Building the filter (the first time takes a while)"
-@cargo build --quiet --release --locked --target $(TARGET) --target-dir $(1) $(2) $(REMAP)
-@cd $(1)/$(RELEASE) && if ! cmp -s $(LINKED) $(OPTIMIZED_FROM) || ! test -f $(OPTIMIZED); then \
-	$(BINARYEN)/wasm-opt $(3) -Oz $(WASM_FEATURES) $(LINKED) -o $(OPTIMIZED) \
+@cargo rustc --lib --quiet --release --locked --target $(TARGET) --target-dir $(1) $(2) $(REMAP) -- $(3)
+@cd $(1)/$(RELEASE) && if ! cmp -s $(LINKED) $(OPTIMIZED_FROM) || ! test -f $(OPTIMIZED) || test $(CURDIR)/Makefile -nt $(OPTIMIZED); then \
+	$(BINARYEN)/wasm-opt $(PASSES) $(4) $(WASM_FEATURES) $(LINKED) -o $(OPTIMIZED) \
 	&& cp $(LINKED) $(OPTIMIZED_FROM); fi; \
 	cmp -s $(OPTIMIZED) $(MODULE) || (rm -f $(MODULE) && cp $(OPTIMIZED) $(MODULE))
 endef
 
 build: rust-target .venv/.stamp node_modules/.stamp ## Build the filter: target/wasm32-unknown-unknown/release/x402_proxy_wasm.wasm
-	$(call build_filter,target,)
+	$(call build_filter,target,,$(INLINE))
 
-# The build that has to be small: everything is built for size, C too, which takes the recovery of a signer two per cent more time. What is
-# the same in two functions becomes one; the lowest kilobyte is the end of the stack, so no pointer plus offset wraps to it.
-SMALL := --config 'profile.release.opt-level="z"'
-SMALL_PASSES := --low-memory-unused --merge-similar-functions
-
+# The build that has to be small: everything is built for size, C too, which takes the recovery of a signer two per cent more time.
 build-core: rust-target .venv/.stamp node_modules/.stamp ## Build the filter without page, Solana, Coinbase's tokens, channels, bundles, settle: optimistic, signatures of the seller and shared ledgers: target/core/wasm32-unknown-unknown/release/x402_proxy_wasm.wasm
-	$(call build_filter,target/core,--no-default-features --features core $(SMALL),$(SMALL_PASSES))
+	$(call build_filter,target/core,--no-default-features --features core --config 'profile.release.opt-level="z"')
 
 build-pure-rust: rust-target node_modules/.stamp ## Build the filter with no code in C: target/pure-rust/wasm32-unknown-unknown/release/x402_proxy_wasm.wasm
-	$(call build_filter,target/pure-rust,--no-default-features --features pure-rust)
+	$(call build_filter,target/pure-rust,--no-default-features --features pure-rust,$(INLINE))
+
+# The filter with the names of its functions, for `make profile`.
+build-named: rust-target .venv/.stamp node_modules/.stamp
+	$(call build_filter,target/profile,--config profile.release.strip=false,$(INLINE),-g)
 
 build-provoke-panic: rust-target .venv/.stamp # A filter that panics where a request asks for it, for tests
 	@cargo build --quiet --release --locked --target $(TARGET) --target-dir $(PANICKING) --features provoke-panic $(REMAP)
@@ -115,10 +122,8 @@ build-sdk: rust-target # A filter written with the SDK, for tests and benchmarks
 	@cargo build --quiet --release --locked --target $(TARGET) --manifest-path tests/sdk/Cargo.toml \
 		|| (echo "tests/sdk does not build: has the SDK changed? See ARCHITECTURE.md, 'The ABI'" && exit 1)
 
-size: build build-core ## Print the sizes of the filter: at most 1.5 MiB, and at most 1 MiB, the size of a ConfigMap, with the feature core alone
-	@for limit in $(WASM):$(MAX_BYTES) $(CORE_WASM):$(MAX_CORE_BYTES); do \
-		file=$${limit%:*}; most=$${limit#*:}; bytes=$$(wc -c < $$file); echo "$$file: $$bytes bytes of $$most"; \
-		test $$bytes -le $$most || (echo "That is more than $$most." && exit 1) || exit 1; done
+size: build build-core ## Print the sizes of the filter: at most 1.5 MiB, with the feature core alone 1 MiB (the size of a ConfigMap), and 16 KB for a function
+	@node tools/size.mjs $(WASM):$(MAX_BYTES) $(CORE_WASM):$(MAX_CORE_BYTES)
 
 demo: setup build ## Watch one request being paid for, end to end, on a local chain
 	@node stage/demo.mjs
@@ -182,8 +187,9 @@ model: ## Visit every interleaving of larger worlds than `make test` does (takes
 test: setup debian build build-core build-provoke-panic build-sdk .tools/python-v1.stamp .tools/moto.stamp .tools/wasm-bindgen-$(WASM_BINDGEN).stamp ## Run every test: natively, in wasm, and in a real Envoy on a real chain
 	@node tests/run.mjs
 
-bench: setup build build-sdk ## Measure the filter beside its peers, on one core each (five minutes; QUICK=1 for a look)
+bench: setup build build-core build-sdk ## Measure the filter beside its peers, on one core each (five minutes; QUICK=1 for a look)
 	@node benches/bench.mjs $(if $(QUICK),--quick)
+	@node benches/carry.mjs $(if $(QUICK),--quick)
 	@node benches/channels.mjs $(if $(QUICK),--quick)
 	@node benches/fleet.mjs $(if $(QUICK),--quick)
 	@node benches/sdk.mjs $(if $(QUICK),--quick)
@@ -191,7 +197,7 @@ bench: setup build build-sdk ## Measure the filter beside its peers, on one core
 growth: setup build ## Measure what must not grow (routes, the ledger, memory over a soak: SOAK=100000 requests), and the worst that is not paid for (WORST=1: that alone)
 	@node benches/growth.mjs $(if $(SOAK),--soak $(SOAK)) $(if $(WORST),--worst)
 
-profile: .venv/.stamp node_modules/.stamp rust-target ## Count where the filter's time and size go, by function (needs valgrind)
+profile: build-named ## Count where the filter's time and size go, by function (needs valgrind)
 	@node benches/profile.mjs
 
 lint: rust-target .venv/.stamp node_modules/.stamp ## Check the format of the code, clippy's lints with warnings denied, and that vectors are as they are generated

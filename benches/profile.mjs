@@ -4,11 +4,12 @@
  * does nothing. Bytes of the module by the part of the code that they come from.
  */
 import { execFileSync } from "node:child_process";
-import { copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { Session } from "node:inspector/promises";
-import { homedir, tmpdir } from "node:os";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { checkout } from "../stage/processes.mjs";
+import { sizes } from "../tools/module.mjs";
 import { loadModule } from "./host.mjs";
 import { grouped, table, writePart } from "./report.mjs";
 
@@ -138,74 +139,8 @@ function instructions(binary, name) {
 
 // ---- The module ---------------------------------------------------------------------------------------------------
 
-/** The module as it is released, but with the names of its functions. */
-function buildNamed() {
-  const registry = join(process.env.CARGO_HOME ?? join(homedir(), ".cargo"), "registry", "src");
-  const remapped = readdirSync(registry).map((index) => `"--remap-path-prefix=${join(registry, index)}/="`);
-  const rustflags = `target.${TARGET}.rustflags=[${remapped},"--remap-path-prefix=${checkout}="]`;
-  cargo(["build", "--quiet", "--release", "--locked", "--target", TARGET, "--target-dir", "target/profile", "--config", "profile.release.strip=false", "--config", rustflags], checkout);
-  const linked = join(checkout, "target", "profile", TARGET, "release", "x402_proxy_wasm.wasm");
-  const features = ["bulk-memory", "multivalue", "mutable-globals", "nontrapping-float-to-int", "reference-types", "sign-ext"].map((one) => `--enable-${one}`);
-  const named = join(scratch, "named.wasm");
-  copyFileSync(linked, named);
-  execFileSync(join(checkout, "node_modules", ".bin", "wasm-opt"), ["--merge-similar-functions", "-Oz", "-g", ...features, linked, "-o", named]);
-  return named;
-}
-
-/** Sizes of the functions of a module, by name, and of its other sections. */
-function sizes(path) {
-  const bytes = readFileSync(path);
-  let at = 8;
-  const unsigned = () => {
-    let value = 0;
-    for (let shift = 0; ; shift += 7) {
-      const byte = bytes[at++];
-      value += (byte & 0x7f) * 2 ** shift;
-      if (byte < 0x80) return value;
-    }
-  };
-  const text = () => {
-    const length = unsigned();
-    return bytes.subarray(at, (at += length)).toString("utf8");
-  };
-  const bodies = [];
-  const names = new Map();
-  const sections = new Map();
-  let imported = 0;
-  const LABELS = { 2: "imports", 3: "function types", 7: "exports", 10: "code", 11: "data (texts, tables)" };
-  while (at < bytes.length) {
-    const id = bytes[at++];
-    const end = unsigned() + at;
-    const began = at;
-    if (id === 2) {
-      for (let count = unsigned(); count > 0; count--) {
-        text();
-        text();
-        const kind = bytes[at++];
-        if (kind !== 0) throw new Error("something else than a function is imported");
-        unsigned();
-        imported++;
-      }
-    } else if (id === 10) {
-      for (let count = unsigned(); count > 0; count--) {
-        const size = unsigned();
-        bodies.push(size);
-        at += size;
-      }
-    } else if (id === 0 && text() === "name") {
-      while (at < end) {
-        const kind = bytes[at++];
-        const next = unsigned() + at;
-        if (kind === 1) for (let count = unsigned(); count > 0; count--) names.set(unsigned(), text());
-        at = next;
-      }
-    }
-    at = end;
-    if (id !== 0) sections.set(LABELS[id] ?? "other sections", (sections.get(LABELS[id] ?? "other sections") ?? 0) + end - began);
-  }
-  const functions = bodies.map((size, index) => [demangled(names.get(imported + index) ?? "other"), size]);
-  return { functions, sections };
-}
+/** The module as it is released, but with the names of its functions: `make build-named`. */
+const NAMED = join(checkout, "target", "profile", TARGET, "release", "x402_proxy_wasm.wasm");
 
 const PLUGIN = {
   facilitator: { cluster: "facilitator", url: "http://127.0.0.1:4021", verify: "local" },
@@ -249,16 +184,16 @@ async function inV8(path, payments, expected) {
 
 try {
   const native = buildNative();
-  const named = buildNamed();
   const paymentsOf = (kind) => kind && execFileSync(native, ["payments", kind, "4000"], { encoding: "utf8", maxBuffer: 1e9 }).trim().split("\n");
   const counts = [];
   const timings = [];
   for (const [name, label, kind] of [...CASES, ["paid-full", "paid, 40 payments on each page of the ledger", null]]) {
     counts.push({ name, label, sums: instructions(native, name) });
     if (name === "paid-full") continue;
-    timings.push({ name, label, ...(await inV8(named, paymentsOf(kind), name === "free" || name === "paid" ? 200 : 402)) });
+    timings.push({ name, label, ...(await inV8(NAMED, paymentsOf(kind), name === "free" || name === "paid" ? 200 : 402)) });
   }
-  const { functions, sections } = sizes(named);
+  const { functions: bodies, sections } = sizes(NAMED);
+  const functions = bodies.map(([symbol, size]) => [demangled(symbol), size]);
   const total = ({ sums }) => sums.get("");
   const by = (name) => counts.find((one) => one.name === name);
   const ofFunctions = (sums) => [...sums].filter(([name]) => name !== "");

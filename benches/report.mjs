@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { checkout } from "../stage/processes.mjs";
 
 const FILE = join(checkout, "benches", "RESULTS.md");
-const PARTS = ["bench", "channels", "fleet", "sdk", "growth", "worst", "profile"];
+const PARTS = ["bench", "carry", "channels", "fleet", "sdk", "growth", "worst", "profile"];
 const HEADING = `# Results
 
 Written by \`make bench\`, \`make growth\` and \`make profile\`: each writes its own part anew. Figures of one part

@@ -70,7 +70,7 @@ const answers = (port) =>
 async function start({ name, command, args, port, core }) {
   const child = startProcess({ name, command, args, run });
   started.push(child);
-  const pin = () => execFileSync("taskset", ["-a", "-c", "-p", String(core), String(child.pid)], { stdio: "ignore" });
+  const pin = () => core !== null && execFileSync("taskset", ["-a", "-c", "-p", String(core), String(child.pid)], { stdio: "ignore" });
   pin();
   await until(() => answers(port), { what: name, process: child, timeoutMs: 60_000 });
   pin(); // Threads that it has started in the meantime.
@@ -103,18 +103,19 @@ const clusterOf = (name, port) => ({
 });
 
 /**
- * Starts an Envoy with one worker and without an access log.
+ * Starts an Envoy without an access log.
  *
  * @param {object} options
  * @param {string} options.name
- * @param {number} [options.core]
+ * @param {number} [options.core] on which it runs; with several workers it has all
+ * @param {number} [options.concurrency] workers
  * @param {object[]} options.routes Envoy's own
  * @param {object[]} [options.filters] in front of its router
  * @param {Record<string, number>} [options.clusters] name → port
  * @param {string} [options.logLevel] `info` is Envoy's own default
  * @param {(bootstrap: object) => void} [options.edit] changes the bootstrap in any other way
  */
-export async function startEnvoy({ name, core = SERVER_CORE, routes, filters = [], clusters = {}, logLevel = "info", requestId = true, isAdministered = false, edit }) {
+export async function startEnvoy({ name, concurrency = 1, core = concurrency === 1 ? SERVER_CORE : null, routes, filters = [], clusters = {}, logLevel = "info", requestId = true, isAdministered = false, edit }) {
   const port = await freePort();
   const adminPort = isAdministered ? await freePort() : null;
   const manager = {
@@ -144,7 +145,7 @@ export async function startEnvoy({ name, core = SERVER_CORE, routes, filters = [
   edit?.(bootstrap);
   const config = join(run.path, `${name}.json`);
   writeFileSync(config, JSON.stringify(bootstrap, null, 2));
-  const args = ["-c", config, "--disable-hot-restart", "--concurrency", "1", "--log-level", logLevel];
+  const args = ["-c", config, "--disable-hot-restart", "--concurrency", String(concurrency), "--log-level", logLevel];
   const envoy = await start({ name, command: ENVOY, args, port, core });
   // It accepts connections before its worker has configured the filter; that takes a while where there are many routes.
   await until(async () => (await (await fetch(`${envoy.url}/direct`)).arrayBuffer(), true), { what: name, timeoutMs: 60_000 });

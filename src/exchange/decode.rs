@@ -1,4 +1,7 @@
 //! From the text of a payment to an offer that it meets, or to the reason why there is none.
+//!
+//! Each form of a payment has a function that is not inlined: together they would be the largest of the module, and V8 takes memory for
+//! the largest that the proxy does not give back.
 
 use std::sync::Arc;
 
@@ -106,6 +109,7 @@ pub(super) fn for_asker(config: &Config, head: &Head<'_>, quote: &Quote, url: &S
 ///
 /// # Errors
 /// [`Rejection`], where none came, or it meets none.
+#[inline(never)]
 pub(super) fn candidate(
     context: Context<'_>,
     request: &PricedRequest,
@@ -191,6 +195,7 @@ fn read(context: Context<'_>, head: &RequestHead, quote: &Quote) -> Result<Read,
 }
 
 /// A payment of version 2 names the entry that it is for.
+#[inline(never)]
 fn read_v2(context: Context<'_>, json: &[u8], quote: &Quote) -> Result<Read, Rejection> {
     let received = PaymentPayload::from_json(json).map_err(|error| Rejection::Payment(Version::V2, error))?;
     let wanted = quote.terms.extensions.identifier;
@@ -240,6 +245,7 @@ fn read_v2(context: Context<'_>, json: &[u8], quote: &Quote) -> Result<Read, Rej
 }
 
 /// A payment that only the facilitator can judge, or can judge to the end.
+#[inline(never)]
 fn read_foreign(
     context: Context<'_>,
     received: &PaymentPayload<'_>,
@@ -280,6 +286,7 @@ fn read_foreign(
 }
 
 /// A payment out of a channel.
+#[inline(never)]
 fn read_channel(
     context: Context<'_>,
     received: &PaymentPayload<'_>,
@@ -336,6 +343,7 @@ fn read_channel(
 }
 
 /// A payment of version 1, which knows no extensions, names a scheme and a network, and its signature tells which entry there it is for.
+#[inline(never)]
 fn read_v1(context: Context<'_>, json: &[u8], quote: &Quote) -> Result<Read, Rejection> {
     if quote.terms.extensions.identifier == Some(Identifier::Required) {
         return Err(Rejection::Identifier(IdentifierError::Missing));

@@ -81,6 +81,7 @@ impl Asset {
     }
 
     /// Reads the price of a million tokens, in the fineness of rates.
+    #[inline(never)]
     pub(super) fn rate(&self, path: &str, value: &TextOr<raw::Units>) -> Result<U256> {
         let units = match value {
             TextOr::Text(text) => {

@@ -23,6 +23,7 @@ const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 /// Resolves the bundle of the route at `route`: its terms, and the entries by which it is bought. `offers` are those for a single
 /// request, whose price is the same for all if `is_fixed`.
+#[inline(never)]
 pub(super) fn bundle(
     route: &str,
     raw: &raw::Bundle,
@@ -110,6 +111,7 @@ fn denomination(offer: &Offer) -> String {
 }
 
 /// Returns the entry that sells the bundle beside this one.
+#[inline(never)]
 fn sold(path: &str, raw: &raw::Bundle, single: &Offer, lasts: u64, is_fixed: bool) -> Result<Offer> {
     let one = single.requirement.amount;
     let (amount, content) = match (raw.calls, &raw.credit, &raw.price) {

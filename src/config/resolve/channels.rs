@@ -23,6 +23,7 @@ const MOST: u32 = 1_048_576;
 const WITHDRAW_DELAYS: std::ops::RangeInclusive<u64> = 900..=2_592_000;
 
 /// Resolves the rules for channels.
+#[inline(never)]
 pub(super) fn channels(raw: &raw::Channels, environment: Environment<'_>) -> Result<Channels> {
     let raw::Channels { authorizer, claim_above, claim_every, refund_idle, max_channels, flush } = raw;
     let is_wanted = authorizer.is_some()
@@ -85,6 +86,7 @@ fn resolve_flush(raw: &raw::Flush, environment: Environment<'_>) -> Result<Flush
 
 /// Resolves the terms of channels of an entry; `None` where it is of another scheme. `authorizer` is the gate's own, where it
 /// has one.
+#[inline(never)]
 pub(super) fn terms(
     path: &str,
     entry: &raw::Entry,

@@ -71,6 +71,7 @@ pub(super) fn needs_principals(routes: &[Route]) -> bool {
 }
 
 /// Returns the keys of the proxy's dynamic metadata that the routes need, each once.
+#[inline(never)]
 pub(super) fn metadata(routes: &[Route]) -> Vec<MetadataKey> {
     let recipients = offers(routes).filter_map(|offer| offer.recipient_from.clone());
     let tariffs = terms(routes).filter_map(|terms| terms.tariff.as_ref());
@@ -100,6 +101,7 @@ pub(super) fn all_are_reached(table: &RouteTable) -> Result<()> {
 }
 
 /// Returns warnings about a configuration that is valid, and may not be what was meant. Each begins with a path.
+#[inline(never)]
 pub(super) fn warnings(
     about: &About<'_>,
     issuer: Option<&Issuer>,

@@ -15,6 +15,7 @@ use crate::x402::requirement::{Evm, Rail, Scheme, TransferMethod, domain_separat
 
 impl Inherited<'_> {
     /// Resolves an entry on a chain of Ethereum's family.
+    #[inline(never)]
     pub(super) fn evm_offer(
         &self,
         path: &str,

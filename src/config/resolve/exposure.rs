@@ -28,6 +28,7 @@ impl Inherited<'_> {
     }
 
     /// Resolves what may be delivered by an entry before it is paid; `None` where its response waits for its settlement.
+    #[inline(never)]
     pub(super) fn exposure(&self, scheme: &Scheme, asset: &Asset) -> Result<Option<Limits>> {
         if !IS_BUILT_IN {
             return Ok(None);

@@ -25,6 +25,7 @@ const WITH_QUERY: [&str; 3] = ["GET", "HEAD", "DELETE"];
 const WITH_BODY: [&str; 3] = ["POST", "PUT", "PATCH"];
 
 /// Resolves the extensions of a route.
+#[inline(never)]
 pub(super) fn extensions(path: &str, route: &raw::Route, offers: &[Arc<Offer>]) -> Result<Extensions> {
     let Some(raw) = &route.extensions else { return Ok(Extensions::default()) };
     let bazaar = raw.bazaar.as_ref().map(|raw| bazaar(&format!("{path}.bazaar"), raw, &route.matcher)).transpose()?;

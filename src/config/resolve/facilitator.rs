@@ -20,6 +20,7 @@ const MAX_FACILITATORS: usize = 16;
 const DEFAULT_MAX_FAILURES: u32 = 5;
 
 /// Resolves the facilitators.
+#[inline(never)]
 pub(super) fn facilitators(
     one: Option<raw::Facilitator>,
     several: Option<Vec<Object<raw::Facilitator>>>,
@@ -65,6 +66,7 @@ fn refuse_shared_names(all: &[Facilitator], is_named: &[bool]) -> Result<()> {
     Ok(())
 }
 
+#[inline(never)]
 fn facilitator(
     path: &str,
     raw: raw::Facilitator,

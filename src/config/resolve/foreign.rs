@@ -17,6 +17,7 @@ use crate::x402::requirement::{Foreign, PaymentFlow, Rail, Scheme, Svm};
 
 impl Inherited<'_> {
     /// Resolves an entry of which the filter checks little or nothing itself.
+    #[inline(never)]
     pub(super) fn foreign_offer(
         &self,
         path: &str,
@@ -130,6 +131,7 @@ fn foreign_recipient(path: &str, entry: &raw::Entry) -> Result<String> {
 }
 
 /// Resolves the parts of Solana's `exact` that the filter checks itself.
+#[inline(never)]
 fn svm(path: &str, foreign: &Foreign, decimals: u8) -> Result<Svm> {
     let key = |key: &str, text: &str| text.parse::<Pubkey>().map_err(at(format!("{path}.{key}"), text));
     let extra = |name: &str| foreign.extra.contains_key(name).then(|| foreign.text(name));

@@ -3,6 +3,9 @@
 //! One file for each thing that is resolved: a route (`route.rs`) has terms (`terms.rs`); each entry of its `accepts` becomes
 //! an offer (`offer.rs`; by its rail, `evm.rs` or `foreign.rs`) in an asset of a network (`network.rs`, `asset.rs`), to
 //! recipients (`recipient.rs`), at a price (`price.rs`). Checks across routes stand in `checks.rs`.
+//!
+//! The larger ones are not inlined (`#[inline(never)]`): they have one caller each, and would all become one function, for whose
+//! compilation V8 takes memory that the proxy does not give back.
 
 mod asset;
 mod bundle;

@@ -26,6 +26,7 @@ pub(super) struct Network {
 
 impl Networks {
     /// Resolves the networks of the configuration, beside those of the built-in table.
+    #[inline(never)]
     pub(super) fn new(added: Named<Object<raw::Network>>) -> Result<Self> {
         let mut networks = Self(Vec::with_capacity(NETWORKS.len()));
         for known in NETWORKS {

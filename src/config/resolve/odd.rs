@@ -46,6 +46,7 @@ pub(super) fn warn(warnings: &mut Warnings, path: &str, pattern: &str, terms: &R
 }
 
 /// Warns of a bundle that nobody should buy, or everybody.
+#[inline(never)]
 fn warn_of_bundle(warnings: &mut Warnings, path: &str, terms: &RouteTerms) {
     for offer in &terms.offers {
         let Some(Bundle { content: Content::Calls(calls), .. }) = offer.requirement.bundle else { continue };
@@ -118,6 +119,7 @@ fn warn_of_models(warnings: &mut Warnings, path: &str, tariff: &Tariff) {
     }
 }
 
+#[inline(never)]
 fn warn_of_rates(warnings: &mut Warnings, path: &str, pattern: &str, tariff: &Tariff, offers: &[Arc<Offer>]) {
     let rated = || offers.iter().filter_map(|offer| Some((offer, offer.rates.as_deref()?)));
     let rates = || rated().flat_map(|(_, rates)| tariff.models.iter().zip(&rates.models));

@@ -15,6 +15,7 @@ use crate::page::Template;
 
 /// Resolves the page that browsers get; `None` where they get the same as programs.
 #[cfg(feature = "page")]
+#[inline(never)]
 pub(super) fn page(raw: raw::Page) -> Result<Option<PageConfig>> {
     let is_header = |csp: &String| !csp.is_empty() && is_field_value(csp);
     if raw.csp.as_ref().is_some_and(|csp| raw.html.is_none() || !is_header(csp)) {

@@ -11,6 +11,7 @@ use crate::evm::Address;
 use crate::svm::Pubkey;
 
 /// Resolves the payers whose payments are taken.
+#[inline(never)]
 pub(super) fn payers(raw: &raw::Payers) -> Result<Payers> {
     let allow = raw.allow.as_ref().map(|texts| accounts("allow", texts)).transpose()?;
     Ok(Payers { allow, deny: accounts("deny", &raw.deny)? })

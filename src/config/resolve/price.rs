@@ -35,6 +35,7 @@ impl<'a> Price<'a> {
     }
 
     /// Resolves a fixed price in atomic units of the asset; a placeholder where a service names the price.
+    #[inline(never)]
     pub(super) fn amount(&self, asset: &Asset) -> Result<Amount> {
         let path = self.path.as_str();
         let amount = match self.raw {
@@ -60,6 +61,7 @@ impl<'a> Price<'a> {
     }
 
     /// Resolves the price by tokens, if the route has one.
+    #[inline(never)]
     pub(super) fn tariff(&self) -> Result<Option<Tariff>> {
         let TextOr::Object(price) = self.raw else { return Ok(None) };
         let Some(usage) = &price.usage else {
@@ -122,6 +124,7 @@ impl<'a> Price<'a> {
     }
 
     /// Resolves the prices of tokens in an asset, if the route is priced by them.
+    #[inline(never)]
     pub(super) fn rates(&self, asset: &Asset) -> Result<Option<Rates>> {
         let TextOr::Object(price) = self.raw else { return Ok(None) };
         let Some(models) = self.models(price)? else { return Ok(None) };

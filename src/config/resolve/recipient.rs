@@ -22,6 +22,7 @@ impl Inherited<'_> {
     }
 
     /// Resolves the recipients of an entry; none where the proxy names the recipient.
+    #[inline(never)]
     pub(super) fn recipients(&self, path: &str, entry: &raw::Entry) -> Result<Vec<Recipient>> {
         let (path, recipient) = self.pay_to(path, entry)?;
         match recipient {

@@ -29,6 +29,7 @@ pub(super) struct Context<'a> {
 
 impl Context<'_> {
     /// Resolves the routes, each with its matcher.
+    #[inline(never)]
     pub(super) fn routes(self, raw: Vec<Object<raw::Route>>) -> Result<(Vec<Route>, Vec<Matcher>)> {
         let mut labels = BTreeSet::new();
         let mut routes = Vec::with_capacity(raw.len());
@@ -49,6 +50,7 @@ impl Context<'_> {
         Ok((routes, matchers))
     }
 
+    #[inline(never)]
     fn route(self, path: &str, index: usize, raw: &raw::Route, matcher: &Matcher) -> Result<Route> {
         let label = label(path, index, raw.name.as_ref())?;
         let terms = match (&raw.price, raw.free) {
@@ -120,6 +122,7 @@ fn asks_something(raw: &raw::Route) -> bool {
         || raw.bundle.is_some()
 }
 
+#[inline(never)]
 fn matcher(path: &str, raw: &raw::Match) -> Result<Matcher> {
     let hosts = raw
         .hosts

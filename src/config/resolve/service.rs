@@ -44,6 +44,7 @@ pub(super) fn quote(path: &str, raw: &raw::Quote, environment: Environment<'_>) 
 }
 
 /// Resolves the service that stands at `path` of the configuration.
+#[inline(never)]
 pub(super) fn service(
     path: &str,
     cluster: String,

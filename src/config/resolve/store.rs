@@ -35,6 +35,7 @@ pub(super) fn etcd(_: &raw::Etcd) -> Result<Option<SharedLedger>> {
 
 /// Resolves a table of DynamoDB's.
 #[cfg(feature = "dynamodb")]
+#[inline(never)]
 pub(super) fn dynamodb(raw: &raw::DynamoDb) -> Result<Option<SharedLedger>> {
     let raw::DynamoDb { cluster, table, fleet, timeout } = raw;
     let service = service("ledger.store.dynamodb", cluster, fleet, timeout.as_deref())?;

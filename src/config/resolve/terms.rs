@@ -26,6 +26,7 @@ const MAX_DESCRIPTION_BYTES: usize = 2048;
 
 impl Context<'_> {
     /// Resolves the terms of the route at `path`.
+    #[inline(never)]
     pub(super) fn terms(
         self,
         path: &str,
@@ -94,6 +95,7 @@ impl Context<'_> {
 
 impl Inherited<'_> {
     /// Resolves the entries of `accepts`, of which no two may be the same.
+    #[inline(never)]
     fn offers(&self, path: &str, entries: &[Object<raw::Entry>], networks: &Networks) -> Result<Vec<Arc<Offer>>> {
         let mut offers: Vec<Arc<Offer>> = Vec::with_capacity(entries.len());
         for (index, Object(entry)) in entries.iter().enumerate() {

@@ -20,6 +20,7 @@ mod fake_envoy;
 #[cfg(feature = "etcd")]
 mod fake_etcd;
 mod faults;
+mod first_sight;
 mod fleet;
 mod keeping;
 mod leaving;

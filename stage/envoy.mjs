@@ -212,8 +212,9 @@ export async function startEnvoy({ run, name = "envoy", concurrency = 1, logLeve
     adminPort,
     pid: child.pid,
     logs: child.log,
+    // What stands behind the last line's end is a line that is still being written.
     accessLog: () =>
-      existsSync(accessLog) ? readFileSync(accessLog, "utf8").split("\n").filter(Boolean).map((line) => JSON.parse(line)) : [],
+      existsSync(accessLog) ? readFileSync(accessLog, "utf8").split("\n").slice(0, -1).map((line) => JSON.parse(line)) : [],
     stats: async (filter = "") => {
       const { stats } = JSON.parse(await admin(`/stats?format=json&filter=${encodeURIComponent(filter)}`));
       return Object.fromEntries(stats.filter((stat) => "value" in stat).map((stat) => [stat.name, stat.value]));

@@ -121,7 +121,8 @@ function openNames() {
 
 async function openNetwork(authority) {
   await sh("ip", "link", "set", "lo", "up");
-  await sh("ip", "link", "add", "mesh", "type", "bridge");
+  // An address of its own: a bridge without one takes that of a pod, another one with each pod that comes, and is lost to its neighbours.
+  await sh("ip", "link", "add", "mesh", "address", "02:00:00:00:00:01", "type", "bridge");
   for (const address of [BRIDGE, FACILITATOR, REGISTRY]) await sh("ip", "address", "add", `${address}/16`, "dev", "mesh");
   await sh("ip", "link", "set", "mesh", "up");
   const own = { "/etc/hosts": `127.0.0.1 localhost\n${FACILITATOR} ${NAME}\n${REGISTRY} registry.example.com\n`, "/etc/resolv.conf": `nameserver ${BRIDGE}\n` };

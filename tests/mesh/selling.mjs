@@ -133,13 +133,16 @@ export async function assertBelievesTheFacilitatorAlone(world, url, log, { send 
   await eventually(async () => (await makePayer({ send }).fetch(url)).status === 200, "the facilitator itself is believed");
 }
 
+/** Of a request that makes the build PANICKING panic, and no other. */
+export const PROVOKE = { headers: { "x-provoke-panic": "request" } };
+
 /** Pays while the filter is told to panic: nothing may be served; then waits until it is there again, and it sells. */
 export async function assertOutlivesPanic(world, url, log, { send = fetchAnew } = {}) {
   await untilForSale(url, { send });
   await assertSells(world, url, { send });
   const payer = makePayer({
     send: (input) => {
-      if (input.headers.has("payment-signature")) input.headers.set("x-provoke-panic", "request");
+      for (const [name, value] of Object.entries(PROVOKE.headers)) if (input.headers.has("payment-signature")) input.headers.set(name, value);
       return send(input);
     },
   });

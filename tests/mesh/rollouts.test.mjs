@@ -3,13 +3,15 @@
  * remembered after.
  */
 import assert from "node:assert/strict";
+import { existsSync } from "node:fs";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
+import { makePayer } from "../../stage/client.mjs";
 import { documents } from "./cluster.mjs";
 import { openEdge, openIstio } from "./istio.mjs";
 import { loadOn } from "./load.mjs";
 import { assertOutlivesPanic, PROVOKE, untilForSale } from "./selling.mjs";
-import { openWorld, PANICKING } from "./world.mjs";
+import { eventually, NODE, openWorld, PANICKING, PREVIOUS } from "./world.mjs";
 
 const world = await openWorld();
 const istio = await openIstio(world);
@@ -71,6 +73,60 @@ test("A new build of the module: its code runs", async () => {
     await untilDescribed("another build");
   });
   await assertOutlivesPanic(world, urls()[0], edge.proxies[0].log);
+});
+
+/** Fails if one of these payments buys, or anybody asks the facilitator about it: the ledger knows them. */
+async function assertRemembered(payments) {
+  assert.ok(payments.length > 0);
+  const asked = () => ["/verify", "/settle"].map((path) => world.facilitator.count(path));
+  const before = asked();
+  for (const payment of payments) assert.equal((await fetch(urls()[0], { headers: { "payment-signature": payment } })).status, 402);
+  assert.deepEqual(asked(), before, "the facilitator was asked about a payment that the ledger should know");
+}
+
+/** Pays while neither the facilitator's answer to the settlement is heard, nor the node. @returns {Promise<string>} the payment */
+async function payUnheard() {
+  const payer = makePayer();
+  world.front.loses = ["/settle", NODE];
+  const answer = await payer.fetch(urls()[0]).finally(() => (world.front.loses = []));
+  assert.ok(answer.status >= 500, `${answer.status}: nobody knows whether it was paid for`);
+  return payer.exchanges.at(-1).sent.get("payment-signature");
+}
+
+/** Sends such a payment until it buys. */
+const redeem = (payment) =>
+  eventually(async () => (await fetch(urls()[0], { headers: { "payment-signature": payment } })).status === 200, "what was paid for is served");
+
+const hasPrevious = existsSync(PREVIOUS) ? {} : { skip: "the history does not reach back to the release before this one" };
+test("The release before this one, and back: both keep one ledger", hasPrevious, async () => {
+  await world.registry.push(PREVIOUS, "x402-proxy-wasm:previous");
+  const block = (await world.chain.client.getBlockNumber()) + 1n;
+  const rollOut = (tag) =>
+    underLoad(async () => {
+      await cluster.apply(plugin((spec) => {
+        const { facilitator, routes } = spec.pluginConfig;
+        spec.url = `oci://registry.example.com/x402-proxy-wasm:${tag}`;
+        spec.pluginConfig.rpc = { base: { cluster: facilitator.cluster, url: `${facilitator.url}${NODE}`, confirmations: 1 } };
+        Object.assign(routes[0], { price: "$0.002", description: tag });
+      }));
+      await untilDescribed(tag);
+    });
+  const { log } = edge.proxies[0];
+  const from = log().length;
+  const there = await rollOut("previous");
+  const said = log().slice(from);
+  assert.ok(/x402: configured/.test(said) && !/x402: routes\[0\]\.pay_to/.test(said), "that release runs: it did not warn of the example's account");
+  await assertRemembered(there.bought);
+  const unheardThere = await payUnheard();
+  const back = await rollOut("0.1.0");
+  await redeem(unheardThere);
+  await assertRemembered([...there.bought, ...back.bought, unheardThere]);
+  const unheardHere = await payUnheard();
+  const again = await rollOut("previous");
+  await redeem(unheardHere);
+  const all = [...there.bought, ...back.bought, ...again.bought, unheardThere, unheardHere];
+  await assertRemembered(all);
+  assert.equal((await world.chain.transfers(block)).length, all.length, "settled twice, or for nothing");
 });
 
 test("A new facilitator", async () => {

@@ -157,11 +157,24 @@ MESH_STAMPS := $(MESH:%=.tools/mesh/%.stamp)
 	@touch $@
 .tools/mesh/istio.stamp: tests/mesh/go/istio/main.go
 
+# The module of the release before this one, for tests of rollouts: built out of the history, and kept. Where that does not reach so far
+# back, those tests are skipped.
+PREVIOUS := bc20718d5ddce6d7bfc3ebac1fd46a16399f3d37
+PREVIOUS_STAMP := .tools/previous-$(PREVIOUS).stamp
+$(PREVIOUS_STAMP): | rust-target
+	@mkdir -p .tools && rm -f .tools/previous*.stamp .tools/previous.wasm
+	@if git cat-file -e $(PREVIOUS)^{commit} 2>/dev/null; then \
+		echo "Building the module of the release before this one into .tools (minutes, once)"; \
+		directory=$$(mktemp -d) && trap 'rm -rf "$$directory"' EXIT && git archive $(PREVIOUS) | tar -x -C "$$directory" \
+		&& (cd "$$directory" && cargo build --quiet --release --locked --target $(TARGET) --target-dir target) \
+		&& cp "$$directory/target/$(RELEASE)/$(MODULE)" .tools/previous.wasm && touch $@; \
+	else echo "The history does not have the release before this one: rollouts from it are not tested"; fi
+
 mesh-root: root
 	@command -v go >/dev/null || (echo "make test-mesh builds control planes: it needs Go 1.26 or newer on the PATH (https://go.dev/dl)" && exit 1)
 
 test-mesh: DEBIAN := $(DEBIAN_MESH)
-test-mesh: mesh-root setup debian build build-provoke-panic $(MESH_STAMPS) ## The manifests as they are shipped on real control planes: Istio and Envoy Gateway (needs root and Go; FILES=tests/mesh/x.test.mjs)
+test-mesh: mesh-root setup debian build build-provoke-panic $(MESH_STAMPS) $(PREVIOUS_STAMP) ## The manifests as they are shipped on real control planes: Istio and Envoy Gateway (needs root and Go; FILES=tests/mesh/x.test.mjs)
 	@node tests/mesh/run.mjs $(FILES)
 
 test-peers: setup build ## Suites of others on the filter: hostile-facilitator and x402-conformance (three minutes)

@@ -24,6 +24,7 @@ function pinned(text) {
     .replace(`\n    url: oci://${PLACEHOLDER}\n`, (line) => `${line}    sha256: "${hash}"\n`)
     .replace(`\n  url: oci://${PLACEHOLDER}\n`, (line) => `${line}  sha256: "${hash}"\n`)
     .replace(`{url: "${PLACEHOLDER}"}`, `{url: "${PLACEHOLDER}", sha256: "${hash}"}`)
+    .replace(`{hostKeys: ["${PLACEHOLDER}"]}`, `{hostKeys: ["${hash}"]}`)
     .replace("sha256: nil", `sha256: "${hash}"`)
     .replaceAll(PLACEHOLDER, image || PLACEHOLDER);
 }

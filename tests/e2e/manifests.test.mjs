@@ -233,8 +233,10 @@ test("`make dist` names the image by its digest, wherever it is named", () => {
   const [{ digest }] = JSON.parse(readFileSync(join(dist, "image", "index.json"), "utf8")).manifests;
   const hash = digest.replace("sha256:", "");
   const images = [];
+  const modules = [];
   const look = (where, value) => {
     if (typeof value !== "object" || value === null) return;
+    if (value.hostKeys) modules.push([where, value.hostKeys]);
     const url = value.url ?? value.http_uri?.uri;
     if (/registry/.test(url)) images.push([where, url.replace("oci://", ""), value.sha256]);
     Object.values(value).forEach((inner) => look(where, inner));
@@ -248,6 +250,7 @@ test("`make dist` names the image by its digest, wherever it is named", () => {
   }
   const expected = ["envoyfilter", "gateway", "sidecar", "traffic-extension", "waypoint", "policy"];
   assert.deepEqual(images, expected.map((name) => [`${name}.yaml`, "registry.shop.example/x402:7", hash]));
+  assert.deepEqual(modules, [["policy.yaml", [hash]]], "by which Envoy tells modules apart");
 });
 
 /** A certificate authority, and certificates of it. */

@@ -6,7 +6,8 @@ import { checkout } from "../../stage/processes.mjs";
 import { ENVOY, eventually, programs } from "./world.mjs";
 
 const SHARE = join(checkout, ".tools", "mesh", "share", "envoy-gateway");
-const NAMESPACE = "envoy-gateway-system";
+/** The namespace of its control plane and of its proxies. */
+export const NAMESPACE = "envoy-gateway-system";
 const CONTROLLER = "gateway.envoyproxy.io/gatewayclass-controller";
 
 /** The user of Envoy's image. */

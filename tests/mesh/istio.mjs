@@ -120,7 +120,8 @@ export const PORTS = [{ name: "http", port: 80, targetPort: 8080, protocol: "TCP
 /**
  * Starts the waypoint of a namespace, and behind it the service `weather`.
  *
- * @returns {Promise<{proxy: object, sendAs: (caller: object) => typeof fetch}>} `sendAs` sends as a pod with an agent does
+ * @returns {Promise<{proxy: object, service: string, sendAs: (caller: object) => typeof fetch}>} `service` is the service's address and
+ *   port, `sendAs` sends as a pod with an agent does
  */
 export async function openWaypoint(world, istio, namespace) {
   const { cluster } = world;
@@ -129,26 +130,32 @@ export async function openWaypoint(world, istio, namespace) {
     spec: { gatewayClassName: "istio-waypoint", listeners: [{ name: "mesh", port: 15008, protocol: "HBONE" }] },
   });
   const weather = await plainApi(world, `${namespace}-weather`, { namespace, labels: { app: "weather" } });
-  const address = await cluster.service("weather", { namespace, labels: { "istio.io/use-waypoint": "waypoint" }, selector: { app: "weather" }, ports: PORTS, pods: [weather] });
+  // What comes in by a gateway goes through the waypoint, too.
+  const labels = { "istio.io/use-waypoint": "waypoint", "istio.io/ingress-use-waypoint": "true" };
+  const address = await cluster.service("weather", { namespace, labels, selector: { app: "weather" }, ports: PORTS, pods: [weather] });
   const proxy = await istio.gatewayPod(`${namespace}-waypoint`, { gateway: "waypoint", namespace, role: "waypoint", env: { ISTIO_META_ENABLE_HBONE: "true" } });
   const ports = [15021, 15008].map((port) => ({ name: `port-${port}`, port, protocol: "TCP" }));
   await cluster.service("waypoint", { namespace, selector: { "gateway.networking.k8s.io/gateway-name": "waypoint" }, ports, pods: [proxy.pod] });
   await proxy.ready();
-  const sendAs = (caller) => throughWaypoint({ waypoint: proxy.pod.ip, service: `${address}:80`, identity: identityOf(caller) });
-  return { proxy, sendAs };
+  const service = `${address}:80`;
+  const sendAs = (caller) => throughWaypoint({ waypoint: proxy.pod.ip, service, identity: identityOf(caller) });
+  return { proxy, service, sendAs };
 }
 
 /**
- * Starts a gateway of the Gateway API, and behind it the service `api`.
+ * Starts a gateway of the Gateway API, and behind it the service `api`, or another one that is there.
  *
  * @param {string} namespace where the Gateway `edge`, its route and the API are
- * @param {object} [options] of gatewayPod; `replicas`: how many pods
+ * @param {object} [options] of gatewayPod; `replicas`: how many pods; `service`: which one is there
  * @returns {Promise<{proxies: object[], api: import("./world.mjs").Pod, urls: string[], start: () => Promise<object>}>}
  */
-export async function openEdge(world, istio, namespace = "default", { replicas = 1, ...options } = {}) {
+export async function openEdge(world, istio, namespace = "default", { replicas = 1, service, ...options } = {}) {
   const { cluster } = world;
-  const api = await plainApi(world, `${namespace}-api`, { namespace, labels: { app: "api" } });
-  await cluster.service("api", { namespace, selector: { app: "api" }, ports: PORTS, pods: [api] });
+  let api = null;
+  if (!service) {
+    api = await plainApi(world, `${namespace}-api`, { namespace, labels: { app: "api" } });
+    await cluster.service("api", { namespace, selector: { app: "api" }, ports: PORTS, pods: [api] });
+  }
   await cluster.applyIn(
     namespace,
     {
@@ -157,7 +164,7 @@ export async function openEdge(world, istio, namespace = "default", { replicas =
     },
     {
       apiVersion: "gateway.networking.k8s.io/v1", kind: "HTTPRoute", metadata: { name: "api" },
-      spec: { parentRefs: [{ name: "edge" }], rules: [{ backendRefs: [{ name: "api", port: 80 }] }] },
+      spec: { parentRefs: [{ name: "edge" }], rules: [{ backendRefs: [{ name: service ?? "api", port: 80 }] }] },
     },
   );
   const proxies = [];
@@ -212,12 +219,13 @@ export const identityOf = (proxy) => ({
  * @param {string} options.waypoint its address
  * @param {string} options.service address and port of the service
  * @param {ReturnType<typeof identityOf>} options.identity the caller's
+ * @param {"http" | "https"} [options.protocol] plain text, or TLS
  */
-export function throughWaypoint({ waypoint, service, identity }) {
+export function throughWaypoint({ waypoint, service, identity, protocol = "https" }) {
   return async (input, init) => {
     const request = new Request(input, init);
     const body = Buffer.from(await request.arrayBuffer());
-    const session = connectHttp2(`https://${waypoint}:15008`, { ...identity, checkServerIdentity: () => undefined });
+    const session = connectHttp2(`${protocol}://${waypoint}:15008`, { ...identity, checkServerIdentity: () => undefined });
     // Whoever waits hears of it.
     session.setTimeout(30_000, () => session.destroy(new Error("the waypoint does not answer")));
     try {
@@ -226,6 +234,7 @@ export function throughWaypoint({ waypoint, service, identity }) {
       await new Promise((resolve, reject) => {
         session.once("error", reject);
         tunnel.once("error", reject);
+        tunnel.once("close", () => reject(new Error("the waypoint closed the connection")));
         tunnel.once("response", (headers) => (headers[":status"] === 200 ? resolve() : reject(new Error(`CONNECT: ${headers[":status"]}`))));
       });
       const { pathname, search, host } = new URL(request.url);

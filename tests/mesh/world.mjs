@@ -40,6 +40,8 @@ export const PROXY_UID = 1337;
 const BRIDGE = "10.1.0.1";
 /** The facilitator's name in the manifests; it is there by another one too, which begins with `other-`. */
 const NAME = "facilitator.example.com";
+/** The path at which a node of the chain answers by the facilitator's name. */
+export const NODE = "/rpc";
 const [FACILITATOR, REGISTRY] = ["10.1.0.2", "10.1.0.3"];
 
 /** The module that the world's registry holds as x402-proxy-wasm:0.1.0. */
@@ -47,6 +49,9 @@ export const WASM = process.env.WASM ?? join(checkout, "target", "wasm32-unknown
 
 /** A build that panics where a request asks for it: `make build-provoke-panic`. */
 export const PANICKING = process.env.PANICKING ?? join(checkout, "target", "provoke-panic", "wasm32-unknown-unknown", "release", "x402_proxy_wasm.wasm");
+
+/** The module of the release before this one, where the history reaches so far back. */
+export const PREVIOUS = process.env.PREVIOUS ?? join(checkout, ".tools", "previous.wasm");
 
 /** Envoy itself: Python's package carries it. */
 export const ENVOY = process.env.ENVOY ?? envoyOf(join(checkout, ".venv", "lib"));
@@ -121,7 +126,8 @@ function openNames() {
 
 async function openNetwork(authority) {
   await sh("ip", "link", "set", "lo", "up");
-  await sh("ip", "link", "add", "mesh", "type", "bridge");
+  // An address of its own: a bridge without one takes that of a pod, another one with each pod that comes, and is lost to its neighbours.
+  await sh("ip", "link", "add", "mesh", "address", "02:00:00:00:00:01", "type", "bridge");
   for (const address of [BRIDGE, FACILITATOR, REGISTRY]) await sh("ip", "address", "add", `${address}/16`, "dev", "mesh");
   await sh("ip", "link", "set", "mesh", "up");
   const own = { "/etc/hosts": `127.0.0.1 localhost\n${FACILITATOR} ${NAME}\n${REGISTRY} registry.example.com\n`, "/etc/resolv.conf": `nameserver ${BRIDGE}\n` };
@@ -217,12 +223,14 @@ function podMaker(own) {
 }
 
 /** The facilitator at its name: TLS before the real one, with the certificate that a test wants. */
-async function frontFacilitator(authority, port) {
-  const front = { answers: null };
+async function frontFacilitator(authority, port, chainPort) {
+  const front = { answers: null, loses: [] };
   const pass = (request, response) => {
     if (front.answers) return front.answers(request, response);
     const { method, url, headers } = request;
-    const onward = requestHttp({ host: "127.0.0.1", port, method, path: url, headers }, (answer) => {
+    const to = url === NODE ? { port: chainPort, path: "/" } : { port, path: url };
+    const onward = requestHttp({ host: "127.0.0.1", ...to, method, headers }, (answer) => {
+      if (front.loses.includes(url)) return answer.resume().on("end", () => response.destroy());
       response.writeHead(answer.statusCode, answer.headers);
       answer.pipe(response);
     });
@@ -244,6 +252,7 @@ async function frontFacilitator(authority, port) {
     await new Promise((resolve) => server.listen(443, FACILITATOR, resolve));
   };
   await listen(() => createTlsServer(honest, pass));
+  // `answers` answers in the facilitator's place; what the paths in `loses` answer is lost.
   return Object.assign(front, {
     /** Shows another certificate, [file, file of the key]; connections that are open are closed. */
     show: (certificate) => listen(() => createTlsServer(secrets(certificate), pass)),
@@ -323,7 +332,7 @@ export async function openWorld({ wasm = WASM } = {}) {
     openRegistry(authority),
   ]);
   const facilitator = await startFacilitator({ port: 4021, rpcUrl: chain.rpcUrl, as: BASE });
-  const front = await frontFacilitator(authority, facilitator.port);
+  const front = await frontFacilitator(authority, facilitator.port, Number(new URL(chain.rpcUrl).port));
   stops.push(facilitator.stop, front.stop);
   const digest = await registry.push(wasm);
   const world = { chain, facilitator, front, authority, registry, cluster, pod, names, digest, start };

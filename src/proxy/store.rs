@@ -24,7 +24,8 @@ impl<'a, H: Host> SharedData<'a, H> {
 }
 
 /// The form of the pages. Their keys hold it, so that a later form does not read this one's; and it stands in a key of its own, so
-/// that a build of another form sees that there is a ledger which it cannot read.
+/// that a build of another form sees that there is a ledger which it cannot read. Version 0.1.0 keeps this form and does not write that key:
+/// a build of a later form has to look for its pages, too.
 const FORM: &str = "4";
 
 const FORM_KEY: &str = "x402.form";

@@ -257,7 +257,7 @@ ${table(["bytes:", "share:", "part"], topOf(summed(functions.map(([name, size]) 
 
 ${table(["bytes:", "section"], topOf(sections, 6).map(([key, size]) => [grouped(size), key]))}
 
-The largest functions:
+The largest functions, those of one name taken together (none alone has more than 16 KB: \`make size\`):
 
 ${table(["bytes:", "function"], topOf(summed(functions), TOP).map(([key, size]) => [grouped(size), short(key)]))}
 `,

@@ -200,7 +200,7 @@ model: ## Visit every interleaving of larger worlds than `make test` does (takes
 test: setup debian build build-core build-provoke-panic build-sdk .tools/python-v1.stamp .tools/moto.stamp .tools/wasm-bindgen-$(WASM_BINDGEN).stamp ## Run every test: natively, in wasm, and in a real Envoy on a real chain
 	@node tests/run.mjs
 
-bench: setup build build-core build-sdk ## Measure the filter beside its peers, on one core each (five minutes; QUICK=1 for a look)
+bench: setup build build-core build-sdk ## Measure the filter beside its peers, on one core each (eight minutes; QUICK=1 for a look)
 	@node benches/bench.mjs $(if $(QUICK),--quick)
 	@node benches/carry.mjs $(if $(QUICK),--quick)
 	@node benches/channels.mjs $(if $(QUICK),--quick)

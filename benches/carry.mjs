@@ -6,9 +6,8 @@
  */
 import { readFileSync, statSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
-import { join } from "node:path";
-import { WASM } from "../stage/envoy.mjs";
-import { checkout } from "../stage/processes.mjs";
+import { CORE_WASM, WASM } from "../stage/envoy.mjs";
+import { residentKb } from "../stage/processes.mjs";
 import { assemble } from "./ceiling.mjs";
 import { grouped, table, writePart } from "./report.mjs";
 import { DEFAULTS, machine, median, paymentFilter, routesTo, run, startEnvoy, startFacilitatorStub, startUpstream, stopAll } from "./stand.mjs";
@@ -17,7 +16,6 @@ const isQuick = process.argv.includes("--quick");
 const ROUNDS = isQuick ? 1 : 5;
 /** Milliseconds after which nothing of the start is left to do. */
 const IDLE = 3_000;
-const CORE = join(checkout, "target", "core", "wasm32-unknown-unknown", "release", "x402_proxy_wasm.wasm");
 
 const [upstream, facilitator] = [await startUpstream(), await startFacilitatorStub()];
 const plugin = {
@@ -29,15 +27,13 @@ const plugin = {
 /** Envoy gives back to the system what it has allocated and does not use, more than a megabyte at a time. */
 const givesBack = (bootstrap) => (bootstrap.memory_allocator_manager = { bytes_to_release: 104_857_600, memory_release_interval: "1s" });
 const contenders = [
-  { name: "plain", label: "Envoy alone", filters: [] },
+  { name: "plain", label: "Envoy alone" },
   { name: "empty", label: "+ a filter that does nothing", module: assemble(run.path, "empty"), configuration: {} },
-  { name: "core", label: "+ the build `core`", module: CORE, configuration: plugin, most: 45 },
+  { name: "core", label: "+ the build `core`", module: CORE_WASM, configuration: plugin, most: 45 },
   { name: "whole", label: "+ the build with everything", module: WASM, configuration: plugin, most: 55 },
   { name: "back", label: "the same, with `memory_allocator_manager`", module: WASM, configuration: plugin, edit: givesBack },
 ].map((one) => ({ ...one, bytes: one.module && statSync(one.module).size, runs: [] }));
 
-/** Megabytes that a process has in memory. */
-const resident = (pid) => Number(/^VmRSS:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))[1]) / 1024;
 /** Seconds of processor time that a process has taken: the kernel counts hundredths. */
 function processorTime(pid) {
   const fields = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1].split(" ");
@@ -58,7 +54,7 @@ async function measure({ name, module, configuration, edit }) {
   const ready = (performance.now() - begun) / 1000;
   const start = processorTime(envoy.pid);
   await sleep(IDLE);
-  const memory = resident(envoy.pid);
+  const memory = residentKb(envoy.pid) / 1024;
   await envoy.stop();
   return { memory, start, ready };
 }

@@ -7,6 +7,8 @@ import { checkout, startProcess, until } from "./processes.mjs";
 
 /** Where `make build` leaves the filter, or another build of it that the environment variable WASM names. */
 export const WASM = process.env.WASM ?? join(checkout, "target", "wasm32-unknown-unknown", "release", "x402_proxy_wasm.wasm");
+/** The build that has to be small: `make build-core`. */
+export const CORE_WASM = join(checkout, "target", "core", "wasm32-unknown-unknown", "release", "x402_proxy_wasm.wasm");
 
 /** Envoy itself, or another one that the environment variable ENVOY names. */
 export const ENVOY = process.env.ENVOY ?? join(checkout, ".venv", "bin", "envoy");

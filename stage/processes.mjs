@@ -62,6 +62,9 @@ export function commandOf(pid) {
 // A pid may have been given to someone else since it was noted: it counts only together with its command line.
 const isStill = ({ pid, command }) => command !== null && commandOf(pid) === command;
 
+/** Kilobytes that a process has in memory; Linux alone tells. */
+export const residentKb = (pid) => Number(/^VmRSS:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1]);
+
 /**
  * Ends processes noted in a run's record, politely first.
  *

@@ -385,7 +385,6 @@ impl State for Verifying {
     }
 }
 
-/// Returns whether the claim is this request's.
 /// Returns when a request has surely heard whether its payment is one.
 fn surely_verified(context: Context<'_>, purchase: &Purchase) -> UnixTime {
     const SLACK_SECONDS: u64 = 2;

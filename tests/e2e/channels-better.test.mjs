@@ -11,19 +11,8 @@ import {
   channelEntry, channelsOn, claimArgs, claimRow, freshSalt, makeChannelPayer, signChannelPayment, startOfficialServer,
 } from "./channels-support.mjs";
 import {
-  DEFAULTS,
-  assertNoTerms,
-  assertOwnAnswer,
-  encoded,
-  eventually,
-  everyWorkerSells,
-  headerSeen,
-  latch,
-  openBackends,
-  openGateway,
-  pay,
-  payerAccount,
-  since,
+  assertNoTerms, assertOwnAnswer, DEFAULTS, encoded, eventually, everyWorkerSells, headerSeen, latch, openBackends, openGateway, pay,
+  payerAccount, since,
 } from "./support.mjs";
 
 const REASON = "invalid_batch_settlement_evm_";

@@ -7,7 +7,7 @@ import { test } from "node:test";
 import OpenAI from "openai";
 import { accounts } from "../../stage/accounts.mjs";
 import { byPython, channelsOn, freshSalt, makeChannelPayer, signChannelPayment } from "./channels-support.mjs";
-import { ask, DEFAULTS, eventually, handing, openBackends, openGateway, pay, payerAccount, since, everyWorkerSells } from "./support.mjs";
+import { ask, DEFAULTS, eventually, everyWorkerSells, handing, openBackends, openGateway, pay, payerAccount, since } from "./support.mjs";
 
 const REASON = "invalid_batch_settlement_evm_";
 const gateKey = accounts[6];

@@ -12,21 +12,8 @@ import { PERMIT2 } from "../../stage/contracts.mjs";
 import { sendJson } from "../../stage/servers.mjs";
 import { channelEntry, channelIdOf, channelOf, channelsOn, freshSalt, signChannelPayment } from "./channels-support.mjs";
 import {
-  CHAIN_ID,
-  DEFAULTS,
-  USDC,
-  ask,
-  assertUnknown,
-  eventually,
-  everyWorkerSells,
-  latch,
-  openBackends,
-  openGateway,
-  pay,
-  payerAccount,
-  paying,
-  send,
-  since,
+  ask, assertUnknown, CHAIN_ID, DEFAULTS, eventually, everyWorkerSells, latch, openBackends, openGateway, pay, payerAccount, paying, send,
+  since, USDC,
 } from "./support.mjs";
 
 const REASON = "invalid_batch_settlement_evm_";

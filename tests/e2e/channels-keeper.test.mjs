@@ -8,7 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { channelsOn, makeChannelPayer } from "./channels-support.mjs";
-import { ask, DEFAULTS, eventually, openBackends, openGateway, payTo, since, USDC, everyWorkerSells } from "./support.mjs";
+import { ask, DEFAULTS, eventually, everyWorkerSells, openBackends, openGateway, payTo, since, USDC } from "./support.mjs";
 
 const SECRET = "a secret of the tests' own";
 const FLUSH = "/internal/flush";

@@ -1,7 +1,7 @@
 /** Payments out of channels through the filter: the official client, the official facilitator, and our contracts on a real chain. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { DEFAULTS, eventually, openBackends, openGateway, since, everyWorkerSells } from "./support.mjs";
+import { DEFAULTS, eventually, everyWorkerSells, openBackends, openGateway, since } from "./support.mjs";
 import { channelOf, channelsOn, channelIdOf, freshSalt, makeChannelPayer, signChannelPayment } from "./channels-support.mjs";
 
 const entry = (more = {}) => [{ scheme: "batch-settlement", network: "base-sepolia", asset: "USDC", ...more }];

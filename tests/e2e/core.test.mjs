@@ -4,17 +4,15 @@
  */
 import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
-import { join } from "node:path";
 import { test } from "node:test";
-import { checkout } from "../../stage/processes.mjs";
+import { CORE_WASM } from "../../stage/envoy.mjs";
 import { DEFAULTS, ask, assertServed, openBackends, openGateway, pay, paymentFor, pluginOf } from "./support.mjs";
 
-const WASM = join(checkout, "target", "core", "wasm32-unknown-unknown", "release", "x402_proxy_wasm.wasm");
-assert.ok(existsSync(WASM), `${WASM} is not there: run \`make build-core\``);
+assert.ok(existsSync(CORE_WASM), `${CORE_WASM} is not there: run \`make build-core\``);
 const SOLANA = "4grnnLTN5ehuHguSUwtNYnYTwTGHn1rtfTsQrDB7PoLP";
 
 const backends = await openBackends();
-const gateway = await openGateway(backends, { wasm: WASM });
+const gateway = await openGateway(backends, { wasm: CORE_WASM });
 
 test("The core alone sells on a chain of Ethereum's family", async () => {
   for (const target of ["/weather", "/upfront/x"]) assertServed(await pay(gateway, target, await paymentFor(gateway, target)));
@@ -36,7 +34,7 @@ for (const [feature, path, more] of [
   ["solana", "defaults.accepts[0].network", { defaults: { accepts: [{ scheme: "exact", network: "solana", asset: "USDC", pay_to: SOLANA }] } }],
 ]) {
   test(`A configuration that wants ${path} is refused for want of the feature ${feature}: ${JSON.stringify(more)}`, async () => {
-    const opening = openGateway(backends, { wasm: WASM, plugin: pluginOf(more) });
+    const opening = openGateway(backends, { wasm: CORE_WASM, plugin: pluginOf(more) });
     const failure = await opening.then(() => assert.fail("it is taken"), (error) => error);
     const said = `${path}: needs the feature ${feature}, which this build of the filter lacks`;
     assert.ok(failure.logs?.includes(said), failure.logs ?? String(failure));

@@ -7,17 +7,17 @@ import { connect as connectHttp2 } from "node:http2";
 import { test } from "node:test";
 import { signPermit2Payment } from "./permit2.mjs";
 import {
-  DEFAULTS,
-  NETWORK,
   ask,
   assertNoTerms,
   assertTerms,
+  DEFAULTS,
   eventually,
   everyWorkerSells,
   headerSeen,
   latch,
-  openBackends,
+  NETWORK,
   openGateway,
+  openBackends,
   payerAccount,
   paying,
   send,

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { documents } from "./cluster.mjs";
-import { openEdge, openIstio, openWaypoint, PORTS } from "./istio.mjs";
+import { openAmbient, openEdge, openIstio, PORTS } from "./istio.mjs";
 import { assertOutlivesPanic, assertSells, untilForSale } from "./selling.mjs";
 import { eventually, openWorld, PANICKING } from "./world.mjs";
 
@@ -25,13 +25,8 @@ test("A crash in a sidecar", async () => {
 test("A crash in a gateway", () => assertOutlivesPanic(world, url, edge.proxies[0].log));
 
 test("A crash in a waypoint", async () => {
-  await cluster.namespace("ambient", { labels: { "istio.io/dataplane-mode": "ambient" } });
-  await cluster.namespace("bank");
-  await cluster.applyOverlay({ components: ["istio/components/waypoint"], namespace: "ambient" });
-  const waypoint = await openWaypoint(world, istio, "ambient");
-  const caller = await istio.sidecar("caller", { namespace: "bank", api: false });
-  await caller.ready();
-  await assertOutlivesPanic(world, "http://weather.ambient/weather", waypoint.proxy.log, { send: waypoint.sendAs(caller) });
+  const { waypoint, send } = await openAmbient(world, istio);
+  await assertOutlivesPanic(world, "http://weather.ambient/weather", waypoint.proxy.log, { send });
 });
 
 /** A gateway of its own, with an image that cannot be used. */

@@ -1,10 +1,9 @@
 /** What two replicas with one ledger have to hold, whoever runs them. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { setTimeout as sleep } from "node:timers/promises";
 import { makePayer } from "../../stage/client.mjs";
-import { loadOn } from "./load.mjs";
-import { fetchAnew, untilForSale } from "./selling.mjs";
+import { loadOn, replaceFirst } from "./load.mjs";
+import { fetchAnew, signFor, untilForSale } from "./selling.mjs";
 
 /** Sends a payment to each of these. @returns {Promise<number[]>} the states of all, in order of size */
 const sendToAll = async (to, payment) => {
@@ -42,9 +41,7 @@ export function testFleet({ world, ledger, proxies, start, urlOf }) {
 
   test("Twenty copies of a payment at both replicas at once buy once", async () => {
     const block = (await world.chain.client.getBlockNumber()) + 1n;
-    const payer = makePayer({ send: async (input) => (input.headers.get("payment-signature") ? new Response(null, { status: 500 }) : fetchAnew(input)) });
-    await payer.fetch(urls()[0]);
-    const payment = payer.exchanges.at(-1).sent.get("payment-signature");
+    const payment = await signFor(urls()[0], fetchAnew);
     const states = await sendToAll(Array.from({ length: 20 }, (_, copy) => urls()[copy % 2]), payment);
     assert.equal(states.filter((status) => status === 200).length, 1, states.join(" "));
     assert.equal((await world.chain.transfers(block)).length, 1);
@@ -52,16 +49,11 @@ export function testFleet({ world, ledger, proxies, start, urlOf }) {
 
   test("A replica that is replaced while clients pay loses nothing: what was bought there is not sold again, and new payments buy", async () => {
     const payment = await buy(urls()[0]);
-    await loadOn(world, urls, { send: fetchAnew })(async () => {
-      const [first] = proxies;
+    const startAndSell = async () => {
       await start();
       await untilForSale(urls().at(-1));
-      // Nobody is sent to it any more: as when its endpoint is taken away.
-      proxies.shift();
-      await first.admin("/drain_listeners?graceful", "-X", "POST");
-      await sleep(2000);
-      await first.pod.stop();
-    });
+    };
+    await loadOn(world, urls, { send: fetchAnew })(() => replaceFirst(proxies, startAndSell));
     for (const status of await sendToAll(urls(), payment)) assert.ok([402, 409].includes(status), `${status}`);
     for (const url of urls()) await buy(url);
   });

@@ -267,6 +267,5 @@ export async function openAmbient(world, istio) {
   const waypoint = await openWaypoint(world, istio, "ambient");
   const caller = await istio.sidecar("caller", { namespace: "bank", api: false });
   await caller.ready();
-  const send = waypoint.sendAs(caller);
-  return { waypoint, send };
+  return { waypoint, send: waypoint.sendAs(caller) };
 }

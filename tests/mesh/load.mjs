@@ -1,7 +1,7 @@
 /** Clients that pay while something is rolled out, and the books afterwards. */
 import assert from "node:assert/strict";
 import { setTimeout as sleep } from "node:timers/promises";
-import { makePayer } from "../../stage/client.mjs";
+import { signFor } from "./selling.mjs";
 import { eventually } from "./world.mjs";
 
 const CLIENTS = 3;
@@ -16,26 +16,15 @@ const CLIENTS = 3;
  *   nothing is sold there any more; null where that is so from the start
  */
 async function buy(url, send) {
-  let payment;
-  let isClosed = false;
-  const payer = makePayer({
-    send: async (input) => {
-      const header = input.headers.get("payment-signature");
-      if (header) {
-        payment = header;
-        return new Response(null, { status: 500 });
-      }
-      for (;;) {
-        const answer = await send(url()).catch(() => null);
-        isClosed = answer?.status === 403;
-        if (isClosed || answer?.status === 402) return answer;
-        assert.ok(!answer || answer.status !== 200, "served unpaid");
-        await sleep(100);
-      }
-    },
+  const payment = await signFor(url(), async () => {
+    for (;;) {
+      const answer = await send(url()).catch(() => null);
+      if ([402, 403].includes(answer?.status)) return answer;
+      assert.ok(!answer || answer.status !== 200, "served unpaid");
+      await sleep(100);
+    }
   });
-  await payer.fetch(url());
-  if (isClosed) return null;
+  if (!payment) return null;
   const { nonce } = JSON.parse(Buffer.from(payment, "base64")).payload.authorization;
   for (;;) {
     const answer = await send(url(), { headers: { "payment-signature": payment } }).catch(() => null);
@@ -89,3 +78,18 @@ export const loadOn = (world, urls, { send = fetch } = {}) => async (rollOut, { 
   assert.equal((await world.chain.transfers(block)).length, transfers.length, "settled twice");
   return { bought: sold.filter(({ bought }) => bought).map(({ payment }) => payment) };
 };
+
+/**
+ * Replaces the first of some proxies by another one, as a Deployment does.
+ *
+ * @param {{pod: import("./world.mjs").Pod, admin: Function}[]} proxies that are sent requests
+ * @param {() => Promise<unknown>} start starts another one, and adds it
+ */
+export async function replaceFirst(proxies, start) {
+  await start();
+  // Nobody is sent to it any more: as when its endpoint is taken away.
+  const first = proxies.shift();
+  await first.admin("/drain_listeners?graceful", "-X", "POST");
+  await sleep(2000);
+  await first.pod.stop();
+}

@@ -9,7 +9,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { makePayer } from "../../stage/client.mjs";
 import { documents } from "./cluster.mjs";
 import { openEdge, openIstio } from "./istio.mjs";
-import { loadOn } from "./load.mjs";
+import { loadOn, replaceFirst } from "./load.mjs";
 import { assertOutlivesPanic, PROVOKE, untilForSale } from "./selling.mjs";
 import { eventually, NODE, openWorld, PANICKING, PREVIOUS } from "./world.mjs";
 
@@ -152,13 +152,4 @@ test("From WasmPlugin to TrafficExtension", () =>
     await untilDescribed("by TrafficExtension");
   }));
 
-test("A proxy that is replaced while it drains", () =>
-  underLoad(async () => {
-    const [old] = edge.proxies;
-    await edge.start();
-    // Nobody is sent to it any more: as when its endpoint is taken away.
-    edge.proxies.splice(edge.proxies.indexOf(old), 1);
-    await old.admin("/drain_listeners?graceful", "-X", "POST");
-    await sleep(2000);
-    await old.pod.stop();
-  }));
+test("A proxy that is replaced while it drains", () => underLoad(() => replaceFirst(edge.proxies, edge.start)));

@@ -34,6 +34,25 @@ export async function fetchAnew(input, init) {
 /** The official error of a payment that has bought its response. */
 export const USED = "invalid_exact_evm_nonce_already_used";
 
+/**
+ * Signs a payment, and does not send it.
+ *
+ * @param {string} url
+ * @param {(input: Request) => Promise<Response>} ask gives the terms
+ * @returns {Promise<string | undefined>} the payment; undefined where there were no terms
+ */
+export async function signFor(url, ask) {
+  let payment;
+  const payer = makePayer({
+    send: async (input) => {
+      payment = input.headers.get("payment-signature") ?? undefined;
+      return payment ? new Response(null, { status: 500 }) : ask(input);
+    },
+  });
+  await payer.fetch(url);
+  return payment;
+}
+
 /** Does something over several connections at once: one after another, they may all be one worker's. */
 const atOnce = (act) => Promise.all(Array.from({ length: 8 }, act));
 
@@ -147,8 +166,8 @@ export async function assertOutlivesPanic(world, url, log, { send = fetchAnew } 
   await assertSells(world, url, { send });
   const payer = makePayer({
     send: (input) => {
-      for (const [name, value] of Object.entries(PROVOKE.headers)) if (input.headers.has("payment-signature")) input.headers.set(name, value);
-      return send(input);
+      const isPaid = input.headers.has("payment-signature");
+      return send(input, isPaid ? { headers: { ...Object.fromEntries(input.headers), ...PROVOKE.headers } } : {});
     },
   });
   const from = log().length;

@@ -7,12 +7,12 @@
  *
  * The seed repeats what is sent; the timing is the machine's. Exit status 1: something got through, or somebody honest suffered.
  */
-import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { payTo } from "../../stage/accounts.mjs";
 import { NETWORK } from "../../stage/chain.mjs";
+import { residentKb } from "../../stage/processes.mjs";
 import { readBody, serve } from "../../stage/servers.mjs";
 import { startBackends, startStage } from "../../stage/stage.mjs";
 import { bold, green, item, line, red } from "../../stage/terminal.mjs";
@@ -176,7 +176,6 @@ async function attackOnce({ kind, attack, lane, port, witness }) {
 }
 
 const megabytes = (kilobytes) => Math.round(kilobytes / 102.4) / 10;
-const residentOf = (pid) => Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1]);
 const median = (list) => list.toSorted((one, other) => one - other)[Math.floor(list.length / 2)];
 const sumOf = (counts = {}) => Object.values(counts).reduce((sum, count) => sum + count, 0);
 
@@ -225,7 +224,7 @@ async function run({ hostile, honest, seed, ends }) {
     const lane = openLane(envoy.port);
     for (let serial = begun++; serial < hostile; serial = begun++) {
       await attackOnce({ ...(await junk(serial)), lane, port: envoy.port, witness });
-      if (++done % Math.ceil(hostile / SAMPLES) === 0) resident.push({ share: done / hostile, kilobytes: residentOf(envoy.pid) });
+      if (++done % Math.ceil(hostile / SAMPLES) === 0) resident.push({ share: done / hostile, kilobytes: residentKb(envoy.pid) });
     }
     lane.close();
   };
